@@ -1,0 +1,186 @@
+"""Where an activation lives in one generation, and how to select such places.
+
+A *call* is one denoiser forward. Wan calls a denoiser twice a step under guidance (``cond`` first, then ``uncond``),
+and Wan2.2-A14B changes the denoiser at a noise boundary (expert ``high``, then ``low``). So a place is only ever named
+by (step, branch, layer, hook): never by counting forwards, which starts over at the second expert and doubles under
+guidance.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from dit_lens.errors import AddressError
+
+Branch = Literal["cond", "uncond"]
+ExpertName = Literal["high", "low"]
+
+BRANCHES: tuple[Branch, ...] = ("cond", "uncond")
+ALL = "all"
+
+#: What a user may write for a set of steps or layers: one, a range, a list, or "all".
+Indices = int | range | slice | Sequence[int] | Literal["all"]
+
+
+@dataclass(frozen=True, order=True)
+class Call:
+    """One denoiser forward of a generation: what runs, when, and at which noise level."""
+
+    index: int
+    step: int
+    sigma: float
+    timestep: float
+    expert: ExpertName
+    branch: Branch
+
+    def __str__(self) -> str:
+        return f"call {self.index}: step={self.step} {self.branch} expert={self.expert} sigma={self.sigma:.4f}"
+
+
+@dataclass(frozen=True, order=True)
+class Address:
+    """The place of one activation: (step, branch, layer, hook); ``layer`` is -1 for points outside the blocks."""
+
+    step: int
+    branch: Branch
+    layer: int
+    hook: str
+
+    def __str__(self) -> str:
+        layer = f" layer={self.layer}" if self.layer >= 0 else ""
+        return f"step={self.step} branch={self.branch}{layer} hook={self.hook}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``"step=5 layer=7 hook=resid_post branch=cond"``; ``branch`` defaults to ``cond``, ``layer`` to -1."""
+        pairs = dict(re.findall(r"(\w+)=([^\s,]+)", text))
+        unknown = set(pairs) - {f.name for f in fields(cls)}
+        if unknown or "step" not in pairs or "hook" not in pairs:
+            raise AddressError(
+                f"cannot read the address {text!r}: write 'step=5 layer=7 hook=resid_post branch=cond' "
+                f"(step and hook are needed{f'; unknown: {sorted(unknown)}' if unknown else ''})"
+            )
+        return cls(
+            step=_integer(pairs["step"], "step"),
+            branch=_branch(pairs.get("branch", "cond")),
+            layer=_integer(pairs.get("layer", "-1"), "layer"),
+            hook=pairs["hook"],
+        )
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Layers by relative depth: ``Depth(0.5, 0.75)`` is the third quarter of any model (layers 20-29 of 40)."""
+
+    start: float
+    stop: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop <= 1:
+            raise AddressError(f"depth runs from 0 to 1 with start < stop, found {self.start} to {self.stop}")
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        """The layers l with start <= l / n_layers < stop."""
+        chosen = tuple(i for i in range(n_layers) if self.start <= i / n_layers < self.stop)
+        if not chosen:
+            raise AddressError(f"depth {self.start}-{self.stop} holds no layer of {n_layers}: widen it")
+        return chosen
+
+
+@dataclass(frozen=True)
+class Select:
+    """Which calls, layers, heads and tokens something applies to.
+
+    ``steps``, ``layers``: an int, a range, a list or ``"all"``; ``layers`` also a :class:`Depth`; negative numbers
+    count from the end. ``branches``: ``"cond"``, ``"uncond"``, a tuple, or ``"all"``. ``experts``: likewise.
+    ``heads``: for per-head hooks. ``tokens``: a region name, or token indices on the latent grid, frame-major.
+    """
+
+    steps: Indices = ALL
+    layers: Indices | Depth = ALL
+    branches: Branch | Sequence[Branch] | Literal["all"] = ALL
+    experts: ExpertName | Sequence[ExpertName] | Literal["all"] = ALL
+    heads: Indices | None = None
+    tokens: str | Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        # Lists become tuples, so that a selection is hashable and cannot change under an intervention.
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, list):
+                object.__setattr__(self, f.name, tuple(value))
+
+    def steps_of(self, n_steps: int) -> tuple[int, ...]:
+        return indices(self.steps, n_steps, "step", "a plan")
+
+    def layers_of(self, n_layers: int) -> tuple[int, ...]:
+        if isinstance(self.layers, Depth):
+            return self.layers.layers(n_layers)
+        return indices(self.layers, n_layers, "layer", "a model")
+
+    def calls_of(self, calls: Sequence[Call]) -> tuple[Call, ...]:
+        """The calls of a plan that are selected; an empty selection is an error that says why."""
+        n_steps = 1 + max(call.step for call in calls)
+        steps = set(self.steps_of(n_steps))
+        branches = names(self.branches, BRANCHES, "branch")
+        experts = names(self.experts, ("high", "low"), "expert")
+        chosen = tuple(c for c in calls if c.step in steps and c.branch in branches and c.expert in experts)
+        if not chosen:
+            raise AddressError(
+                f"no denoiser call matches steps={self.steps} branches={self.branches} experts={self.experts}: this plan "
+                f"has {n_steps} steps, branches {sorted({c.branch for c in calls})} and experts "
+                f"{sorted({c.expert for c in calls})} (guidance <= 1 has no uncond branch); print(lens.plan(...)) lists them"
+            )
+        return chosen
+
+    def but(self, **changes: Any) -> Select:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+def indices(wanted: Any, size: int, what: str, where: str) -> tuple[int, ...]:
+    """Spell out ``wanted`` as sorted indices below ``size``; anything outside is an :class:`AddressError`."""
+    if isinstance(wanted, str):
+        if wanted != ALL:
+            raise AddressError(f"{what}s={wanted!r} is not understood: give an int, a range, a list, or 'all'")
+        return tuple(range(size))
+    if isinstance(wanted, slice):
+        return tuple(range(size))[wanted]
+    values: Iterable[Any] = (wanted,) if isinstance(wanted, int) else wanted
+    found = []
+    for value in values:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise AddressError(f"{what} {value!r} is not an integer: give an int, a range, a list, or 'all'")
+        i = int(value) + size if int(value) < 0 else int(value)
+        if not 0 <= i < size:
+            raise AddressError(f"{what} {value} is outside {where} of {size} {what}s: use 0 to {size - 1}, or 'all'")
+        found.append(i)
+    if not found:
+        raise AddressError(f"no {what}s selected: give at least one of 0 to {size - 1}")
+    return tuple(sorted(set(found)))
+
+
+def names(wanted: str | Sequence[str], allowed: Sequence[str], what: str) -> tuple[str, ...]:
+    """Spell out a choice among a few names."""
+    if wanted == ALL:
+        return tuple(allowed)
+    chosen = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    unknown = [name for name in chosen if name not in allowed]
+    if unknown or not chosen:
+        raise AddressError(f"{what} {unknown or wanted} is unknown: choose from {list(allowed)}, or 'all'")
+    return chosen
+
+
+def _integer(text: str, what: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise AddressError(f"{what}={text!r} is not an integer") from None
+
+
+def _branch(text: str) -> Branch:
+    names(text, BRANCHES, "branch")
+    return text  # type: ignore[return-value]

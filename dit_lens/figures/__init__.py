@@ -1,0 +1,33 @@
+"""Drawings of labelled arrays and frames: plotly figures, film strips, and one offline HTML report.
+
+    fig = heatmap(effects, null=placebos, title="Effect of patching one block's update")     # xarray in, plotly out
+    fig = lines(effects, x="step", by="region")
+    report = Report("A map of lab", summary=["Block 2 writes the answer: effect 0.95 [0.91, 0.98], n = 32."])
+    report.table("Layers", layers).figure(fig, caption="...").puzzle(title="maze 3", prompt=prompt, film=film)
+    report.write("report.html")
+
+Nothing here knows a model, a run or a puzzle: arrays carry their own names and units in ``attrs`` (``long_name``,
+``units``), their uncertainty as variables ``low`` and ``high``, their count as ``n`` and their placebo as ``null``.
+When not to use it: for statistics. What is drawn was computed elsewhere; a figure only refuses what cannot be drawn.
+plotly, jinja2, Pillow and ffmpeg are imported by the first call that needs them.
+"""
+
+from dit_lens.figures.frames import FilmStrip, SpriteSheet, film_strip, mp4, sprite_sheet
+from dit_lens.figures.heatmap import heatmap
+from dit_lens.figures.lines import lines
+from dit_lens.figures.report import Report
+from dit_lens.figures.tables import layer_table
+from dit_lens.figures.theme import template
+
+__all__ = [
+    "FilmStrip",
+    "Report",
+    "SpriteSheet",
+    "film_strip",
+    "heatmap",
+    "layer_table",
+    "lines",
+    "mp4",
+    "sprite_sheet",
+    "template",
+]

@@ -1,0 +1,152 @@
+"""Reading labelled arrays for drawing: the value, its interval, its count and its placebo, and how each is written."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.errors import FigureError
+
+#: Variables of a Dataset that accompany the value instead of being one.
+COMPANIONS = ("low", "high", "n", "null", "null_low", "null_high")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One measured quantity with what belongs to it; every array has the dims of ``value`` or fewer."""
+
+    value: xr.DataArray
+    low: xr.DataArray | None = None
+    high: xr.DataArray | None = None
+    n: xr.DataArray | None = None
+    null: xr.DataArray | None = None
+    null_low: xr.DataArray | None = None
+    null_high: xr.DataArray | None = None
+
+    @property
+    def label(self) -> str:
+        """``long_name [units]``, HTML-escaped, for an axis or a colour bar."""
+        return label(self.value)
+
+
+def quantity(data: xr.DataArray | xr.Dataset, value: str | None = None) -> Quantity:
+    """Split what the caller passed into value, interval, count and placebo.
+
+    A DataArray may hold ``low``, ``high``, ``n`` as coordinates of its own dims; a Dataset holds them as variables, and
+    its value is the variable ``value`` (or the one named, or the only other one). A count may also stand in
+    ``attrs["n"]``.
+
+    Raises FigureError when the value is ambiguous, not numeric, infinite, or nowhere finite.
+    """
+    if isinstance(data, xr.Dataset):
+        names = [str(name) for name in data.data_vars if name not in COMPANIONS]
+        name = value or ("value" if "value" in names else names[0] if len(names) == 1 else None)
+        if name is None or name not in data.data_vars:
+            raise FigureError(
+                f"Cannot tell what to draw: asked for {value!r}, the dataset has {names}. Pass value=NAME."
+            )
+        array = data[name]
+        if not array.attrs.get("n") and "n" in data.attrs:
+            array = array.assign_attrs(n=data.attrs["n"])
+        others = {key: data[key] for key in COMPANIONS if key in data.variables}
+    elif isinstance(data, xr.DataArray):
+        array = data
+        others = {key: data.coords[key] for key in COMPANIONS if key in data.coords and key not in data.dims}
+    else:
+        raise FigureError(f"Expected an xarray DataArray or Dataset, got {type(data).__name__}. Name its dims first.")
+    if "n" not in others and "n" in array.attrs:
+        others["n"] = xr.DataArray(array.attrs["n"])
+    if ("low" in others) != ("high" in others):
+        raise FigureError("An interval needs both ends: give both `low` and `high`.")
+    array = array.drop_vars([key for key in COMPANIONS if key in array.coords])
+    others = {key: other.drop_vars([k for k in COMPANIONS if k in other.coords]) for key, other in others.items()}
+    checked(array)
+    return Quantity(array, **others)
+
+
+def checked(array: xr.DataArray) -> None:
+    """Refuse arrays that a figure would show as nothing or as nonsense."""
+    name = array.name or "the array"
+    if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
+        raise FigureError(f"{name} holds {array.dtype}, not numbers.")
+    numbers = np.asarray(array.values, dtype=float)
+    if np.isinf(numbers).any():
+        raise FigureError(
+            f"{name} holds {int(np.isinf(numbers).sum())} infinite values: mask them (NaN draws as blank)."
+        )
+    if not np.isfinite(numbers).any():
+        raise FigureError(f"{name} has no finite value (shape {array.shape}): there is nothing to draw.")
+
+
+def require_same_cells(other: xr.DataArray, like: xr.DataArray, name: str) -> None:
+    """Refuse a companion whose dims or labels differ from the value's: xarray would align or broadcast it silently."""
+    if not set(other.dims) <= set(like.dims):
+        raise FigureError(f"{name} has dims {other.dims}, the value {like.dims}: they must agree.")
+    for dim in other.dims:
+        if ticks(other, str(dim)) != ticks(like, str(dim)):
+            raise FigureError(f"{name} and the value differ in their {dim!r} labels: select the same cells of both.")
+
+
+def label(array: xr.DataArray) -> str:
+    """``long_name [units]`` of an array or coordinate, escaped; its name where attrs say nothing."""
+    name = str(array.attrs.get("long_name") or array.name or "value")
+    units = str(array.attrs.get("units") or "")
+    return html.escape(f"{name} [{units}]" if units not in ("", "1") else name, quote=False)
+
+
+def folded(text: str, width: int = 30) -> str:
+    """A label for the short side of a figure: long ones break before their units, or near the middle."""
+    if len(text) <= width or "<br>" in text:
+        return text
+    spaces = [i for i, letter in enumerate(text) if letter == " "]
+    units = text.rfind(" [")
+    if not spaces:
+        return text
+    cut = units if units > 0 else min(spaces, key=lambda i: abs(i - len(text) / 2))
+    return text[:cut] + "<br>" + text[cut + 1 :]
+
+
+def axis_label(data: xr.DataArray, dim: str) -> str:
+    """The label of a dim: its coordinate's long_name and units, else its own name."""
+    return label(data.coords[dim]) if dim in data.coords else html.escape(dim, quote=False)
+
+
+def ticks(data: xr.DataArray, dim: str) -> list:
+    """The coordinate values along a dim as plain Python objects (positions where it has no coordinate)."""
+    return data.coords[dim].values.tolist() if dim in data.coords else list(range(data.sizes[dim]))
+
+
+def companions(data: xr.DataArray, dim: str) -> dict[str, list]:
+    """Other coordinates along one dim (sigma of a step, depth of a layer), to be said in hovers."""
+    found = {}
+    for name, coord in data.coords.items():
+        if name != dim and coord.dims == (dim,):
+            found[label(coord)] = coord.values.tolist()
+    return found
+
+
+def number(value: object) -> str:
+    """A number as it is written in hovers and tables: integers whole, others to three significant digits."""
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (int, np.integer)):
+        return f"{int(value):,}" if abs(int(value)) >= 10_000 else str(int(value))
+    if isinstance(value, (float, np.floating)):
+        if np.isnan(value):
+            return "–"
+        magnitude = abs(float(value))
+        if magnitude and (magnitude < 1e-3 or magnitude >= 1e5):
+            return f"{float(value):.2e}".replace("-", "−")
+        if float(value).is_integer() and magnitude >= 1000:
+            return f"{int(value):,}".replace("-", "−")
+        digits = 3 if magnitude < 1 else 2 if magnitude < 100 else 1
+        return f"{float(value):.{digits}f}".replace("-", "−")
+    return html.escape(str(value), quote=False)
+
+
+def interval(low: float, high: float) -> str:
+    """``[low, high]``."""
+    return f"[{number(float(low))}, {number(float(high))}]"

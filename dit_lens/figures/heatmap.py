@@ -1,0 +1,276 @@
+"""Heatmaps of a quantity over two dims, such as step x layer, beside its placebo.
+
+Steps run to the right and layers upwards, whatever the order of the array's dims. Values that cross zero take a
+diverging scale that is symmetric around zero; values of one sign a sequential one. A blank cell was not measured. The
+interval and the count of every cell stand in its hover text; a heatmap cannot *draw* an interval, so put `lines` beside
+it where the interval matters.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.errors import FigureError
+from dit_lens.figures.arrays import (
+    Quantity,
+    axis_label,
+    companions,
+    folded,
+    interval,
+    number,
+    quantity,
+    require_same_cells,
+    ticks,
+)
+from dit_lens.figures.theme import Mode, template
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+def heatmap(
+    data: xr.DataArray | xr.Dataset,
+    *,
+    null: xr.DataArray | xr.Dataset | None = None,
+    mark: xr.DataArray | None = None,
+    mark_label: str = "marked",
+    title: str | None = None,
+    value: str | None = None,
+    x: str | None = None,
+    limits: tuple[float, float] | None = None,
+    mode: Mode = "light",
+) -> go.Figure:
+    """Draw a quantity over two dims, with its placebo in a second panel on the same scale.
+
+    data: DataArray with exactly two dims, or a Dataset with a value and any of ``low``, ``high``, ``n``, ``null``
+        (see ``arrays.quantity``). ``attrs["long_name"]`` and ``attrs["units"]`` label the axes and the colour bar.
+    null: the placebo, with the same two dims (a Dataset may add its own interval); default: the Dataset's ``null``.
+    mark: boolean, same dims; true cells get a dot, explained by ``mark_label`` ("above placebo, corrected p < .05").
+    x: the dim that runs to the right (default: ``step`` where there is one, else the second dim).
+    limits: ends of the colour scale, in the value's units; default: from the data, symmetric when it crosses zero.
+
+    Raises FigureError for another number of dims, text, infinities, or nothing finite.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    q = quantity(data, value)
+    if q.value.ndim != 2:
+        raise FigureError(
+            f"A heatmap needs exactly two dims, got {dict(q.value.sizes)}. Select or reduce the others first, "
+            f"for example array.sel(region='goal') or array.mean('seed')."
+        )
+    given = tuple(str(d) for d in q.value.dims)
+    across = x or ("step" if "step" in given else given[1])
+    if across not in given:
+        raise FigureError(f"x={across!r} is not a dim of the array; it has {given}.")
+    up = given[0] if across == given[1] else given[1]
+    q = _with_null(q, null)
+    panels = [("effect" if q.null is not None else "", _laid(q, "value", up, across), q)]
+    if q.null is not None:
+        twin = Quantity(q.null, q.null_low, q.null_high, q.n)
+        panels.append(("placebo", _laid(q, "null", up, across), twin))
+
+    low, high, diverging = _limits([z for _, z, _ in panels], limits)
+    columns, rows = ticks(q.value, across), ticks(q.value, up)
+    fig = make_subplots(
+        rows=1,
+        cols=len(panels),
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+        subplot_titles=[name for name, _, _ in panels],
+    )
+    for col, (name, z, part) in enumerate(panels, start=1):
+        text = _hover(part, z, up, across, q if name == "effect" else None)
+        trace = go.Heatmap(
+            z=z,
+            x=columns,
+            y=rows,
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            hovertext=text,
+            hoverinfo="text",
+            hoverongaps=True,
+        )
+        fig.add_trace(trace, row=1, col=col)
+    if mark is not None:
+        _add_marks(fig, mark, q.value, up, across, columns, rows, mark_label)
+    for dim, line in ((across, fig.add_vline), (up, fig.add_hline)):
+        for cut in _expert_cuts(q.value, dim):
+            line(cut, line={"width": 1.5, "dash": "dot"})
+
+    fig.update_xaxes(
+        type="category", title_text=axis_label(q.value, across), showgrid=False, zeroline=False, showline=False
+    )
+    # explicit ranges, or the dots and rings of marked cells would widen one panel and not the other
+    fig.update_xaxes(range=[-0.5, len(columns) - 0.5])
+    fig.update_yaxes(range=[-0.5, len(rows) - 0.5])
+    fig.update_yaxes(type="category", showgrid=False, zeroline=False, showline=False)
+    fig.update_yaxes(title_text=folded(axis_label(q.value, up)), col=1)
+    if len(panels) > 1:
+        fig.update_yaxes(ticks="", col=2)
+    fig.update_annotations(font_size=12.5)
+    fig.update_layout(
+        template=template(mode),
+        title_text=None if title is None else html.escape(title, quote=False),
+        height=int(np.clip(20 * len(rows) + 130, 260, 760)),
+        margin={"t": (30 if len(panels) > 1 else 10) + (30 if title else 0)},
+        showlegend=False,
+        # autocolorscale lets the template decide, so that a dark page gets a scale made for it
+        coloraxis={
+            "cmin": low,
+            "cmax": high,
+            "autocolorscale": True,
+            "colorbar": {"title": {"text": folded(q.label, 34)}},
+        },
+        meta={
+            "kind": "heatmap",
+            "x": across,
+            "y": up,
+            "key": list(given),
+            "panels": len(panels),
+            "alt": _alt(q, panels[0][1], across, up, columns, rows),
+            "notes": _notes(q, panels[0][1], diverging, None if mark is None else mark_label),
+        },
+    )
+    return fig
+
+
+def _with_null(q: Quantity, null: xr.DataArray | xr.Dataset | None) -> Quantity:
+    """Attach the placebo, refusing one whose dims or labels differ (xarray would silently align them)."""
+    if null is None and q.null is None:
+        return q
+    twin = Quantity(q.null, q.null_low, q.null_high) if null is None else quantity(null)  # type: ignore[arg-type]
+    require_same_cells(twin.value, q.value, "The placebo")
+    return Quantity(q.value, q.low, q.high, q.n, twin.value, twin.low, twin.high)
+
+
+def _laid(q: Quantity, which: str, up: str, across: str) -> np.ndarray:
+    """One companion as a (rows, columns) array."""
+    array = getattr(q, which)
+    return np.asarray(array.broadcast_like(q.value).transpose(up, across).values, dtype=float)
+
+
+def _limits(parts: list[np.ndarray], limits: tuple[float, float] | None) -> tuple[float, float, bool]:
+    """Ends of the colour scale, and whether it is a diverging one."""
+    values = np.concatenate([z.ravel() for z in parts])
+    low, high = limits or (float(np.nanmin(values)), float(np.nanmax(values)))
+    if not low <= high:
+        raise FigureError(f"limits={limits} are the wrong way round: give (low, high).")
+    if low < 0 < high and limits is None:
+        edge = max(-low, high)
+        return -edge, edge, True
+    if low == high:  # a constant: plotly needs some range, and zero must stay inside it
+        low, high = min(low, 0.0), max(high, 0.0) or 1.0
+    return low, high, low < 0 < high
+
+
+def _hover(part: Quantity, z: np.ndarray, up: str, across: str, paired: Quantity | None) -> list[list[str]]:
+    """Hover text per cell: where, value, interval, placebo, n."""
+    grids = {}
+    for name in ("low", "high", "n"):
+        array = getattr(part, name)
+        if array is not None:
+            grids[name] = np.asarray(array.broadcast_like(part.value).transpose(up, across).values)
+    null = None if paired is None else _laid(paired, "null", up, across)
+    where = {
+        dim: (axis_label(part.value, dim), ticks(part.value, dim), companions(part.value, dim)) for dim in (across, up)
+    }
+    name = part.label
+    out = []
+    for i in range(z.shape[0]):
+        row = []
+        for j in range(z.shape[1]):
+            place = []
+            for dim, at in ((across, j), (up, i)):
+                title, labels, extra = where[dim]
+                more = ", ".join(f"{key} {number(values[at])}" for key, values in extra.items())
+                place.append(f"{title} {number(labels[at])}" + (f" ({more})" if more else ""))
+            lines = [" · ".join(place)]
+            if np.isnan(z[i, j]):
+                lines.append("not measured")
+            else:
+                said = f"{name}: <b>{number(float(z[i, j]))}</b>"
+                if "low" in grids:
+                    said += " " + interval(grids["low"][i, j], grids["high"][i, j])
+                lines.append(said)
+                if null is not None:
+                    lines.append(f"placebo: {number(float(null[i, j]))}")
+                if "n" in grids:
+                    lines.append(f"n = {number(_whole(grids['n'][i, j]))}")
+            row.append("<br>".join(lines))
+        out.append(row)
+    return out
+
+
+def _whole(n: float) -> object:
+    """Counts that became floats (NaN in some cells) are still written as integers."""
+    return int(n) if np.isfinite(n) and float(n).is_integer() else float(n)
+
+
+def _add_marks(
+    fig: go.Figure, mark: xr.DataArray, value: xr.DataArray, up: str, across: str, columns: list, rows: list, said: str
+) -> None:
+    """A dot on every marked cell of the first panel."""
+    import plotly.graph_objects as go
+
+    if mark.dtype != bool or set(mark.dims) != set(value.dims):
+        raise FigureError(f"mark must be boolean over {dict(value.sizes)}, got {mark.dtype} over {dict(mark.sizes)}.")
+    require_same_cells(mark, value, "mark")
+    at = np.argwhere(mark.transpose(up, across).values)
+    dots = go.Scatter(
+        x=[columns[j] for _, j in at],
+        y=[rows[i] for i, _ in at],
+        mode="markers",
+        # a white dot with a dark rim shows on every colour of every scale
+        marker={"size": 5, "color": "#ffffff", "line": {"width": 1, "color": "#1f2328"}},
+        name=html.escape(said, quote=False),
+        hoverinfo="skip",
+    )
+    fig.add_trace(dots, row=1, col=1)
+
+
+def _expert_cuts(value: xr.DataArray, dim: str) -> list[float]:
+    """Positions between cells where the coordinate ``expert`` changes along a dim."""
+    if "expert" not in value.coords or value.coords["expert"].dims != (dim,):
+        return []
+    names = value.coords["expert"].values
+    return [i - 0.5 for i in range(1, len(names)) if names[i] != names[i - 1]]
+
+
+def _alt(q: Quantity, z: np.ndarray, across: str, up: str, columns: list, rows: list) -> str:
+    """A sentence for readers who do not see the picture."""
+    top = np.unravel_index(np.nanargmax(np.abs(z)), z.shape)
+    name = q.value.attrs.get("long_name") or q.value.name or "value"
+    return (
+        f"Heatmap of {name} over {len(columns)} values of {across} "
+        f"and {len(rows)} of {up}; range {number(float(np.nanmin(z)))} to {number(float(np.nanmax(z)))}; "
+        f"largest magnitude {number(float(z[top]))} at {across} {columns[top[1]]}, {up} {rows[top[0]]}."
+    )
+
+
+def _notes(q: Quantity, z: np.ndarray, diverging: bool, mark_label: str | None) -> list[str]:
+    """What a reader must know to read the picture, said below it."""
+    notes = []
+    if diverging:
+        notes.append("Blue is below zero, red above; the scale is symmetric around zero.")
+    if q.n is not None:
+        n = np.unique(q.n.values[np.isfinite(q.n.values.astype(float))])
+        if len(n):
+            notes.append(
+                f"n = {number(_whole(n[0]))} per cell." if len(n) == 1 else f"n = {n[0]:g} to {n[-1]:g} per cell."
+            )
+    if np.isnan(z).any():
+        notes.append("Blank cells were not measured.")
+    if mark_label is not None:
+        notes.append(f"Dots: {mark_label}.")
+    for dim in q.value.dims:
+        if _expert_cuts(q.value, str(dim)):
+            order = list(dict.fromkeys(str(name) for name in q.value.coords["expert"].values))
+            notes.append(f"The dotted line is where the expert changes: {', then '.join(order)}.")
+    return notes

@@ -1,0 +1,211 @@
+"""`occlude`: the named ball rolls behind a grey screen and must come out on the other side, unchanged; the other ball
+stays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from random import Random
+
+import numpy as np
+
+from dit_lens.tasks import palette as p
+from dit_lens.tasks.grid import Cell
+from dit_lens.tasks.task import Score, still
+
+PHRASES = (
+    "roll the {} ball",
+    "the {} ball rolls behind the screen",
+    "push the {} ball across",
+    "the {} ball crosses the board",
+)
+LAST = p.GRID - 1
+SCREENS = (1, 2, 3)  # left column of the two that the screen covers
+STRAY = 4  # at most so many wall tiles as scenery, never in a ball's row
+
+
+def column(frame: int, left: bool) -> int:
+    """Where the rolling ball is: one cell every two frames, from its edge to the far edge, then at rest."""
+    moved = min(LAST, (frame + 1) // 2)
+    return moved if left else LAST - moved
+
+
+@dataclass(frozen=True)
+class OccludeScene:
+    """row, colour, left: the named ball and whether it starts at the left edge; other_*: the ball that stays.
+    screen: left column of the two-column screen. walls: scenery."""
+
+    row: int
+    colour: int
+    left: bool
+    other_row: int
+    other_colour: int
+    other_left: bool
+    screen: int
+    walls: tuple[Cell, ...]
+    phrase: int
+
+    @property
+    def prompt(self) -> str:
+        return PHRASES[self.phrase].format(p.NAMES[self.colour])
+
+    @property
+    def truth(self) -> tuple[str, int, int]:
+        """(colour name, row, column) of the ball that moved, where it comes to rest."""
+        return (p.NAMES[self.colour], self.row, LAST if self.left else 0)
+
+    @property
+    def solutions(self) -> tuple[tuple[str, int, int], ...]:
+        return (self.truth,)
+
+    @property
+    def _hidden(self) -> tuple[int, int]:
+        return (self.screen, self.screen + 1)
+
+    @property
+    def _home(self) -> Cell:
+        return (self.other_row, 0 if self.other_left else LAST)
+
+    def _empty(self) -> np.ndarray:
+        """The scene without its balls, (6, 6, 2)."""
+        board = np.zeros((p.GRID, p.GRID, 2), np.uint8)
+        for cell in self.walls:
+            board[cell] = p.WALL
+        board[:, self.screen : self.screen + 2] = p.SCREEN
+        return board
+
+    def codes(self) -> np.ndarray:
+        codes = np.repeat(self._empty()[None], p.FRAMES, axis=0)
+        codes[(slice(None), *self._home, 0)] = self.other_colour
+        for f in range(p.FRAMES):
+            if (c := column(f, self.left)) not in self._hidden:
+                codes[f, self.row, c, 0] = self.colour
+        return codes
+
+    def regions(self) -> dict[str, np.ndarray]:
+        """background, walls, screen, ball (the named ball where it can be seen), hidden (its cell while behind the
+        screen), other_ball, path (all cells of its row)."""
+        codes = self.codes()
+        ball = np.zeros(codes.shape[:-1], bool)
+        for f in range(p.FRAMES):
+            ball[f, self.row, column(f, self.left)] = True
+        screen, other, path = (np.zeros((p.GRID, p.GRID), bool) for _ in range(3))
+        screen[:, self.screen : self.screen + 2] = True
+        other[self._home] = True
+        path[self.row] = True
+        return {
+            "background": codes[..., 0] == p.BACKGROUND,
+            "walls": codes[..., 0] == p.WALL,
+            "screen": still(screen),
+            "ball": ball & ~screen,
+            "hidden": ball & screen,
+            "other_ball": still(other),
+            "path": still(path),
+        }
+
+    def answer(self, cells: np.ndarray) -> tuple[str, int, int] | None:
+        """(colour name, row, column) of the one ball that the last frame shows somewhere it was not at first; else
+        None."""
+        disc = cells[..., 0]
+        balls = np.isin(disc[-1], p.BALLS) & (disc[-1] != self.codes()[0, ..., 0])
+        found = np.argwhere(balls)
+        if len(found) != 1:
+            return None
+        r, c = map(int, found[0])
+        return (p.NAMES[disc[-1, r, c]], r, c)
+
+    def score(self, cells: np.ndarray) -> Score:
+        """Judge a video.
+
+        details: came_out (the last frame has the named ball at the far edge of its row, and no second one), went_behind
+        (it was out of sight at least once, and seen before and after only on its way, never backwards), other_stays,
+        colour_kept (no ball of any other colour, row or place in any frame), scene_kept (screen, walls and floor in
+        every frame), kept_fraction. All are needed for `solved`. value: came_out counts half, the way there a
+        quarter, the other ball a quarter, times the kept share; 0 when the named ball never moved.
+        """
+        disc = cells[..., 0]
+        codes = self.codes()
+        seen = [{(int(r), int(c)) for r, c in np.argwhere(f == self.colour)} for f in disc]
+        columns = [next(iter(s))[1] if len(s) == 1 and next(iter(s))[0] == self.row else None for s in seen]
+        start, end = (0, LAST) if self.left else (LAST, 0)
+        came_out = seen[-1] == {(self.row, end)}
+        orderly = _orderly(seen, columns, self._hidden, start, self.left)
+        other_stays = bool((disc[(slice(None), *self._home)] == self.other_colour).all())
+        foreign = np.isin(disc, p.BALLS) & (disc != self.colour)
+        foreign[(slice(None), *self._home)] = False
+        kept = _scene_kept(cells, codes)
+        moved = any(c is not None and c != start for c in columns)
+        details = {
+            "came_out": came_out,
+            "went_behind": orderly,
+            "other_stays": other_stays,
+            "colour_kept": not foreign.any(),
+            "scene_kept": bool(kept.all()),
+            "kept_fraction": float(kept.mean()),
+        }
+        solved = all(details[k] for k in ("came_out", "went_behind", "other_stays", "colour_kept", "scene_kept"))
+        share = (0.5 * came_out + 0.25 * orderly + 0.25 * other_stays) * kept.mean() * moved
+        return Score(solved, 1.0 if solved else float(min(0.99, share)), details)
+
+    def twin(self, kind: str, rng: Random) -> OccludeScene:
+        """other_answer: the same picture, the prompt names the other ball. same_answer: the named ball as it is,
+        another screen, scenery and second ball."""
+        if kind == "other_answer":
+            return replace(
+                self,
+                row=self.other_row, colour=self.other_colour, left=self.other_left,
+                other_row=self.row, other_colour=self.colour, other_left=self.left,
+            )  # fmt: skip
+        screen = rng.choice([s for s in SCREENS if s != self.screen])
+        other_row = rng.choice([r for r in range(p.GRID) if r not in (self.row, self.other_row)])
+        other_colour = rng.choice([c for c in p.BALLS if c not in (self.colour, self.other_colour)])
+        return replace(
+            self,
+            screen=screen, other_row=other_row, other_colour=other_colour, other_left=rng.random() < 0.5,
+            walls=_scenery(rng, (self.row, other_row), screen),
+        )  # fmt: skip
+
+
+def _orderly(seen: list[set[Cell]], columns: list[int | None], hidden: tuple[int, int], start: int, left: bool) -> bool:
+    """Starts at its edge, is hidden at least once, moves at most one cell a frame while in sight and never
+    backwards."""
+    if columns[0] != start or any(len(s) > 1 for s in seen) or not any(len(s) == 0 for s in seen):
+        return False
+    far_side = (lambda c: c > hidden[1]) if left else (lambda c: c < hidden[0])
+    last, was_hidden = start, False
+    for s, c in zip(seen, columns, strict=True):
+        if not s:
+            was_hidden = True
+            continue
+        if c is None:
+            return False
+        step = (c - last) if left else (last - c)
+        if step < 0 or (far_side(c) and not was_hidden) or (not far_side(c) and was_hidden):
+            return False
+        if step > 1 and not (far_side(c) and not far_side(last)):
+            return False
+        last = c
+    return True
+
+
+def _scene_kept(cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Per cell and frame: the rest keeps its colour, walls and screen stay whole, other discs show floor or a ball."""
+    disc, rest = cells[..., 0], cells[..., 1]
+    fixed = np.isin(codes[0, ..., 0], (p.WALL, p.SCREEN))
+    floor = np.isin(disc, (p.BACKGROUND, *p.BALLS))
+    return (rest == codes[..., 1]) & np.where(fixed, disc == codes[..., 0], floor)
+
+
+def _scenery(rng: Random, rows: tuple[int, int], screen: int) -> tuple[Cell, ...]:
+    cells = [(r, c) for r in range(p.GRID) for c in range(p.GRID) if r not in rows and c not in (screen, screen + 1)]
+    return tuple(sorted(rng.sample(cells, rng.randint(0, STRAY))))
+
+
+def draw(rng: Random) -> OccludeScene:
+    """A random scene."""
+    row, other_row = rng.sample(range(p.GRID), 2)
+    colour, other_colour = rng.sample(p.BALLS, 2)
+    screen = rng.choice(SCREENS)
+    left, other_left = rng.random() < 0.5, rng.random() < 0.5
+    walls = _scenery(rng, (row, other_row), screen)
+    phrase = rng.randrange(len(PHRASES))
+    return OccludeScene(row, colour, left, other_row, other_colour, other_left, screen, walls, phrase)

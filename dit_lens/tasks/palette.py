@@ -1,0 +1,98 @@
+"""The board: 6 x 6 cells of 16 x 16 pixels, ten flat colours, and how both are drawn and read back.
+
+Every cell has two parts, a centred disc and the rest of the square, each in one palette colour at a time. A whole
+video is therefore a small array of *codes*, (frames, 6, 6, 2) uint8 with the last axis (disc, rest); pictures are
+only a drawing of it. The colours follow Okabe and Ito's colour-blind-safe set where a puzzle depends on them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+GRID = 6
+CELL = 16
+SIZE = GRID * CELL
+FRAMES = 13
+FPS = 8
+
+BACKGROUND, WALL, AGENT, TRAIL, GREEN, ORANGE, YELLOW, PURPLE, SCREEN, SLOT = range(10)
+NAMES = ("background", "wall", "agent", "trail", "green", "orange", "yellow", "purple", "screen", "slot")
+PALETTE = np.array(
+    [
+        (244, 244, 238),  # background, warm white
+        (40, 40, 48),  # wall, near black
+        (0, 100, 190),  # agent, blue
+        (150, 200, 245),  # trail, pale blue
+        (0, 158, 115),  # green
+        (225, 105, 0),  # orange
+        (240, 228, 66),  # yellow
+        (195, 95, 165),  # purple
+        (130, 130, 130),  # screen, grey
+        (200, 190, 180),  # slot, the outline of a cell to be filled
+    ],
+    dtype=np.uint8,
+)
+BALLS = (GREEN, ORANGE, YELLOW, PURPLE)
+UNKNOWN = 255
+TOLERANCE = (
+    45.0  # RGB distance; the two nearest palette colours are 83 apart, so a half-and-half blend reads as unknown
+)
+
+_offsets = np.arange(CELL) - (CELL - 1) / 2
+DISC = (_offsets[:, None] ** 2 + _offsets[None, :] ** 2) <= 5.6**2  # (16, 16), symmetric under quarter turns
+DISC_BOARD = np.tile(DISC, (GRID, GRID))  # (96, 96)
+DISC.flags.writeable = DISC_BOARD.flags.writeable = False
+
+
+def to_pixels(cells: np.ndarray) -> np.ndarray:
+    """Enlarge a (..., 6, 6) array of cells to (..., 96, 96) pixels."""
+    return cells.repeat(CELL, axis=-2).repeat(CELL, axis=-1)
+
+
+def render(codes: np.ndarray) -> np.ndarray:
+    """Draw codes (F, 6, 6, 2) as uint8 RGB frames (F, 96, 96, 3)."""
+    part = np.where(DISC_BOARD, to_pixels(codes[..., 0]), to_pixels(codes[..., 1]))
+    return PALETTE[part]
+
+
+def part_means(frames: np.ndarray) -> np.ndarray:
+    """Mean colour of every cell's disc and rest: frames (F, 96, 96, 3) -> (F, 6, 6, 2, 3) on the 0-255 scale."""
+    frames = as_rgb255(frames)
+    cells = frames.reshape(len(frames), GRID, CELL, GRID, CELL, 3).transpose(0, 1, 3, 2, 4, 5)  # (F, 6, 6, 16, 16, 3)
+    return np.stack([cells[..., DISC, :].mean(-2), cells[..., ~DISC, :].mean(-2)], axis=-2)
+
+
+def read(frames: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
+    """Read generated frames back into codes (F, 6, 6, 2); `UNKNOWN` (255) where no palette colour is near.
+
+    frames: uint8 0-255 or float 0-1, (F, 96, 96, 3). A part counts as a colour when its *mean* lies within
+    `tolerance` of it, so pixel noise and soft edges do not matter and blends do.
+    """
+    means = part_means(frames)
+    distance = np.linalg.norm(means[..., None, :] - PALETTE.astype(np.float64), axis=-1)  # (F, 6, 6, 2, 10)
+    nearest = distance.argmin(-1).astype(np.uint8)
+    return np.where(distance.min(-1) <= tolerance, nearest, np.uint8(UNKNOWN))
+
+
+def as_rgb255(frames: np.ndarray) -> np.ndarray:
+    """Frames as float64 on the 0-255 scale, checked for shape and range."""
+    from dit_lens.errors import TaskError
+
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[1:] != (SIZE, SIZE, 3) or len(frames) == 0:
+        raise TaskError(
+            f"frames have shape {frames.shape}; a scorer reads (frames, {SIZE}, {SIZE}, 3), uint8 0-255 or float 0-1. "
+            "Ask the pipeline for output_type='np' and pass one video, not a batch."
+        )
+    if frames.dtype == np.uint8:
+        return frames.astype(np.float64)
+    if not np.issubdtype(frames.dtype, np.floating):
+        raise TaskError(f"frames have dtype {frames.dtype}; pass uint8 (0-255) or float (0-1).")
+    if not np.isfinite(frames).all():
+        raise TaskError("frames hold NaN or infinity; the generation went wrong before scoring.")
+    if frames.min() < -0.25 or frames.max() > 1.25:
+        raise TaskError(
+            f"float frames run from {frames.min():.2f} to {frames.max():.2f}; a scorer reads 0-1. "
+            "Divide 0-255 frames by 255, or map -1..1 frames with x / 2 + 0.5."
+        )
+    return frames.clip(0, 1).astype(np.float64) * 255

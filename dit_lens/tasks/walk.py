@@ -1,0 +1,145 @@
+"""What `maze` and `choose` share: drawing a walk, reading one from a video, and judging it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from dit_lens.tasks import grid
+from dit_lens.tasks import palette as p
+from dit_lens.tasks.grid import Cell, Route
+from dit_lens.tasks.task import Score, still
+
+
+def draw(walls: tuple[Cell, ...], goals: dict[Cell, int], route: Route) -> np.ndarray:
+    """Codes (F, 6, 6, 2) of an agent that walks a route, one cell a frame, leaves a trail, and rests on the last
+    cell."""
+    codes = np.zeros((p.FRAMES, p.GRID, p.GRID, 2), np.uint8)
+    for r, c in walls:
+        codes[:, r, c] = p.WALL
+    for (r, c), colour in goals.items():
+        codes[:, r, c, 1] = colour
+    last = len(route) - 1
+    for step, (r, c) in enumerate(route):
+        codes[step if step < last else slice(step, None), r, c, 0] = p.AGENT
+        if step < last:
+            codes[step + 1 :, r, c, 0] = p.TRAIL
+    return codes
+
+
+def regions(codes: np.ndarray, goal: Cell, route: Route, solutions: tuple[Route, ...]) -> dict[str, np.ndarray]:
+    """Regions of a walk, bool (F, 6, 6); see `maze.MazeScene.regions`."""
+    disc = codes[..., 0]
+    empty = np.zeros((p.GRID, p.GRID), bool)
+    path, others, at_goal = empty.copy(), empty.copy(), empty.copy()
+    path[tuple(zip(*route, strict=True))] = True
+    for other in solutions:
+        others[tuple(zip(*other, strict=True))] = True
+    at_goal[goal] = True
+    return {
+        "background": disc == p.BACKGROUND,
+        "walls": disc == p.WALL,
+        "agent": disc == p.AGENT,
+        "goal": still(at_goal),
+        "path": still(path),
+        "trail": disc == p.TRAIL,
+        "other_paths": still(others & ~path),
+    }
+
+
+def agents(cells: np.ndarray) -> list[Cell | None]:
+    """Where the agent is in each frame; None where there is not exactly one."""
+    out: list[Cell | None] = []
+    for disc in cells[..., 0] == p.AGENT:
+        found = np.argwhere(disc)
+        out.append((int(found[0][0]), int(found[0][1])) if len(found) == 1 else None)
+    return out
+
+
+def walked(places: list[Cell | None]) -> Route:
+    """The cells visited in order, rests and unread frames left out."""
+    out: list[Cell] = []
+    for place in places:
+        if place is not None and (not out or out[-1] != place):
+            out.append(place)
+    return tuple(out)
+
+
+def adjacent(a: Cell, b: Cell) -> bool:
+    return abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1
+
+
+def answer(cells: np.ndarray) -> Route | None:
+    """The route walked, if the agent moved, only ever to a neighbouring cell, and is there in the last frame."""
+    places = agents(cells)
+    route = walked(places)
+    connected = all(adjacent(a, b) for a, b in itertools.pairwise(route))
+    return route if places[-1] is not None and len(route) > 1 and connected else None
+
+
+def score(cells: np.ndarray, scene_codes: np.ndarray, start: Cell, goal: Cell, free: int) -> Score:
+    """Judge a walk; `free` is the set of cells that may be entered.
+
+    details: agent_kept (exactly one agent in every frame), starts, connected (only moves to neighbouring free cells),
+    reached (the last frame has it on the goal), shortest, scene_kept (walls, goals and floor stay as they are in
+    every frame), kept_fraction (the share of cells over all frames for which that holds), trail_kept, route. All but
+    the last three are needed for `solved`. value: the share of the way to the goal that was walked by legal moves,
+    times shortest / walked length, times the kept share of scene and agent.
+    """
+    places = agents(cells)
+    route = walked(places)
+    best = grid.distance(start, goal, free)
+    kept = _scene_kept(cells, scene_codes)
+    agent_share = sum(place is not None for place in places) / len(places)
+    legal = _legal_prefix(route, start, free)
+    connected = bool(route) and len(legal) == len(route)
+    reached = places[-1] == goal
+    shortest = connected and reached and best is not None and len(route) - 1 == best
+    details = {
+        "agent_kept": agent_share == 1,
+        "starts": places[0] == start,
+        "connected": connected,
+        "reached": reached,
+        "shortest": shortest,
+        "scene_kept": bool(kept.all()),
+        "kept_fraction": float(kept.mean()),
+        "trail_kept": _trail_kept(cells, places),
+        "route": route,
+    }
+    solved = all(details[k] for k in ("agent_kept", "starts", "connected", "reached", "shortest", "scene_kept"))
+    return Score(solved, 1.0 if solved else _value(legal, best, goal, free, kept.mean() * agent_share), details)
+
+
+def _legal_prefix(route: Route, start: Cell, free: int) -> Route:
+    """The route up to its first illegal move; empty when it does not begin at the start."""
+    if not route or route[0] != start:
+        return ()
+    for i, (a, b) in enumerate(itertools.pairwise(route)):
+        if not adjacent(a, b) or not free & grid.bit(b):
+            return route[: i + 1]
+    return route
+
+
+def _value(legal: Route, best: int | None, goal: Cell, free: int, care: float) -> float:
+    if not legal or not best:
+        return 0.0
+    left = grid.distance(legal[-1], goal, free)
+    progress = 0.0 if left is None else max(0.0, (best - left) / best)
+    economy = min(1.0, best / max(len(legal) - 1, 1))
+    return float(min(0.99, progress * economy * care))
+
+
+def _scene_kept(cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Per cell and frame: the rest keeps its colour, walls stay whole, and free discs show floor, trail or agent."""
+    disc, rest = cells[..., 0], cells[..., 1]
+    wall = codes[..., 0] == p.WALL
+    floor = np.isin(disc, (p.BACKGROUND, p.TRAIL, p.AGENT))
+    return (rest == codes[..., 1]) & np.where(wall, disc == p.WALL, floor)
+
+
+def _trail_kept(cells: np.ndarray, places: list[Cell | None]) -> bool:
+    """In the last frame the trail is exactly the cells that the agent has left."""
+    left = {place for place in places if place is not None} - {places[-1]}
+    shown = {(int(r), int(c)) for r, c in np.argwhere(cells[-1, ..., 0] == p.TRAIL)}
+    return left == shown

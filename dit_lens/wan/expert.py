@@ -1,0 +1,206 @@
+"""One denoiser with its points, as TransformerLens sees it: install, watch, remove.
+
+``Expert`` is a ``HookedRootModule``, so ``hook_dict``, ``run_with_cache`` and friends work on a single denoiser call.
+It shares the transformer's modules and owns no parameter. Points outside the blocks are reached by the same class
+swap, on the small modules that compute them.
+
+Not for use before offload hooks that wrap single layers: those hold the forward they found, and a later swap would be
+bypassed in silence. ``guards.check_modules`` refuses that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.HookedRootModule import HookedRootModule
+
+from dit_lens.errors import AddressError
+from dit_lens.wan import blocks
+from dit_lens.wan.points import IMAGE_CONTEXT, POINTS
+
+Hook = tuple[str, Callable[..., Tensor | None]]
+_LEVEL = 7_001  # marks the hooks of one library call, so that removing them leaves the user's own in place
+
+#: Upstream module names on the path of a point, and the TransformerLens names for them.
+RENAME = {"attn1": "attn", "attn2": "cross_attn", "ffn": "mlp"}
+
+
+class Expert(HookedRootModule):
+    """One hooked Wan denoiser, ``high`` or ``low``."""
+
+    def __init__(self, name: str, transformer: nn.Module) -> None:
+        super().__init__()
+        # Not registered as a child: the points are, under their TransformerLens names.
+        self.__dict__["transformer"] = transformer
+        self.name = name
+        config: Any = transformer.config
+        self.image_context = config.added_kv_proj_dim is not None
+        self.n_layers: int = config.num_layers
+        self.cfg = SimpleNamespace(
+            n_layers=config.num_layers,
+            n_heads=config.num_attention_heads,
+            n_key_value_heads=None,
+            d_head=config.attention_head_dim,
+            d_model=config.num_attention_heads * config.attention_head_dim,
+            d_mlp=config.ffn_dim,
+            device=None,
+            model_name=f"wan-{name}",
+        )
+        self._restore: list[Callable[[], None]] = []
+        self._install()
+        self.setup()
+
+    # -- names
+
+    def setup(self) -> None:
+        """Name the points. Only HookPoints get a ``.name``: upstream modules are left as they are."""
+        self.hook_dict = {}
+        for p in POINTS:
+            if p.name in IMAGE_CONTEXT and not self.image_context:
+                continue
+            for layer in range(self.n_layers) if p.in_block else (-1,):
+                hook = self._find(p.at(layer))
+                hook.name = p.at(layer)
+                self.hook_dict[p.at(layer)] = hook
+        self.mod_dict = dict(self.hook_dict)
+
+    def hook(self, path: str) -> HookPoint:
+        """The HookPoint of a full path; an unknown one is an error that lists what is near."""
+        try:
+            return self.hook_dict[path]
+        except KeyError:
+            near = [p.path for p in POINTS if p.path.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]]
+            raise AddressError(
+                f"expert {self.name!r} has no point {path!r} (layers 0 to {self.n_layers - 1}"
+                f"{'' if self.image_context else ', no image context'}); {f'did you mean {near}?' if near else ''} "
+                "lens.points() lists all"
+            ) from None
+
+    def _find(self, path: str) -> HookPoint:
+        module: nn.Module = self.transformer
+        back = {new: old for old, new in RENAME.items()}
+        for part in path.split("."):
+            module = module._modules[back.get(part, part)]  # type: ignore[assignment]
+        return module  # type: ignore[return-value]
+
+    # -- running
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.transformer(*args, **kwargs)
+
+    @contextmanager
+    def listening(self, hooks: Iterable[Hook]) -> Iterator[None]:
+        """Attach ``(path, fn(activation, hook))`` pairs for the time of the block; always removed."""
+        points = []
+        try:
+            for path, fn in hooks:
+                hook = self.hook(path)
+                points.append(hook)
+                hook.add_hook(fn, level=_LEVEL)
+            yield
+        finally:
+            for hook in points:
+                hook.remove_hooks("fwd", level=_LEVEL)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Run every hooked forward, whether or not a torch hook listens (for nnsight and the self-check)."""
+        modules = [m for m in self.transformer.modules() if any(n.startswith("hook_") for n in m._modules)]
+        for module in modules:
+            module.__dict__[blocks.WATCHED] = True
+        try:
+            yield
+        finally:
+            for module in modules:
+                module.__dict__.pop(blocks.WATCHED, None)
+
+    # -- installing and removing
+
+    def _install(self) -> None:
+        transformer = self.transformer
+        for block in transformer.blocks:
+            self._swap(block, blocks.HookedBlock, blocks.BLOCK_POINTS)
+            self._swap(block.ffn, blocks.HookedFeedForward, blocks.MLP_POINTS)
+            for attn, names in ((block.attn1, blocks.ATTN_POINTS), (block.attn2, blocks.CROSS_POINTS)):
+                kept = tuple(n for n in names if self.image_context or not n.endswith("_img"))
+                self._swap(attn, None, kept)
+                self._swap(attn.processor, blocks.HookedAttnProcessor, ())
+        self._tap(transformer.patch_embedding, _TappedPatchEmbedding, ("hook_patch_embed",))
+        kept = ("hook_time_embed", "hook_modulation", "hook_text_embed")
+        kept += ("hook_image_embed",) if self.image_context else ()
+        self._tap(transformer.condition_embedder, _TappedConditions, kept)
+        self._tap(transformer.proj_out, _TappedProjection, ("hook_final_norm", "hook_velocity"))
+
+    def _swap(self, module: Any, hooked: type | None, points: tuple[str, ...]) -> None:
+        """Give ``module`` the hooked class and its points, and remember how to undo both."""
+        original = type(module)
+        for name in points:
+            module.add_module(name, HookPoint())
+        if hooked is not None:
+            module.__class__ = hooked
+
+        def undo() -> None:
+            module.__class__ = original
+            for name in points:
+                module._modules.pop(name, None)
+
+        self._restore.append(undo)
+
+    def _tap(self, module: Any, tap: type, points: tuple[str, ...]) -> None:
+        """Mix ``tap`` into the class of a module outside the blocks; its points live on the transformer itself."""
+        root, original = self.transformer, type(module)
+        for name in points:
+            root.add_module(name, HookPoint())
+        # By dict, not as submodules: a point has one place in the tree, and it is the root.
+        module.__dict__["_taps"] = {name: root._modules[name] for name in points}
+        module.__class__ = type(original.__name__, (tap, original), {"__module__": original.__module__})
+
+        def undo() -> None:
+            module.__class__ = original
+            module.__dict__.pop("_taps", None)
+            for name in points:
+                root._modules.pop(name, None)
+
+        self._restore.append(undo)
+
+    def close(self) -> None:
+        """Take every point out and give every module its own class back."""
+        while self._restore:
+            self._restore.pop()()
+        self.hook_dict, self.mod_dict = {}, {}
+
+    @property
+    def installed(self) -> bool:
+        return bool(self._restore)
+
+
+class _TappedPatchEmbedding:
+    """Shows the patch embedding as tokens, (B, N, d)."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        out = super().forward(*args, **kwargs)  # type: ignore[misc]  # (B, d, F, R, C)
+        tokens = self._taps["hook_patch_embed"](out.flatten(2).transpose(1, 2))  # type: ignore[attr-defined]
+        return tokens.transpose(1, 2).unflatten(2, out.shape[2:])
+
+
+class _TappedConditions:
+    """Shows timestep, modulation, text and image embeddings."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+        outputs = super().forward(*args, **kwargs)  # type: ignore[misc]
+        taps = self._taps.values()  # type: ignore[attr-defined]
+        shown = [tap(out) for tap, out in zip(taps, outputs, strict=False) if out is not None]
+        return (*shown, *outputs[len(shown) :])
+
+
+class _TappedProjection:
+    """Shows what enters the last projection, and the velocity that leaves it."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        taps = self._taps  # type: ignore[attr-defined]
+        return taps["hook_velocity"](super().forward(taps["hook_final_norm"](hidden)))  # type: ignore[misc]

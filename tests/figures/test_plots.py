@@ -1,0 +1,202 @@
+"""Heatmaps, lines and tables say what was measured: value, interval, n, placebo, units."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from dit_lens.errors import FigureError
+from dit_lens.figures import heatmap, layer_table, lines, template
+from dit_lens.figures.arrays import folded, number
+from dit_lens.figures.tables import plain_table
+
+
+def test_heatmap_hover_says_where_value_interval_placebo_and_n(effects):
+    trace = heatmap(effects).data[0]
+    text = trace.hovertext[1][3]  # row: layer 1, column: step 3
+    assert "denoising step 3" in text and "layer 1" in text and "sigma 0.520" in text
+    assert "<b>0.200</b> [0.150, 0.250]" in text
+    assert "placebo: 0.010" in text
+    assert "n = 32" in text
+
+
+@pytest.mark.parametrize("order", [("step", "layer"), ("layer", "step")])
+def test_heatmap_puts_steps_right_and_layers_up_whatever_the_order(effects, order):
+    fig = heatmap(effects.transpose(*order))
+    z = np.asarray(fig.data[0].z, dtype=float)
+    assert np.allclose(z, effects["value"].transpose("layer", "step").values)
+    assert list(fig.data[0].x) == list(range(6)) and list(fig.data[0].y) == list(range(4))
+    assert fig.layout.xaxis.title.text == "denoising step" and fig.layout.yaxis.title.text == "layer"
+    assert fig.layout.coloraxis.colorbar.title.text == "local effect [share]"
+    assert fig.layout.meta["key"] == list(order)
+
+
+def test_heatmap_scale_is_symmetric_around_zero_and_shared_with_the_placebo(effects):
+    fig = heatmap(effects)
+    assert fig.layout.coloraxis.cmax == -fig.layout.coloraxis.cmin == pytest.approx(0.5)
+    assert [trace.coloraxis for trace in fig.data] == ["coloraxis", "coloraxis"]
+    assert [note.text for note in fig.layout.annotations] == ["effect", "placebo"]
+
+
+def test_heatmap_of_one_sign_uses_its_own_range(effects):
+    axis = heatmap(abs(effects["value"]) + 1).layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (1.0, 1.5)
+    assert axis.autocolorscale and template("dark").layout.colorscale.diverging[4][1] != "#eeece7"
+
+
+def test_heatmap_leaves_unmeasured_cells_blank_and_says_so(effects):
+    effects["value"][2, 1] = np.nan
+    fig = heatmap(effects)
+    assert np.isnan(np.asarray(fig.data[0].z, dtype=float)[1, 2])
+    assert "not measured" in fig.data[0].hovertext[1][2]
+    assert "Blank cells were not measured." in fig.layout.meta["notes"]
+
+
+def test_heatmap_marks_the_cells_it_is_given(effects):
+    fig = heatmap(effects, mark=effects["value"] > 0.35, mark_label="p < .05")
+    dots = fig.data[-1]
+    assert set(zip(dots.x, dots.y, strict=True)) == {(4, 0), (5, 0), (5, 1)}
+    assert any("p < .05" in note for note in fig.layout.meta["notes"])
+
+
+def test_heatmap_draws_where_the_expert_changes(effects):
+    assert {shape.x0 for shape in heatmap(effects).layout.shapes} == {1.5}
+
+
+def test_alt_text_names_the_largest_cell(effects):
+    assert "0.500 at step 5, layer 0" in heatmap(effects).layout.meta["alt"]
+
+
+def test_labels_from_outside_are_not_markup(effects):
+    effects["value"].attrs["long_name"] = "<a href='http://x'>effect</a>"
+    fig = heatmap(effects, title="<b>t</b>")
+    assert "<a" not in fig.to_json() and "<b>t" not in fig.to_json()
+
+
+def test_lines_draw_a_band_per_curve_and_say_n(effects):
+    fig = lines(effects.drop_vars("null"), x="step", by="layer")
+    bands = [t for t in fig.data if t.fill == "toself"]
+    curves = [t for t in fig.data if t.fill is None]
+    assert len(bands) == len(curves) == 4
+    assert np.allclose(curves[2].y, effects["value"].sel(layer=2))
+    assert np.allclose(bands[2].y[:6], effects["high"].sel(layer=2))
+    assert np.allclose(bands[2].y[6:][::-1], effects["low"].sel(layer=2))
+    assert "[−0.250, −0.150]" in curves[2].hovertext[0] and "n = 32" in curves[2].hovertext[0]
+
+
+def test_lines_do_not_fill_bands_across_gaps(effects):
+    one = effects.sel(layer=0)
+    one["low"][3] = np.nan
+    bands = [t for t in lines(one, x="step").data if t.fill == "toself"]
+    assert [len(band.x) for band in bands] == [6, 4]
+
+
+def test_lines_take_interval_and_placebo_apart(effects):
+    value = effects["value"]
+    fig = lines(value, x="step", by="layer", low=value - 1, high=value + 1, null=effects["null"].mean("layer"))
+    assert [t.name for t in fig.data].count("placebo") == 1
+    with pytest.raises(FigureError, match="both ends"):
+        lines(value, x="step", by="layer", low=value)
+
+
+def test_many_ordered_curves_have_distinct_colours():
+    many = xr.DataArray(np.ones((3, 40)), dims=("step", "layer"))
+    colors = {t.line.color for t in lines(many, x="step", by="layer").data}
+    assert len(colors) == 40
+
+
+@pytest.mark.parametrize("draw", [heatmap, lambda data: lines(data, x="step", by="layer")])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (xr.DataArray(np.zeros((2, 3, 4)), dims=("step", "layer", "region")), "dims"),
+        (xr.DataArray(np.zeros(3), dims="step"), "dims"),
+        (xr.DataArray(np.full((2, 3), np.nan), dims=("step", "layer")), "no finite value"),
+        (xr.DataArray([[0.0, np.inf]], dims=("step", "layer")), "infinite"),
+        (xr.DataArray([["a", "b"]], dims=("step", "layer")), "not numbers"),
+        (np.zeros((2, 3)), "xarray"),
+        (xr.Dataset({"a": ("step", [1.0]), "b": ("step", [1.0])}), "value=NAME"),
+        (xr.Dataset({"a": ("step", [1.0]), "low": ("step", [1.0])}), "both ends"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw, data, message):
+    with pytest.raises(FigureError, match=message):
+        draw(data)
+
+
+def test_a_placebo_of_other_cells_is_refused(effects):
+    with pytest.raises(FigureError, match="'step' labels"):
+        heatmap(effects["value"], null=effects["null"].assign_coords(step=range(1, 7)))
+    with pytest.raises(FigureError, match="boolean"):
+        heatmap(effects, mark=effects["value"])
+
+
+def layer_map() -> xr.Dataset:
+    data = xr.Dataset(coords={"layer": [0, 1], "depth": ("layer", [0.0, 0.5])})
+    data["patch"] = ("layer", [0.1, -0.4], {"long_name": "patch effect", "units": "share", "n": 8})
+    data["patch_low"], data["patch_high"] = data["patch"] - 0.1, data["patch"] + 0.1
+    data["patch_null"] = ("layer", [0.0, 0.02])
+    data["verdict"] = ("layer", ["<script>alert(1)</script>", "writes"])
+    return data
+
+
+def test_layer_table_has_one_row_per_layer_with_evidence_and_verdict():
+    html = layer_table(layer_map())
+    assert html.count("<tr>") == 3
+    assert "<b>−0.400</b>" in html and "[−0.500, −0.300]" in html and "placebo 0.020 · n = 8" in html
+    assert "patch effect" in html and "share" in html
+    assert "<script" not in html and "&lt;script&gt;" in html
+    assert "patch low" not in html
+
+
+def test_layer_table_over_experts_has_a_row_for_each():
+    both = xr.concat([layer_map(), layer_map()], pd.Index(["high", "low"], name="expert"))
+    html = layer_table(both)
+    assert html.count("<tr>") == 5 and ">high<" in html and ">low<" in html
+
+
+def test_layer_table_refuses_other_dims_and_half_intervals(effects):
+    with pytest.raises(FigureError, match="dims"):
+        layer_table(effects)
+    with pytest.raises(FigureError, match="one end"):
+        layer_table(layer_map().drop_vars("patch_low"))
+
+
+def test_plain_table_escapes_and_flattens(effects):
+    frame = pd.DataFrame({"<i>": ["<b>x</b>", "y"], "v": [0.25, np.nan]})
+    assert "<b>" not in plain_table(frame) and "&lt;i&gt;" in plain_table(frame)
+    assert plain_table(effects["value"]).count("<tr>") == 25
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (3, "3"),
+        (0.12345, "0.123"),
+        (-2.5, "−2.50"),
+        (123.456, "123.5"),
+        (1e-5, "1.00e−05"),
+        (np.nan, "–"),
+        (12345, "12,345"),
+    ],
+)
+def test_numbers_read_alike_everywhere(value, text):
+    assert number(value) == text
+
+
+def test_long_labels_break_before_their_units():
+    assert folded("a long name of a quantity that is measured [unit]").split("<br>")[1] == "[unit]"
+    assert folded("short [unit]") == "short [unit]"
+
+
+def test_importing_figures_does_not_import_plotly():
+    code = "import sys, dit_lens.figures; assert not {'plotly', 'jinja2', 'PIL', 'imageio_ffmpeg'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_templates_refuse_another_mode():
+    with pytest.raises(FigureError, match="sepia"):
+        template("sepia")

@@ -1,0 +1,198 @@
+"""The report in a real browser, opened from a file: it works, it says nothing on the console, it fetches nothing."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from dit_lens.figures import Report, heatmap, lines
+
+pytestmark = pytest.mark.browser
+sync_api = pytest.importorskip("playwright.sync_api")
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+EVIL = "</script><script>window.evil=1</script>"
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator:
+    with sync_api.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def url(effects, film, tmp_path) -> str:
+    report = Report("Map " + EVIL, summary=["one"], methods={"seed": 0})
+    cells = {(0, 1): {"base": film[-1], "patched": film[0]}, (3, 2): {"base": film[-1], "patched": film[1]}}
+    report.figure(heatmap(effects, title="Effect"), cells=cells)
+    report.figure(lines(effects, x="step", by="layer", title="Curves"))
+    sigmas = np.linspace(1, 0.2, len(film))
+    report.puzzle(title="maze", prompt=EVIL, film=film, sigmas=sigmas, clip=film[-1], truth="right", verdict="solved")
+    return report.write(tmp_path / "report.html").as_uri()
+
+
+@pytest.fixture
+def page(browser, url) -> Iterator:
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
+    page = context.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: said.append(f"error: {error}"))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else said.append(f"request: {r.url}"))
+    page.goto(url)
+    page.wait_for_selector("html[data-ready=yes]")
+    yield page
+    context.close()
+    assert said == []
+
+
+def offset(page, kind: str = "film") -> str:
+    return page.locator(f".puzzle .pane canvas[data-kind={kind}]").first.get_attribute("data-offset")
+
+
+def settle(page, at: str, kind: str = "film") -> None:
+    page.wait_for_selector(f".puzzle .pane canvas[data-kind={kind}][data-offset='{at}']")
+
+
+def pixels(page, selector: str) -> np.ndarray:
+    # read from a copy: reading a page's own canvas over and over makes Chromium complain on the console
+    values = page.evaluate(
+        """s => { const c = document.querySelector(s), copy = document.createElement('canvas');
+                  [copy.width, copy.height] = [c.width, c.height];
+                  const context = copy.getContext('2d', { willReadFrequently: true });
+                  context.drawImage(c, 0, 0);
+                  return Array.from(context.getImageData(0, 0, c.width, c.height).data) }""",
+        selector,
+    )
+    return np.array(values, dtype=np.uint8).reshape(12, 12, 4)[..., :3]
+
+
+def test_sliders_show_exactly_the_frame_they_name(page, film):
+    settle(page, "48,0")  # the first step, the last frame
+    step = page.get_by_label("Step", exact=True)
+    step.focus()
+    for _ in range(3):
+        step.press("ArrowRight")
+    settle(page, "48,36")
+    assert np.array_equal(pixels(page, ".puzzle .pane canvas[data-kind=film]"), film[3, 4])
+    frame = page.locator(".puzzle input[data-axis=frame]")
+    frame.focus()
+    frame.press("Home")
+    settle(page, "0,36")
+    settle(page, "0,0", "clip")
+    assert np.array_equal(pixels(page, ".puzzle .pane canvas[data-kind=film]"), film[3, 0])
+    assert np.array_equal(pixels(page, ".puzzle .pane canvas[data-kind=clip]"), film[-1, 0])
+    assert step.get_attribute("aria-valuetext") == "step 3 of 5 · σ 0.52"
+
+
+def test_arrows_and_space_work_on_the_viewer_itself(page):
+    settle(page, "48,0")
+    viewer = page.locator(".puzzle .viewer")
+    viewer.focus()
+    viewer.press("ArrowUp")
+    settle(page, "48,12")
+    viewer.press("ArrowLeft")
+    settle(page, "36,12")
+    viewer.press(" ")
+    play = page.locator(".puzzle [data-play=frame]")
+    assert play.get_attribute("aria-pressed") == "true"
+    page.wait_for_function("() => document.querySelector('.puzzle canvas[data-kind=film]').dataset.offset !== '36,12'")
+    viewer.press(" ")
+    assert play.get_attribute("aria-pressed") == "false"
+
+
+def test_the_strip_shows_the_film_and_jumps_to_a_step(page, film):
+    settle(page, "48,0")
+    page.wait_for_selector(".strip canvas[data-step='5'][data-frame='4'][data-offset='48,60']")
+    assert np.array_equal(pixels(page, ".strip canvas[data-step='2'][data-frame='4']"), film[2, 4])
+    page.get_by_role("button", name="step 4").click()
+    settle(page, "48,48")
+
+
+def cell_at(page, step: int, layer: int) -> list[float]:
+    """Where the first heatmap shows a cell, in pixels of the window."""
+    return page.evaluate(
+        """([x, y]) => { const p = document.querySelector('.plot'), r = p.getBoundingClientRect(), l = p._fullLayout;
+                         return [r.x + l.xaxis._offset + l.xaxis.d2p(x), r.y + l.yaxis._offset + l.yaxis.d2p(y)] }""",
+        [step, layer],
+    )
+
+
+def test_clicking_a_cell_opens_its_clips(page, film):
+    box = cell_at(page, 3, 2)
+    page.mouse.move(*box)
+    page.wait_for_selector(".hoverlayer .hovertext")
+    assert "n = 32" in page.locator(".hoverlayer .hovertext").first.text_content()
+    page.mouse.click(*box)
+    page.wait_for_selector(".cells .viewer:not([hidden])")
+    assert page.locator(".cells .label").text_content() == "step 3, layer 2"
+    page.wait_for_selector(".cells canvas[aria-label=patched][data-offset='48,0']")
+    assert np.array_equal(pixels(page, ".cells canvas[aria-label=patched]"), film[1, 4])
+
+
+def test_cells_open_from_the_keyboard_too(page):
+    page.get_by_label("Clips of a cell").select_option(label="step 0, layer 1")
+    page.wait_for_selector(".cells canvas[aria-label=base][data-offset='48,0']")
+    frame = page.locator(".cells input[data-axis=frame]")
+    frame.focus()
+    frame.press("ArrowLeft")
+    page.wait_for_selector(".cells canvas[aria-label=base][data-offset='36,0']")
+    page.get_by_label("Clips of a cell").select_option(label="choose …")
+    assert page.locator(".cells .viewer").is_hidden()
+
+
+def test_figures_follow_the_page_into_the_dark(page):
+    colour = """() => [getComputedStyle(document.body).backgroundColor,
+                       document.querySelector('.plot')._fullLayout.font.color]"""
+    light = page.evaluate(colour)
+    page.get_by_role("button", name="Switch to dark colours").click()
+    dark = page.evaluate(colour)
+    assert light != dark and dark[1] == "#e6e4df"
+    page.get_by_role("button", name="Switch to light colours").click()
+    assert page.evaluate(colour) == light
+
+
+def test_the_system_theme_is_followed(page):
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_selector("html[data-theme=dark]")
+
+
+def test_text_from_outside_never_ran(page):
+    assert page.evaluate("window.evil") is None
+    assert EVIL in page.locator(".prompt").text_content()
+
+
+def test_a_phone_needs_no_sideways_scrolling(page):
+    page.set_viewport_size({"width": 360, "height": 760})
+    page.wait_for_function("() => document.querySelector('.plot')._fullLayout.width <= 360")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    box = page.evaluate("() => [document.querySelector('.plot')._fullLayout.yaxis2.domain]")
+    assert box[0][1] < 0.6  # the placebo went below the effect
+    page.set_viewport_size({"width": 1200, "height": 900})
+    page.wait_for_function("() => document.querySelector('.plot')._fullLayout.yaxis2.domain[1] > 0.9")
+    page.mouse.click(*cell_at(page, 3, 2))
+    page.wait_for_selector(".cells .viewer:not([hidden])")
+
+
+def test_figures_can_be_saved_under_the_page_policy(page):
+    with page.expect_download() as download:
+        page.locator(".plot").first.hover()
+        page.locator(".plot").first.locator(".modebar-btn[data-title*='ownload']").click()
+    assert download.value.suggested_filename.endswith(".svg")
+
+
+def test_the_clip_plays(page):
+    page.locator("details summary", has_text="video file").click()
+    page.wait_for_function(
+        "() => document.querySelector('video').readyState >= 1 && document.querySelector('video').videoWidth > 0"
+    )
