@@ -16,7 +16,7 @@ from dit_lens.wan.expert import Hook
 from dit_lens.wan.grid import Grid
 from dit_lens.wan.plan import Plan
 from dit_lens.wan.points import Point, point
-from dit_lens.wan.reduce import Masks, Raw, Reducer, TokenNorm, reducer
+from dit_lens.wan.reduce import Masks, Reducer, TokenNorm, reducer
 
 DEFAULT_LIMIT = 4 * 2**30  # bytes one generation may keep unless the caller says otherwise
 
@@ -165,11 +165,11 @@ def update_hooks(layer: int, use: Any) -> list[Hook]:
     return [(f"blocks.{layer}.hook_resid_pre", enter), (f"blocks.{layer}.hook_resid_post", leave)]
 
 
-def labels(p: Point, reduce: Reducer, grid: Grid, masks: Masks) -> dict[str, tuple[str, ...] | int | None]:
+def labels(p: Point, reduce: Reducer, extent: Extent, grid: Grid, masks: Masks) -> dict[str, tuple[str, ...] | int | None]:
     """Axis names of a reduced activation without its batch axis, in order."""
     dims = dict(reduce.dims(grid, masks))
-    if not p.axis and isinstance(reduce, Raw):
-        return {"channel": None}
+    if len(extent.shape(p)) == 2:  # one vector a call: no token axis
+        dims.pop("token", None)
     if p.per_head:
         keys = list(dims)
         dims = {keys[0]: dims[keys[0]], "head": None, **{k: dims[k] for k in keys[1:]}}

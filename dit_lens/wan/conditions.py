@@ -1,0 +1,159 @@
+"""What a denoiser call is conditioned on: text, image context and image channels, encoded once per generation.
+
+Every encoding is done by the pipeline's own methods, one item at a time, so that a single generation equals the bare
+pipeline bit for bit and a batch holds exactly the rows of its single generations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit_lens.address import Branch
+from dit_lens.errors import LoadError, SamplerError
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Encoded conditions, batch first; ``None`` where a family has none.
+
+    ``prompt``, ``negative``: (B, M, text width). ``image_context``: CLIP tokens (B, I, width), Wan2.1 I2V.
+    ``image_latents``: channels beside the noisy latents (mask and first frame), or the clean first frame where
+    timesteps are per token (Wan2.2 TI2V). ``frame_mask``: (1, 1, F, h, w), 0 at the given first frame (TI2V).
+    """
+
+    prompt: Tensor
+    negative: Tensor | None = None
+    image_context: Tensor | None = None
+    image_latents: Tensor | None = None
+    frame_mask: Tensor | None = None
+
+    def text(self, branch: Branch) -> Tensor:
+        text = self.prompt if branch == "cond" else self.negative
+        if text is None:
+            raise SamplerError("this generation has no negative prompt: it ran without guidance, so no uncond branch")
+        return text
+
+    def to(self, device: Any) -> Conditions:
+        return Conditions(**{k: None if v is None else v.to(device) for k, v in self.items().items()})
+
+    def row(self, i: int) -> Conditions:
+        """One item of a batch, with batch axis 1."""
+        return Conditions(
+            **{k: v if v is None or k == "frame_mask" else v[i : i + 1] for k, v in self.items().items()}
+        )
+
+    def items(self) -> dict[str, Tensor | None]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def stack(rows: Sequence[Conditions]) -> Conditions:
+    """Join single conditions into a batch."""
+    if len(rows) == 1:
+        return rows[0]
+    joined: dict[str, Tensor | None] = {}
+    for name, first in rows[0].items().items():
+        parts = [row.items()[name] for row in rows]
+        if first is None or name == "frame_mask":
+            joined[name] = first
+        else:
+            joined[name] = torch.cat([p for p in parts if p is not None])
+    return Conditions(**joined)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Pixels and frames of a video, checked against what the model can make."""
+
+    height: int
+    width: int
+    num_frames: int
+
+    def check(self, pipe: Any) -> Size:
+        """Errors: :class:`SamplerError` where diffusers would round in silence or fail deep inside."""
+        patch = pipe.transformer.config.patch_size
+        rows, cols = pipe.vae_scale_factor_spatial * patch[1], pipe.vae_scale_factor_spatial * patch[2]
+        rows, cols = max(rows, 16), max(cols, 16)
+        if self.height % rows or self.width % cols or min(self.height, self.width) < 1:
+            up = -(-self.height // rows) * rows, -(-self.width // cols) * cols
+            raise SamplerError(
+                f"a size of {self.height} x {self.width} does not fit the token grid: height must be a multiple of {rows} "
+                f"and width of {cols}; use {up[0]} x {up[1]}"
+            )
+        stride = pipe.vae_scale_factor_temporal
+        if self.num_frames < 1 or (self.num_frames - 1) % stride:
+            near = max(0, round((self.num_frames - 1) / stride)) * stride + 1
+            raise SamplerError(f"num_frames={self.num_frames} is not 1 + a multiple of {stride}: use {near}")
+        return self
+
+
+def is_image_to_video(pipe: Any) -> bool:
+    return "image_encoder" in pipe.components
+
+
+def encode(
+    pipe: Any, prompt: Any, negative: str, image: Any, size: Size, seed: int, guided: bool, max_sequence_length: int
+) -> tuple[Conditions, Tensor]:
+    """Conditions and starting noise of one generation, as the bare pipeline would make them.
+
+    ``prompt``: a string, or a tensor of embeddings (1, M, width). The noise comes from a CPU generator, so a seed means
+    the same on every device.
+    """
+    device, dtype = pipe._execution_device, pipe.transformer.dtype
+    if pipe.transformer.config.added_kv_proj_dim is not None and max_sequence_length != 512:
+        raise SamplerError(
+            f"max_sequence_length={max_sequence_length}: this Wan2.1 I2V model splits image and text context at exactly 512 "
+            "text tokens, and any other length would mix the two in silence; use 512"
+        )
+    given = isinstance(prompt, Tensor)
+    _need_ftfy(given)
+    with torch.no_grad():
+        text, neg = pipe.encode_prompt(
+            prompt=None if given else prompt,
+            negative_prompt=None if given and not negative else negative,
+            do_classifier_free_guidance=guided,
+            prompt_embeds=prompt if given else None,
+            max_sequence_length=max_sequence_length,
+            device=device,
+        )
+        text, neg = text.to(dtype), None if neg is None else neg.to(dtype)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        if not is_image_to_video(pipe):
+            if image is not None:
+                raise SamplerError(
+                    "WanPipeline makes video from text and takes no image: load the model as WanImageToVideoPipeline "
+                    "(from_pipe), or leave image out"
+                )
+            noise = pipe.prepare_latents(
+                1, pipe.transformer.config.in_channels, size.height, size.width, size.num_frames, torch.float32, device,
+                generator,
+            )  # fmt: skip
+            # Per-token timesteps without a given frame: the mask is one everywhere.
+            mask = torch.ones_like(noise[:1, :1]) if pipe.config.expand_timesteps else None
+            return Conditions(text, neg, frame_mask=mask), noise
+
+        if image is None:
+            raise SamplerError("this pipeline makes video from an image: pass image=, or a task that has one")
+        context = None
+        if pipe.transformer.config.image_dim is not None:
+            context = pipe.encode_image(image, device).to(dtype)
+        pixels = pipe.video_processor.preprocess(image, height=size.height, width=size.width)
+        made = pipe.prepare_latents(
+            pixels.to(device, dtype=torch.float32), 1, pipe.vae.config.z_dim, size.height, size.width, size.num_frames,
+            torch.float32, device, generator,
+        )  # fmt: skip
+        noise, latents, *mask = made
+        return Conditions(text, neg, context, latents, mask[0] if mask else None), noise
+
+
+def _need_ftfy(embedded: bool) -> None:
+    if embedded:
+        return
+    try:
+        import ftfy  # noqa: F401
+    except ImportError:
+        raise LoadError("Wan cleans prompts with ftfy, which is not installed: pip install ftfy") from None

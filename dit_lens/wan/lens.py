@@ -1,0 +1,411 @@
+"""The lens: a Wan pipeline whose every activation has an address.
+
+``Lens(pipe)`` puts points into the pipeline's own modules; ``close()`` takes them out. In between, ``generate`` samples
+exactly as the bare pipeline does, and records or changes what it is told to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dit_lens.address import Branch, Call
+from dit_lens.errors import SamplerError
+from dit_lens.wan import conditions as cond
+from dit_lens.wan import guards, sampler, selfcheck
+from dit_lens.wan.edits import Context, Intervention
+from dit_lens.wan.expert import Expert, Hook
+from dit_lens.wan.grid import Grid, token_regions
+from dit_lens.wan.plan import Plan, Sampling, build, preset
+from dit_lens.wan.points import POINTS, point, table
+from dit_lens.wan.record import DEFAULT_LIMIT, Extent, Record, Recorder, labels
+from dit_lens.wan.run import Run
+from dit_lens.wan.versions import versions
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What ``generate`` takes when it is not told otherwise: a model's own recommended settings."""
+
+    height: int = 480
+    width: int = 832
+    num_frames: int = 81
+    steps: int = 50
+    guidance: float = 5.0
+    max_sequence_length: int = 512
+    negative_prompt: str = ""
+    fps: int = 16
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One generation asked for: what it is made from."""
+
+    prompt: Any
+    image: Any
+    seed: int
+    task: Any
+    regions: Mapping[str, Any]
+
+
+class Lens:
+    """A wrapped pipeline. Make one with :func:`dit_lens.load`."""
+
+    def __init__(self, pipe: Any, defaults: Defaults | None = None, name: str = "") -> None:
+        guards.check_pipeline(pipe)
+        self.pipe = pipe
+        self.name = name or getattr(pipe.config, "_name_or_path", "") or type(pipe).__name__
+        self.defaults = defaults or Defaults()
+        models = {"high": pipe.transformer, "low": getattr(pipe, "transformer_2", None)}
+        self.experts = {name: Expert(name, model) for name, model in models.items() if model is not None}
+        self._fingerprint: str | None = None
+        try:
+            for expert in self.experts.values():
+                selfcheck.verify(expert)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- what there is
+
+    @property
+    def n_layers(self) -> int:
+        return self.experts["high"].n_layers
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the weights: names, shapes and a sample of values of every tensor of every expert."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for name, expert in self.experts.items():
+                for key, value in expert.transformer.state_dict().items():
+                    digest.update(f"{name}.{key}{tuple(value.shape)}{value.dtype}".encode())
+                    if value.device.type != "meta":
+                        some = value.flatten()[:: max(1, value.numel() // 64)]
+                        digest.update(some.float().cpu().numpy().tobytes())
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
+
+    def points(self) -> str:
+        """The table of all points: name, path, shape, meaning."""
+        return table(self.experts["high"].image_context, self.n_layers)
+
+    def sampling(
+        self,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guidance_2: float | None = None,
+        preset_name: str | None = None,
+        scheduler: Any = None,
+    ) -> Sampling:
+        """The sampling that a generation with these arguments uses."""
+        base = Sampling(self.defaults.steps, self.defaults.guidance)
+        if preset_name is not None:
+            base = preset(preset_name)
+            if "low" not in self.experts:
+                base = replace(base, boundary_ratio=None)
+        return base.but(steps=steps, guidance=guidance, guidance_2=guidance_2, scheduler=scheduler)
+
+    def plan(self, steps: int | None = None, guidance: float | None = None, **more: Any) -> Plan:
+        """Every denoiser call of a generation, before it happens. Arguments as in :meth:`generate` (``preset=`` too)."""
+        return build(self.pipe, self.sampling(steps, guidance, preset_name=more.pop("preset", None), **more))[0]
+
+    def grid(self, size: cond.Size) -> Grid:
+        """The token grid of a video size."""
+        patch = self.pipe.transformer.config.patch_size
+        space, time = self.pipe.vae_scale_factor_spatial, self.pipe.vae_scale_factor_temporal
+        return Grid(
+            frames=((size.num_frames - 1) // time + 1) // patch[0],
+            rows=size.height // (space * patch[1]),
+            cols=size.width // (space * patch[2]),
+            pixel_rows=space * patch[1],
+            pixel_cols=space * patch[2],
+            stride=time,
+        )
+
+    # -- generating
+
+    def generate(
+        self,
+        task: Any = None,
+        *,
+        prompt: Any = None,
+        image: Any = None,
+        seed: int | Sequence[int] = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guidance_2: float | None = None,
+        preset: str | None = None,
+        scheduler: Any = None,
+        negative_prompt: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        max_sequence_length: int | None = None,
+        regions: Mapping[str, Any] | None = None,
+        interventions: Sequence[Intervention] | Intervention = (),
+        record: Sequence[Record] | Record = (),
+        limit: int = DEFAULT_LIMIT,
+        stop_after: int | None = None,
+        resume: Run | None = None,
+    ) -> Any:
+        """Generate, and record or change what is asked for.
+
+        ``task``: anything with ``prompt``, ``image`` and perhaps ``regions``, ``score``, ``height``, ``width`` and
+        ``num_frames``; or pass ``prompt=`` and ``image=``. A list of tasks, of seeds, or both gives a list of runs, made as
+        *one batch* with a seed per item; batched and single results agree only within rounding. ``steps``, ``guidance``,
+        ``guidance_2``, ``scheduler``, ``preset="paper"``: sampling. ``regions``: name -> bool mask per pixel
+        (frames, H, W), (H, W), or per token. ``interventions``, ``record``: values of ``dit_lens``. ``limit``: bytes a
+        recording may hold. ``stop_after``: the last step to do. ``resume``: a run to go on from, e.g. ``run.until(5)``.
+
+        Returns a :class:`Run`, or a list of them. With no intervention it equals ``pipe(...)`` bit for bit.
+        """
+        guards.check_ready(self.pipe)
+        records = (record,) if isinstance(record, Record) else tuple(record)
+        edits = tuple(interventions) if isinstance(interventions, Sequence) else (interventions,)
+        with torch.no_grad():
+            if resume is not None:
+                return self._go_on(resume, edits, records, limit, stop_after)
+            items, many = self._items(task, prompt, image, seed, regions)
+            first = items[0].task
+            d = self.defaults
+            size = cond.Size(
+                _first(height, getattr(first, "height", None), d.height),
+                _first(width, getattr(first, "width", None), d.width),
+                _first(num_frames, getattr(first, "num_frames", None), d.num_frames),
+            ).check(self.pipe)
+            sampling = self.sampling(steps, guidance, guidance_2, preset, scheduler)
+            plan, ready = build(self.pipe, sampling)
+            rows = [
+                cond.encode(
+                    self.pipe, i.prompt, _first(negative_prompt, d.negative_prompt), i.image, size, i.seed,
+                    "uncond" in plan.branches, _first(max_sequence_length, d.max_sequence_length),
+                )
+                for i in items
+            ]  # fmt: skip
+            conditions = cond.stack([row[0] for row in rows])
+            noise = torch.cat([row[1] for row in rows])
+            grid = self.grid(size)
+            blank = [
+                Run(
+                    plan, sampling, size, grid, i.seed, i.prompt if isinstance(i.prompt, str) else "(embeddings)",
+                    noise[n : n + 1].cpu(), noise[n : n + 1, None][:0].cpu(), conditions.row(n).to("cpu"),
+                    regions=token_regions(grid, i.regions), task=i.task, meta=self._meta(), _decode=self._decode,
+                )
+                for n, i in enumerate(items)
+            ]  # fmt: skip
+            runs = self._advance(blank, ready, conditions, noise, edits, records, limit, stop_after)
+        return runs if many else runs[0]
+
+    def _go_on(self, run: Run, edits: Any, records: Any, limit: int, stop_after: int | None) -> Run:
+        if run.complete:
+            raise SamplerError("this run is complete: fork it first, lens.generate(resume=run.until(step))")
+        if run.meta.get("fingerprint") != self.fingerprint:
+            raise SamplerError(
+                f"this run was made by a model with fingerprint {run.meta.get('fingerprint')}, and this lens has "
+                f"{self.fingerprint}: resume it with the weights that began it"
+            )
+        plan, ready = build(self.pipe, run.sampling)
+        if plan != run.plan:
+            raise SamplerError("the pipeline's scheduler or experts changed since this run: its plan no longer holds here")
+        device = self.pipe._execution_device
+        ready = sampler.rebuild(ready, run.latents[:-1, None].to(device), run.velocity[:, None].to(device), run.edited)
+        latents = run.latents[-1][None].to(device)
+        return self._advance([run], ready, run.conditions.to(device), latents, edits, records, limit, stop_after)[0]
+
+    def _advance(
+        self,
+        runs: list[Run],
+        scheduler: Any,
+        conditions: cond.Conditions,
+        latents: Tensor,
+        edits: Sequence[Intervention],
+        records: Sequence[Record],
+        limit: int,
+        stop_after: int | None,
+    ) -> list[Run]:
+        """Take a batch of runs as far as asked, and return them with what was recorded."""
+        plan, grid = runs[0].plan, runs[0].grid
+        begin = runs[0].n_steps
+        end = plan.n_steps if stop_after is None else stop_after + 1
+        if not begin < end <= plan.n_steps:
+            raise SamplerError(f"stop_after={stop_after}: give a step from {begin} to {plan.n_steps - 1}")
+        masks = _stack_regions([run.regions for run in runs])
+        self._check_seeds(runs)
+        extent = self._extent(conditions, grid)
+        recorder = Recorder(records, plan, self.n_layers, extent, grid, masks, limit)
+        context = Context(
+            plan, self.experts, grid, masks, tuple(run.seed for run in runs), self.fingerprint if edits else "", self.replay
+        )
+        bound = [edit.bind(context) for edit in edits]
+        done: list[sampler.Step] = []
+        try:
+            for step in sampler.sample(
+                self.pipe, self.experts, plan, scheduler, conditions, latents, range(begin, end), bound, recorder.hooks
+            ):
+                done.append(replace(step, latents=step.latents.cpu(), velocity=step.velocity.cpu(), after=step.after.cpu()))
+        finally:
+            self.pipe.maybe_free_model_hooks()
+        fired = tuple(edit.finish(complete=end == plan.n_steps) for edit in bound)
+        dims = {r.key(h): labels(point(h), r.reduce, extent, grid, masks) for r in records for h in r.hooks}
+        return [
+            replace(
+                run,
+                latents=torch.cat([run.latents[:-1], *(s.latents[n][None] for s in done), done[-1].after[n][None]]),
+                velocity=torch.cat([run.velocity.reshape(-1, *done[0].velocity.shape[1:]).to(done[0].velocity.dtype),
+                                    *(s.velocity[n][None] for s in done)]),
+                activations={**run.activations, **{a: v[n].clone() for a, v in recorder.kept.items()}},
+                dims={**run.dims, **dims},
+                edited=(*run.edited, *(s.step for s in done if s.edited)),
+                fired=(*run.fired, *fired),
+                _cache={},
+            )
+            for n, run in enumerate(runs)
+        ]  # fmt: skip
+
+    def replay(self, runs: Sequence[Run] | Run, call: Call, hooks: Sequence[Hook] = ()) -> Tensor:
+        """Run one recorded call again on the run's own latents, with hooks; its velocity (B, C, F, h, w).
+
+        Exact: without hooks it equals what happened. Gradients flow where the caller enabled them.
+        """
+        runs = [runs] if isinstance(runs, Run) else list(runs)
+        guards.check_ready(self.pipe, grad=torch.is_grad_enabled())
+        plan, scheduler = build(self.pipe, runs[0].sampling)
+        if plan != runs[0].plan:
+            raise SamplerError("the pipeline's scheduler or experts changed since this run: its plan no longer holds here")
+        if call.step >= min(run.n_steps for run in runs):
+            raise SamplerError(f"step {call.step} was not run, so it cannot be replayed")
+        device = self.pipe._execution_device
+        conditions = cond.stack([run.conditions for run in runs]).to(device)
+        latents = torch.stack([run.latents[call.step] for run in runs]).to(device)
+        with self.experts[call.expert].listening(hooks):
+            return sampler.denoise(self.pipe, conditions, latents, call, scheduler.timesteps[call.step])
+
+    def gradients(self, run: Run, step: int, branch: Branch = "cond") -> Gradients:
+        """One recorded call with its graph kept, for gradients with respect to activations: see :class:`Gradients`."""
+        return Gradients(self, run, run.plan.at(step, branch))
+
+    def attach(self, run: Run) -> Run:
+        """Give a loaded run this lens's decoder."""
+        return replace(run, _decode=self._decode)
+
+    # -- parts
+
+    def _items(
+        self, task: Any, prompt: Any, image: Any, seed: Any, regions: Any
+    ) -> tuple[list[_Item], bool]:
+        tasks = list(task) if isinstance(task, Sequence) and not isinstance(task, str) else [task]
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        if isinstance(task, str):
+            raise SamplerError(f"generate({task!r}): a bare string is ambiguous; write prompt={task!r}")
+        if len(tasks) > 1 and len(seeds) == 1:
+            seeds = seeds * len(tasks)
+        if len(seeds) > 1 and len(tasks) == 1:
+            tasks = tasks * len(seeds)
+        if len(tasks) != len(seeds) or not tasks:
+            raise SamplerError(f"{len(tasks)} tasks and {len(seeds)} seeds: give one seed, or one for each task")
+        items = []
+        for one, number in zip(tasks, seeds, strict=True):
+            text = prompt if prompt is not None else getattr(one, "prompt", None)
+            if text is None:
+                raise SamplerError("nothing to generate from: give a task, or prompt= (and image= for image-to-video)")
+            picture = image if image is not None else getattr(one, "image", None)
+            if not cond.is_image_to_video(self.pipe) and image is None:
+                picture = None
+            named = regions if regions is not None else getattr(one, "regions", None) or {}
+            items.append(_Item(text, picture, int(number), one, named))
+        many = isinstance(seed, Sequence) or (isinstance(task, Sequence) and not isinstance(task, str))
+        return items, many
+
+    def _extent(self, conditions: cond.Conditions, grid: Grid) -> Extent:
+        config = self.pipe.transformer.config
+        d = config.num_attention_heads * config.attention_head_dim
+        context = conditions.image_context
+        sizes = {
+            "B": conditions.prompt.shape[0], "N": grid.n_tokens, "M": conditions.prompt.shape[1],
+            "I": 0 if context is None else context.shape[1], "d": d, "H": config.num_attention_heads,
+            "D": config.attention_head_dim, "f": config.ffn_dim,
+            "p": config.out_channels * int(np.prod(config.patch_size)),
+        }  # fmt: skip
+        return Extent(sizes, self.experts["high"].image_context, conditions.frame_mask is not None)
+
+    def _meta(self) -> dict[str, Any]:
+        return {"model": self.name, "fingerprint": self.fingerprint, "fps": self.defaults.fps, **versions()}
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return sampler.decode(self.pipe, latents)
+
+    def _check_seeds(self, runs: Sequence[Run]) -> None:
+        if len({run.size for run in runs}) > 1:
+            raise SamplerError("the items of a batch must share their size: generate them one by one")
+
+    # -- life
+
+    def close(self) -> None:
+        """Take every point out again; the pipeline is then as it was found."""
+        for expert in self.experts.values():
+            expert.close()
+
+    def __enter__(self) -> Lens:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        experts = ", ".join(f"{n}: {e.n_layers} layers x {e.cfg.n_heads} heads x {e.cfg.d_head}" for n, e in self.experts.items())
+        return f"Lens({self.name}; {experts}; {len(POINTS)} kinds of points)"
+
+    def __str__(self) -> str:
+        return f"{self!r}\n{self.points()}"
+
+
+class Gradients:
+    """One recorded denoiser call with its graph kept.
+
+    ``with lens.gradients(run, step=5) as call: v, acts = call("resid_post", layers=...)`` gives the velocity and the
+    activations, attached, as ``path -> tensor``; ``torch.autograd.grad(metric(v), list(acts.values()))`` works inside.
+    Hooks stay in place until the block ends.
+    """
+
+    def __init__(self, lens: Lens, run: Run, call: Call) -> None:
+        self.lens, self.run, self.call = lens, run, call
+
+    def __enter__(self) -> Gradients:
+        self._grad = torch.enable_grad()
+        self._grad.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._grad.__exit__(*exc)
+
+    def __call__(self, hook: str, layers: Sequence[int] = (-1,)) -> tuple[Tensor, dict[str, Tensor]]:
+        kept: dict[str, Tensor] = {}
+
+        def keep(path: str) -> Hook:
+            def fn(x: Tensor, hook: Any) -> Tensor:
+                kept[path] = x if x.requires_grad else x.detach().requires_grad_(True)
+                return kept[path]
+
+            return path, fn
+
+        paths = [point(hook).at(layer) for layer in layers]
+        return self.lens.replay(self.run, self.call, [keep(path) for path in paths]), kept
+
+
+def _first(*values: Any) -> Any:
+    return next(v for v in values if v is not None)
+
+
+def _stack_regions(regions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
+    """Token masks of a batch, name -> bool (B, N), of the regions that every item has."""
+    shared = [name for name in regions[0] if all(name in r for r in regions)]
+    return {name: torch.from_numpy(np.stack([r[name] for r in regions])) for name in shared}
+
+

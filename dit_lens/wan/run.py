@@ -1,0 +1,171 @@
+"""A recorded generation: latents, velocities, activations by address, video, and all that is needed to go on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from dit_lens.address import BRANCHES, Address, Branch
+from dit_lens.errors import AddressError, RecordError
+from dit_lens.wan.conditions import Conditions, Size
+from dit_lens.wan.edits import Fired
+from dit_lens.wan.grid import Grid
+from dit_lens.wan.plan import Plan, Sampling
+from dit_lens.wan.sampler import x0_hat
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Everything one generation recorded. Tensors are on the CPU.
+
+    ``latents``: (S + 1, C, F, h, w), what entered each of the S steps done, and what left the last. ``velocity``:
+    (S, C, F, h, w), after guidance. ``activations``: address -> reduced activation, without batch axis; read them with
+    ``run[...]`` or ``run.array(...)``. ``task``: whatever was generated from (prompt, truth, scorer), or None.
+    """
+
+    plan: Plan
+    sampling: Sampling = field(repr=False)
+    size: Size
+    grid: Grid
+    seed: int
+    prompt: str
+    latents: Tensor = field(repr=False)
+    velocity: Tensor = field(repr=False)
+    conditions: Conditions = field(repr=False)
+    activations: Mapping[Address, Tensor] = field(default_factory=dict, repr=False)
+    dims: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    regions: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)  # bool (n_tokens,)
+    edited: tuple[int, ...] = ()
+    fired: tuple[Fired, ...] = ()
+    task: Any = field(default=None, repr=False)
+    meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    _decode: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    # -- the trajectory
+
+    @property
+    def n_steps(self) -> int:
+        """Steps done."""
+        return len(self.velocity)
+
+    @property
+    def complete(self) -> bool:
+        return self.n_steps == self.plan.n_steps
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        return self.plan.sigmas
+
+    def x0_hat(self, step: int) -> Tensor:
+        """The clean latents that the model expects at a step, (C, F, h, w): x - sigma v (paper, eq. 2)."""
+        i = self._step(step)
+        return x0_hat(self.latents[i][None], self.velocity[i][None], self.sigmas[i], self.conditions)[0]
+
+    @property
+    def final(self) -> Tensor:
+        """The latents that are decoded, (C, F, h, w): the last ones, with a given first frame put back (TI2V)."""
+        return x0_hat(self.latents[-1][None], torch.zeros_like(self.latents[-1][None]), 0.0, self.conditions)[0]
+
+    # -- pictures
+
+    @property
+    def video(self) -> np.ndarray:
+        """The decoded video, float32 in [0, 1], (frames, H, W, 3); of a stopped run, that of its last x0_hat."""
+        if "video" not in self._cache:
+            self._cache["video"] = self.decode(self.final if self.complete else self.x0_hat(-1))
+        return self._cache["video"]
+
+    def film(self, steps: Sequence[int] | None = None) -> np.ndarray:
+        """x0_hat of each step as video, float32 in [0, 1], (steps, frames, H, W, 3)."""
+        chosen = range(self.n_steps) if steps is None else steps
+        return np.stack([self.decode(self.x0_hat(step)) for step in chosen])
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Latents (C, F, h, w) to video (frames, H, W, 3)."""
+        if self._decode is None:
+            raise RecordError("this run was loaded without its model: lens.attach(run) gives it back a decoder")
+        return self._decode(latents[None])[0].permute(0, 2, 3, 1).float().cpu().numpy()
+
+    @property
+    def score(self) -> Any:
+        """The task's verdict on the video."""
+        if self.task is None or not hasattr(self.task, "score"):
+            raise RecordError("this run has no task that can score it: generate from dit_lens.tasks.load(...)")
+        return self.task.score(self.video)
+
+    # -- activations
+
+    def __getitem__(self, address: str | Address) -> Tensor:
+        """One recorded activation: ``run["step=5 layer=7 hook=resid_post branch=cond"]``."""
+        place = Address.parse(address) if isinstance(address, str) else address
+        if place not in self.activations:
+            raise AddressError(f"nothing was recorded at {place}; {self._recorded()}")
+        return self.activations[place]
+
+    def array(self, hook: str, branch: Branch | None = None) -> xr.DataArray:
+        """All recorded activations of one hook as a labelled array (step, branch, layer, ...); NaN where not recorded.
+
+        Points outside the blocks have no ``layer`` axis. ``branch`` picks one and drops the axis.
+        """
+        found = {a: v for a, v in self.activations.items() if a.hook == hook and (branch is None or a.branch == branch)}
+        if not found:
+            raise AddressError(f"nothing was recorded of hook {hook!r}{f' in {branch}' if branch else ''}; {self._recorded()}")
+        steps = sorted({a.step for a in found})
+        branches = [b for b in BRANCHES if any(a.branch == b for a in found)]
+        layers = sorted({a.layer for a in found})
+        sample = next(iter(found.values()))
+        values = np.full((len(steps), len(branches), len(layers), *sample.shape), np.nan, dtype=np.float32)
+        for a, v in found.items():
+            values[steps.index(a.step), branches.index(a.branch), layers.index(a.layer)] = v.float().numpy()
+        names = [*self.dims.get(hook, {})] or [f"axis_{i}" for i in range(sample.ndim)]
+        coords: dict[str, Any] = {"step": steps, "branch": branches, "layer": layers}
+        coords["sigma"] = ("step", [self.sigmas[s] for s in steps])
+        coords |= {k: list(v) for k, v in self.dims.get(hook, {}).items() if isinstance(v, tuple)}
+        array = xr.DataArray(values, dims=("step", "branch", "layer", *names), coords=coords, name=hook)
+        if layers == [-1]:
+            array = array.isel(layer=0, drop=True)
+        return array if branch is None else array.isel(branch=0, drop=True)
+
+    def _recorded(self) -> str:
+        hooks = sorted({a.hook for a in self.activations})
+        return f"recorded hooks: {hooks}" if hooks else "pass record=dit_lens.record(...) to lens.generate"
+
+    # -- going on
+
+    def until(self, step: int) -> Run:
+        """The run as it stood when ``step`` was about to begin: ``lens.generate(resume=run.until(5))`` forks there."""
+        if not 0 <= step <= self.n_steps:
+            raise AddressError(f"cannot go back to step {step}: this run did steps 0 to {self.n_steps - 1}")
+        return replace(
+            self,
+            latents=self.latents[: step + 1],
+            velocity=self.velocity[:step],
+            activations={a: v for a, v in self.activations.items() if a.step < step},
+            edited=tuple(s for s in self.edited if s < step),
+            _cache={},
+        )
+
+    def save(self, folder: Any) -> None:
+        """Write to a folder (safetensors and JSON, atomic); ``dit_lens.load_run`` reads it."""
+        from dit_lens.store import save_run
+
+        save_run(self, folder)
+
+    def _step(self, step: int) -> int:
+        i = step + self.n_steps if step < 0 else step
+        if not 0 <= i < self.n_steps:
+            raise AddressError(f"step {step} was not run: this run did steps 0 to {self.n_steps - 1}")
+        return i
+
+    def __repr__(self) -> str:
+        done = "" if self.complete else f" (stopped after {self.n_steps} of {self.plan.n_steps} steps)"
+        kept = f", {len(self.activations)} activations" if self.activations else ""
+        edits = "".join(f"\n  {f}" for f in self.fired)
+        return f"Run of {self.prompt!r}, seed {self.seed}: {self.plan.n_steps} steps{done}, {self.grid}{kept}{edits}"

@@ -1,0 +1,64 @@
+"""Proof at load that the hooked forwards compute what the installed diffusers computes, bit for bit, on one block.
+
+Our forwards are written against one upstream version. Rather than trust a version number, every lens runs one small
+call of the first and last block with and without points, on the model's own weights, and refuses to exist if they
+differ. It also checks that changing a point changes the output, so that no point is decoration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+
+from dit_lens.errors import DriftError
+from dit_lens.wan.expert import Expert
+
+_GRID = (1, 2, 3)  # frames, rows, columns of the small call
+
+
+def verify(expert: Expert) -> None:
+    """Compare hooked and upstream on random tokens; silent when equal.
+
+    Errors: :class:`DriftError` naming the block. Blocks whose weights are elsewhere (meta or offloaded) are left to the
+    exactness tests.
+    """
+    model: Any = expert.transformer
+    for i in sorted({0, expert.n_layers - 1}):
+        block = model.blocks[i]
+        devices = {p.device for p in block.parameters()}
+        if len(devices) != 1 or next(iter(devices)).type == "meta":
+            continue
+        inputs = _inputs(model, next(iter(devices)))
+        with torch.no_grad():
+            plain = WanTransformerBlock.forward(block, *inputs)
+            with expert.watching():
+                hooked = block(*inputs)
+            moved = []
+            for name in ("hook_resid_pre", "attn.hook_z", "hook_resid_post"):
+                with expert.listening([(f"blocks.{i}.{name}", lambda x, hook: x + 1)]):
+                    moved.append(not torch.equal(block(*inputs), plain))
+        if not torch.equal(plain, hooked) or not all(moved):
+            raise DriftError(
+                f"block {i} of expert {expert.name!r} computes something else under its points than the installed diffusers: "
+                "install a diffusers version from dit_lens's constraints, and please report both versions"
+            )
+
+
+def _inputs(model: Any, device: torch.device) -> tuple[Any, ...]:
+    config = model.config
+    d = config.num_attention_heads * config.attention_head_dim
+    n = _GRID[0] * _GRID[1] * _GRID[2]
+    dtype = model.blocks[0].ffn.net[0].proj.weight.dtype
+    dtype = dtype if dtype.is_floating_point and dtype.itemsize > 1 else torch.bfloat16
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device=device, dtype=dtype)
+
+    context = 512 + 3 if config.added_kv_proj_dim is not None else 5
+    angles = torch.rand(1, n, 1, config.attention_head_dim // 2, generator=generator).repeat_interleave(2, -1).to(device)
+    return noise(1, n, d), noise(1, context, d), noise(1, 6, d), (angles.cos(), angles.sin())
+
+

@@ -1,0 +1,22 @@
+"""The versions that a number depends on."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import metadata
+
+
+@cache
+def _found() -> tuple[tuple[str, str], ...]:
+    found = []
+    for name in ("dit-lens", "torch", "diffusers", "transformers", "transformer-lens", "nnsight"):
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            found.append((name, "not installed"))
+    return tuple(found)
+
+
+def versions() -> dict[str, str]:
+    """Package -> installed version, of everything that can change a number."""
+    return dict(_found())
