@@ -38,6 +38,7 @@ sys.path.insert(0, str(HOUSE / "tests"))
 import families  # noqa: E402  (the tiny parts of the test pipelines)
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel  # noqa: E402
 
+import dit_lens  # noqa: E402
 from dit_lens.lab.config import LabConfig  # noqa: E402
 
 STEPS = 8
@@ -86,22 +87,20 @@ def bare() -> dict[str, Way]:
 
 
 def with_lens() -> dict[str, Way]:
-    import dit_lens
-
     pipe = pipeline()
     lens = dit_lens.load(pipe)
     norms = dit_lens.record("resid_post", reduce="token_norm")
 
-    def record() -> torch.Tensor:
-        run = lens.generate(**CALL, seed=0, steps=STEPS, guidance=5.0, record=norms)
-        return run.latents
-
     def idle() -> torch.Tensor:
-        return lens.generate(**CALL, seed=0, steps=STEPS, guidance=5.0).latents
+        return lens.generate(**CALL, seed=0, steps=STEPS, guidance=5.0).latents[-1][None]
+
+    def record() -> torch.Tensor:
+        return lens.generate(**CALL, seed=0, steps=STEPS, guidance=5.0, record=norms).latents[-1][None]
 
     def cache() -> torch.Tensor:
         names = lambda name: name.endswith("hook_resid_post")  # noqa: E731
-        return lens.run_with_cache(**CALL, seed=0, steps=STEPS, guidance=5.0, names_filter=names)[0]
+        run, _ = lens.run_with_cache(**CALL, seed=0, num_steps=STEPS, guidance=5.0, names_filter=names)
+        return run.latents[-1][None]
 
     return {
         "dit_lens idle, pipe(...)": lambda: generate(pipe),
@@ -216,7 +215,7 @@ def rounds(ways: dict[str, Way], repeats: int) -> dict[str, list[float]]:
 IMPORTS = {
     "from diffusers import WanImageToVideoPipeline": "from diffusers import WanImageToVideoPipeline",
     "import dit_lens": "import dit_lens",
-    "import dit_lens; dit_lens.load": "import dit_lens; dit_lens.load",
+    "import dit_lens; dit_lens.Lens": "import dit_lens; dit_lens.Lens",
     "import nnsight": "import nnsight",
     "import transformer_lens": "import transformer_lens",
 }
@@ -273,12 +272,12 @@ def machine() -> str:
     if info.exists():
         models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
         cpu = models[0] if models else cpu
-    parts = ("dit-lens", "torch", "diffusers", "transformers", "nnsight", "transformer-lens")
-    versions = ", ".join(f"{part} {version(part)}" for part in parts)
+    parts = ("torch", "diffusers", "transformers", "nnsight", "transformer-lens")
+    versions = ", ".join([f"dit-lens {dit_lens.__version__}", *(f"{part} {version(part)}" for part in parts)])
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return (
         f"{today}; {cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used, {platform.system()}; "
-        f"Python {platform.python_version()}; {versions}."
+        f"load average {os.getloadavg()[0]:.1f} at the start; Python {platform.python_version()}; {versions}."
     )
 
 
@@ -300,7 +299,7 @@ same milliseconds are far below one per cent.
 
 ## Imports
 
-Fresh interpreters, {imports_repeats} rounds; `dit_lens.load` is the first name that needs torch and diffusers.
+Fresh interpreters, {imports_repeats} rounds; `dit_lens.Lens` brings torch, diffusers and TransformerLens.
 
 {imports}
 """

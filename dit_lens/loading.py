@@ -23,9 +23,9 @@ def load(
 ) -> Any:
     """A :class:`Lens` on a Wan pipeline.
 
-    ``what``: ``"lab"`` (the model in the package, offline), a hub id or a folder in diffusers layout, or a pipeline that
-    you built. ``dtype``, ``device``: as diffusers takes them. ``offload``: ``"model"`` or ``"sequential"``, enabled
-    *after* the points are in place. ``lora``: LoRA files, the second for the low-noise expert. ``kwargs`` go to
+    ``what``: ``"lab"`` (the model in the package, offline), a hub id or a folder in diffusers layout, or a pipeline
+    that you built. ``dtype``, ``device``: as diffusers takes them. ``offload``: ``"model"`` or ``"sequential"``,
+    enabled *after* the points are in place. ``lora``: LoRA files, the second for the low-noise expert. ``kwargs`` go to
     ``DiffusionPipeline.from_pretrained``.
 
     Errors: :class:`LoadError` for what cannot be used, :class:`BypassError` for hooks that would run around the points.
@@ -44,11 +44,12 @@ def load(
         more = kwargs if dtype is None else {"dtype": dtype, **kwargs}
         try:
             pipe = DiffusionPipeline.from_pretrained(source, **more)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise LoadError(
-                f"{source!r} is not a pipeline in diffusers layout, nor a hub id that can be reached: {error}. Give 'lab', a "
-                "folder with model_index.json, or a pipeline object"
+                f"{source!r} cannot be loaded as a pipeline in diffusers layout: {error}. Give 'lab', a folder with "
+                "model_index.json, a hub id that can be reached, or a pipeline object"
             ) from error
+        pipe.set_progress_bar_config(disable=True)
         settings = Path(source) / "lab.json"
         found: dict[str, Any] = json.loads(settings.read_text()) if settings.is_file() else {}
     elif kwargs:
@@ -63,14 +64,26 @@ def load(
     guards.check_pipeline(pipe)
     if lora is not None:
         files = [lora] if isinstance(lora, str | Path) else list(lora)
+        experts = 1 if getattr(pipe, "transformer_2", None) is None else 2
+        if len(files) > experts:
+            raise LoadError(f"{len(files)} LoRA files, {experts} expert(s): give one file per expert, high noise first")
         for i, file in enumerate(files):
             before = guards.adapter_layers(pipe)
-            pipe.load_lora_weights(str(file), adapter_name=f"lora_{i}", **({"load_into_transformer_2": True} if i else {}))
+            low = {"load_into_transformer_2": True} if i else {}
+            try:
+                pipe.load_lora_weights(str(file), adapter_name=f"lora_{i}", **low)
+            except (ValueError, KeyError) as error:
+                raise LoadError(f"{file}: diffusers cannot read this LoRA ({error}); {guards.LORA_CURE}") from error
             guards.check_lora(pipe, before)
     if device is not None:
         pipe.to(device)
-    pipe.set_progress_bar_config(disable=True)
     lens = Lens(pipe, Defaults(**known), name)
     if offload is not None:
-        getattr(pipe, _OFFLOAD[offload])()
+        try:
+            getattr(pipe, _OFFLOAD[offload])()
+        except RuntimeError as error:
+            lens.close()
+            raise LoadError(
+                f"offload={offload!r} moves weights to an accelerator: {error}. Without one, leave it out"
+            ) from error
     return lens

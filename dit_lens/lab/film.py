@@ -93,13 +93,13 @@ def candidates(task: Task, frames: np.ndarray, seen: float = SEEN) -> int:
     return sum(all(strength[c] >= seen for c in route if c not in common) for route in routes)
 
 
-def several(n: int, seed: int = 0, moves: int = 0) -> list[Task]:
-    """The first `n` unseen mazes from `seed` up that have two or more shortest routes, of at least `moves` moves."""
+def several(n: int, seed: int = 0, moves: int = 0, routes: int = 2) -> list[Task]:
+    """The first `n` unseen mazes from `seed` up with at least `routes` shortest routes, of at least `moves` moves."""
     out: list[Task] = []
     while len(out) < n:
         task = tasks.load("maze", seed)
         seed += 1
-        if len(task.solutions) > 1 and len(task.scene.truth) > moves:  # type: ignore[arg-type]
+        if len(task.solutions) >= routes and len(task.scene.truth) > moves:  # type: ignore[arg-type]
             out.append(task)
     return out
 
@@ -142,17 +142,23 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dit-lens lab film", description="x0_hat of the lab model, step by step.")
     parser.add_argument("folder", nargs="?", default=str(weights_path()))
     parser.add_argument("--picture", help="write the film of one maze here")
-    parser.add_argument("--task-seed", type=int, default=0, help="the first maze with several routes from this seed up")
-    parser.add_argument("--moves", type=int, default=7, help="the picture's maze has routes of at least so many moves")
+    parser.add_argument(
+        "--task-seed", type=int, default=0, help="show the first such maze from this seed up that is solved"
+    )
+    parser.add_argument("--moves", type=int, default=6, help="the picture's maze has routes of at least so many moves")
+    parser.add_argument("--routes", type=int, default=4, help="and at least so many shortest ones")
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--count", type=int, default=0, help="count visible candidates over so many mazes")
     a = parser.parse_args(argv)
     pipe, settings = load(a.folder)
     if a.picture:
-        task = several(1, a.task_seed, a.moves)[0]
+        for task in several(20, a.task_seed, a.moves, a.routes):
+            solved = task.score(generate(pipe, settings, task, a.seed)[0]).solved
+            print(f"{task!r}, {len(task.solutions)} shortest routes, noise seed {a.seed}, solved: {solved}")
+            if solved:
+                break
         Path(a.picture).parent.mkdir(parents=True, exist_ok=True)
         picture(pipe, settings, task, a.seed).save(a.picture, optimize=True)
-        print(f"{a.picture}: {task!r}, {len(task.solutions)} shortest routes, noise seed {a.seed}")
     if a.count:
         count(pipe, settings, a.count)
 

@@ -39,13 +39,13 @@ class Conditions:
         return text
 
     def to(self, device: Any) -> Conditions:
-        return Conditions(**{k: None if v is None else v.to(device) for k, v in self.items().items()})
+        moved: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in self.items().items()}
+        return Conditions(**moved)
 
     def row(self, i: int) -> Conditions:
         """One item of a batch, with batch axis 1."""
-        return Conditions(
-            **{k: v if v is None or k == "frame_mask" else v[i : i + 1] for k, v in self.items().items()}
-        )
+        one: dict[str, Any] = {k: None if v is None else v[i : i + 1] for k, v in self.items().items()}
+        return Conditions(**{**one, "frame_mask": self.frame_mask})
 
     def items(self) -> dict[str, Tensor | None]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -55,7 +55,7 @@ def stack(rows: Sequence[Conditions]) -> Conditions:
     """Join single conditions into a batch."""
     if len(rows) == 1:
         return rows[0]
-    joined: dict[str, Tensor | None] = {}
+    joined: dict[str, Any] = {}
     for name, first in rows[0].items().items():
         parts = [row.items()[name] for row in rows]
         if first is None or name == "frame_mask":
@@ -81,8 +81,8 @@ class Size:
         if self.height % rows or self.width % cols or min(self.height, self.width) < 1:
             up = -(-self.height // rows) * rows, -(-self.width // cols) * cols
             raise SamplerError(
-                f"a size of {self.height} x {self.width} does not fit the token grid: height must be a multiple of {rows} "
-                f"and width of {cols}; use {up[0]} x {up[1]}"
+                f"a size of {self.height} x {self.width} does not fit the token grid: height must be a multiple of "
+                f"{rows} and width of {cols}; use {up[0]} x {up[1]}"
             )
         stride = pipe.vae_scale_factor_temporal
         if self.num_frames < 1 or (self.num_frames - 1) % stride:
@@ -106,10 +106,15 @@ def encode(
     device, dtype = pipe._execution_device, pipe.transformer.dtype
     if pipe.transformer.config.added_kv_proj_dim is not None and max_sequence_length != 512:
         raise SamplerError(
-            f"max_sequence_length={max_sequence_length}: this Wan2.1 I2V model splits image and text context at exactly 512 "
-            "text tokens, and any other length would mix the two in silence; use 512"
+            f"max_sequence_length={max_sequence_length}: this Wan2.1 I2V model splits image and text context at "
+            "exactly 512 text tokens, and any other length would mix the two in silence; use 512"
         )
     given = isinstance(prompt, Tensor)
+    if not given and not isinstance(prompt, str):
+        raise SamplerError(
+            f"prompt is a {type(prompt).__name__}: give one string (or embeddings) per generation; for several at "
+            "once pass a list of tasks, or of seeds"
+        )
     _need_ftfy(given)
     with torch.no_grad():
         text, neg = pipe.encode_prompt(

@@ -179,10 +179,16 @@ class Expert(HookedRootModule):
         return bool(self._restore)
 
 
+# An offload hook keeps the forward that it found, and calls it after the lens is closed and the class is upstream's
+# again. So each tap without its points steps aside.
+
+
 class _TappedPatchEmbedding:
     """Shows the patch embedding as tokens, (B, N, d)."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        if "_taps" not in self.__dict__:
+            return type(self).forward(self, *args, **kwargs)
         out = super().forward(*args, **kwargs)  # type: ignore[misc]  # (B, d, F, R, C)
         tokens = self._taps["hook_patch_embed"](out.flatten(2).transpose(1, 2))  # type: ignore[attr-defined]
         return tokens.transpose(1, 2).unflatten(2, out.shape[2:])
@@ -192,6 +198,8 @@ class _TappedConditions:
     """Shows timestep, modulation, text and image embeddings."""
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
+        if "_taps" not in self.__dict__:
+            return type(self).forward(self, *args, **kwargs)
         outputs = super().forward(*args, **kwargs)  # type: ignore[misc]
         taps = self._taps.values()  # type: ignore[attr-defined]
         shown = [tap(out) for tap, out in zip(taps, outputs, strict=False) if out is not None]
@@ -202,5 +210,7 @@ class _TappedProjection:
     """Shows what enters the last projection, and the velocity that leaves it."""
 
     def forward(self, hidden: Tensor) -> Tensor:
+        if "_taps" not in self.__dict__:
+            return type(self).forward(self, hidden)
         taps = self._taps  # type: ignore[attr-defined]
         return taps["hook_velocity"](super().forward(taps["hook_final_norm"](hidden)))  # type: ignore[misc]

@@ -62,15 +62,15 @@ class Grid:
         wanted = (self.n_pixel_frames, *self.size)
         if mask.shape != wanted:
             raise AddressError(
-                f"a region mask of shape {mask.shape} does not fit this video: give bool {wanted} (frames, height, width), "
-                f"or {wanted[1:]} for all frames"
+                f"a region mask of shape {mask.shape} does not fit this video: give bool {wanted} (frames, height, "
+                f"width), or {wanted[1:]} for all frames"
             )
         share = rearrange(
             mask, "f (r a) (c b) -> f r c (a b)", a=self.pixel_rows, b=self.pixel_cols
         ).mean(-1)  # (pixel frames, rows, cols)
         hit = share >= at_least
-        latent = [hit[0], *(hit[1 + self.stride * i : 1 + self.stride * (i + 1)].any(0) for i in range(self.frames - 1))]
-        return np.stack(latent).reshape(-1)
+        later = rearrange(hit[1:], "(f s) r c -> f s r c", s=self.stride).any(1)  # (latent frames - 1, rows, cols)
+        return np.concatenate([hit[:1], later]).reshape(-1)
 
     def __str__(self) -> str:
         return f"{self.frames} frames x {self.rows} rows x {self.cols} columns = {self.n_tokens} tokens"

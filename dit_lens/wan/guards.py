@@ -11,7 +11,17 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformer3DModel
 
 from dit_lens.errors import BypassError, LoadError, SamplerError
-from dit_lens.wan.blocks import HookedAttnProcessor, HookedBlock
+from dit_lens.wan.blocks import HookedAttnProcessor, HookedBlock, HookedFeedForward
+
+#: diffusers hooks that move or cast weights and leave activations alone.
+_HARMLESS_HOOKS = (
+    "group_offloading", "layer_execution_tracker", "lazy_prefetch", "layerwise_casting", "peft_autocast_disable",
+)  # fmt: skip
+
+LORA_CURE = (
+    "DiffSynth files name 'blocks.0.self_attn.q.lora_A.default.weight': rename the keys: drop '.default' and put "
+    "'diffusion_model.' in front, then load again"
+)
 
 
 def check_pipeline(pipe: Any) -> None:
@@ -21,6 +31,8 @@ def check_pipeline(pipe: Any) -> None:
     on to the forwards that the lens is about to replace.
     """
     transformer = getattr(pipe, "transformer", None)
+    if type(transformer).__name__ == "OptimizedModule":
+        _check_running(transformer)
     if not isinstance(transformer, WanTransformer3DModel):
         raise LoadError(
             f"{type(pipe).__name__} has no WanTransformer3DModel as its transformer: give a diffusers WanPipeline or "
@@ -29,23 +41,39 @@ def check_pipeline(pipe: Any) -> None:
     supported = ("WanPipeline", "WanImageToVideoPipeline")
     if type(pipe).__name__ not in supported:
         raise LoadError(
-            f"{type(pipe).__name__} is not supported: its adapters write to the stream between blocks, or its loop differs; "
-            f"use one of {supported}"
+            f"{type(pipe).__name__} is not supported: its adapters write to the stream between blocks, or its loop "
+            f"differs; use one of {supported}"
         )
     ratio, second = pipe.config.boundary_ratio, getattr(pipe, "transformer_2", None)
     if ratio is not None and second is None:
         raise LoadError(
-            f"boundary_ratio={ratio} asks for a second expert, but transformer_2 is None (a known fault of converted Wan2.1 "
-            "models): call pipe.register_to_config(boundary_ratio=None), or load the missing expert"
+            f"boundary_ratio={ratio} asks for a second expert, but transformer_2 is None (a known fault of converted "
+            "Wan2.1 models): call pipe.register_to_config(boundary_ratio=None), or load the missing expert"
         )
     if ratio is None and second is not None:
         raise LoadError(
             "transformer_2 is there but boundary_ratio is None, so it would never run: call "
             "pipe.register_to_config(boundary_ratio=0.9) for I2V-A14B (0.875 for T2V-A14B)"
         )
-    for model in filter(None, (transformer, second)):
-        _check_modules(model)
+    for model in _experts(pipe):
         _check_running(model)
+        _check_modules(model)
+
+
+def _experts(pipe: Any) -> list[Any]:
+    # Not filter(None, ...): a compiled model has no truth value.
+    return [m for m in (pipe.transformer, getattr(pipe, "transformer_2", None)) if m is not None]
+
+
+def _own_forward(module: Any) -> bool:
+    """Whether a module runs a forward that is not its class's. Hooks that were removed leave a bound copy of the same
+    forward behind, which would hide a class swap: such a copy means nothing, and is dropped."""
+    forward = module.__dict__.get("forward")
+    function = getattr(forward, "__func__", None)
+    if function is not None and (function is type(module).forward or function.__module__.startswith("dit_lens.wan")):
+        del module.forward
+        forward = None
+    return forward is not None
 
 
 def _check_modules(model: Any) -> None:
@@ -53,10 +81,10 @@ def _check_modules(model: Any) -> None:
         if isinstance(block, HookedBlock):
             raise LoadError("this pipeline is already under a lens: use that one, or close it first (lens.close())")
         for module in (block, block.ffn, model.patch_embedding, model.condition_embedder, model.proj_out):
-            if "forward" in module.__dict__ or hasattr(module, "_hf_hook"):
+            if hasattr(module, "_hf_hook") or _own_forward(module):
                 raise BypassError(
-                    f"{type(module).__name__} carries an offload or other forward hook from before the lens, which would run "
-                    "around the points: wrap first, then offload (lens = dit_lens.load(pipe); "
+                    f"{type(module).__name__} carries an offload or other forward hook from before the lens, which "
+                    "would run around the points: wrap first, then offload (lens = dit_lens.load(pipe); "
                     "lens.pipe.enable_sequential_cpu_offload()), or pipe.remove_all_hooks() before loading"
                 )
         for attn in (block.attn1, block.attn2):
@@ -73,11 +101,20 @@ def _check_running(model: Any) -> None:
             "a feature cache is enabled on the transformer; it skips blocks and hands out old activations: call "
             "transformer.disable_cache()"
         )
+    for module in model.modules():
+        names = getattr(module.__dict__.get("_diffusers_hook"), "hooks", ())
+        strange = [name for name in names if not name.startswith(_HARMLESS_HOOKS)]
+        if strange:
+            raise BypassError(
+                f"{type(module).__name__} runs under the diffusers hook {strange[0]!r}, which skips blocks, splits "
+                "their tokens or hands out old activations: call transformer.disable_cache(), or load the pipeline "
+                "again without it (a cache that failed while being enabled leaves such hooks behind)"
+            )
     compiled = [m for m in model.modules() if getattr(m, "_compiled_call_impl", None) is not None]
     if compiled or type(model).__name__ == "OptimizedModule":
         raise BypassError(
-            f"{type((compiled or [model])[0]).__name__} is compiled, and hooks added after compiling never fire: load the "
-            "pipeline again without torch.compile (or compile_repeated_blocks)"
+            f"{type((compiled or [model])[0]).__name__} is compiled, and hooks added after compiling never fire: "
+            "load the pipeline again without torch.compile (or compile_repeated_blocks)"
         )
 
 
@@ -86,21 +123,34 @@ def check_ready(pipe: Any, grad: bool = False) -> None:
 
     Errors: :class:`BypassError`.
     """
-    for model in filter(None, (pipe.transformer, getattr(pipe, "transformer_2", None))):
+    for model in _experts(pipe):
         _check_running(model)
         if grad and getattr(model, "gradient_checkpointing", False):
             raise BypassError(
-                "gradient checkpointing runs every block twice, so hooks fire twice and gradients can be wrong in silence: "
-                "call transformer.disable_gradient_checkpointing()"
+                "gradient checkpointing runs every block twice, so hooks fire twice and gradients can be wrong in "
+                "silence: call transformer.disable_gradient_checkpointing()"
             )
+        for module in (model.patch_embedding, model.condition_embedder, model.proj_out):
+            if "_taps" not in module.__dict__:
+                raise BypassError(
+                    f"{type(module).__name__} outside the blocks was replaced after the lens was made (by a LoRA, or "
+                    "a closed lens), and its points with it: close the lens, change the pipeline, then "
+                    "dit_lens.load(pipe)"
+                )
         for i, block in enumerate(model.blocks):
-            if not isinstance(block, HookedBlock):
+            if not isinstance(block, HookedBlock) or not isinstance(block.ffn, HookedFeedForward):
                 raise BypassError(f"block {i} was replaced after the lens was made: load the lens again")
+            moved = "_hf_hook" in block.__dict__ or getattr(block.__dict__.get("_diffusers_hook"), "hooks", None)
+            if not moved and _own_forward(block):
+                raise BypassError(
+                    f"block {i} got a forward of its own after the lens was made, which runs around the points: del "
+                    f"transformer.blocks[{i}].forward; to change activations use interventions= or lens.run_with_hooks"
+                )
             for attn in (block.attn1, block.attn2):
                 if not isinstance(attn.processor, HookedAttnProcessor):
                     raise BypassError(
-                        f"the attention processor of block {i} was replaced after the lens was made, and its points with it: "
-                        "choose the processor or backend first, then dit_lens.load(pipe)"
+                        f"the attention processor of block {i} was replaced after the lens was made, and its points "
+                        "with it: choose the processor or backend first, then dit_lens.load(pipe)"
                     )
 
 
@@ -108,15 +158,13 @@ def check_lora(pipe: Any, before: int) -> None:
     """Refuse a LoRA file that loaded nothing: diffusers only warns. ``before``: adapter layers before loading."""
     if adapter_layers(pipe) == before:
         raise LoadError(
-            "the LoRA file matched no layer (DiffSynth files name 'blocks.0.self_attn.q.lora_A.default.weight'): rename the "
-            "keys: drop '.default' and put 'diffusion_model.' in front, then load again"
+            f"the LoRA file matched no layer of the expert it was loaded into. {LORA_CURE}"
         )
 
 
 def adapter_layers(pipe: Any) -> int:
-    """How many layers of all experts carry adapters."""
-    models = filter(None, (pipe.transformer, getattr(pipe, "transformer_2", None)))
-    return sum(1 for m in models for module in m.modules() if hasattr(module, "lora_A") and len(module.lora_A))
+    """How many adapters the layers of all experts carry, one for each layer and adapter."""
+    return sum(len(module.lora_A) for m in _experts(pipe) for module in m.modules() if hasattr(module, "lora_A"))
 
 
 def check_floats(latents: torch.Tensor) -> None:

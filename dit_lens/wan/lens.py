@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_lens.address import Branch, Call
+from dit_lens.address import Branch, Call, Select
 from dit_lens.errors import SamplerError
 from dit_lens.wan import conditions as cond
 from dit_lens.wan import guards, sampler, selfcheck
@@ -65,9 +65,11 @@ class Lens:
         models = {"high": pipe.transformer, "low": getattr(pipe, "transformer_2", None)}
         self.experts = {name: Expert(name, model) for name, model in models.items() if model is not None}
         self._fingerprint: str | None = None
+        self._seal: tuple[tuple[int, int], ...] = ()
         try:
             for expert in self.experts.values():
                 selfcheck.verify(expert)
+            _ = self.fingerprint  # now, while no offload hides the weights
         except BaseException:
             self.close()
             raise
@@ -81,7 +83,12 @@ class Lens:
     @property
     def fingerprint(self) -> str:
         """A short hash of the weights: names, shapes and a sample of values of every tensor of every expert."""
-        if self._fingerprint is None:
+        weights = [v for e in self.experts.values() for v in e.transformer.state_dict().values()]
+        # What an in-place change, a new LoRA or a move leaves different; offloaded weights (meta) say nothing new.
+        seal = tuple((v.data_ptr(), 0 if v.is_inference() else v._version) for v in weights)
+        hidden = any(v.device.type == "meta" for v in weights)
+        if self._fingerprint is None or (seal != self._seal and not hidden):
+            self._seal = seal
             digest = hashlib.sha256()
             for name, expert in self.experts.items():
                 for key, value in expert.transformer.state_dict().items():
@@ -109,7 +116,7 @@ class Lens:
         if preset_name is not None:
             base = preset(preset_name)
             if "low" not in self.experts:
-                base = replace(base, boundary_ratio=None)
+                base = replace(base, boundary_ratio=None, guidance_2=None)
         return base.but(steps=steps, guidance=guidance, guidance_2=guidance_2, scheduler=scheduler)
 
     def plan(self, steps: int | None = None, guidance: float | None = None, **more: Any) -> Plan:
@@ -286,6 +293,51 @@ class Lens:
         latents = torch.stack([run.latents[call.step] for run in runs]).to(device)
         with self.experts[call.expert].listening(hooks):
             return sampler.denoise(self.pipe, conditions, latents, call, scheduler.timesteps[call.step])
+
+    # -- the two engines
+
+    def run_with_cache(
+        self, task: Any = None, *, names_filter: Any = None, steps: Any = "all", branches: Any = "all",
+        reduce: Any = "raw", num_steps: int | None = None, **arguments: Any,
+    ) -> Any:
+        """TransformerLens's ``run_with_cache``: ``(run, cache)``, where ``cache`` is keyed by address.
+
+        ``names_filter``: None (all points), a path (``blocks.3.hook_resid_post``), a list, or a predicate on the path.
+        ``steps``, ``branches``: which calls to keep. ``num_steps`` is ``generate``'s ``steps``; the rest goes to
+        :meth:`generate` as it is. See :class:`dit_lens.wan.cache.AddressedCache`.
+
+        Errors: :class:`AddressError` for a filter that matches nothing, :class:`RecordError` when it cannot fit.
+        """  # fmt: skip
+        from dit_lens.wan.cache import run_with_cache
+
+        return run_with_cache(self, task, names_filter, steps, branches, reduce, {"steps": num_steps, **arguments})
+
+    def run_with_hooks(
+        self, task: Any = None, *, fwd_hooks: Sequence[tuple[Any, Any]], steps: Any = "all", branches: Any = "all",
+        num_steps: int | None = None, **arguments: Any,
+    ) -> Any:
+        """TransformerLens's ``run_with_hooks``: generate with ``fwd_hooks=[(path or filter, fn(activation, hook))]``.
+
+        ``hook.ctx["call"]`` is the call being run. Hooks are gone afterwards, also when ``fn`` raises. The other
+        arguments are those of :meth:`run_with_cache`.
+        """  # fmt: skip
+        from dit_lens.wan.cache import Hooks
+
+        given = arguments.pop("interventions", ())
+        edits = tuple(given) if isinstance(given, Sequence) else (given,)
+        hooks = Hooks(tuple(fwd_hooks), Select(steps=steps, branches=branches))
+        return self.generate(task, steps=num_steps, interventions=(*edits, hooks), **arguments)
+
+    def trace(self, task: Any = None, *, step: int | None = None, branch: Branch = "cond", **arguments: Any) -> Any:
+        """nnsight over a generation, ``with lens.trace(task, seed=0) as t``; arguments as of :meth:`generate`.
+
+        ``for expert in t.at(step=5, branch="cond"): h = expert.blocks[7].hook_resid_post.output.save()`` reads or, by
+        assignment, changes a point; ``t.run`` is the run. ``lens.trace(run, step=5)`` traces one recorded call instead,
+        and ``t.run`` is then its velocity. See :mod:`dit_lens.wan.tracing`.
+        """
+        from dit_lens.wan.tracing import trace
+
+        return trace(self, task, step, branch, arguments)
 
     def gradients(self, run: Run, step: int, branch: Branch = "cond") -> Gradients:
         """One recorded call with its graph kept, for gradients with respect to activations: see :class:`Gradients`."""

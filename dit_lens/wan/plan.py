@@ -122,7 +122,8 @@ def build(pipe: Any, sampling: Sampling) -> tuple[Plan, Any]:
     if not isinstance(scheduler, SUPPORTED):
         raise SamplerError(
             f"{type(scheduler).__name__} is not supported: use UniPCMultistepScheduler or "
-            "FlowMatchEulerDiscreteScheduler (pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config))"
+            "FlowMatchEulerDiscreteScheduler (pipe.scheduler = "
+            "UniPCMultistepScheduler.from_config(pipe.scheduler.config))"
         )
     flow = getattr(scheduler.config, "prediction_type", "flow_prediction") == "flow_prediction"
     if isinstance(scheduler, UniPCMultistepScheduler) and not (flow and scheduler.config.use_flow_sigmas):
@@ -143,7 +144,15 @@ def build(pipe: Any, sampling: Sampling) -> tuple[Plan, Any]:
             "pipe.register_to_config(boundary_ratio=None) for a one-expert model, or load the missing expert"
         )
     if ratio is None and getattr(pipe, "transformer_2", None) is not None:
-        raise SamplerError("the pipeline has two experts but no boundary_ratio: pass boundary_ratio=0.9 (I2V) or 0.875 (T2V)")
+        raise SamplerError(
+            "the pipeline has two experts but no boundary_ratio: call pipe.register_to_config(boundary_ratio=0.9) for "
+            "I2V-A14B (0.875 for T2V-A14B)"
+        )
+    if ratio is None and sampling.guidance_2 not in (None, sampling.guidance):
+        raise SamplerError(
+            f"guidance_2={sampling.guidance_2} is for the low-noise expert, and this pipeline has one expert: leave "
+            "it out"
+        )
     edge = None if ratio is None else ratio * scheduler.config.num_train_timesteps
     guidance_2 = sampling.guidance if sampling.guidance_2 is None else sampling.guidance_2
     branches: Sequence[Branch] = ("cond", "uncond") if sampling.guidance > 1 else ("cond",)

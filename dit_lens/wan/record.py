@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lens.address import ALL, Address, Call, Depth, Indices, Select
+from dit_lens.address import Address, Call, Depth, Indices, Select
 from dit_lens.errors import RecordError
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.grid import Grid
 from dit_lens.wan.plan import Plan
-from dit_lens.wan.points import Point, point
+from dit_lens.wan.points import IMAGE_CONTEXT, Point, point
 from dit_lens.wan.reduce import Masks, Reducer, TokenNorm, reducer
 
 DEFAULT_LIMIT = 4 * 2**30  # bytes one generation may keep unless the caller says otherwise
@@ -37,9 +37,9 @@ class Record:
 def record(
     *hooks: str,
     reduce: str | Reducer = "raw",
-    steps: Indices = ALL,
-    layers: Indices | Depth = ALL,
-    branches: Any = ALL,
+    steps: Indices = "all",
+    layers: Indices | Depth = "all",
+    branches: Any = "all",
     name: str | None = None,
 ) -> Record:
     """A recording request.
@@ -74,8 +74,10 @@ class Extent:
         return tuple(6 * self.sizes["d"] if a == "6d" else self.sizes[a] for a in axes)
 
 
-def needed_bytes(records: Sequence[Record], plan: Plan, n_layers: int, extent: Extent, grid: Grid, masks: Masks) -> int:
-    """Bytes that a recording will hold (reduced values are fp32)."""
+def needed_bytes(
+    records: Sequence[Record], plan: Plan, n_layers: int, extent: Extent, grid: Grid, masks: Masks
+) -> int:
+    """Bytes that a recording will hold: exact in fp32, an upper bound where raw activations are narrower."""
     total = 0
     for r in records:
         calls = len(r.where.calls_of(plan.calls))
@@ -88,13 +90,13 @@ def needed_bytes(records: Sequence[Record], plan: Plan, n_layers: int, extent: E
 
 def _reduced(p: Point, shape: tuple[int, ...], reduce: Reducer, grid: Grid, masks: Masks) -> tuple[int, ...]:
     if reduce.tokens and p.axis != "N":
-        raise RecordError(f"{type(reduce).__name__} reduces video tokens, but {p.name!r} is {p.shape}: use reduce='raw'")
+        raise RecordError(f"{type(reduce).__name__} reduces video tokens; {p.name!r} is {p.shape}: use reduce='raw'")
     dims = list(reduce.dims(grid, masks).values())
     first = shape[1] if dims[0] is None else (dims[0] if isinstance(dims[0], int) else len(dims[0]))
     if isinstance(reduce, TokenNorm):
         return (shape[0], *shape[1:-1])
     last = dims[-1] if isinstance(dims[-1], int) else shape[-1]
-    return (shape[0], first, *shape[2:-1], last) if len(shape) > 2 else shape
+    return (shape[0], first, *shape[2:-1], last) if len(shape) > 2 else (shape[0], last)
 
 
 class Recorder:
@@ -112,19 +114,27 @@ class Recorder:
     ) -> None:
         for r in records:
             for hook in r.hooks:
-                if not extent.image_context and "img" in hook + point(hook).path or hook == "image_embed" and not extent.image_context:
+                if not extent.image_context and point(hook).name in IMAGE_CONTEXT:
                     raise RecordError(f"{hook!r} exists only in Wan2.1 I2V models, which see the image through CLIP")
         needed = needed_bytes(records, plan, n_layers, extent, grid, masks)
         if needed > limit:
             raise RecordError(
-                f"this recording needs {needed / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB: choose "
-                "fewer steps or layers, a reducer (reduce='token_norm', 'region_mean', 'frame_mean'), or raise limit="
+                f"this recording needs {needed / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB: "
+                "choose fewer steps or layers, a reducer (reduce='token_norm', 'region_mean', 'frame_mean'), or "
+                "raise limit="
             )
         self.grid, self.masks = grid, masks
         self.kept: dict[Address, Tensor] = {}
         self._by_call: dict[int, list[tuple[str, str, int, Reducer, str]]] = {}
         taken: set[Address] = set()
+        filed: dict[str, tuple[str, Reducer]] = {}
         for r in records:
+            for hook in r.hooks:
+                if filed.setdefault(r.key(hook), (hook, r.reduce)) != (hook, r.reduce):
+                    raise RecordError(
+                        f"{r.key(hook)!r} would hold two kinds of value (another hook or reducer): give one of the "
+                        "records name='...'"
+                    )
             for call in r.where.calls_of(plan.calls):
                 for hook in r.hooks:
                     p = point(hook)
@@ -142,9 +152,9 @@ class Recorder:
         for hook, path, layer, reduce, key in self._by_call.get(call.index, ()):
             address = Address(call.step, call.branch, layer, key)
             if hook == "update":
-                found += update_hooks(layer, lambda u, a=address, r=reduce: self._keep(a, u, r))  # type: ignore[misc]
+                found += update_hooks(layer, lambda u, a=address, r=reduce: self._keep(a, u, r))
             else:
-                found.append((path, lambda x, hook, a=address, r=reduce: self._keep(a, x, r)))  # type: ignore[misc]
+                found.append((path, lambda x, hook, a=address, r=reduce: self._keep(a, x, r)))
         return found
 
     def _keep(self, address: Address, x: Tensor, reduce: Reducer) -> None:
@@ -165,7 +175,9 @@ def update_hooks(layer: int, use: Any) -> list[Hook]:
     return [(f"blocks.{layer}.hook_resid_pre", enter), (f"blocks.{layer}.hook_resid_post", leave)]
 
 
-def labels(p: Point, reduce: Reducer, extent: Extent, grid: Grid, masks: Masks) -> dict[str, tuple[str, ...] | int | None]:
+def labels(
+    p: Point, reduce: Reducer, extent: Extent, grid: Grid, masks: Masks
+) -> dict[str, tuple[str, ...] | int | None]:
     """Axis names of a reduced activation without its batch axis, in order."""
     dims = dict(reduce.dims(grid, masks))
     if len(extent.shape(p)) == 2:  # one vector a call: no token axis

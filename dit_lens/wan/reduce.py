@@ -81,8 +81,8 @@ class RegionMean:
         missing = [name for name in names if name not in masks]
         if missing or not names:
             raise RecordError(
-                f"region_mean: regions {missing or 'are missing'}; this video has {sorted(masks)}. Generate from a task, "
-                "or pass regions={'name': mask}"
+                f"region_mean: regions {missing or 'are missing'}; this video has {sorted(masks)}. Generate from a "
+                "task, or pass regions={'name': mask}"
             )
         return names
 
@@ -111,6 +111,9 @@ class Tokens:
         return x[:, list(self.index)].clone()
 
     def dims(self, grid: Grid, masks: Masks) -> dict[str, tuple[str, ...] | int | None]:
+        outside = [i for i in self.index if not 0 <= i < grid.n_tokens]
+        if outside or not self.index:
+            raise RecordError(f"tokens {outside or 'are missing'}: give some of 0 to {grid.n_tokens - 1} ({grid})")
         return {"token": len(self.index), "channel": None}
 
 

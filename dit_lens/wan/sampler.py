@@ -25,7 +25,7 @@ from dit_lens.wan.plan import Plan
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did: ``latents`` that entered it, guided ``velocity``, ``after`` what left it; all (B, C, F, h, w)."""
+    """What one step did: ``latents`` that entered it, guided ``velocity``, ``after`` what left it; (B, C, F, h, w)."""
 
     step: int
     latents: Tensor
@@ -91,9 +91,9 @@ def forget(scheduler: Any) -> None:
 
 
 def rebuild(scheduler: Any, latents: Tensor, velocity: Tensor, edited: Sequence[int]) -> Any:
-    """The scheduler as it stood after the recorded steps: its arithmetic is repeated on stored latents and velocities.
+    """The scheduler as it stood after the recorded steps: its arithmetic is repeated on what was stored.
 
-    ``latents``, ``velocity``: (steps, B, C, F, h, w). Exact, because a scheduler's state depends on nothing else, and no
+    ``latents``, ``velocity``: (steps, B, C, F, h, w). Exact, because a scheduler's state depends on nothing else; no
     denoiser is called.
     """
     scheduler = copy.deepcopy(scheduler)
@@ -115,7 +115,7 @@ def sample(
     edits: Sequence[Edit] = (),
     hooks: Callable[[Call], Sequence[Hook]] = lambda call: (),
 ) -> Iterator[Step]:
-    """Yield the steps of a generation. ``hooks`` are held after those of the edits, so recordings see what was changed."""
+    """Yield the steps of a generation. ``hooks`` are held after the edits' own, so recordings see what was changed."""
     for step in steps:
         t = scheduler.timesteps[step]
         entered = latents
@@ -134,8 +134,8 @@ def sample(
         after = scheduler.step(velocity, t, latents, return_dict=False)[0]
         if not torch.isfinite(after).all():
             raise SamplerError(
-                f"the latents hold NaN or infinity after step {step}: an intervention may be too strong, or the model's dtype "
-                "too narrow (fp16); look at the run with stop_after"
+                f"the latents hold NaN or infinity after step {step}: an intervention may be too strong, or the "
+                "model's dtype too narrow (fp16); look at the run with stop_after"
             )
         yield Step(step, latents, velocity, after, edited)
         latents = after

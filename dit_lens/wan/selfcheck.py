@@ -41,8 +41,8 @@ def verify(expert: Expert) -> None:
                     moved.append(not torch.equal(block(*inputs), plain))
         if not torch.equal(plain, hooked) or not all(moved):
             raise DriftError(
-                f"block {i} of expert {expert.name!r} computes something else under its points than the installed diffusers: "
-                "install a diffusers version from dit_lens's constraints, and please report both versions"
+                f"block {i} of expert {expert.name!r} computes something else under its points than the installed "
+                "diffusers: install a diffusers version from dit_lens's constraints, and please report both versions"
             )
 
 
@@ -58,7 +58,8 @@ def _inputs(model: Any, device: torch.device) -> tuple[Any, ...]:
         return torch.randn(*shape, generator=generator).to(device=device, dtype=dtype)
 
     context = 512 + 3 if config.added_kv_proj_dim is not None else 5
-    angles = torch.rand(1, n, 1, config.attention_head_dim // 2, generator=generator).repeat_interleave(2, -1).to(device)
+    angles = torch.rand(1, n, 1, config.attention_head_dim // 2, generator=generator)
+    angles = angles.repeat_interleave(2, -1).to(device)
     return noise(1, n, d), noise(1, context, d), noise(1, 6, d), (angles.cos(), angles.sin())
 
 

@@ -1,0 +1,18 @@
+"""Interventions: frozen values that change a generation. Each file holds one kind.
+
+``lens.generate(task, interventions=[...])`` binds them, asks them for hooks at each call, and afterwards reports what
+each one touched (``run.fired``). One that never fired is an error.
+"""
+
+from __future__ import annotations
+
+from dit_lens.interventions.ablate import Ablate, ablate
+from dit_lens.interventions.ensemble import Ensemble, ensemble
+from dit_lens.interventions.noise import Noise, noise
+from dit_lens.interventions.patch import Patch, patch
+from dit_lens.interventions.steer import Steer, steer
+
+__all__ = [
+    "Ablate", "Ensemble", "Noise", "Patch", "Steer",
+    "ablate", "ensemble", "noise", "patch", "steer",
+]  # fmt: skip

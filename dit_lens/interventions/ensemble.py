@@ -1,0 +1,81 @@
+"""Seed ensembles: several seeds denoise in lock-step and share activations (paper, training-free ensemble).
+
+The members are the rows of one batch: ``lens.generate(task, seed=[0, 1, 2], interventions=[dl.ensemble(step=0)])`` gives
+one run per member; the first continues "seed 0". At the selected layers each member's activation becomes
+(1 - alpha) x + alpha mean over members. With alpha = 1 on the whole stream the members are identical after the first
+selected layer, so the rest of the window does nothing: sharing *updates* (the default here) is what makes a window of
+layers mean something. Averaging K noise-driven states shrinks their norm; ``rescale`` gives it back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dit_lens.address import Call, Depth, Select
+from dit_lens.errors import InterventionError
+from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.wan.edits import Context
+from dit_lens.wan.points import point
+
+#: Layers 20 to 29 of 40, the paper's window, as relative depth.
+PAPER_WINDOW = Depth(0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Move every member of the batch towards the mean at ``where``."""
+
+    where: Select
+    hook: str = "update"
+    alpha: float = 1.0
+    rescale: bool = False
+
+    def bind(self, context: Context) -> ActivationEdit:
+        if len(context.seeds) < 2:
+            raise InterventionError(
+                "an ensemble needs at least two members in one batch: lens.generate(task, seed=[0, 1, 2], "
+                "interventions=[dit_lens.ensemble(...)])"
+            )
+        if len(set(context.seeds)) < len(context.seeds):
+            raise InterventionError(f"the members of an ensemble need different seeds, found {list(context.seeds)}")
+        return _EnsembleEdit(self, context)
+
+    def __str__(self) -> str:
+        return f"ensemble({self.hook}, alpha={self.alpha}, steps={self.where.steps}, layers={self.where.layers})"
+
+
+def ensemble(
+    step: Any = None,
+    layers: Any = PAPER_WINDOW,
+    *,
+    steps: Any = None,
+    hook: str = "update",
+    alpha: float = 1.0,
+    rescale: bool = False,
+    branches: Any = "all",
+    tokens: Any = None,
+) -> Ensemble:
+    """An ensemble value; by default at step 0 in the third quarter of the layers, as in the paper.
+
+    Errors: :class:`InterventionError` for an alpha outside 0 to 1.
+    """
+    if not 0 < alpha <= 1:
+        raise InterventionError(f"alpha={alpha}: give a share above 0 and at most 1")
+    first = 0 if step is None and steps is None else step
+    return Ensemble(select(first, steps, layers, branches, None, tokens), point(hook).name, alpha, rescale)
+
+
+class _EnsembleEdit(ActivationEdit):
+    def __init__(self, spec: Ensemble, context: Context) -> None:
+        super().__init__(str(spec), context, spec.where, spec.hook)
+        self.spec = spec
+
+    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
+        wide = x.float()
+        mixed = (1 - self.spec.alpha) * wide + self.spec.alpha * wide.mean(0, keepdim=True)
+        if self.spec.rescale:
+            mixed = mixed * wide.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return mixed.type_as(x)

@@ -1,0 +1,131 @@
+"""Activation patching: run with some of another run's activations in place of its own.
+
+By default a patch carries the *updates* of the chosen layers, resid_post - resid_pre, so that each layer counts. A
+whole stream (``hook="resid_post"``) over all tokens carries everything computed so far: where base and source share
+text and timestep, patching it at any one layer gives the same result, and over a range only the last layer counts. Such
+a patch is done, and says so in its report.
+
+When not to use: to ask what a layer *needs*; that is ``ablate``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from dit_lens.address import ALL, Call, Select
+from dit_lens.errors import InterventionError
+from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.wan.edits import Context
+from dit_lens.wan.expert import Hook
+from dit_lens.wan.points import point
+from dit_lens.wan.record import update_hooks
+from dit_lens.wan.run import Run
+
+_STREAM = ("resid_pre", "resid_mid", "resid_mid2", "resid_post", "patch_embed")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Take ``hook`` at ``where`` from ``source``, a run with the same schedule and size."""
+
+    where: Select
+    hook: str = "update"
+    source: Run | None = field(default=None, repr=False)
+
+    def from_(self, source: Run) -> Patch:
+        """The same patch with a source."""
+        return replace(self, source=source)
+
+    def bind(self, context: Context) -> _PatchEdit:
+        return _PatchEdit(self, context)
+
+    def __str__(self) -> str:
+        return f"patch({self.hook}, {_where(self.where)})"
+
+
+def patch(
+    step: Any = None,
+    layers: Any = ALL,
+    *,
+    steps: Any = None,
+    source: Run | None = None,
+    hook: str = "update",
+    branches: Any = ALL,
+    heads: Any = None,
+    tokens: Any = None,
+) -> Patch:
+    """A patch value: ``dit_lens.patch(step=5, layers=range(20, 30))``.
+
+    ``step`` (or ``steps``): one, a range, a list or ``"all"``; on image-conditioned models one step often changes x0_hat
+    and not the video, because the image enters again at the next. ``layers``: likewise, also ``Depth(.5, .75)``. ``hook``:
+    ``"update"`` or any point. ``source``: the run to take from; its activations are recomputed from its stored latents,
+    so it needs no recording. ``tokens``: a region name or token indices. Both branches by default.
+
+    Errors: :class:`AddressError` for unknown names at once, for places outside the plan when it is used;
+    :class:`InterventionError` without a source or with one of another schedule or size.
+    """
+    return Patch(select(step, steps, layers, branches, heads, tokens), point(hook).name, source)
+
+
+class _PatchEdit(ActivationEdit):
+    def __init__(self, spec: Patch, context: Context) -> None:
+        super().__init__(str(spec), context, spec.where, spec.hook)
+        source = spec.source
+        if source is None:
+            raise InterventionError(f"{spec} has no source: dit_lens.patch(..., source=run), or patch.from_(run)")
+        if not source.plan.same_schedule(context.plan):
+            raise InterventionError(
+                "base and source were sampled on different schedules, so their steps do not correspond: use the same steps, "
+                "scheduler, shift and boundary for both"
+            )
+        if source.grid != context.grid:
+            raise InterventionError(f"base has {context.grid} and source {source.grid}: use the same size and frame count")
+        if source.meta.get("fingerprint") != context.fingerprint:
+            raise InterventionError("the source run was made by other weights: generate it with this lens")
+        last = max(c.step for c in context.plan.calls if c.index in self.calls)
+        if last >= source.n_steps:
+            raise InterventionError(f"the source run stopped after {source.n_steps} steps and cannot give step {last}")
+        self.source = source
+        self.taken: dict[int, Tensor] = {}
+        self._warn_degenerate(spec)
+
+    def prepare(self, call: Call, latents: Tensor) -> None:
+        # The source's call is run again on its own latents: exact, and nothing but this call's layers is ever held.
+        self.taken.clear()
+        wanted: list[Hook] = []
+        for layer in self.layers:
+            if self.hook == "update":
+                wanted += update_hooks(layer, lambda u, i=layer: self._take(i, u))  # type: ignore[misc]
+            else:
+                wanted.append((self.point.at(layer), lambda x, hook, i=layer: self._take(i, x)))  # type: ignore[misc]
+        self.context.replay([self.source], call, wanted)
+
+    def _take(self, layer: int, x: Tensor) -> None:
+        self.taken[layer] = x.detach()
+
+    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
+        taken = self.taken[layer]
+        return taken.expand_as(x) if taken.shape[1:] == x.shape[1:] else taken
+
+    def _warn_degenerate(self, spec: Patch) -> None:
+        if self.hook not in _STREAM or self.tokens is not None:
+            return
+        remark = (
+            f"patching the whole stream ({self.hook}, all tokens) carries everything computed so far: with shared text and "
+            f"timestep it equals a patch of {self.hook} at layer {self.layers[-1]} alone, and gives the same at any layer. "
+            "Patch hook='update' (the default), a component, or a region to ask about layers"
+        )
+        self.remarks.append(remark)
+        warnings.warn(remark, stacklevel=2)
+
+
+def _where(where: Select) -> str:
+    parts = [f"steps={where.steps}", f"layers={where.layers}"]
+    more: Sequence[tuple[str, Any]] = (("branches", where.branches), ("heads", where.heads), ("tokens", where.tokens))
+    parts += [f"{name}={value}" for name, value in more if value not in (None, ALL)]
+    return ", ".join(parts)

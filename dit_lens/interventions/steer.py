@@ -1,0 +1,83 @@
+"""Steering: add a direction to an activation, or take it out.
+
+x <- x + scale |x| u per token when ``relative``, else x <- x + scale u, with u the unit direction. ``remove`` projects
+u out instead: x <- x - (x . u) u. A probe's weight vector is a direction; its placebo is a random one of the same norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dit_lens.address import ALL, Call, Select
+from dit_lens.errors import InterventionError
+from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.wan.edits import Context
+from dit_lens.wan.points import point
+
+
+@dataclass(frozen=True, eq=False)
+class Steer:
+    """Add ``scale`` times the unit ``direction`` (d,) to ``hook`` at ``where``; or remove it."""
+
+    where: Select
+    direction: Tensor = field(repr=False)
+    scale: float = 1.0
+    hook: str = "resid_post"
+    relative: bool = False
+    remove: bool = False
+
+    def bind(self, context: Context) -> ActivationEdit:
+        return _SteerEdit(self, context)
+
+    def __str__(self) -> str:
+        what = "remove direction" if self.remove else f"add {self.scale}{' |x|' if self.relative else ''}"
+        return f"steer({what} at {self.hook}, steps={self.where.steps}, layers={self.where.layers})"
+
+
+def steer(
+    direction: np.ndarray | Tensor,
+    scale: float = 1.0,
+    *,
+    step: Any = None,
+    steps: Any = None,
+    layers: Any = ALL,
+    hook: str = "resid_post",
+    relative: bool = False,
+    remove: bool = False,
+    branches: Any = ALL,
+    heads: Any = None,
+    tokens: Any = None,
+) -> Steer:
+    """A steering value; ``direction`` (d,) is normalised. Selections as in :func:`dit_lens.patch`.
+
+    Errors: :class:`InterventionError` for a direction that is zero, not finite, or not one vector.
+    """
+    vector = torch.as_tensor(direction, dtype=torch.float32)
+    if vector.ndim != 1 or not torch.isfinite(vector).all() or not bool(vector.norm() > 0):
+        raise InterventionError(
+            f"a direction must be one finite, non-zero vector (d,), found shape {tuple(vector.shape)}: for a probe use its "
+            "coef_[0]"
+        )
+    where = select(step, steps, layers, branches, heads, tokens)
+    return Steer(where, vector / vector.norm(), scale, point(hook).name, relative, remove)
+
+
+class _SteerEdit(ActivationEdit):
+    def __init__(self, spec: Steer, context: Context) -> None:
+        super().__init__(str(spec), context, spec.where, spec.hook)
+        self.spec = spec
+
+    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
+        u = self.spec.direction.to(x.device)
+        if u.shape[0] != x.shape[-1]:
+            raise InterventionError(f"the direction has {u.shape[0]} channels and {self.hook} has {x.shape[-1]}")
+        wide = x.float()
+        if self.spec.remove:
+            return (wide - (wide @ u)[..., None] * u).type_as(x)
+        size = wide.norm(dim=-1, keepdim=True) if self.spec.relative else 1.0
+        return (wide + self.spec.scale * size * u).type_as(x)
