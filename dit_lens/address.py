@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from dit_lens.errors import AddressError
 
@@ -19,7 +19,7 @@ Branch = Literal["cond", "uncond"]
 ExpertName = Literal["high", "low"]
 
 BRANCHES: tuple[Branch, ...] = ("cond", "uncond")
-ALL = "all"
+ALL: Final = "all"
 
 #: What a user may write for a set of steps or layers: one, a range, a list, or "all".
 Indices = int | range | slice | Sequence[int] | Literal["all"]
@@ -130,9 +130,10 @@ class Select:
         chosen = tuple(c for c in calls if c.step in steps and c.branch in branches and c.expert in experts)
         if not chosen:
             raise AddressError(
-                f"no denoiser call matches steps={self.steps} branches={self.branches} experts={self.experts}: this plan "
-                f"has {n_steps} steps, branches {sorted({c.branch for c in calls})} and experts "
-                f"{sorted({c.expert for c in calls})} (guidance <= 1 has no uncond branch); print(lens.plan(...)) lists them"
+                f"no denoiser call matches steps={self.steps} branches={self.branches} experts={self.experts}: this "
+                f"plan has {n_steps} steps, branches {sorted({c.branch for c in calls})} and experts "
+                f"{sorted({c.expert for c in calls})} (guidance <= 1 has no uncond branch); "
+                "print(lens.plan(...)) lists them"
             )
         return chosen
 

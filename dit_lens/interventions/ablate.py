@@ -1,7 +1,7 @@
 """Ablation: take something away and see what is missed.
 
-``zero`` sets an activation (a block's update by default: the block is skipped) to zero; ``mean`` replaces it by its mean
-over the selected video tokens of the same call, which keeps its level and removes what differs between tokens.
+``zero`` sets an activation (a block's update by default: the block is skipped) to zero; ``mean`` replaces it by its
+mean over the selected video tokens of the same call, which keeps its level and removes what differs between tokens.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def select(
     """A selection from the arguments that interventions take; ``step`` and ``steps`` mean the same."""
     if step is not None and steps is not None:
         raise InterventionError("give step= or steps=, not both: each takes one step, a range, a list or 'all'")
-    chosen = step if step is not None else (ALL if steps is None else steps)
+    chosen: Any = step if step is not None else (ALL if steps is None else steps)
     return Select(steps=chosen, layers=layers, branches=branches, heads=heads, tokens=tokens)
 
 
@@ -83,5 +83,3 @@ class ActivationEdit(Edit):
             return keep_selected(x, changed.type_as(x), self.tokens, None)
 
         return [(f"blocks.{layer}.hook_resid_pre", enter), (f"blocks.{layer}.hook_resid_post", leave)]
-
-

@@ -1,7 +1,7 @@
 """Seed ensembles: several seeds denoise in lock-step and share activations (paper, training-free ensemble).
 
-The members are the rows of one batch: ``lens.generate(task, seed=[0, 1, 2], interventions=[dl.ensemble(step=0)])`` gives
-one run per member; the first continues "seed 0". At the selected layers each member's activation becomes
+The members are the rows of one batch: ``lens.generate(task, seed=[0, 1, 2], interventions=[dl.ensemble(step=0)])``
+gives one run per member; the first continues "seed 0". At the selected layers each member's activation becomes
 (1 - alpha) x + alpha mean over members. With alpha = 1 on the whole stream the members are identical after the first
 selected layer, so the rest of the window does nothing: sharing *updates* (the default here) is what makes a window of
 layers mean something. Averaging K noise-driven states shrinks their norm; ``rescale`` gives it back.

@@ -1,8 +1,9 @@
 """Noise in the latents, at a step or at a frame (paper, noise perturbation, Fig. 3).
 
 The paper replaces latents by unit-variance noise: at one step for all frames, x_{s, all f} <- N(0, I), or for one frame
-at every step, x_{all s, f} <- N(0, I). At small sigma this is far from any state the model has seen; ``matched=True`` is
-the control: noise with the mean and standard deviation of the latents that it replaces, so that only content is lost.
+at every step, x_{all s, f} <- N(0, I). At small sigma this is far from any state the model has seen; ``matched=True``
+is the control: noise with the mean and standard deviation of the latents that it replaces, so that only content is
+lost.
 """
 
 from __future__ import annotations
@@ -35,9 +36,7 @@ class Noise:
         return f"noise({kind}, steps={self.where.steps}, frames={self.frames}, seed={self.seed})"
 
 
-def noise(
-    step: Any = None, *, steps: Any = None, frames: Indices = ALL, matched: bool = False, seed: int = 0
-) -> Noise:
+def noise(step: Any = None, *, steps: Any = None, frames: Indices = ALL, matched: bool = False, seed: int = 0) -> Noise:
     """A noise value. ``noise(step=10)`` is the paper's noise at a step; ``noise(frames=3)`` its noise at a frame."""
     return Noise(select(step, steps), tuple(frames) if isinstance(frames, list) else frames, matched, seed)
 

@@ -61,9 +61,10 @@ def patch(
 ) -> Patch:
     """A patch value: ``dit_lens.patch(step=5, layers=range(20, 30))``.
 
-    ``step`` (or ``steps``): one, a range, a list or ``"all"``; on image-conditioned models one step often changes x0_hat
-    and not the video, because the image enters again at the next. ``layers``: likewise, also ``Depth(.5, .75)``. ``hook``:
-    ``"update"`` or any point. ``source``: the run to take from; its activations are recomputed from its stored latents,
+    ``step`` (or ``steps``): one, a range, a list or ``"all"``; on image-conditioned models one step often changes
+    x0_hat and not the video, because the image enters again at the next. ``layers``: likewise, also ``Depth(.5, .75)``.
+    ``hook``: ``"update"`` or any point. ``source``: the run to take from; its activations are recomputed from its
+    stored latents,
     so it needs no recording. ``tokens``: a region name or token indices. Both branches by default.
 
     Errors: :class:`AddressError` for unknown names at once, for places outside the plan when it is used;
@@ -80,11 +81,13 @@ class _PatchEdit(ActivationEdit):
             raise InterventionError(f"{spec} has no source: dit_lens.patch(..., source=run), or patch.from_(run)")
         if not source.plan.same_schedule(context.plan):
             raise InterventionError(
-                "base and source were sampled on different schedules, so their steps do not correspond: use the same steps, "
-                "scheduler, shift and boundary for both"
+                "base and source were sampled on different schedules, so their steps do not correspond: use the "
+                "same steps, scheduler, shift and boundary for both"
             )
         if source.grid != context.grid:
-            raise InterventionError(f"base has {context.grid} and source {source.grid}: use the same size and frame count")
+            raise InterventionError(
+                f"base has {context.grid} and source {source.grid}: use the same size and frame count"
+            )
         if source.meta.get("fingerprint") != context.fingerprint:
             raise InterventionError("the source run was made by other weights: generate it with this lens")
         last = max(c.step for c in context.plan.calls if c.index in self.calls)
@@ -100,9 +103,9 @@ class _PatchEdit(ActivationEdit):
         wanted: list[Hook] = []
         for layer in self.layers:
             if self.hook == "update":
-                wanted += update_hooks(layer, lambda u, i=layer: self._take(i, u))  # type: ignore[misc]
+                wanted += update_hooks(layer, lambda u, i=layer: self._take(i, u))
             else:
-                wanted.append((self.point.at(layer), lambda x, hook, i=layer: self._take(i, x)))  # type: ignore[misc]
+                wanted.append((self.point.at(layer), lambda x, hook, i=layer: self._take(i, x)))
         self.context.replay([self.source], call, wanted)
 
     def _take(self, layer: int, x: Tensor) -> None:
@@ -116,9 +119,10 @@ class _PatchEdit(ActivationEdit):
         if self.hook not in _STREAM or self.tokens is not None:
             return
         remark = (
-            f"patching the whole stream ({self.hook}, all tokens) carries everything computed so far: with shared text and "
-            f"timestep it equals a patch of {self.hook} at layer {self.layers[-1]} alone, and gives the same at any layer. "
-            "Patch hook='update' (the default), a component, or a region to ask about layers"
+            f"patching the whole stream ({self.hook}, all tokens) carries everything computed so far: with shared "
+            f"text and timestep it equals a patch of {self.hook} at layer {self.layers[-1]} alone, and gives the "
+            f"same at any "
+            "layer. Patch hook='update' (the default), a component, or a region to ask about layers"
         )
         self.remarks.append(remark)
         warnings.warn(remark, stacklevel=2)

@@ -60,8 +60,8 @@ def steer(
     vector = torch.as_tensor(direction, dtype=torch.float32)
     if vector.ndim != 1 or not torch.isfinite(vector).all() or not bool(vector.norm() > 0):
         raise InterventionError(
-            f"a direction must be one finite, non-zero vector (d,), found shape {tuple(vector.shape)}: for a probe use its "
-            "coef_[0]"
+            f"a direction must be one finite, non-zero vector (d,), found shape {tuple(vector.shape)}: for a probe "
+            "use its coef_[0]"
         )
     where = select(step, steps, layers, branches, heads, tokens)
     return Steer(where, vector / vector.norm(), scale, point(hook).name, relative, remove)

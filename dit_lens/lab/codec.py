@@ -24,6 +24,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 
+from dit_lens.errors import LoadError
 from dit_lens.tasks.palette import CELL, DISC
 
 GROUP = 4  # frames
@@ -64,7 +65,7 @@ class LabVAE(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         if len(latents_mean) != z_dim or len(latents_std) != z_dim or z_dim != CHANNELS:
-            raise ValueError(f"LabVAE has {CHANNELS} channels; latents_mean and latents_std need as many entries.")
+            raise LoadError(f"LabVAE has {CHANNELS} channels; latents_mean and latents_std need as many entries.")
         self.register_buffer("disc", torch.from_numpy(DISC.astype("float32")))  # (16, 16)
         self.register_buffer("tau", torch.tensor([-3.0, -1.0, 1.0, 3.0]) / 20**0.5)
 
@@ -77,7 +78,7 @@ class LabVAE(ModelMixin, ConfigMixin):
         """(B, 3, 1 + 4k, H, W) -> latents (B, 16, 1 + k, H/8, W/8), not normalised."""
         _b, _, f, h, w = x.shape
         if (f - 1) % GROUP or h % CELL or w % CELL:
-            raise ValueError(
+            raise LoadError(
                 f"LabVAE encodes 1 + 4k frames of multiples of {CELL} pixels, not {f} frames of {h} x {w}."
             )
         x = torch.cat([x[:, :, :1].expand(-1, -1, GROUP - 1, -1, -1), x], dim=2)

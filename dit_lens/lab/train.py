@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from dit_lens.errors import LoadError
+from dit_lens.errors import LoadError, StoreError
 from dit_lens.lab import text
 from dit_lens.lab.config import LabConfig
 from dit_lens.lab.data import statistics
@@ -114,7 +114,7 @@ def _processes(
         process.terminate()
         process.join()
     if failed:
-        raise RuntimeError(
+        raise StoreError(
             f"a training process ended with code {failed[0]}; see the lines above and {out / 'log.txt'}."
         )
 

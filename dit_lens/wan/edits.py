@@ -1,7 +1,8 @@
 """The seam between the sampler and interventions.
 
-An intervention is a frozen value with one method, ``bind(context) -> Edit``. An :class:`Edit` belongs to one generation:
-it is asked for the latents of each step and for the hooks of each call, and counts where it fired. The sampler knows
+An intervention is a frozen value with one method, ``bind(context) -> Edit``. An :class:`Edit` belongs to one
+generation: it is asked for the latents of each step and for the hooks of each call, and counts where it fired. The
+sampler knows
 nothing else of interventions.
 """
 
@@ -50,8 +51,8 @@ class Context:
         if isinstance(select.tokens, str):
             if select.tokens not in self.masks:
                 raise AddressError(
-                    f"region {select.tokens!r} is unknown: this video has {sorted(self.masks)}; generate from a task or "
-                    "pass regions={'name': mask}"
+                    f"region {select.tokens!r} is unknown: this video has {sorted(self.masks)}; generate from a task "
+                    "or pass regions={'name': mask}"
                 )
             mask = self.masks[select.tokens]
             if not bool(mask.any()):
@@ -120,8 +121,8 @@ def keep_selected(old: Tensor, new: Tensor, tokens: Tensor | None, heads: tuple[
     """
     if new.shape != old.shape:
         raise InterventionError(
-            f"an activation of shape {tuple(old.shape)} cannot take one of shape {tuple(new.shape)}: base and source need "
-            "the same size, frame count and hook"
+            f"an activation of shape {tuple(old.shape)} cannot take one of shape {tuple(new.shape)}: base and source "
+            "need the same size, frame count and hook"
         )
     new = new.to(device=old.device, dtype=old.dtype)
     if heads is not None:
@@ -132,7 +133,9 @@ def keep_selected(old: Tensor, new: Tensor, tokens: Tensor | None, heads: tuple[
         new = torch.where(chosen[None, None, :, None], new, old)
     if tokens is not None:
         if tokens.shape[1] != old.shape[1]:
-            raise InterventionError("tokens= selects video tokens, and this hook has another token axis (text or image)")
+            raise InterventionError(
+                "tokens= selects video tokens, and this hook has another token axis (text or image)"
+            )
         shape = (*tokens.shape, *(1,) * (old.ndim - 2))
         new = torch.where(tokens.to(old.device).reshape(shape), new, old)
     return new

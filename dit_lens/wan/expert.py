@@ -86,7 +86,7 @@ class Expert(HookedRootModule):
         back = {new: old for old, new in RENAME.items()}
         for part in path.split("."):
             module = module._modules[back.get(part, part)]  # type: ignore[assignment]
-        return module  # type: ignore[return-value]
+        return module
 
     # -- running
 

@@ -65,9 +65,9 @@ class Grid:
                 f"a region mask of shape {mask.shape} does not fit this video: give bool {wanted} (frames, height, "
                 f"width), or {wanted[1:]} for all frames"
             )
-        share = rearrange(
-            mask, "f (r a) (c b) -> f r c (a b)", a=self.pixel_rows, b=self.pixel_cols
-        ).mean(-1)  # (pixel frames, rows, cols)
+        share = rearrange(mask, "f (r a) (c b) -> f r c (a b)", a=self.pixel_rows, b=self.pixel_cols).mean(
+            -1
+        )  # (pixel frames, rows, cols)
         hit = share >= at_least
         later = rearrange(hit[1:], "(f s) r c -> f s r c", s=self.stride).any(1)  # (latent frames - 1, rows, cols)
         return np.concatenate([hit[:1], later]).reshape(-1)

@@ -157,9 +157,7 @@ def check_ready(pipe: Any, grad: bool = False) -> None:
 def check_lora(pipe: Any, before: int) -> None:
     """Refuse a LoRA file that loaded nothing: diffusers only warns. ``before``: adapter layers before loading."""
     if adapter_layers(pipe) == before:
-        raise LoadError(
-            f"the LoRA file matched no layer of the expert it was loaded into. {LORA_CURE}"
-        )
+        raise LoadError(f"the LoRA file matched no layer of the expert it was loaded into. {LORA_CURE}")
 
 
 def adapter_layers(pipe: Any) -> int:

@@ -120,7 +120,7 @@ class Lens:
         return base.but(steps=steps, guidance=guidance, guidance_2=guidance_2, scheduler=scheduler)
 
     def plan(self, steps: int | None = None, guidance: float | None = None, **more: Any) -> Plan:
-        """Every denoiser call of a generation, before it happens. Arguments as in :meth:`generate` (``preset=`` too)."""
+        """Every denoiser call of a generation, before it happens. Arguments as in :meth:`generate`."""
         return build(self.pipe, self.sampling(steps, guidance, preset_name=more.pop("preset", None), **more))[0]
 
     def grid(self, size: cond.Size) -> Grid:
@@ -165,9 +165,11 @@ class Lens:
         """Generate, and record or change what is asked for.
 
         ``task``: anything with ``prompt``, ``image`` and perhaps ``regions``, ``score``, ``height``, ``width`` and
-        ``num_frames``; or pass ``prompt=`` and ``image=``. A list of tasks, of seeds, or both gives a list of runs, made as
-        *one batch* with a seed per item; batched and single results agree only within rounding. ``steps``, ``guidance``,
-        ``guidance_2``, ``scheduler``, ``preset="paper"``: sampling. ``regions``: name -> bool mask per pixel
+        ``num_frames``; or pass ``prompt=`` and ``image=``. A list of tasks, of seeds, or both gives a list of runs,
+        made
+        as *one batch* with a seed per item; batched and single results agree only within rounding. ``steps``,
+        ``guidance``, ``guidance_2``, ``scheduler``, ``preset="paper"``: sampling. ``regions``: name -> bool mask per
+        pixel
         (frames, H, W), (H, W), or per token. ``interventions``, ``record``: values of ``dit_lens``. ``limit``: bytes a
         recording may hold. ``stop_after``: the last step to do. ``resume``: a run to go on from, e.g. ``run.until(5)``.
 
@@ -220,7 +222,9 @@ class Lens:
             )
         plan, ready = build(self.pipe, run.sampling)
         if plan != run.plan:
-            raise SamplerError("the pipeline's scheduler or experts changed since this run: its plan no longer holds here")
+            raise SamplerError(
+                "the pipeline's scheduler or experts changed since this run: its plan no longer holds here"
+            )
         device = self.pipe._execution_device
         ready = sampler.rebuild(ready, run.latents[:-1, None].to(device), run.velocity[:, None].to(device), run.edited)
         latents = run.latents[-1][None].to(device)
@@ -248,7 +252,13 @@ class Lens:
         extent = self._extent(conditions, grid)
         recorder = Recorder(records, plan, self.n_layers, extent, grid, masks, limit)
         context = Context(
-            plan, self.experts, grid, masks, tuple(run.seed for run in runs), self.fingerprint if edits else "", self.replay
+            plan,
+            self.experts,
+            grid,
+            masks,
+            tuple(run.seed for run in runs),
+            self.fingerprint if edits else "",
+            self.replay,
         )
         bound = [edit.bind(context) for edit in edits]
         done: list[sampler.Step] = []
@@ -256,7 +266,9 @@ class Lens:
             for step in sampler.sample(
                 self.pipe, self.experts, plan, scheduler, conditions, latents, range(begin, end), bound, recorder.hooks
             ):
-                done.append(replace(step, latents=step.latents.cpu(), velocity=step.velocity.cpu(), after=step.after.cpu()))
+                done.append(
+                    replace(step, latents=step.latents.cpu(), velocity=step.velocity.cpu(), after=step.after.cpu())
+                )
         finally:
             self.pipe.maybe_free_model_hooks()
         fired = tuple(edit.finish(complete=end == plan.n_steps) for edit in bound)
@@ -285,7 +297,9 @@ class Lens:
         guards.check_ready(self.pipe, grad=torch.is_grad_enabled())
         plan, scheduler = build(self.pipe, runs[0].sampling)
         if plan != runs[0].plan:
-            raise SamplerError("the pipeline's scheduler or experts changed since this run: its plan no longer holds here")
+            raise SamplerError(
+                "the pipeline's scheduler or experts changed since this run: its plan no longer holds here"
+            )
         if call.step >= min(run.n_steps for run in runs):
             raise SamplerError(f"step {call.step} was not run, so it cannot be replayed")
         device = self.pipe._execution_device
@@ -297,8 +311,15 @@ class Lens:
     # -- the two engines
 
     def run_with_cache(
-        self, task: Any = None, *, names_filter: Any = None, steps: Any = "all", branches: Any = "all",
-        reduce: Any = "raw", num_steps: int | None = None, **arguments: Any,
+        self,
+        task: Any = None,
+        *,
+        names_filter: Any = None,
+        steps: Any = "all",
+        branches: Any = "all",
+        reduce: Any = "raw",
+        num_steps: int | None = None,
+        **arguments: Any,
     ) -> Any:
         """TransformerLens's ``run_with_cache``: ``(run, cache)``, where ``cache`` is keyed by address.
 
@@ -313,8 +334,14 @@ class Lens:
         return run_with_cache(self, task, names_filter, steps, branches, reduce, {"steps": num_steps, **arguments})
 
     def run_with_hooks(
-        self, task: Any = None, *, fwd_hooks: Sequence[tuple[Any, Any]], steps: Any = "all", branches: Any = "all",
-        num_steps: int | None = None, **arguments: Any,
+        self,
+        task: Any = None,
+        *,
+        fwd_hooks: Sequence[tuple[Any, Any]],
+        steps: Any = "all",
+        branches: Any = "all",
+        num_steps: int | None = None,
+        **arguments: Any,
     ) -> Any:
         """TransformerLens's ``run_with_hooks``: generate with ``fwd_hooks=[(path or filter, fn(activation, hook))]``.
 
@@ -349,9 +376,7 @@ class Lens:
 
     # -- parts
 
-    def _items(
-        self, task: Any, prompt: Any, image: Any, seed: Any, regions: Any
-    ) -> tuple[list[_Item], bool]:
+    def _items(self, task: Any, prompt: Any, image: Any, seed: Any, regions: Any) -> tuple[list[_Item], bool]:
         tasks = list(task) if isinstance(task, Sequence) and not isinstance(task, str) else [task]
         seeds = [seed] if isinstance(seed, int) else list(seed)
         if isinstance(task, str):
@@ -411,7 +436,9 @@ class Lens:
         self.close()
 
     def __repr__(self) -> str:
-        experts = ", ".join(f"{n}: {e.n_layers} layers x {e.cfg.n_heads} heads x {e.cfg.d_head}" for n, e in self.experts.items())
+        experts = ", ".join(
+            f"{n}: {e.n_layers} layers x {e.cfg.n_heads} heads x {e.cfg.d_head}" for n, e in self.experts.items()
+        )
         return f"Lens({self.name}; {experts}; {len(POINTS)} kinds of points)"
 
     def __str__(self) -> str:
@@ -459,5 +486,3 @@ def _stack_regions(regions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Ten
     """Token masks of a batch, name -> bool (B, N), of the regions that every item has."""
     shared = [name for name in regions[0] if all(name in r for r in regions)]
     return {name: torch.from_numpy(np.stack([r[name] for r in regions])) for name in shared}
-
-

@@ -52,7 +52,9 @@ POINTS: tuple[Point, ...] = (
     # --- before the blocks
     Point("patch_embed", "hook_patch_embed", "B N d", "video tokens after the patch embedding"),
     Point("time_embed", "hook_time_embed", "B d", "timestep embedding (B N d when timesteps are per token)"),
-    Point("modulation", "hook_modulation", "B 6d", "timestep projection: shifts, scales and gates shared by all blocks"),
+    Point(
+        "modulation", "hook_modulation", "B 6d", "timestep projection: shifts, scales and gates shared by all blocks"
+    ),
     Point("text_embed", "hook_text_embed", "B M d", "text tokens after the projection; padding is attended too"),
     Point("image_embed", "hook_image_embed", "B I d", "CLIP image tokens after the projection (Wan2.1 I2V)"),
     # --- the stream of a block
@@ -92,7 +94,7 @@ IMAGE_CONTEXT = ("image_embed", "cross_k_img", "cross_v_img", "cross_z_img")
 
 
 def point(name: str) -> Point:
-    """Look a point up by short name (``resid_post``) or TransformerLens spelling (``hook_resid_post``, ``attn.hook_q``)."""
+    """Look a point up by short name (``resid_post``) or by path (``hook_resid_post``, ``attn.hook_q``)."""
     if name in BY_NAME:
         return BY_NAME[name]
     for p in POINTS:

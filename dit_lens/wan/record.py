@@ -74,9 +74,7 @@ class Extent:
         return tuple(6 * self.sizes["d"] if a == "6d" else self.sizes[a] for a in axes)
 
 
-def needed_bytes(
-    records: Sequence[Record], plan: Plan, n_layers: int, extent: Extent, grid: Grid, masks: Masks
-) -> int:
+def needed_bytes(records: Sequence[Record], plan: Plan, n_layers: int, extent: Extent, grid: Grid, masks: Masks) -> int:
     """Bytes that a recording will hold: exact in fp32, an upper bound where raw activations are narrower."""
     total = 0
     for r in records:

@@ -1,4 +1,4 @@
-"""A recorded generation: latents, velocities, activations by address, video, and all that is needed to go on from it."""
+"""A recorded generation: latents, velocities, activations by address, video, and what is needed to go on from it."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ class Run:
         """
         found = {a: v for a, v in self.activations.items() if a.hook == hook and (branch is None or a.branch == branch)}
         if not found:
-            raise AddressError(f"nothing was recorded of hook {hook!r}{f' in {branch}' if branch else ''}; {self._recorded()}")
+            raise AddressError(
+                f"nothing was recorded of hook {hook!r}{f' in {branch}' if branch else ''}; {self._recorded()}"
+            )
         steps = sorted({a.step for a in found})
         branches = [b for b in BRANCHES if any(a.branch == b for a in found)]
         layers = sorted({a.layer for a in found})
@@ -154,7 +156,7 @@ class Run:
 
     def save(self, folder: Any) -> None:
         """Write to a folder (safetensors and JSON, atomic); ``dit_lens.load_run`` reads it."""
-        from dit_lens.store import save_run
+        from dit_lens.wan.store import save_run
 
         save_run(self, folder)
 

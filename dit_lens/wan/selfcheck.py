@@ -61,5 +61,3 @@ def _inputs(model: Any, device: torch.device) -> tuple[Any, ...]:
     angles = torch.rand(1, n, 1, config.attention_head_dim // 2, generator=generator)
     angles = angles.repeat_interleave(2, -1).to(device)
     return noise(1, n, d), noise(1, context, d), noise(1, 6, d), (angles.cos(), angles.sin())
-
-
