@@ -1,0 +1,41 @@
+"""Means over puzzles with bootstrap intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.errors import RecordError
+
+
+def summarise(values: xr.DataArray, over: str = "puzzle", resamples: int = 1000, seed: int = 0) -> xr.Dataset:
+    """Mean over ``over`` with a percentile bootstrap interval (95 %), as variables ``value, low, high, n``.
+
+    Puzzles are the unit that is resampled, never steps or tokens of one puzzle. NaN entries are left out; places with
+    fewer than two puzzles get no interval (NaN).
+
+    Errors: :class:`RecordError` when ``over`` is not an axis of ``values``.
+    """
+    if over not in values.dims:
+        raise RecordError(f"values have axes {list(values.dims)}, and {over!r} is none of them")
+    data = values.transpose(over, ...).values  # (puzzles, ...)
+    rng = np.random.default_rng(seed)
+    count = np.isfinite(data).sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.nansum(data, 0) / count
+        draws = np.empty((resamples, *data.shape[1:]), dtype=np.float32)
+        for i in range(resamples):
+            some = data[rng.integers(0, len(data), len(data))]
+            draws[i] = np.nansum(some, 0) / np.isfinite(some).sum(0)
+    low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0) if resamples else (mean, mean)
+    few = count < 2
+    template = values.isel({over: 0}, drop=True)
+    return xr.Dataset(
+        {
+            "value": template.copy(data=mean),
+            "low": template.copy(data=np.where(few, np.nan, low)),
+            "high": template.copy(data=np.where(few, np.nan, high)),
+            "n": template.copy(data=count),
+        },
+        attrs=values.attrs,
+    )
