@@ -1,11 +1,13 @@
 """Local causal effect of each layer's update at a step: what x0_hat becomes when one block adds what it adds elsewhere.
 
-For a base run b and a source run s (same noise, other answer), with h(l) meaning that block l's update is taken from s::
+For a base run b and a source run s (same noise, other answer), with h(l) meaning that block l's update is taken from
+s::
 
     effect(step, l) = < x0_hat[h(l)] - x0_hat_b , x0_hat_s - x0_hat_b > / || x0_hat_s - x0_hat_b ||^2
 
 0 is the base, 1 the source. The placebo takes the update from the same scene at another seed and is projected on the
-same direction. Local means: the patched call alone, at the base's own latents; what the rest of the sampling makes of it
+same direction. Local means: the patched call alone, at the base's own latents; what the rest of the sampling makes
+of it
 is another question, and on image-conditioned models the answer is often "nothing".
 """
 
