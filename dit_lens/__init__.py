@@ -20,6 +20,7 @@ from dit_lens.errors import (
     DriftError,
     InterventionError,
     LoadError,
+    MeasureError,
     RecordError,
     SamplerError,
     StoreError,
@@ -53,7 +54,7 @@ _MODULES = {
 
 __all__ = [
     "Address", "AddressError", "BypassError", "Call", "Depth", "DitLensError", "DriftError", "InterventionError",
-    "LoadError", "RecordError", "SamplerError", "Select", "StoreError", "TaskError", *_LAZY, *_MODULES,
+    "LoadError", "MeasureError", "RecordError", "SamplerError", "Select", "StoreError", "TaskError", *_LAZY, *_MODULES,
 ]  # fmt: skip
 
 

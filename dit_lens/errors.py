@@ -26,6 +26,10 @@ class InterventionError(DitLensError, RuntimeError):
     """An intervention is malformed, cannot apply here, or never fired."""
 
 
+class MeasureError(DitLensError, ValueError):
+    """Runs, masks or arrays that a measure or an experiment cannot compare, or whose answer would be empty."""
+
+
 class BypassError(DitLensError, RuntimeError):
     """Something in the pipeline would run the model around the hook points."""
 

@@ -105,6 +105,7 @@ BELOW = {
     "wan": {"address", "errors", "lab"},  # lab: where the shipped weights lie
     "interventions": {"wan", "address", "errors"},
     "measures": {"interventions", "wan", "store", "address", "errors"},
+    "experiments": {"measures", "interventions", "wan", "tasks", "store", "address", "errors"},
     "sweeps": {"measures", "interventions", "wan", "store", "address", "errors"},
     "probing": {"measures", "interventions", "wan", "store", "address", "errors"},
 }

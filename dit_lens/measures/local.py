@@ -21,7 +21,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from dit_lens.errors import InterventionError
+from dit_lens.errors import MeasureError
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import update_hooks
@@ -32,11 +32,11 @@ from dit_lens.wan.sampler import guided, x0_hat
 def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Sequence[int]) -> xr.DataArray:
     """Effect of each block's update and of its placebo, (step, layer, kind) with kinds ``"effect"`` and ``"placebo"``.
 
-    Errors: :class:`InterventionError` where the runs cannot be compared, or where source and base agree at a step.
+    Errors: :class:`MeasureError` where the runs cannot be compared, or where source and base agree at a step.
     """
     for other in (source, placebo):
         if other.grid != base.grid or not other.plan.same_schedule(base.plan):
-            raise InterventionError("base, source and placebo need the same size and the same sampling schedule")
+            raise MeasureError("base, source and placebo need the same size and the same sampling schedule")
     values = np.zeros((len(steps), lens.n_layers, 2), dtype=np.float32)
     with torch.no_grad():
         for i, step in enumerate(steps):
@@ -44,7 +44,7 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
             toward = source.x0_hat(step) - origin
             size = float((toward * toward).sum())
             if size == 0:
-                raise InterventionError(
+                raise MeasureError(
                     f"base and source agree exactly at step {step}: choose a source with another answer"
                 )
             for j, other in enumerate((source, placebo)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from dit_lens.errors import RecordError
+from dit_lens.errors import MeasureError
 
 
 def summarise(values: xr.DataArray, over: str = "puzzle", resamples: int = 1000, seed: int = 0) -> xr.Dataset:
@@ -14,10 +14,10 @@ def summarise(values: xr.DataArray, over: str = "puzzle", resamples: int = 1000,
     Puzzles are the unit that is resampled, never steps or tokens of one puzzle. NaN entries are left out; places with
     fewer than two puzzles get no interval (NaN).
 
-    Errors: :class:`RecordError` when ``over`` is not an axis of ``values``.
+    Errors: :class:`MeasureError` when ``over`` is not an axis of ``values``.
     """
     if over not in values.dims:
-        raise RecordError(f"values have axes {list(values.dims)}, and {over!r} is none of them")
+        raise MeasureError(f"values have axes {list(values.dims)}, and {over!r} is none of them")
     data = values.transpose(over, ...).values  # (puzzles, ...)
     rng = np.random.default_rng(seed)
     count = np.isfinite(data).sum(0)
@@ -39,3 +39,9 @@ def summarise(values: xr.DataArray, over: str = "puzzle", resamples: int = 1000,
         },
         attrs=values.attrs,
     )
+
+
+def beside(values: xr.DataArray, null: xr.DataArray, over: str = "puzzle", seed: int = 0) -> xr.Dataset:
+    """Summary of ``values`` with the same summary of their null: ``value, low, high, n, null, null_low, null_high``."""
+    found, other = summarise(values, over, seed=seed), summarise(null, over, seed=seed)
+    return found.assign(null=other["value"], null_low=other["low"], null_high=other["high"])
