@@ -69,6 +69,8 @@ def map(
     began = time.time()
     plan = lens.plan()
     chosen = sorted({round(q * (plan.n_steps - 1)) for q in (0, 0.1, 0.25, 0.5, 0.75, 1)}) if steps is None else steps
+    for step in chosen:
+        plan.at(step)  # refused now, not after minutes
     effects, energies, runs = [], [], []
     chores = [(name, i) for name in families for i in range(n)]
     for done, (name, i) in enumerate(chores):
@@ -91,7 +93,13 @@ def map(
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         **{k: v for k, v in runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},
     }  # fmt: skip
-    return Map(_paired(effect, "effect", "placebo"), _paired(energy, "region", "null"), _table(effect), runs, about)
+    return Map(
+        _paired(effect, "effect", "placebo"),
+        _paired(energy, "region", "null").assign_attrs(null_name="shuffled masks"),
+        _table(effect),
+        runs,
+        about,
+    )
 
 
 def _paired(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +23,8 @@ def map(
     model: Annotated[str, typer.Argument(help="'lab', a hub id, or a folder in diffusers layout")] = "lab",
     out: Annotated[Path, typer.Option(help="folder to write")] = Path("map"),
     n: Annotated[int, typer.Option(help="puzzles of each task")] = 3,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="first seed; the same seed gives the same tables")] = 0,
+    task: Annotated[list[str] | None, typer.Option(help="a task family; repeat for several (default: all)")] = None,
 ) -> None:
     """Map which layers and steps of a model do what. Example: dit-lens map lab --n 4 --out map"""
     from rich.progress import Progress, SpinnerColumn, TimeRemainingColumn
@@ -31,12 +33,12 @@ def map(
 
     with Progress(SpinnerColumn(), *Progress.get_default_columns()[:-1], TimeRemainingColumn()) as bar:
         row = bar.add_task("loading", total=None)
-        lens = dit_lens.load(model)
+        lens = _load(model)
 
         def tell(done: int, total: int, what: str) -> None:
             bar.update(row, completed=done, total=total, description=what)
 
-        found = dit_lens.map(lens, n=n, seed=seed, progress=tell)
+        found = dit_lens.map(lens, names=task or None, n=n, seed=seed, progress=tell)
         report = found.write(out)
     typer.echo(f"{report}  (tables and runs beside it; {found.about['seconds']} s)")
 
@@ -44,19 +46,16 @@ def map(
 @app.command()
 def points(model: Annotated[str, typer.Argument()] = "lab") -> None:
     """List every named point of a model: path, shape, meaning."""
-    import dit_lens
-
-    typer.echo(str(dit_lens.load(model)))
+    typer.echo(str(_load(model)))
 
 
 @app.command()
 def plan(model: Annotated[str, typer.Argument()] = "lab", steps: Annotated[int | None, typer.Option()] = None) -> None:
     """List every denoiser call of a generation before it happens."""
-    import dit_lens
-
-    typer.echo(str(dit_lens.load(model).plan(steps=steps)))
+    typer.echo(str(_load(model).plan(steps=steps)))
 
 
+_QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
 _PASS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -76,8 +75,23 @@ def evaluate(context: typer.Context) -> None:
     scoring.main(context.args)
 
 
+def _load(model: str) -> Any:
+    import dit_lens
+
+    if model == "lab":  # loads in a second: a bar would only flicker
+        from diffusers.utils.logging import disable_progress_bar
+        from transformers.utils.logging import disable_progress_bar as disable_other_bar
+
+        disable_progress_bar()
+        disable_other_bar()
+    return dit_lens.load(model)
+
+
 def main() -> None:
     """Run, and turn a user's mistake into one line and exit code 1."""
+    # Two libraries talk while they load; on a command line that buries our own words. Read before they are imported.
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         app()
     except DitLensError as error:

@@ -15,7 +15,7 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
     """``report.html`` of a :class:`dit_lens.atlas.Map`, with the film of x0_hat of the first puzzles of each task."""
     layers = found.layers
     best = layers["effect"].stack(place=("expert", "layer"))
-    top = best.isel(place=int(best.argmax()))
+    top = best.isel(place=int(np.nanargmax(best.values)))
     clear = int((layers["verdict"] == "above placebo").sum())
     summary = [
         f"{found.about['solved']} puzzles solved by {found.about['model']}.",
@@ -35,12 +35,13 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
         heatmap(found.effects, title="Local effect of a layer's update"),
         caption="Update of one block taken from the twin with another answer; placebo: same scene, other seed.",
     )
-    for region in found.energy["region"].values:
+    for region in found.energy["region"].values.tolist():
         part = found.energy.sel(region=region, drop=True)
         if np.isfinite(part["value"]).any():
             report.figure(
                 heatmap(part, title=f"Token energy: {region} against the rest"),
-                caption=f"log2 of mean token norm in {region!r} over the rest, within a layer; null: shuffled masks.",
+                caption=f"log2 of mean token norm in the {region} over the rest, within a layer. Beside it the "
+                "same for masks shuffled within each frame. Only puzzles that have this region count.",
             )
     step = max(1, len(found.runs) // films)
     for run in found.runs[::step]:

@@ -49,6 +49,7 @@ def heatmap(
     data: DataArray with exactly two dims, or a Dataset with a value and any of ``low``, ``high``, ``n``, ``null``
         (see ``arrays.quantity``). ``attrs["long_name"]`` and ``attrs["units"]`` label the axes and the colour bar.
     null: the placebo, with the same two dims (a Dataset may add its own interval); default: the Dataset's ``null``.
+        ``attrs["null_name"]`` of ``data`` says what it is, where "placebo" is not the word.
     mark: boolean, same dims; true cells get a dot, explained by ``mark_label`` ("above placebo, corrected p < .05").
     x: the dim that runs to the right (default: ``step`` where there is one, else the second dim).
     limits: ends of the colour scale, in the value's units; default: from the data, symmetric when it crosses zero.
@@ -59,6 +60,7 @@ def heatmap(
     from plotly.subplots import make_subplots
 
     q = quantity(data, value)
+    null_name = str(data.attrs.get("null_name", "placebo"))
     if q.value.ndim != 2:
         raise FigureError(
             f"A heatmap needs exactly two dims, got {dict(q.value.sizes)}. Select or reduce the others first, "
@@ -73,7 +75,7 @@ def heatmap(
     panels = [("effect" if q.null is not None else "", _laid(q, "value", up, across), q)]
     if q.null is not None:
         twin = Quantity(q.null, q.null_low, q.null_high, q.n)
-        panels.append(("placebo", _laid(q, "null", up, across), twin))
+        panels.append((null_name, _laid(q, "null", up, across), twin))
 
     low, high, diverging = _limits([z for _, z, _ in panels], limits)
     columns, rows = ticks(q.value, across), ticks(q.value, up)
@@ -85,7 +87,7 @@ def heatmap(
         subplot_titles=[name for name, _, _ in panels],
     )
     for col, (name, z, part) in enumerate(panels, start=1):
-        text = _hover(part, z, up, across, q if name == "effect" else None)
+        text = _hover(part, z, up, across, q if name == "effect" else None, null_name)
         trace = go.Heatmap(
             z=z,
             x=columns,
@@ -170,7 +172,9 @@ def _limits(parts: list[np.ndarray], limits: tuple[float, float] | None) -> tupl
     return low, high, low < 0 < high
 
 
-def _hover(part: Quantity, z: np.ndarray, up: str, across: str, paired: Quantity | None) -> list[list[str]]:
+def _hover(
+    part: Quantity, z: np.ndarray, up: str, across: str, paired: Quantity | None, null_name: str
+) -> list[list[str]]:
     """Hover text per cell: where, value, interval, placebo, n."""
     grids = {}
     for name in ("low", "high", "n"):
@@ -200,7 +204,7 @@ def _hover(part: Quantity, z: np.ndarray, up: str, across: str, paired: Quantity
                     said += " " + interval(grids["low"][i, j], grids["high"][i, j])
                 lines.append(said)
                 if null is not None:
-                    lines.append(f"placebo: {number(float(null[i, j]))}")
+                    lines.append(f"{html.escape(null_name)}: {number(float(null[i, j]))}")
                 if "n" in grids:
                     lines.append(f"n = {number(_whole(grids['n'][i, j]))}")
             row.append("<br>".join(lines))

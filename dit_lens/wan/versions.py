@@ -14,6 +14,10 @@ def _found() -> tuple[tuple[str, str], ...]:
             found.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
             found.append((name, "not installed"))
+    if found[0][1] == "not installed":  # run from its folder
+        import dit_lens
+
+        found[0] = ("dit-lens", dit_lens.__version__)
     return tuple(found)
 
 

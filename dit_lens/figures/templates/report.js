@@ -34,8 +34,7 @@
     const bar = layout.coloraxis.colorbar;
     const inner = layout.height - 150;
     Object.assign(bar, { orientation: "h", x: 0.5, xanchor: "center", y: 1 + 26 / inner, yanchor: "bottom", len: 0.9 });
-    bar.title.text = bar.title.text.replace("<br>", " ");
-    bar.title.side = "top";
+        bar.title.side = "top";
     Object.assign(layout.xaxis, { nticks: 8 });
     if (!both) return;
     Object.assign(layout.xaxis2, { nticks: 8 });
