@@ -149,8 +149,8 @@ def indices(wanted: Any, size: int, what: str, where: str) -> tuple[int, ...]:
             raise AddressError(f"{what}s={wanted!r} is not understood: give an int, a range, a list, or 'all'")
         return tuple(range(size))
     if isinstance(wanted, slice):
-        return tuple(range(size))[wanted]
-    values: Iterable[Any] = (wanted,) if isinstance(wanted, int) else wanted
+        wanted = range(size)[wanted]
+    values: Iterable[Any] = wanted if isinstance(wanted, Iterable) else (wanted,)
     found = []
     for value in values:
         if isinstance(value, bool) or not hasattr(value, "__index__"):

@@ -1,7 +1,10 @@
 """Ablation: take something away and see what is missed.
 
 ``zero`` sets an activation (a block's update by default: the block is skipped) to zero; ``mean`` replaces it by its
-mean over the selected video tokens of the same call, which keeps its level and removes what differs between tokens.
+mean over the selected tokens of the same call, which keeps its level and removes what differs between tokens.
+
+When not to use: to compare two runs; that is ``patch``. Zero is a value that the model may never have seen, so a large
+effect of ``zero`` with none of ``mean`` speaks of the level, not of what the tokens carry.
 """
 
 from __future__ import annotations
@@ -28,6 +31,11 @@ class Ablate:
     to: Literal["zero", "mean"] = "zero"
 
     def bind(self, context: Context) -> ActivationEdit:
+        if self.to == "mean" and not point(self.hook).axis:
+            raise InterventionError(
+                f"{self.hook!r} is one vector a call ({point(self.hook).shape}) and has no mean over tokens: use "
+                "to='zero', or patch it from another run"
+            )
         return (_Zero if self.to == "zero" else _Mean)(str(self), context, self.where, self.hook)
 
     def __str__(self) -> str:

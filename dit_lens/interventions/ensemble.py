@@ -9,14 +9,15 @@ layers mean something. Averaging K noise-driven states shrinks their norm; ``res
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from dit_lens.address import Call, Depth, Select
+from dit_lens.address import ALL, Call, Depth, Select
 from dit_lens.errors import InterventionError
-from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.interventions.base import STREAM, ActivationEdit, select
 from dit_lens.wan.edits import Context
 from dit_lens.wan.points import point
 
@@ -32,6 +33,7 @@ class Ensemble:
     hook: str = "update"
     alpha: float = 1.0
     rescale: bool = False
+    together: ClassVar[bool] = True  # generate(batch=) must not part the members
 
     def bind(self, context: Context) -> ActivationEdit:
         if len(context.seeds) < 2:
@@ -49,29 +51,40 @@ class Ensemble:
 
 def ensemble(
     step: Any = None,
-    layers: Any = PAPER_WINDOW,
+    layers: Any = None,
     *,
     steps: Any = None,
     hook: str = "update",
     alpha: float = 1.0,
     rescale: bool = False,
-    branches: Any = "all",
+    branches: Any = ALL,
     tokens: Any = None,
 ) -> Ensemble:
-    """An ensemble value; by default at step 0 in the third quarter of the layers, as in the paper.
+    """An ensemble value; by default at step 0 in the third quarter of the layers (``PAPER_WINDOW``), as in the paper.
 
     Errors: :class:`InterventionError` for an alpha outside 0 to 1.
     """
     if not 0 < alpha <= 1:
         raise InterventionError(f"alpha={alpha}: give a share above 0 and at most 1")
     first = 0 if step is None and steps is None else step
-    return Ensemble(select(first, steps, layers, branches, None, tokens), point(hook).name, alpha, rescale)
+    found = point(hook)
+    if layers is None:
+        layers = PAPER_WINDOW if found.in_block else ALL
+    return Ensemble(select(first, steps, layers, branches, None, tokens), found.name, alpha, rescale)
 
 
 class _EnsembleEdit(ActivationEdit):
     def __init__(self, spec: Ensemble, context: Context) -> None:
         super().__init__(str(spec), context, spec.where, spec.hook)
         self.spec = spec
+        if spec.alpha == 1 and not spec.rescale and spec.hook in STREAM and self.tokens is None:
+            remark = (
+                f"sharing the whole stream ({spec.hook}, all tokens) with alpha=1 makes the members identical after "
+                f"layer {self.layers[0]}: the later layers of the window do nothing, and members of one task get the "
+                "same velocity. Share hook='update' (the default), or take a smaller alpha"
+            )
+            self.remarks.append(remark)
+            warnings.warn(remark, stacklevel=2)
 
     def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
         wide = x.float()

@@ -2,12 +2,19 @@
 
 The paper replaces latents by unit-variance noise: at one step for all frames, x_{s, all f} <- N(0, I), or for one frame
 at every step, x_{all s, f} <- N(0, I). At small sigma this is far from any state the model has seen; ``matched=True``
-is the control: noise with the mean and standard deviation of the latents that it replaces, so that only content is
-lost.
+is the control: noise with exactly the mean and standard deviation of the latents that it replaces, so that only content
+is lost.
+
+The noise depends on the intervention's seed, the run's seed and the step, and on nothing else: not on which frames are
+chosen, on the other items of a batch, or on where a run was resumed; and it is never the noise that a run starts from.
+
+When not to use: on latent frame 0 of a model that takes the first frame clean (Wan2.2 TI2V), which never reads it.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +22,8 @@ import torch
 from torch import Tensor
 
 from dit_lens.address import ALL, Address, Indices, Select, indices
-from dit_lens.interventions.base import select
+from dit_lens.errors import InterventionError
+from dit_lens.interventions.base import fixed, select
 from dit_lens.wan.edits import Context, Edit
 
 
@@ -37,8 +45,13 @@ class Noise:
 
 
 def noise(step: Any = None, *, steps: Any = None, frames: Indices = ALL, matched: bool = False, seed: int = 0) -> Noise:
-    """A noise value. ``noise(step=10)`` is the paper's noise at a step; ``noise(frames=3)`` its noise at a frame."""
-    return Noise(select(step, steps), tuple(frames) if isinstance(frames, list) else frames, matched, seed)
+    """A noise value. ``noise(step=10)`` is the paper's noise at a step; ``noise(frames=3)`` its noise at a frame.
+
+    Errors: :class:`InterventionError` for a seed that is not an int.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InterventionError(f"seed={seed!r}: the seed of a noise is one int")
+    return Noise(select(step, steps), fixed(frames), matched, seed)
 
 
 class _NoiseEdit(Edit):
@@ -47,18 +60,25 @@ class _NoiseEdit(Edit):
         self.spec = spec
         self.steps = set(spec.where.steps_of(context.plan.n_steps))
         self.frames = list(indices(spec.frames, context.grid.frames, "frame", "a video"))
+        self.seeds = context.seeds
 
     def latents(self, step: int, x: Tensor) -> Tensor:
         if step not in self.steps:
             return x
-        # One stream per step, so that holding a frame over steps draws anew and a resumed run draws the same.
-        generator = torch.Generator("cpu").manual_seed(self.spec.seed * 100_003 + step)
-        old = x[:, :, self.frames]  # (B, C, f, h, w)
-        new = torch.randn(old.shape, generator=generator).to(x)
+        fresh = torch.stack([draw(x.shape[1:], self.spec.seed, seed, step) for seed in self.seeds]).to(x)
+        old, new = x[:, :, self.frames], fresh[:, :, self.frames]  # (B, C, f, h, w)
         if self.spec.matched:
             axes = (1, 2, 3, 4)
+            new = (new - new.mean(axes, keepdim=True)) / new.std(axes, keepdim=True)
             new = old.mean(axes, keepdim=True) + old.std(axes, keepdim=True) * new
         changed = x.clone()
         changed[:, :, self.frames] = new
         self.fired[Address(step, "cond", -1, "latents")] += 1
         return changed
+
+
+def draw(shape: Sequence[int], seed: int, run_seed: int, step: int) -> Tensor:
+    """N(0, I) of a shape: one stream for each (seed, run seed, step), apart from the streams that runs start from."""
+    stream = hashlib.sha256(f"dit_lens/noise/{seed}/{run_seed}/{step}".encode()).digest()[:8]
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(stream, "big"))
+    return torch.randn(tuple(shape), generator=generator)

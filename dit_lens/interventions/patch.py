@@ -19,14 +19,12 @@ from torch import Tensor
 
 from dit_lens.address import ALL, Call, Select
 from dit_lens.errors import InterventionError
-from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.interventions.base import STREAM, ActivationEdit, select
 from dit_lens.wan.edits import Context
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.points import point
 from dit_lens.wan.record import update_hooks
 from dit_lens.wan.run import Run
-
-_STREAM = ("resid_pre", "resid_mid", "resid_mid2", "resid_post", "patch_embed")
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ def patch(
     ``step`` (or ``steps``): one, a range, a list or ``"all"``; on image-conditioned models one step often changes
     x0_hat and not the video, because the image enters again at the next. ``layers``: likewise, also ``Depth(.5, .75)``.
     ``hook``: ``"update"`` or any point. ``source``: the run to take from; its activations are recomputed from its
-    stored latents,
-    so it needs no recording. ``tokens``: a region name or token indices. Both branches by default.
+    stored latents, so it needs no recording (what interventions did inside its calls is not repeated; what they did to
+    its latents is in them). ``tokens``: a region name, token indices or a mask. Both branches by default.
 
     Errors: :class:`AddressError` for unknown names at once, for places outside the plan when it is used;
     :class:`InterventionError` without a source or with one of another schedule or size.
@@ -90,9 +88,20 @@ class _PatchEdit(ActivationEdit):
             )
         if source.meta.get("fingerprint") != context.fingerprint:
             raise InterventionError("the source run was made by other weights: generate it with this lens")
-        last = max(c.step for c in context.plan.calls if c.index in self.calls)
+        chosen = [call for call in context.plan.calls if call.index in self.calls]
+        last = max(call.step for call in chosen)
         if last >= source.n_steps:
-            raise InterventionError(f"the source run stopped after {source.n_steps} steps and cannot give step {last}")
+            raise InterventionError(
+                f"the source run stopped after {source.n_steps} steps and cannot give step {last}: patch steps below "
+                f"{source.n_steps}, or finish it first, lens.generate(resume=source)"
+            )
+        if source.conditions.negative is None and any(call.branch == "uncond" for call in chosen):
+            raise InterventionError(
+                "the source run was made without guidance and has no uncond branch: patch branches='cond', or generate "
+                "it with guidance above 1"
+            )
+        if not bool(source.latents.isfinite().all()):
+            raise InterventionError("the latents of the source run hold NaN or infinity: generate it again")
         self.source = source
         self.taken: dict[int, Tensor] = {}
         self._warn_degenerate(spec)
@@ -116,13 +125,13 @@ class _PatchEdit(ActivationEdit):
         return taken.expand_as(x) if taken.shape[1:] == x.shape[1:] else taken
 
     def _warn_degenerate(self, spec: Patch) -> None:
-        if self.hook not in _STREAM or self.tokens is not None:
+        if self.hook not in STREAM or self.tokens is not None:
             return
+        alone = f"equals a patch of {self.hook} at layer {self.layers[-1]} alone, and " if self.point.in_block else ""
         remark = (
             f"patching the whole stream ({self.hook}, all tokens) carries everything computed so far: with shared "
-            f"text and timestep it equals a patch of {self.hook} at layer {self.layers[-1]} alone, and gives the "
-            f"same at any "
-            "layer. Patch hook='update' (the default), a component, or a region to ask about layers"
+            f"text and timestep it {alone}gives the source's velocity, the same at any layer. Patch hook='update' (the "
+            "default), a component, or a region to ask about layers"
         )
         self.remarks.append(remark)
         warnings.warn(remark, stacklevel=2)
@@ -130,6 +139,9 @@ class _PatchEdit(ActivationEdit):
 
 def _where(where: Select) -> str:
     parts = [f"steps={where.steps}", f"layers={where.layers}"]
-    more: Sequence[tuple[str, Any]] = (("branches", where.branches), ("heads", where.heads), ("tokens", where.tokens))
+    tokens = where.tokens
+    if isinstance(tokens, tuple) and len(tokens) > 6:
+        tokens = f"{len(tokens)} of them"
+    more: Sequence[tuple[str, Any]] = (("branches", where.branches), ("heads", where.heads), ("tokens", tokens))
     parts += [f"{name}={value}" for name, value in more if value not in (None, ALL)]
     return ", ".join(parts)

@@ -6,6 +6,7 @@ u out instead: x <- x - (x . u) u. A probe's weight vector is a direction; its p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from dit_lens.wan.points import point
 
 @dataclass(frozen=True, eq=False)
 class Steer:
-    """Add ``scale`` times the unit ``direction`` (d,) to ``hook`` at ``where``; or remove it."""
+    """Add ``scale`` times the unit ``direction`` (d,) to ``hook`` at ``where``; or remove it. Compared by content."""
 
     where: Select
     direction: Tensor = field(repr=False)
@@ -33,6 +34,16 @@ class Steer:
 
     def bind(self, context: Context) -> ActivationEdit:
         return _SteerEdit(self, context)
+
+    def _key(self) -> tuple[Any, ...]:
+        vector = tuple(self.direction.tolist())
+        return self.where, vector, self.scale, self.hook, self.relative, self.remove
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Steer) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
     def __str__(self) -> str:
         what = "remove direction" if self.remove else f"add {self.scale}{' |x|' if self.relative else ''}"
@@ -55,9 +66,12 @@ def steer(
 ) -> Steer:
     """A steering value; ``direction`` (d,) is normalised. Selections as in :func:`dit_lens.patch`.
 
-    Errors: :class:`InterventionError` for a direction that is zero, not finite, or not one vector.
+    Errors: :class:`InterventionError` for a direction that is zero, not finite, or not one vector, and for a scale that
+    is not a finite number.
     """
-    vector = torch.as_tensor(direction, dtype=torch.float32)
+    vector = torch.as_tensor(direction, dtype=torch.float32).detach().cpu()
+    if not math.isfinite(scale):
+        raise InterventionError(f"scale={scale}: give a finite number")
     if vector.ndim != 1 or not torch.isfinite(vector).all() or not bool(vector.norm() > 0):
         raise InterventionError(
             f"a direction must be one finite, non-zero vector (d,), found shape {tuple(vector.shape)}: for a probe "
@@ -75,7 +89,10 @@ class _SteerEdit(ActivationEdit):
     def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
         u = self.spec.direction.to(x.device)
         if u.shape[0] != x.shape[-1]:
-            raise InterventionError(f"the direction has {u.shape[0]} channels and {self.hook} has {x.shape[-1]}")
+            raise InterventionError(
+                f"the direction has {u.shape[0]} channels and {self.hook} has {x.shape[-1]}: use one that was found at "
+                "this hook of this model"
+            )
         wide = x.float()
         if self.spec.remove:
             return (wide - (wide @ u)[..., None] * u).type_as(x)

@@ -1,20 +1,31 @@
-"""Layer energy by region (paper, layer-wise token activation): where on the picture a layer's tokens are large.
+"""Layer energy (paper, layer-wise token activation): where on the picture a layer's tokens are large.
 
-e(l, s, token) = ||h||_2 over channels. Raw norms grow with depth, so what is compared is the ratio
-mean over the region / mean over the rest *within* one layer and step, as its logarithm: 0 means no preference.
+e(l, s, f, row, col) = ||h||_2 over channels, of the token at (f, row, col) after layer l at step s. Raw norms grow with
+depth, so what is compared is the ratio *within* one layer and step, as its logarithm::
+
+    ratio(l, s) = log2 ( mean of e over the foreground / mean of e over the rest )
+
+0 means no preference, 1 that a foreground token is twice as large, a negative number that the background is larger. The
+null is the same ratio for a mask of the same size in every frame at random places (``masks.shuffled``).
 
 When not to use: as evidence of what a layer computes. A large token is not an important one; that is what patches ask.
+The norm is also dominated by a few channels wherever a model has massive activations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
+from typing import Literal
 
 import numpy as np
 import xarray as xr
 
-from dit_lens.errors import RecordError
+from dit_lens.errors import MeasureError, RecordError
+from dit_lens.measures.masks import proper, shuffled
 from dit_lens.wan.run import Run
+
+KINDS = ["region", "null"]
 
 
 def region_energy(run: Run, regions: Sequence[str], hook: str = "resid_post", seed: int = 0) -> xr.DataArray:
@@ -24,24 +35,114 @@ def region_energy(run: Run, regions: Sequence[str], hook: str = "resid_post", se
     ``kind`` (``"region"``, ``"null"``) holds the same ratio for the region's tokens shuffled within each frame, so that
     it keeps its size in every frame. Regions without tokens, or without a rest, give NaN.
     """
-    energy = run.array(hook)
-    if energy.dims[-1] != "token":
-        raise RecordError(f"{hook!r} was not recorded with reduce='token_norm' in this run")
+    energy = _recorded(run, hook)
     rng = np.random.default_rng(seed)
-    grid = run.grid
     rows = []
     for name in regions:
-        mask = run.regions.get(name, np.zeros(grid.n_tokens, bool))
-        shuffled = np.concatenate([rng.permutation(frame) for frame in mask.reshape(grid.frames, -1)])
-        rows.append([_ratio(energy.values, m) for m in (mask, shuffled)])
+        mask = run.regions.get(name, np.zeros(run.grid.n_tokens, bool))
+        rows.append([_ratio(energy.values, m) for m in (mask, shuffled(mask, run.grid, rng))])
     stacked = np.stack([np.stack(pair, -1) for pair in rows], -2)  # (step, branch, layer, region, kind)
-    coords = {k: energy.coords[k] for k in ("step", "branch", "layer", "sigma")}
+    return _labelled(stacked, energy, {"region": list(regions), "kind": KINDS}, "region / rest")
+
+
+def energy_ratio(run: Run, mask: np.ndarray, hook: str = "resid_post", draws: int = 20, seed: int = 0) -> xr.DataArray:
+    """log2 of the foreground's energy over the rest's, (step, branch, layer, kind), beside a random-mask null.
+
+    ``mask``: bool (n_tokens,), from :mod:`dit_lens.measures.masks`. ``kind``: ``"region"``, and ``"null"``, the mean of
+    ``draws`` shuffled masks. Points outside the blocks (``patch_embed``) have no ``layer`` axis.
+
+    Errors: :class:`RecordError` when ``hook`` was not recorded with ``token_norm``; :class:`MeasureError` for a mask
+    that does not fit, is empty, or is everything.
+    """
+    energy = _recorded(run, hook)
+    mask = np.asarray(mask)
+    if mask.shape != (run.grid.n_tokens,) or mask.dtype != bool or draws < 1:
+        raise MeasureError(
+            f"a {mask.dtype} mask of shape {mask.shape} with draws={draws} does not fit: give bool "
+            f"({run.grid.n_tokens},), as measures.given_mask(run, mask) makes it, and draws of at least 1"
+        )
+    rng = np.random.default_rng(seed)
+    found = _ratio(energy.values, proper(mask, "the mask"))
+    null = np.mean([_ratio(energy.values, shuffled(mask, run.grid, rng)) for _ in range(draws)], axis=0)
+    return _labelled(np.stack([found, null], -1), energy, {"kind": KINDS}, "foreground / rest")
+
+
+def layer_energy(run: Run, hook: str = "resid_post", normalise: bool = False) -> xr.DataArray:
+    """Mean token norm by layer, step and frame, (step, branch, layer, frame).
+
+    ``normalise``: divide by the mean over all tokens of the same layer and step, so that layers can be compared.
+    """
+    energy = energy_map(run, hook, normalise).mean(["row", "col"])
+    units = "of the layer's mean" if normalise else "L2 norm"
+    return energy.assign_attrs(long_name="token energy", units=units)
+
+
+def energy_map(run: Run, hook: str = "resid_post", normalise: bool = False) -> xr.DataArray:
+    """Token norms as pictures, (step, branch, layer, frame, row, col); ``normalise`` as in :func:`layer_energy`."""
+    energy, grid = _recorded(run, hook), run.grid
+    values = energy.values.reshape(*energy.shape[:-1], grid.frames, grid.rows, grid.cols)
+    if normalise:
+        values = values / values.mean((-3, -2, -1), keepdims=True)
     return xr.DataArray(
-        stacked,
-        dims=("step", "branch", "layer", "region", "kind"),
-        coords={**coords, "region": list(regions), "kind": ["region", "null"]},
+        values,
+        dims=(*energy.dims[:-1], "frame", "row", "col"),
+        coords=energy.coords,
         name="energy",
-        attrs={"long_name": "token energy, region / rest", "units": "log2 ratio"},
+        attrs={"long_name": "token energy", "units": "of the layer's mean" if normalise else "L2 norm"},
+    )
+
+
+def profile_stability(ratio: xr.DataArray, pairs: Literal["all", "within", "across"] = "all") -> xr.DataArray:
+    """How alike the layer profiles of different steps are: mean Pearson correlation of ``ratio``'s layers over pairs of
+    steps.
+
+    ``ratio``: dims ``step`` and ``layer`` and any others, which are kept. ``pairs``: all pairs of steps, or only those
+    within one expert, or only those across experts (needs the coordinate ``expert`` on ``step``). 1 means that every
+    step has the same profile up to scale and offset; a profile without any variation gives NaN.
+
+    Errors: :class:`MeasureError` for missing axes, fewer than three layers, or no pair of steps.
+    """
+    if not {"step", "layer"} <= set(ratio.dims) or ratio.sizes["layer"] < 3:
+        raise MeasureError(
+            f"a layer profile needs the axes step and layer with three layers or more, found {dict(ratio.sizes)}: "
+            "record all layers"
+        )
+    if pairs != "all" and "expert" not in ratio.coords:
+        raise MeasureError(f"pairs={pairs!r} needs the coordinate 'expert' on step: add it, or take pairs='all'")
+    experts = ratio["expert"].values if "expert" in ratio.coords else [""] * ratio.sizes["step"]
+    wanted = [
+        (a, b)
+        for a, b in combinations(range(ratio.sizes["step"]), 2)
+        if pairs == "all" or (experts[a] == experts[b]) == (pairs == "within")
+    ]
+    if not wanted:
+        raise MeasureError(f"there is no pair of steps {pairs!r} among {ratio.sizes['step']}: record more steps")
+    profile = ratio.transpose(..., "step", "layer")
+    values = profile.values - profile.values.mean(-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = values / np.linalg.norm(values, axis=-1, keepdims=True)
+    r = np.mean([(values[..., a, :] * values[..., b, :]).sum(-1) for a, b in wanted], axis=0)
+    return profile.isel(step=0, layer=0, drop=True).copy(data=r).rename("stability")
+
+
+def _recorded(run: Run, hook: str) -> xr.DataArray:
+    energy = run.array(hook)
+    if energy.dims[-1] != "token" or energy.sizes["token"] != run.grid.n_tokens:
+        raise RecordError(
+            f"{hook!r} was not recorded with reduce='token_norm' in this run: record video tokens with "
+            f"dit_lens.record({hook!r}, reduce='token_norm')"
+        )
+    return energy
+
+
+def _labelled(values: np.ndarray, energy: xr.DataArray, more: dict[str, list[str]], what: str) -> xr.DataArray:
+    kept = {k: v for k, v in energy.coords.items() if k != "token"}
+    return xr.DataArray(
+        values,
+        dims=(*energy.dims[:-1], *more),
+        coords={**kept, **more},
+        name="energy",
+        attrs={"long_name": f"token energy, {what}", "units": "log2 ratio"},
     )
 
 

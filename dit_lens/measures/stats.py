@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import xarray as xr
 
@@ -27,8 +29,12 @@ def summarise(values: xr.DataArray, over: str = "puzzle", resamples: int = 1000,
         for i in range(resamples):
             some = data[rng.integers(0, len(data), len(data))]
             draws[i] = np.nansum(some, 0) / np.isfinite(some).sum(0)
-    low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0) if resamples else (mean, mean)
     few = count < 2
+    low, high = np.full((2, *mean.shape), np.nan)
+    if resamples and not few.all():
+        with warnings.catch_warnings():  # places without any puzzle stay NaN, as they should
+            warnings.simplefilter("ignore", RuntimeWarning)
+            low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0)
     template = values.isel({over: 0}, drop=True)
     return xr.Dataset(
         {

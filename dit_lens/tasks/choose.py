@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,16 @@ class ChooseScene:
         return grid.shortest_routes(self.start, self.goal, self.free)
 
     def codes(self) -> np.ndarray:
-        return walk.draw(self.walls, {self.goal: self.colour, self.other: self.other_colour}, self.route)
+        return self.codes_of(self.route)
+
+    def codes_of(self, answer: Any) -> np.ndarray:
+        goals = {self.goal: self.colour, self.other: self.other_colour}
+        return walk.draw(self.walls, goals, walk.check(answer, self.start))
+
+    def decoy(self, rng: Random) -> Route:
+        """A shortest route to the goal that was not named: what the picture would allow under the other prompt."""
+        free = grid.FULL & ~grid.bits(self.walls) & ~grid.bit(self.goal)
+        return grid.draw_route(self.start, self.other, free, rng)
 
     def regions(self) -> dict[str, np.ndarray]:
         """As in `maze`, with goal the named one, and other_goal."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,18 @@ class MazeScene:
         return grid.shortest_routes(self.start, self.goal, self.free)
 
     def codes(self) -> np.ndarray:
-        return walk.draw(self.walls, {self.goal: p.GREEN}, self.route)
+        return self.codes_of(self.route)
+
+    def codes_of(self, answer: Any) -> np.ndarray:
+        return walk.draw(self.walls, {self.goal: p.GREEN}, walk.check(answer, self.start))
+
+    def decoy(self, rng: Random) -> Route | None:
+        """A walk over free cells, as long as a solution and entering no cell twice, that is none."""
+        for _ in range(200):
+            route = walk.wander(self.start, len(self.route) - 1, self.free, rng)
+            if route is not None and route[-1] != self.goal:
+                return route
+        return None
 
     def regions(self) -> dict[str, np.ndarray]:
         """background (bare floor now), walls, agent (now), goal, path (all cells of the truth), trail (left so far),

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import numpy as np
 
+from dit_lens.errors import TaskError
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.grid import Cell
 from dit_lens.tasks.task import Score, still
@@ -74,12 +76,41 @@ class OccludeScene:
         return board
 
     def codes(self) -> np.ndarray:
+        return self.codes_of(self.truth)
+
+    def codes_of(self, answer: Any) -> np.ndarray:
+        """Either ball, rolling as in the truth along its own row until it rests at any visible column but its first."""
+        if answer not in self._drawable:
+            raise TaskError(f"{answer!r} cannot be drawn here; the answers that can are {self._drawable}.")
+        name, _, rest = answer
         codes = np.repeat(self._empty()[None], p.FRAMES, axis=0)
-        codes[(slice(None), *self._home, 0)] = self.other_colour
-        for f in range(p.FRAMES):
-            if (c := column(f, self.left)) not in self._hidden:
-                codes[f, self.row, c, 0] = self.colour
+        for code, row, left in self._balls:
+            for f in range(p.FRAMES):
+                c = column(f if p.NAMES[code] == name else 0, left)
+                if p.NAMES[code] == name:
+                    c = min(c, rest) if left else max(c, rest)
+                if c not in self._hidden:
+                    codes[f, row, c, 0] = code
         return codes
+
+    @property
+    def _balls(self) -> tuple[tuple[int, int, bool], ...]:
+        """(colour, row, whether it starts at the left edge) of the named ball and of the other."""
+        return (self.colour, self.row, self.left), (self.other_colour, self.other_row, self.other_left)
+
+    @property
+    def _drawable(self) -> tuple[tuple[str, int, int], ...]:
+        """The answers in which one ball moved along its row to where it can be seen."""
+        return tuple(
+            (p.NAMES[code], row, c)
+            for code, row, left in self._balls
+            for c in range(p.GRID)
+            if c != column(0, left) and c not in self._hidden
+        )
+
+    def decoy(self, rng: Random) -> tuple[str, int, int]:
+        """The other ball moved, or the named one at rest before its edge."""
+        return rng.choice([answer for answer in self._drawable if answer != self.truth])
 
     def regions(self) -> dict[str, np.ndarray]:
         """background, walls, screen, ball (the named ball where it can be seen), hidden (its cell while behind the

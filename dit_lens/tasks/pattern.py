@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -76,10 +77,20 @@ class PatternScene:
         return tuple(sorted(_named(rows) for rows in product(*(completions(s) for s in self.shown))))
 
     def codes(self) -> np.ndarray:
+        return self.codes_of(self.truth)
+
+    def codes_of(self, answer: Any) -> np.ndarray:
+        """Any colours in the blanks."""
+        if not self._fits(answer):
+            raise TaskError(
+                f"{answer!r} does not fit this pattern: give one row of {p.GRID} colour names for each of the "
+                f"{len(self.places)} rows, beginning as shown; take one of task.solutions or task.decoys(n)."
+            )
+        rows = tuple(tuple(p.NAMES.index(name) for name in row) for row in answer)
         codes = np.zeros((p.FRAMES, p.GRID, p.GRID, 2), np.uint8)
         for cell in self.walls:
             codes[(slice(None), *cell)] = p.WALL
-        for place, shown, row in zip(self.places, self.shown, self.rows, strict=True):
+        for place, shown, row in zip(self.places, self.shown, rows, strict=True):
             n = len(shown)
             codes[:, place, :n, 0] = shown
             codes[:, place, n:, 1] = p.SLOT
@@ -99,6 +110,23 @@ class PatternScene:
             "blanks": blanks,
             "filled": discs & blanks,
         }
+
+    def _fits(self, answer: Any) -> bool:
+        names = {p.NAMES[c] for c in p.BALLS}
+        return (
+            isinstance(answer, tuple)
+            and len(answer) == len(self.shown)
+            and all(isinstance(row, tuple) and len(row) == p.GRID and set(row) <= names for row in answer)
+            and all(row[: len(s)] == _named([s])[0] for row, s in zip(answer, self.shown, strict=True))
+        )
+
+    def decoy(self, rng: Random) -> tuple[tuple[str, ...], ...] | None:
+        """The blanks in colours drawn at random, no row of which goes on with a period of at most three."""
+        rows = []
+        for shown in self.shown:
+            every = [(*shown, *more) for more in product(p.BALLS, repeat=p.GRID - len(shown))]
+            rows.append(rng.choice([row for row in every if row not in completions(shown)]))
+        return _named(rows)
 
     def answer(self, cells: np.ndarray) -> tuple[tuple[str, ...], ...] | None:
         """The rows of the last frame as colour names; None when a cell of them holds no colour."""

@@ -50,6 +50,8 @@ class Scene(Protocol):
     @property
     def solutions(self) -> tuple[Hashable, ...]: ...
     def codes(self) -> np.ndarray: ...
+    def codes_of(self, answer: Any) -> np.ndarray: ...
+    def decoy(self, rng: Random) -> Hashable | None: ...
     def regions(self) -> dict[str, np.ndarray]: ...
     def answer(self, cells: np.ndarray) -> Hashable | None: ...
     def score(self, cells: np.ndarray) -> Score: ...
@@ -126,6 +128,27 @@ class Task:
     def score(self, frames: np.ndarray) -> Score:
         """Judge a generated video, uint8 0-255 or float 0-1, (F, H, W, 3)."""
         return self.scene.score(self._read(frames))
+
+    def render(self, answer: Hashable) -> np.ndarray:
+        """The video that gives ``answer``, right or wrong, in this scene: uint8 (F, H, W, 3), read back by ``answer``.
+
+        answer: in the form of `solutions`. An answer that cannot be drawn here is a TaskError that says why.
+        """
+        return palette.render(self.scene.codes_of(answer))
+
+    def decoys(self, n: int, seed: int = 0) -> tuple[Hashable, ...]:
+        """Up to `n` different wrong answers in the form of `solutions`, sorted: the null of whatever counts right ones.
+
+        What a decoy is like is told in each family's `decoy`. Small scenes have few, perhaps none.
+        """
+        rng = Random(f"dit_lens/decoys/{self.name}/{self.split}/{self.seed}/{seed}")
+        found: dict[Hashable, None] = {}
+        for _ in range(20 * n):
+            decoy = self.scene.decoy(rng)
+            if decoy is None or len(found) == n:
+                break
+            found[decoy] = None
+        return tuple(sorted(found))  # type: ignore[type-var]
 
     def twin(self, kind: str, seed: int = 0) -> Task:
         """A counterfactual partner: `"other_answer"` (same scene, other answer) or `"same_answer"` (other scene, same

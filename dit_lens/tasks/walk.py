@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 import itertools
+from random import Random
 
 import numpy as np
 
+from dit_lens.errors import TaskError
 from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.grid import Cell, Route
 from dit_lens.tasks.task import Score, still
+
+
+def check(route: object, start: Cell) -> Route:
+    """A route that can be drawn: one move or more, at most one a frame, each to a neighbouring cell of the board.
+
+    It may be wrong in every other way: through walls, too long, to another place.
+    """
+    if not isinstance(route, tuple) or not 1 < len(route) <= p.FRAMES or route[0] != start:
+        raise TaskError(
+            f"a route is a tuple of 2 to {p.FRAMES} (row, col) cells that begins at {start}, not {route!r}; "
+            "take one of task.solutions or task.decoys(n)."
+        )
+    for a, b in itertools.pairwise(route):
+        if not (adjacent(a, b) and all(0 <= i < p.GRID for i in b)):
+            raise TaskError(f"the route jumps from {a} to {b}; an agent moves to a neighbouring cell of the board.")
+    return route
+
+
+def wander(start: Cell, moves: int, free: int, rng: Random) -> Route | None:
+    """A random walk of so many moves over free cells that enters no cell twice; None when it ran into a dead end."""
+    route, seen = [start], grid.bit(start)
+    for _ in range(moves):
+        ways = grid.cells_of(grid.grow(grid.bit(route[-1])) & free & ~seen)
+        if not ways:
+            return None
+        route.append(rng.choice(ways))
+        seen |= grid.bit(route[-1])
+    return tuple(route)
 
 
 def draw(walls: tuple[Cell, ...], goals: dict[Cell, int], route: Route) -> np.ndarray:

@@ -5,7 +5,8 @@ state-dict keys, offload hooks and LoRA layers stay where they are. Two rules ke
 
 * A module none of whose points is watched runs the upstream code itself, so an idle lens costs a few dictionary
   look-ups and cannot drift.
-* A watched module runs the forward below. ``selfcheck`` compares it with upstream at load, bit for bit.
+* A watched module runs the forward below. ``selfcheck`` compares it with upstream at load, bit for bit. (A block of
+  which only the two ends are watched still runs upstream's code between them.)
 
 The classes carry the upstream *names*, because diffusers and accelerate match blocks by class name
 (``_no_split_modules``, ``compile_repeated_blocks``).
@@ -26,6 +27,9 @@ from torch import Tensor, nn
 from dit_lens.wan.points import IMAGE_CONTEXT, POINTS
 
 WATCHED = "_dit_lens_watched"  # set by the tracing engine, which reads points without torch hooks
+PASSED = "_dit_lens_passed"  # set on blocks that a call skips, because their result was kept: what they return instead
+HELD = "_dit_lens_points"  # the points directly below a module, in order, where they are found without a search
+INSIDE = slice(1, -1)  # of a block's points: all but its two ends
 
 
 def points_below(prefix: str, image: bool = True) -> tuple[str, ...]:
@@ -49,13 +53,13 @@ CROSS_POINTS = points_below("cross_attn.")
 MLP_POINTS = points_below("mlp.")
 
 
-def watched(module: nn.Module) -> bool:
-    """Whether anything listens at the points directly below ``module``."""
+def watched(module: nn.Module, which: slice = slice(None)) -> bool:
+    """Whether anything listens at the points directly below ``module``, or at some of them."""
     state = module.__dict__
-    if state.get(WATCHED, False):
+    if WATCHED in state:
         return True
-    for name, child in module._modules.items():
-        if name.startswith("hook_") and child is not None and (child._forward_hooks or child._backward_hooks):
+    for point in state.get(HELD, ())[which]:  # noqa: SIM110  (any() is slower, and this runs for every module)
+        if point._forward_hooks or point._backward_hooks:
             return True
     return False
 
@@ -69,7 +73,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply 3-D RoPE to interleaved pairs; ``x`` (B, N, H, D), ``cos`` and ``sin`` (1, N, 1, D) with repeated pairs."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, N, H, D/2) each
     cos, sin = cos[..., 0::2], sin[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).type_as(x)
+    out = torch.empty_like(x)  # written in halves: stacking them costs a third more
+    out[..., 0::2], out[..., 1::2] = even * cos - odd * sin, even * sin + odd * cos
+    return out
 
 
 class HookedAttnProcessor(WanAttnProcessor):
@@ -137,8 +143,14 @@ class HookedBlock(WanTransformerBlock):
     """Upstream's block with points on the stream, on each part's output and on its gated contribution."""
 
     def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any) -> Tensor:
+        kept = self.__dict__.get(PASSED)
+        if kept is not None:
+            return kept.to(hidden_states.device)
         if not watched(self):
             return WanTransformerBlock.forward(self, hidden_states, encoder_hidden_states, temb, rotary_emb)
+        if not watched(self, INSIDE):  # upstream's own code between the two ends: the common case costs least
+            x = self.hook_resid_pre(hidden_states)
+            return self.hook_resid_post(WanTransformerBlock.forward(self, x, encoder_hidden_states, temb, rotary_emb))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self._modulation(temb)
 
         x = self.hook_resid_pre(hidden_states)  # (B, N, d)

@@ -96,14 +96,25 @@ def is_image_to_video(pipe: Any) -> bool:
 
 
 def encode(
-    pipe: Any, prompt: Any, negative: str, image: Any, size: Size, seed: int, guided: bool, max_sequence_length: int
+    pipe: Any,
+    prompt: Any,
+    negative: str,
+    image: Any,
+    size: Size,
+    seed: int,
+    guided: bool,
+    max_sequence_length: int,
+    device: Any = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Conditions, Tensor]:
     """Conditions and starting noise of one generation, as the bare pipeline would make them.
 
     ``prompt``: a string, or a tensor of embeddings (1, M, width). The noise comes from a CPU generator, so a seed means
-    the same on every device.
+    the same on every device. ``device``, ``dtype``: the pipeline's execution device and the transformer's dtype, where
+    the caller has looked them up already (it takes milliseconds).
     """
-    device, dtype = pipe._execution_device, pipe.transformer.dtype
+    device = pipe._execution_device if device is None else device
+    dtype = pipe.transformer.dtype if dtype is None else dtype
     if pipe.transformer.config.added_kv_proj_dim is not None and max_sequence_length != 512:
         raise SamplerError(
             f"max_sequence_length={max_sequence_length}: this Wan2.1 I2V model splits image and text context at "

@@ -2,15 +2,14 @@
 
 An intervention is a frozen value with one method, ``bind(context) -> Edit``. An :class:`Edit` belongs to one
 generation: it is asked for the latents of each step and for the hooks of each call, and counts where it fired. The
-sampler knows
-nothing else of interventions.
+sampler knows nothing else of interventions.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -101,6 +100,10 @@ class Fired:
     touched: Mapping[Address, int]
     remarks: tuple[str, ...] = ()
 
+    def until(self, step: int) -> Fired:
+        """What of it happened before a step."""
+        return replace(self, touched={a: n for a, n in self.touched.items() if a.step < step})
+
     def __str__(self) -> str:
         steps = sorted({a.step for a in self.touched})
         layers = sorted({a.layer for a in self.touched if a.layer >= 0})
@@ -109,7 +112,11 @@ class Fired:
 
 
 class Intervention(Protocol):
-    """What ``lens.generate(interventions=[...])`` accepts."""
+    """What ``lens.generate(interventions=[...])`` accepts.
+
+    One that mixes the rows of a batch says so by a class attribute ``together = True``; ``generate`` then refuses to
+    split the batch.
+    """
 
     def bind(self, context: Context) -> Edit: ...
 

@@ -108,6 +108,21 @@ class Expert(HookedRootModule):
                 hook.remove_hooks("fwd", level=_LEVEL)
 
     @contextmanager
+    def starting_at(self, layer: int, stream: Tensor) -> Iterator[None]:
+        """Let calls begin at block ``layer`` with ``stream`` (B, N, d), kept from the same call: earlier blocks pass.
+
+        Through the transformer's own forward, so that offload and parallel hooks still see every block.
+        """
+        passed = self.transformer.blocks[:layer]
+        for block in passed:
+            block.__dict__[blocks.PASSED] = stream
+        try:
+            yield
+        finally:
+            for block in passed:
+                block.__dict__.pop(blocks.PASSED, None)
+
+    @contextmanager
     def watching(self) -> Iterator[None]:
         """Run every hooked forward, whether or not a torch hook listens (for nnsight and the self-check)."""
         modules = [m for m in self.transformer.modules() if any(n.startswith("hook_") for n in m._modules)]
@@ -141,11 +156,14 @@ class Expert(HookedRootModule):
         original = type(module)
         for name in points:
             module.add_module(name, HookPoint())
+        if points:
+            module.__dict__[blocks.HELD] = tuple(module._modules[name] for name in points)
         if hooked is not None:
             module.__class__ = hooked
 
         def undo() -> None:
             module.__class__ = original
+            module.__dict__.pop(blocks.HELD, None)
             for name in points:
                 module._modules.pop(name, None)
 

@@ -12,16 +12,12 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanT
 
 from dit_lens.errors import BypassError, LoadError, SamplerError
 from dit_lens.wan.blocks import HookedAttnProcessor, HookedBlock, HookedFeedForward
+from dit_lens.wan.tree import modules
 
 #: diffusers hooks that move or cast weights and leave activations alone.
 _HARMLESS_HOOKS = (
     "group_offloading", "layer_execution_tracker", "lazy_prefetch", "layerwise_casting", "peft_autocast_disable",
 )  # fmt: skip
-
-LORA_CURE = (
-    "DiffSynth files name 'blocks.0.self_attn.q.lora_A.default.weight': rename the keys: drop '.default' and put "
-    "'diffusion_model.' in front, then load again"
-)
 
 
 def check_pipeline(pipe: Any) -> None:
@@ -101,7 +97,8 @@ def _check_running(model: Any) -> None:
             "a feature cache is enabled on the transformer; it skips blocks and hands out old activations: call "
             "transformer.disable_cache()"
         )
-    for module in model.modules():
+    every = list(modules(model))
+    for module in every:
         names = getattr(module.__dict__.get("_diffusers_hook"), "hooks", ())
         strange = [name for name in names if not name.startswith(_HARMLESS_HOOKS)]
         if strange:
@@ -110,7 +107,7 @@ def _check_running(model: Any) -> None:
                 "their tokens or hands out old activations: call transformer.disable_cache(), or load the pipeline "
                 "again without it (a cache that failed while being enabled leaves such hooks behind)"
             )
-    compiled = [m for m in model.modules() if getattr(m, "_compiled_call_impl", None) is not None]
+    compiled = [m for m in every if getattr(m, "_compiled_call_impl", None) is not None]
     if compiled or type(model).__name__ == "OptimizedModule":
         raise BypassError(
             f"{type((compiled or [model])[0]).__name__} is compiled, and hooks added after compiling never fire: "
@@ -152,17 +149,6 @@ def check_ready(pipe: Any, grad: bool = False) -> None:
                         f"the attention processor of block {i} was replaced after the lens was made, and its points "
                         "with it: choose the processor or backend first, then dit_lens.load(pipe)"
                     )
-
-
-def check_lora(pipe: Any, before: int) -> None:
-    """Refuse a LoRA file that loaded nothing: diffusers only warns. ``before``: adapter layers before loading."""
-    if adapter_layers(pipe) == before:
-        raise LoadError(f"the LoRA file matched no layer of the expert it was loaded into. {LORA_CURE}")
-
-
-def adapter_layers(pipe: Any) -> int:
-    """How many adapters the layers of all experts carry, one for each layer and adapter."""
-    return sum(len(module.lora_A) for m in _experts(pipe) for module in m.modules() if hasattr(module, "lora_A"))
 
 
 def check_floats(latents: torch.Tensor) -> None:

@@ -6,8 +6,9 @@ exactly as the bare pipeline does, and records or changes what it is told to.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,15 +17,18 @@ import torch
 from torch import Tensor
 
 from dit_lens.address import Branch, Call, Select
-from dit_lens.errors import SamplerError
+from dit_lens.errors import AddressError, SamplerError
+from dit_lens.wan import asked, guards, sampler, selfcheck
 from dit_lens.wan import conditions as cond
-from dit_lens.wan import guards, sampler, selfcheck
 from dit_lens.wan.edits import Context, Intervention
 from dit_lens.wan.expert import Expert, Hook
+from dit_lens.wan.fingerprint import Fingerprint
+from dit_lens.wan.gradients import Gradients
 from dit_lens.wan.grid import Grid, token_regions
 from dit_lens.wan.plan import Plan, Sampling, build, preset
 from dit_lens.wan.points import POINTS, point, table
-from dit_lens.wan.record import DEFAULT_LIMIT, Extent, Record, Recorder, labels
+from dit_lens.wan.record import DEFAULT_LIMIT, Extent, Record, Recorder, check_limit, labels, needed_bytes
+from dit_lens.wan.reuse import Replay, Reuse
 from dit_lens.wan.run import Run
 from dit_lens.wan.versions import versions
 
@@ -43,17 +47,6 @@ class Defaults:
     fps: int = 16
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One generation asked for: what it is made from."""
-
-    prompt: Any
-    image: Any
-    seed: int
-    task: Any
-    regions: Mapping[str, Any]
-
-
 class Lens:
     """A wrapped pipeline. Make one with :func:`dit_lens.load`."""
 
@@ -64,8 +57,7 @@ class Lens:
         self.defaults = defaults or Defaults()
         models = {"high": pipe.transformer, "low": getattr(pipe, "transformer_2", None)}
         self.experts = {name: Expert(name, model) for name, model in models.items() if model is not None}
-        self._fingerprint: str | None = None
-        self._seal: tuple[tuple[int, int], ...] = ()
+        self._weights = Fingerprint({name: expert.transformer for name, expert in self.experts.items()})
         try:
             for expert in self.experts.values():
                 selfcheck.verify(expert)
@@ -82,22 +74,8 @@ class Lens:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of the weights: names, shapes and a sample of values of every tensor of every expert."""
-        weights = [v for e in self.experts.values() for v in e.transformer.state_dict().values()]
-        # What an in-place change, a new LoRA or a move leaves different; offloaded weights (meta) say nothing new.
-        seal = tuple((v.data_ptr(), 0 if v.is_inference() else v._version) for v in weights)
-        hidden = any(v.device.type == "meta" for v in weights)
-        if self._fingerprint is None or (seal != self._seal and not hidden):
-            self._seal = seal
-            digest = hashlib.sha256()
-            for name, expert in self.experts.items():
-                for key, value in expert.transformer.state_dict().items():
-                    digest.update(f"{name}.{key}{tuple(value.shape)}{value.dtype}".encode())
-                    if value.device.type != "meta":
-                        some = value.flatten()[:: max(1, value.numel() // 64)]
-                        digest.update(some.float().cpu().numpy().tobytes())
-            self._fingerprint = digest.hexdigest()[:16]
-        return self._fingerprint
+        """A short hash of the weights: :mod:`dit_lens.wan.fingerprint` says what it notices."""
+        return self._weights.read()
 
     def points(self) -> str:
         """The table of all points: name, path, shape, meaning."""
@@ -161,58 +139,75 @@ class Lens:
         limit: int = DEFAULT_LIMIT,
         stop_after: int | None = None,
         resume: Run | None = None,
+        batch: int | None = None,
     ) -> Any:
         """Generate, and record or change what is asked for.
 
         ``task``: anything with ``prompt``, ``image`` and perhaps ``regions``, ``score``, ``height``, ``width`` and
-        ``num_frames``; or pass ``prompt=`` and ``image=``. A list of tasks, of seeds, or both gives a list of runs,
-        made
-        as *one batch* with a seed per item; batched and single results agree only within rounding. ``steps``,
-        ``guidance``, ``guidance_2``, ``scheduler``, ``preset="paper"``: sampling. ``regions``: name -> bool mask per
-        pixel
-        (frames, H, W), (H, W), or per token. ``interventions``, ``record``: values of ``dit_lens``. ``limit``: bytes a
-        recording may hold. ``stop_after``: the last step to do. ``resume``: a run to go on from, e.g. ``run.until(5)``.
+        ``num_frames``; or pass ``prompt=`` and ``image=``. A list of tasks, of seeds, or both gives a list of runs with
+        a seed per item. ``batch``: the largest number of items in one denoiser call; None takes all at once. Batched
+        and single results agree only within rounding; ``batch=1`` gives each item's single result bit for bit.
+        ``steps``, ``guidance``, ``guidance_2``, ``scheduler``, ``preset="paper"``: sampling. ``regions``: name -> bool
+        mask per pixel (frames, H, W), (H, W), or per token. ``interventions``, ``record``: values of ``dit_lens``.
+        ``limit``: bytes that the recordings of all items may hold. ``stop_after``: the last step to do. ``resume``: a
+        run to go on from, e.g. ``run.until(5)``.
 
         Returns a :class:`Run`, or a list of them. With no intervention it equals ``pipe(...)`` bit for bit.
         """
         guards.check_ready(self.pipe)
         records = (record,) if isinstance(record, Record) else tuple(record)
         edits = tuple(interventions) if isinstance(interventions, Sequence) else (interventions,)
-        with torch.no_grad():
-            if resume is not None:
-                return self._go_on(resume, edits, records, limit, stop_after)
-            items, many = self._items(task, prompt, image, seed, regions)
-            first = items[0].task
+        if resume is not None:
+            with torch.no_grad():
+                return self.fork(resume, edits, records, limit, stop_after)
+        with torch.no_grad(), self._loaded():
+            items, many = asked.items_of(task, prompt, image, seed, regions, cond.is_image_to_video(self.pipe))
+            at_once = asked.at_once(batch, len(items), edits)
             d = self.defaults
-            size = cond.Size(
-                _first(height, getattr(first, "height", None), d.height),
-                _first(width, getattr(first, "width", None), d.width),
-                _first(num_frames, getattr(first, "num_frames", None), d.num_frames),
-            ).check(self.pipe)
+            size = asked.size_of(items, height, width, num_frames, d).check(self.pipe)
             sampling = self.sampling(steps, guidance, guidance_2, preset, scheduler)
-            plan, ready = build(self.pipe, sampling)
+            device, dtype, meta = self.pipe._execution_device, self.pipe.transformer.dtype, self._meta()
+            plan, ready = build(self.pipe, sampling, device)
             rows = [
                 cond.encode(
-                    self.pipe, i.prompt, _first(negative_prompt, d.negative_prompt), i.image, size, i.seed,
-                    "uncond" in plan.branches, _first(max_sequence_length, d.max_sequence_length),
+                    self.pipe, i.prompt, asked.first(negative_prompt, d.negative_prompt), i.image, size, i.seed,
+                    "uncond" in plan.branches, asked.first(max_sequence_length, d.max_sequence_length), device, dtype,
                 )
                 for i in items
             ]  # fmt: skip
-            conditions = cond.stack([row[0] for row in rows])
-            noise = torch.cat([row[1] for row in rows])
             grid = self.grid(size)
             blank = [
                 Run(
                     plan, sampling, size, grid, i.seed, i.prompt if isinstance(i.prompt, str) else "(embeddings)",
-                    noise[n : n + 1].cpu(), noise[n : n + 1, None][:0].cpu(), conditions.row(n).to("cpu"),
-                    regions=token_regions(grid, i.regions), task=i.task, meta=self._meta(), _decode=self._decode,
+                    noise.cpu(), noise[:, None][:0].cpu(), conditions.to("cpu"),
+                    regions=token_regions(grid, i.regions), task=i.task, meta=meta, _decode=self._decode,
                 )
-                for n, i in enumerate(items)
+                for i, (conditions, noise) in zip(items, rows, strict=True)
             ]  # fmt: skip
-            runs = self._advance(blank, ready, conditions, noise, edits, records, limit, stop_after)
+            chunks = [slice(n, n + at_once) for n in range(0, len(items), at_once)]
+            if len(chunks) > 1:  # refused now, not when half is done: all are kept together
+                masks = asked.stack_regions([run.regions for run in blank])
+                extent = self._extent(cond.stack([row[0] for row in rows]), grid)
+                check_limit(needed_bytes(records, plan, self.n_layers, extent, grid, masks), limit)
+            runs: list[Run] = []
+            for some in chunks:
+                conditions = cond.stack([row[0] for row in rows[some]])
+                noise = torch.cat([row[1] for row in rows[some]])
+                fresh = copy.deepcopy(ready) if len(chunks) > 1 else ready
+                runs += self._advance(blank[some], fresh, conditions, noise, edits, records, limit, stop_after, dtype)
         return runs if many else runs[0]
 
-    def _go_on(self, run: Run, edits: Any, records: Any, limit: int, stop_after: int | None) -> Run:
+    def fork(
+        self,
+        run: Run,
+        edits: Sequence[Intervention] = (),
+        records: Sequence[Record] = (),
+        limit: int = DEFAULT_LIMIT,
+        stop_after: int | None = None,
+        reuse: Reuse | None = None,
+        replay: Replay | None = None,
+    ) -> Run:
+        """Go on from a stopped run, as ``generate(resume=run)``; ``reuse``: kept parts of its next calls, exact."""
         if run.complete:
             raise SamplerError("this run is complete: fork it first, lens.generate(resume=run.until(step))")
         if run.meta.get("fingerprint") != self.fingerprint:
@@ -220,15 +215,21 @@ class Lens:
                 f"this run was made by a model with fingerprint {run.meta.get('fingerprint')}, and this lens has "
                 f"{self.fingerprint}: resume it with the weights that began it"
             )
-        plan, ready = build(self.pipe, run.sampling)
+        if reuse is not None:
+            reuse.check(run)
+        device = self.pipe._execution_device
+        plan, ready = build(self.pipe, run.sampling, device)
         if plan != run.plan:
             raise SamplerError(
                 "the pipeline's scheduler or experts changed since this run: its plan no longer holds here"
             )
-        device = self.pipe._execution_device
         ready = sampler.rebuild(ready, run.latents[:-1, None].to(device), run.velocity[:, None].to(device), run.edited)
         latents = run.latents[-1][None].to(device)
-        return self._advance([run], ready, run.conditions.to(device), latents, edits, records, limit, stop_after)[0]
+        given = run.conditions.to(device)
+        with self._loaded():
+            return self._advance(
+                [run], ready, given, latents, edits, records, limit, stop_after, None, reuse, replay or self.replay
+            )[0]
 
     def _advance(
         self,
@@ -240,6 +241,9 @@ class Lens:
         records: Sequence[Record],
         limit: int,
         stop_after: int | None,
+        dtype: torch.dtype | None = None,
+        reuse: Reuse | None = None,
+        replay: Replay | None = None,
     ) -> list[Run]:
         """Take a batch of runs as far as asked, and return them with what was recorded."""
         plan, grid = runs[0].plan, runs[0].grid
@@ -247,8 +251,7 @@ class Lens:
         end = plan.n_steps if stop_after is None else stop_after + 1
         if not begin < end <= plan.n_steps:
             raise SamplerError(f"stop_after={stop_after}: give a step from {begin} to {plan.n_steps - 1}")
-        masks = _stack_regions([run.regions for run in runs])
-        self._check_seeds(runs)
+        masks = asked.stack_regions([run.regions for run in runs])
         extent = self._extent(conditions, grid)
         recorder = Recorder(records, plan, self.n_layers, extent, grid, masks, limit)
         context = Context(
@@ -258,19 +261,15 @@ class Lens:
             masks,
             tuple(run.seed for run in runs),
             self.fingerprint if edits else "",
-            self.replay,
+            replay or self.replay,
         )
         bound = [edit.bind(context) for edit in edits]
         done: list[sampler.Step] = []
-        try:
-            for step in sampler.sample(
-                self.pipe, self.experts, plan, scheduler, conditions, latents, range(begin, end), bound, recorder.hooks
-            ):
-                done.append(
-                    replace(step, latents=step.latents.cpu(), velocity=step.velocity.cpu(), after=step.after.cpu())
-                )
-        finally:
-            self.pipe.maybe_free_model_hooks()
+        for step in sampler.sample(
+            self.pipe, self.experts, plan, scheduler, conditions, latents, range(begin, end), bound, recorder.hooks,
+            dtype, reuse,
+        ):  # fmt: skip
+            done.append(replace(step, latents=step.latents.cpu(), velocity=step.velocity.cpu(), after=step.after.cpu()))
         fired = tuple(edit.finish(complete=end == plan.n_steps) for edit in bound)
         dims = {r.key(h): labels(point(h), r.reduce, extent, grid, masks) for r in records for h in r.hooks}
         return [
@@ -295,14 +294,14 @@ class Lens:
         """
         runs = [runs] if isinstance(runs, Run) else list(runs)
         guards.check_ready(self.pipe, grad=torch.is_grad_enabled())
-        plan, scheduler = build(self.pipe, runs[0].sampling)
+        device = self.pipe._execution_device
+        plan, scheduler = build(self.pipe, runs[0].sampling, device)
         if plan != runs[0].plan:
             raise SamplerError(
                 "the pipeline's scheduler or experts changed since this run: its plan no longer holds here"
             )
         if call.step >= min(run.n_steps for run in runs):
             raise SamplerError(f"step {call.step} was not run, so it cannot be replayed")
-        device = self.pipe._execution_device
         conditions = cond.stack([run.conditions for run in runs]).to(device)
         latents = torch.stack([run.latents[call.step] for run in runs]).to(device)
         with self.experts[call.expert].listening(hooks):
@@ -364,6 +363,11 @@ class Lens:
         """
         from dit_lens.wan.tracing import trace
 
+        if arguments.get("batch") is not None:
+            raise AddressError(
+                "a trace shows each call of the plan once, and batch= would run it once for every part of the items: "
+                "leave batch out, or trace the items one by one"
+            )
         return trace(self, task, step, branch, arguments)
 
     def gradients(self, run: Run, step: int, branch: Branch = "cond") -> Gradients:
@@ -375,30 +379,6 @@ class Lens:
         return replace(run, _decode=self._decode)
 
     # -- parts
-
-    def _items(self, task: Any, prompt: Any, image: Any, seed: Any, regions: Any) -> tuple[list[_Item], bool]:
-        tasks = list(task) if isinstance(task, Sequence) and not isinstance(task, str) else [task]
-        seeds = [seed] if isinstance(seed, int) else list(seed)
-        if isinstance(task, str):
-            raise SamplerError(f"generate({task!r}): a bare string is ambiguous; write prompt={task!r}")
-        if len(tasks) > 1 and len(seeds) == 1:
-            seeds = seeds * len(tasks)
-        if len(seeds) > 1 and len(tasks) == 1:
-            tasks = tasks * len(seeds)
-        if len(tasks) != len(seeds) or not tasks:
-            raise SamplerError(f"{len(tasks)} tasks and {len(seeds)} seeds: give one seed, or one for each task")
-        items = []
-        for one, number in zip(tasks, seeds, strict=True):
-            text = prompt if prompt is not None else getattr(one, "prompt", None)
-            if text is None:
-                raise SamplerError("nothing to generate from: give a task, or prompt= (and image= for image-to-video)")
-            picture = image if image is not None else getattr(one, "image", None)
-            if not cond.is_image_to_video(self.pipe) and image is None:
-                picture = None
-            named = regions if regions is not None else getattr(one, "regions", None) or {}
-            items.append(_Item(text, picture, int(number), one, named))
-        many = isinstance(seed, Sequence) or (isinstance(task, Sequence) and not isinstance(task, str))
-        return items, many
 
     def _extent(self, conditions: cond.Conditions, grid: Grid) -> Extent:
         config = self.pipe.transformer.config
@@ -418,9 +398,13 @@ class Lens:
     def _decode(self, latents: Tensor) -> Tensor:
         return sampler.decode(self.pipe, latents)
 
-    def _check_seeds(self, runs: Sequence[Run]) -> None:
-        if len({run.size for run in runs}) > 1:
-            raise SamplerError("the items of a batch must share their size: generate them one by one")
+    @contextmanager
+    def _loaded(self) -> Iterator[None]:
+        """The pipeline at work; afterwards offloaded models go back to where they wait."""
+        try:
+            yield
+        finally:
+            self.pipe.maybe_free_model_hooks()
 
     # -- life
 
@@ -443,46 +427,3 @@ class Lens:
 
     def __str__(self) -> str:
         return f"{self!r}\n{self.points()}"
-
-
-class Gradients:
-    """One recorded denoiser call with its graph kept.
-
-    ``with lens.gradients(run, step=5) as call: v, acts = call("resid_post", layers=...)`` gives the velocity and the
-    activations, attached, as ``path -> tensor``; ``torch.autograd.grad(metric(v), list(acts.values()))`` works inside.
-    Hooks stay in place until the block ends.
-    """
-
-    def __init__(self, lens: Lens, run: Run, call: Call) -> None:
-        self.lens, self.run, self.call = lens, run, call
-
-    def __enter__(self) -> Gradients:
-        self._grad = torch.enable_grad()
-        self._grad.__enter__()
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self._grad.__exit__(*exc)
-
-    def __call__(self, hook: str, layers: Sequence[int] = (-1,)) -> tuple[Tensor, dict[str, Tensor]]:
-        kept: dict[str, Tensor] = {}
-
-        def keep(path: str) -> Hook:
-            def fn(x: Tensor, hook: Any) -> Tensor:
-                kept[path] = x if x.requires_grad else x.detach().requires_grad_(True)
-                return kept[path]
-
-            return path, fn
-
-        paths = [point(hook).at(layer) for layer in layers]
-        return self.lens.replay(self.run, self.call, [keep(path) for path in paths]), kept
-
-
-def _first(*values: Any) -> Any:
-    return next(v for v in values if v is not None)
-
-
-def _stack_regions(regions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
-    """Token masks of a batch, name -> bool (B, N), of the regions that every item has."""
-    shared = [name for name in regions[0] if all(name in r for r in regions)]
-    return {name: torch.from_numpy(np.stack([r[name] for r in regions])) for name in shared}

@@ -116,8 +116,11 @@ class Plan:
         return "\n".join([head, *map(str, self.calls)])
 
 
-def build(pipe: Any, sampling: Sampling) -> tuple[Plan, Any]:
-    """The plan, and a scheduler of its own that is set up for it (the pipeline's is not touched)."""
+def build(pipe: Any, sampling: Sampling, device: Any = None) -> tuple[Plan, Any]:
+    """The plan, and a scheduler of its own that is set up for it (the pipeline's is not touched).
+
+    ``device``: the pipeline's execution device, where the caller has looked it up already (it takes milliseconds).
+    """
     scheduler = copy.deepcopy(pipe.scheduler if sampling.scheduler is None else sampling.scheduler)
     if not isinstance(scheduler, SUPPORTED):
         raise SamplerError(
@@ -133,7 +136,7 @@ def build(pipe: Any, sampling: Sampling) -> tuple[Plan, Any]:
         )
     if sampling.steps < 1:
         raise SamplerError(f"steps={sampling.steps}: at least one denoising step is needed")
-    scheduler.set_timesteps(sampling.steps, device=pipe._execution_device)
+    scheduler.set_timesteps(sampling.steps, device=pipe._execution_device if device is None else device)
     # The I2V pipeline leaves this out, and with repeated integer timesteps it then starts at the second sigma.
     scheduler.set_begin_index(0)
 

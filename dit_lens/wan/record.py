@@ -86,6 +86,16 @@ def needed_bytes(records: Sequence[Record], plan: Plan, n_layers: int, extent: E
     return total
 
 
+def check_limit(needed: int, limit: int) -> None:
+    """Errors: :class:`RecordError` when a recording would hold more bytes than allowed."""
+    if needed > limit:
+        raise RecordError(
+            f"this recording needs {needed / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB: "
+            "choose fewer steps or layers, a reducer (reduce='token_norm', 'region_mean', 'frame_mean'), or "
+            "raise limit="
+        )
+
+
 def _reduced(p: Point, shape: tuple[int, ...], reduce: Reducer, grid: Grid, masks: Masks) -> tuple[int, ...]:
     if reduce.tokens and p.axis != "N":
         raise RecordError(f"{type(reduce).__name__} reduces video tokens; {p.name!r} is {p.shape}: use reduce='raw'")
@@ -114,13 +124,7 @@ class Recorder:
             for hook in r.hooks:
                 if not extent.image_context and point(hook).name in IMAGE_CONTEXT:
                     raise RecordError(f"{hook!r} exists only in Wan2.1 I2V models, which see the image through CLIP")
-        needed = needed_bytes(records, plan, n_layers, extent, grid, masks)
-        if needed > limit:
-            raise RecordError(
-                f"this recording needs {needed / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB: "
-                "choose fewer steps or layers, a reducer (reduce='token_norm', 'region_mean', 'frame_mean'), or "
-                "raise limit="
-            )
+        check_limit(needed_bytes(records, plan, n_layers, extent, grid, masks), limit)
         self.grid, self.masks = grid, masks
         self.kept: dict[Address, Tensor] = {}
         self._by_call: dict[int, list[tuple[str, str, int, Reducer, str]]] = {}

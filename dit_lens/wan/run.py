@@ -151,6 +151,7 @@ class Run:
             velocity=self.velocity[:step],
             activations={a: v for a, v in self.activations.items() if a.step < step},
             edited=tuple(s for s in self.edited if s < step),
+            fired=tuple(f for f in (fired.until(step) for fired in self.fired) if f.touched),
             _cache={},
         )
 

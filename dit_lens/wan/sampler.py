@@ -21,6 +21,7 @@ from dit_lens.wan.conditions import Conditions
 from dit_lens.wan.edits import Edit
 from dit_lens.wan.expert import Expert, Hook
 from dit_lens.wan.plan import Plan
+from dit_lens.wan.reuse import Reuse
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,15 @@ def model_input(conditions: Conditions, latents: Tensor, t: Tensor, dtype: torch
     return latents.to(dtype), t.expand(latents.shape[0])
 
 
-def denoise(pipe: Any, conditions: Conditions, latents: Tensor, call: Call, t: Tensor) -> Tensor:
-    """One denoiser call through the expert's own forward, so that offload and parallel hooks still work."""
+def denoise(
+    pipe: Any, conditions: Conditions, latents: Tensor, call: Call, t: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """One denoiser call through the expert's own forward, so that offload and parallel hooks still work.
+
+    ``dtype``: ``pipe.transformer.dtype``, which diffusers looks for in the whole model each time it is asked.
+    """
     model = pipe.transformer if call.expert == "high" else pipe.transformer_2
-    x, timestep = model_input(conditions, latents, t, pipe.transformer.dtype)
+    x, timestep = model_input(conditions, latents, t, pipe.transformer.dtype if dtype is None else dtype)
     image = {} if conditions.image_context is None else {"encoder_hidden_states_image": conditions.image_context}
     with model.cache_context(call.branch):
         return model(
@@ -114,8 +120,14 @@ def sample(
     steps: range,
     edits: Sequence[Edit] = (),
     hooks: Callable[[Call], Sequence[Hook]] = lambda call: (),
+    dtype: torch.dtype | None = None,
+    reuse: Reuse | None = None,
 ) -> Iterator[Step]:
-    """Yield the steps of a generation. ``hooks`` are held after the edits' own, so recordings see what was changed."""
+    """Yield the steps of a generation. ``hooks`` are held after the edits' own, so recordings see what was changed.
+
+    ``reuse``: kept parts of the calls of the *first* step, of no use where an edit changes the latents that enter it.
+    """
+    dtype = pipe.transformer.dtype if dtype is None else dtype
     for step in steps:
         t = scheduler.timesteps[step]
         entered = latents
@@ -128,8 +140,19 @@ def sample(
         for call in plan.of_step(step):
             with ExitStack() as stack:
                 wanted = [h for edit in edits for h in edit.hooks(call, latents)]
-                stack.enter_context(experts[call.expert].listening([*wanted, *hooks(call)]))
-                velocities[call.branch] = denoise(pipe, conditions, latents, call, t)
+                # An edit that only reads a point must see what the edits after it make of that point.
+                wanted.sort(key=lambda h: getattr(h[1], "reads_only", False))
+                wanted += hooks(call)
+                if reuse is not None and step == steps[0] and not edited:
+                    finished = reuse.finished(call, wanted)
+                    if finished is not None:
+                        velocities[call.branch] = finished
+                        continue
+                    entry = reuse.entry(call, wanted)
+                    if entry is not None:
+                        stack.enter_context(experts[call.expert].starting_at(*entry))
+                stack.enter_context(experts[call.expert].listening(wanted))
+                velocities[call.branch] = denoise(pipe, conditions, latents, call, t, dtype)
         velocity = guided(plan, plan.at(step), velocities["cond"], velocities.get("uncond"))
         after = scheduler.step(velocity, t, latents, return_dict=False)[0]
         if not torch.isfinite(after).all():

@@ -1,16 +1,21 @@
 """Runs on disk: tensors as safetensors, everything else as JSON, written to a new folder and moved into place.
 
-Nothing in a folder is ever executed: no pickle. A task that has a name, a seed and a split
-is stored by these and made again on loading by ``revive``; any other is stored by its prompt only.
+Nothing in a folder is ever executed: no pickle, and no name in it is imported. ``run.json`` is written last and holds
+the checksum of the tensors, so a folder that was cut short, mixed or changed by accident is refused. A task that has a
+name, a seed and a split is stored by these and made again on loading by ``revive``; any other by its prompt only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-import tempfile
-from dataclasses import asdict
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +23,32 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from dit_lens.address import Address, Call
-from dit_lens.errors import StoreError
+from dit_lens.errors import DitLensError, StoreError
 from dit_lens.wan.conditions import Conditions, Size
 from dit_lens.wan.edits import Fired
 from dit_lens.wan.grid import Grid
-from dit_lens.wan.plan import Plan, Sampling
+from dit_lens.wan.plan import SUPPORTED, ExplicitGridEuler, Plan, Sampling
 from dit_lens.wan.run import Run
 
-FORMAT = 1
+FORMAT = 2
+ABOUT, TENSORS = "run.json", "run.safetensors"
+_SCHEDULERS = {c.__name__: c for c in (*SUPPORTED, ExplicitGridEuler)}
 
 
 def save_run(run: Run, folder: str | Path) -> Path:
-    """Write a run; a folder that exists is replaced only when it holds a run.
+    """Write a run; a folder that exists is replaced only when it is empty or holds a run and nothing else.
 
-    Errors: :class:`StoreError` when the place cannot be written or holds something else.
+    Errors: :class:`StoreError` when the place cannot be written or holds something else, or when the run holds what
+    JSON cannot say.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / "run.json").is_file():
-        raise StoreError(f"{folder} exists and is not a saved run: choose another folder, or remove it")
     tensors = {"latents": run.latents, "velocity": run.velocity}
     tensors |= {f"conditions.{k}": v for k, v in run.conditions.items().items() if v is not None}
-    tensors |= {f"activation.{a}": v for a, v in run.activations.items()}
+    tensors |= {f"activation.{_key(a)}": v for a, v in run.activations.items()}
     tensors |= {f"region.{k}": torch.from_numpy(np.array(v)) for k, v in run.regions.items()}
-    scheduler = run.sampling.scheduler
     about = {
         "format": FORMAT,
         "seed": run.seed,
@@ -50,103 +56,209 @@ def save_run(run: Run, folder: str | Path) -> Path:
         "size": asdict(run.size),
         "grid": asdict(run.grid),
         "plan": asdict(run.plan),
-        "sampling": {**asdict(_plain(run.sampling)), "scheduler": None},
-        "scheduler": None
-        if scheduler is None
-        else {"class": type(scheduler).__name__, "config": dict(scheduler.config)},
+        "sampling": asdict(replace(run.sampling, scheduler=None)),
+        "scheduler": _scheduler(run.sampling.scheduler),
         "edited": list(run.edited),
-        "dims": {
-            k: {d: list(v) if isinstance(v, tuple) else v for d, v in dims.items()} for k, dims in run.dims.items()
-        },
+        "dims": {k: dict(dims) for k, dims in run.dims.items()},
         "fired": [
-            {"label": f.label, "touched": {str(a): n for a, n in f.touched.items()}, "remarks": list(f.remarks)}
+            {"label": f.label, "touched": {_key(a): n for a, n in f.touched.items()}, "remarks": list(f.remarks)}
             for f in run.fired
         ],
         "task": _task(run.task),
         "meta": dict(run.meta),
     }
     try:
+        if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {ABOUT, TENSORS}):
+            raise StoreError(f"{folder} exists and is not a saved run: choose another folder, or remove it")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+        scratch.mkdir()
         try:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, scratch / "run.safetensors")
-            (scratch / "run.json").write_text(json.dumps(about, indent=1, default=str), encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(scratch, folder)
+            save_file(_apart(tensors), scratch / TENSORS)
+            about["tensors"] = _digest(scratch / TENSORS)
+            (scratch / ABOUT).write_text(json.dumps(about, indent=1, default=_plain), encoding="utf-8")
+            _move(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+    except StoreError:
+        raise
     except OSError as error:
         raise StoreError(f"cannot write a run to {folder}: {error}; choose a folder that can be written") from error
     return folder
 
 
-def load_run(folder: str | Path, revive: Any = None) -> Run:
+def load_run(folder: str | Path, revive: Callable[..., Any] | None = None) -> Run:
     """Read a run. It can be measured at once; ``lens.attach(run)`` lets it decode and be resumed.
 
-    Errors: :class:`StoreError` for a missing, damaged or newer folder.
+    ``revive(name, seed, split)`` makes its task again. Where the task that comes back is another one than that which
+    the run was made from, the run has none, and a warning says so.
+
+    Errors: :class:`StoreError` for a missing or damaged folder, or one of another format.
     """
     folder = Path(folder)
     try:
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "run.safetensors")
-    except FileNotFoundError:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise StoreError(
+                f"the run in {folder} has format {about['format']!r} and this version of dit_lens reads {FORMAT}: load "
+                "it with the version that wrote it, or generate it again"
+            )
+        if _digest(folder / TENSORS) != about["tensors"]:
+            raise StoreError(f"the run in {folder} is damaged: {TENSORS} is not what was written; generate it again")
+        run = _build(about, load_file(folder / TENSORS))
+    except StoreError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"{folder} holds no run: it needs {ABOUT} and {TENSORS}, as run.save() writes") from None
+    except OSError as error:
+        raise StoreError(f"cannot read {folder}: {error}; check that the folder may be read") from error
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"the run in {folder} is damaged ({error!r}): generate it again") from error
+    if about.get("task") is None or revive is None:
+        return run
+    return replace(run, task=_revived(folder, about["task"], revive))
+
+
+def _build(about: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
+    plan, scheduler = about["plan"], about["scheduler"]
+    if len(tensors["latents"]) != len(tensors["velocity"]) + 1:
         raise StoreError(
-            f"{folder} holds no run: it needs run.json and run.safetensors, as run.save() writes"
-        ) from None
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise StoreError(f"the run in {folder} is damaged ({error}): generate it again") from error
-    if about.get("format") != FORMAT:
-        raise StoreError(
-            f"the run in {folder} has format {about.get('format')}, this version reads {FORMAT}: update dit_lens"
+            f"the run is damaged: {len(tensors['velocity'])} steps and {len(tensors['latents'])} latents do not fit; "
+            "generate it again"
         )
-    plan = about["plan"]
-    parts = {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith("conditions.")}
+    if scheduler is not None:
+        if scheduler["class"] not in _SCHEDULERS:
+            raise StoreError(f"the run names an unknown scheduler {scheduler['class']!r}: use {sorted(_SCHEDULERS)}")
+        scheduler = _SCHEDULERS[scheduler["class"]].from_config(scheduler["config"])
     return Run(
         plan=Plan(
             tuple(Call(**c) for c in plan["calls"]), tuple(plan["sigmas"]), plan["guidance"], plan["guidance_2"],
             plan["scheduler"],
         ),
-        sampling=_sampling(about),
+        sampling=Sampling(**{**about["sampling"], "scheduler": scheduler}),
         size=Size(**about["size"]),
         grid=Grid(**about["grid"]),
         seed=about["seed"],
         prompt=about["prompt"],
         latents=tensors["latents"],
         velocity=tensors["velocity"],
-        conditions=Conditions(**parts),
-        activations={Address.parse(k.split(".", 1)[1]): v for k, v in tensors.items() if k.startswith("activation.")},
-        dims={k: _tuples(dims) for k, dims in about["dims"].items()},
-        regions={k.split(".", 1)[1]: v.numpy() for k, v in tensors.items() if k.startswith("region.")},
+        conditions=Conditions(**_below("conditions.", tensors)),
+        activations={_address(k): v for k, v in _below("activation.", tensors).items()},
+        dims={
+            k: {name: tuple(v) if isinstance(v, list) else v for name, v in dims.items()}
+            for k, dims in about["dims"].items()
+        },
+        regions={k: v.numpy() for k, v in _below("region.", tensors).items()},
         edited=tuple(about["edited"]),
         fired=tuple(
-            Fired(f["label"], {Address.parse(a): n for a, n in f["touched"].items()}, tuple(f["remarks"]))
+            Fired(f["label"], {_address(a): n for a, n in f["touched"].items()}, tuple(f["remarks"]))
             for f in about["fired"]
         ),
-        task=None if about["task"] is None or revive is None else revive(**about["task"]),
         meta=about["meta"],
     )  # fmt: skip
 
 
-def _plain(sampling: Sampling) -> Sampling:
-    return Sampling(sampling.steps, sampling.guidance, sampling.guidance_2, sampling.boundary_ratio)
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _sampling(about: dict[str, Any]) -> Sampling:
-    scheduler = None
-    if about["scheduler"] is not None:
-        from dit_lens.wan import plan
+def _key(a: Address) -> str:
+    # Not str(a): a recording may be filed under any name, also one with spaces.
+    return json.dumps([a.step, a.branch, a.layer, a.hook])
 
-        known = {c.__name__: c for c in (*plan.SUPPORTED, plan.ExplicitGridEuler)}
-        scheduler = known[about["scheduler"]["class"]].from_config(about["scheduler"]["config"])
-    return Sampling(**{**about["sampling"], "scheduler": scheduler})
+
+def _address(text: str) -> Address:
+    step, branch, layer, hook = json.loads(text)
+    return Address(step, branch, layer, hook)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, contiguous and each with memory of its own, as safetensors needs them."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        own = tensor.detach().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in seen else own
+        seen.add(place)
+    return found
+
+
+def _move(scratch: Path, folder: Path) -> None:
+    """Put a finished folder in its place. The old run is there, under this name or a hidden one, until the new one is.
+
+    (A folder cannot be exchanged for another in one step everywhere.)
+    """
+    if not folder.exists():
+        os.replace(scratch, folder)
+        return
+    old = folder.with_name(f".{folder.name}-old-{uuid.uuid4().hex}")
+    os.replace(folder, old)
+    try:
+        os.replace(scratch, folder)
+    except BaseException:
+        with suppress(OSError):
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _scheduler(scheduler: Any) -> dict[str, Any] | None:
+    if scheduler is None:
+        return None
+    if _SCHEDULERS.get(type(scheduler).__name__) is not type(scheduler):
+        raise StoreError(
+            f"a run sampled with a {type(scheduler).__name__} of your own cannot be stored: give generate(scheduler=) "
+            f"one of {sorted(_SCHEDULERS)}, or set it as pipe.scheduler"
+        )
+    return {"class": type(scheduler).__name__, "config": dict(scheduler.config)}
 
 
 def _task(task: Any) -> dict[str, Any] | None:
-    if all(hasattr(task, part) for part in ("name", "seed", "split")):
-        return {"name": task.name, "seed": task.seed, "split": task.split}
+    if not all(hasattr(task, part) for part in ("name", "seed", "split")):
+        return None
+    return {"name": task.name, "seed": task.seed, "split": task.split, "content": _content(task)}
+
+
+def _content(task: Any) -> str:
+    """A short hash of what a task asks and shows, to know it again."""
+    digest = hashlib.sha256(str(getattr(task, "prompt", None)).encode())
+    image = getattr(task, "image", None)
+    if image is not None:
+        digest.update(np.asarray(image).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _revived(folder: Path, stored: Mapping[str, Any], revive: Callable[..., Any]) -> Any:
+    name, seed, split, content = (stored[part] for part in ("name", "seed", "split", "content"))
+    try:
+        task = revive(name, seed, split)
+        if _content(task) == content:
+            return task
+        reason = "another puzzle than the run was made from"
+    except DitLensError as error:
+        reason = str(error)
+    warnings.warn(
+        f"the run in {folder} is read without its task ({name!r}, seed {seed}, split {split!r}), which cannot be made "
+        f"again here: {reason}. Give it one with dataclasses.replace(run, task=...)",
+        stacklevel=4,
+    )
     return None
 
 
-def _tuples(dims: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in dims.items()}
+def _plain(value: Any) -> Any:
+    """Numbers of other libraries as JSON's own; what has no plain form is refused rather than written as text."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "tolist"):  # numpy and torch
+        return value.tolist()
+    raise StoreError(
+        f"a run whose meta, sampling or dims hold a {type(value).__name__} cannot be stored: keep numbers and text"
+    )

@@ -212,14 +212,14 @@ def offload_without_an_accelerator(case: Case) -> None:
     case.lens(offload="model")
 
 
-@refused(LoadError, "drop '.default' and put 'diffusion_model.' in front")
-def diffsynth_lora_that_loads_nothing(case: Case) -> None:
-    case.lens(lora=case.lora("blocks.0.self_attn.q.{}.default.weight"))
+@refused(LoadError, "0 of 1 LoRA layers found a place in this model")
+def lora_that_loads_nothing(case: Case) -> None:
+    case.lens(lora=case.lora("layer.0.to_q.{}.weight"))
 
 
-@refused(LoadError, "drop '.default'")
-def diffsynth_lora_with_prefix(case: Case) -> None:
-    case.lens(lora=case.lora("diffusion_model.blocks.0.self_attn.q.{}.default.weight"))
+@refused(LoadError, "Known forms: DiffSynth")
+def lora_of_a_deeper_model(case: Case) -> None:
+    case.lens(lora=case.lora("blocks.9.self_attn.q.{}.default.weight"))
 
 
 @refused(LoadError, "one file per expert")

@@ -1,0 +1,210 @@
+"""Named ways for K seeds to share hidden states, and the two averages that they have to beat (paper, training-free
+ensemble). With h_l(i) the stream of member i after block l, and a window of layers L to L'::
+
+    lockstep   h_l(i) <- mean_j h_l(j)                       for l = L, ..., L', one block after the other
+    cached     h_l(i) <- mean_j h*_l(j)                      h* from the members left alone
+    alpha      h_l(i) <- (1 - alpha) h_l(i) + alpha mean_j h_l(j)
+    updates    u_l(i) <- mean_j u_l(j)                       u_l = h_l - h_(l-1)
+    velocity   v(i)   <- mean_j v(j)                         no layer: the control that averages what leaves the model
+    noise      eps(i) <- sum_j Q_ij eps(j)                   Q orthogonal, Q_0j = 1 / sqrt(K): row 0 is the mean of the
+                                                             K noises at unit variance, the others are its contrasts
+
+Two of them are narrower than they sound, because the members share weights, text and timestep. In *lockstep* all
+members are equal after layer L, so the rest of the window does nothing. In *cached* each overwrite wipes out the one
+before, so the result is the mean at layer L' alone. Only ``alpha`` and ``updates`` use the window as a window.
+
+When not to use: members with different prompts or pictures; their mean is a state of no scene at all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from scipy.linalg import helmert
+from torch import Tensor
+
+from dit_lens.address import ALL, Address, Call, Select
+from dit_lens.errors import InterventionError
+from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.interventions.ensemble import PAPER_WINDOW, Ensemble
+from dit_lens.interventions.patch import Patch
+from dit_lens.wan.edits import Context, Edit
+from dit_lens.wan.run import Run
+
+Mode = Literal["lockstep", "cached", "alpha", "updates", "velocity"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True)
+class EnsembleMode:
+    """One named mode at ``where``. ``sources``: finished runs to take the cached mean from, instead of the batch."""
+
+    mode: Mode
+    where: Select
+    alpha: float = 1.0
+    rescale: bool = False
+    sources: tuple[Run, ...] = field(default=(), repr=False)
+
+    @property
+    def together(self) -> bool:
+        """Whether the rows of a batch are mixed, so that it cannot be split."""
+        return not self.sources
+
+    def bind(self, context: Context) -> Edit:
+        with warnings.catch_warnings():
+            # What the parts say of whole streams is said below, as it is meant here.
+            warnings.filterwarnings("ignore", message=r"(sharing|patching) the whole stream")
+            edit = self._bind(context)
+        edit.label = str(self)
+        remark = self.remark(context.n_layers)
+        if remark:
+            edit.remarks[:] = [remark]
+            warnings.warn(remark, stacklevel=2)
+        return edit
+
+    def _bind(self, context: Context) -> Edit:
+        if self.sources:
+            return _CachedEdit(self, context)
+        where, hook = self.where, "resid_post"
+        if self.mode == "cached":
+            where = where.but(layers=self.only_layer(context.n_layers))
+        elif self.mode == "updates":
+            hook = "update"
+        elif self.mode == "velocity":
+            where, hook = where.but(layers=ALL), "velocity"
+        return Ensemble(where, hook, self.alpha, self.rescale).bind(context)
+
+    def only_layer(self, n_layers: int) -> int | None:
+        """The one layer of the window that counts (lockstep: the first, cached: the last), or None where all do."""
+        layers = self.where.layers_of(n_layers)
+        if self.mode == "lockstep" and not self.rescale:
+            return layers[0]
+        return layers[-1] if self.mode == "cached" else None
+
+    def remark(self, n_layers: int) -> str:
+        """What a reader has to know about a window that does less than it says; empty where there is nothing."""
+        layers, only = self.where.layers_of(n_layers), self.only_layer(n_layers)
+        if only is None or len(layers) == 1:
+            return ""
+        why = (
+            "the members are equal after it, and blocks with the same text and timestep keep them equal"
+            if self.mode == "lockstep"
+            else "each overwrite of the whole stream wipes out the one before"
+        )
+        return (
+            f"{self.mode} mean over layers {layers[0]}-{layers[-1]} is the mean at layer {only} alone: {why}. Use "
+            "mode='updates' or 'alpha' to ask about a window"
+        )
+
+    def __str__(self) -> str:
+        layers = "" if self.mode == "velocity" else f", layers={self.where.layers}"
+        alpha = f", alpha={self.alpha}" if self.mode == "alpha" else ""
+        return f"ensemble_mode({self.mode}, steps={self.where.steps}{layers}{alpha}{', rescaled' * self.rescale})"
+
+
+def ensemble_mode(
+    mode: str,
+    step: Any = None,
+    layers: Any = PAPER_WINDOW,
+    *,
+    steps: Any = None,
+    alpha: float | None = None,
+    rescale: bool = False,
+    branches: Any = ALL,
+    sources: Sequence[Run] = (),
+) -> EnsembleMode:
+    """An ensemble by its name; step 0 and layers 20-29 of 40 (by depth elsewhere) unless told otherwise.
+
+    ``mode``: ``"lockstep"``, ``"cached"``, ``"alpha"``, ``"updates"`` or ``"velocity"``. ``alpha``: the share of the
+    mean, for ``"alpha"`` only. ``rescale``: give the mean each member's own norm, token by token. ``sources``: for
+    ``"cached"``, finished runs of the same task whose own calls give the means; then a single run may take them.
+    Without it the cache is that of the batch at the same call, which is the same as long as one step is chosen.
+
+    Errors: :class:`InterventionError` for an unknown mode, an alpha outside 0-1 or where it has no meaning, and for
+    fewer than two members or equal ones.
+    """
+    if mode not in MODES:
+        raise InterventionError(f"ensemble mode {mode!r} is unknown: choose from {list(MODES)}")
+    if mode == "alpha":
+        alpha = 0.5 if alpha is None else alpha
+        if not 0 < alpha < 1:
+            raise InterventionError(f"alpha={alpha}: 0 changes nothing and 1 is mode='lockstep'; give one in between")
+    elif alpha is not None:
+        raise InterventionError(f"mode={mode!r} takes no alpha: it replaces by the mean; use mode='alpha'")
+    if sources and mode != "cached":
+        raise InterventionError(f"sources= are for mode='cached'; in mode={mode!r} the members are the batch")
+    first = 0 if step is None and steps is None else step
+    where = select(first, steps, layers, branches)
+    return EnsembleMode(mode, where, 1.0 if alpha is None else alpha, rescale, tuple(sources))
+
+
+class _CachedEdit(ActivationEdit):
+    """Overwrite every layer of the window by the mean of finished runs, each recomputed from its own latents."""
+
+    def __init__(self, spec: EnsembleMode, context: Context) -> None:
+        super().__init__(str(spec), context, spec.where, "resid_post")
+        different_members(spec.sources)
+        self.rescale = spec.rescale
+        self.parts = [Patch(spec.where, "resid_post", run).bind(context) for run in spec.sources]
+
+    def prepare(self, call: Call, latents: Tensor) -> None:
+        for part in self.parts:
+            part.prepare(call, latents)
+
+    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
+        taken = torch.stack([part.value(layer, call, x).float() for part in self.parts])  # (K, B, N, d)
+        mean = taken.mean(0)
+        if self.rescale:
+            mean = mean * x.float().norm(dim=-1, keepdim=True) / mean.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return mean.type_as(x)
+
+
+def different_members(runs: Sequence[Run]) -> None:
+    """Errors: :class:`InterventionError` for fewer than two runs, or for two that begin from the same noise."""
+    if len(runs) < 2:
+        raise InterventionError(
+            f"an ensemble needs at least two members, found {len(runs)}: give runs of several seeds"
+        )
+    for a, b in combinations(runs, 2):
+        if torch.equal(a.latents[0], b.latents[0]):
+            raise InterventionError(
+                f"members with seeds {a.seed} and {b.seed} begin from the same latents, and their mean is either of "
+                "them: give runs of different seeds"
+            )
+
+
+@dataclass(frozen=True)
+class NoiseMean:
+    """The control that averages the K initial noises: the batch starts from Q eps (module docstring)."""
+
+    together: ClassVar[bool] = True
+
+    def bind(self, context: Context) -> Edit:
+        if len(set(context.seeds)) < max(2, len(context.seeds)):
+            raise InterventionError(
+                f"averaging noise needs at least two members with different seeds, found {list(context.seeds)}: "
+                "lens.generate(task, seed=[0, 1, 2], interventions=[...])"
+            )
+        return _NoiseMeanEdit(str(self))
+
+    def __str__(self) -> str:
+        return "noise_mean()"
+
+
+def noise_mean() -> NoiseMean:
+    """A value that mixes the batch's initial noises; each stays unit-variance noise, so nothing should change."""
+    return NoiseMean()
+
+
+class _NoiseMeanEdit(Edit):
+    def latents(self, step: int, x: Tensor) -> Tensor:
+        if step:
+            return x
+        mix = torch.from_numpy(helmert(len(x), full=True)).to(x)  # (K, K), orthogonal
+        self.fired[Address(step, "cond", -1, "latents")] += 1
+        return torch.einsum("ij,j...->i...", mix, x)

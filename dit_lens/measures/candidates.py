@@ -1,0 +1,319 @@
+"""Candidates: how many answers are alive in x0_hat at a step, side by side or as one mixture (paper, Figs 1 and 2).
+
+Every answer a of a task can be drawn, V_a. A *claim* is a value that an answer shows at a place (one patch of one
+frame) where the first frame, held still, shows another. The *contrast* q of each claim in a clip x is fitted at every
+place on its own, over the values v_1, v_2, ... that answers claim there, by least squares on the simplex::
+
+    x  ~  q_0 still + sum_i q_i v_i,   q >= 0,   q_0 + sum_i q_i = 1
+
+and what the fit leaves over, r = |x - fit|, is taken off: q_i (1 - r / |v_i - still|), not below 0. So 0 is the still
+frame, or something that no answer shows, 1 is the answer's own picture, and where answers claim one place differently
+each has its part. (Of fits that are equally good, as with more colours than channels, the one with the least q_0: any
+mixture of answers that all fill the place is then found exactly.)
+
+- An answer is **alive** if each of its claims has a contrast of at least ``seen`` (a quarter).
+- Answers that share places can make a further one visible that nothing asked for. So ``alive`` is an upper bound, and
+  ``fewest`` a lower one: the smallest set of alive answers that together make every claim that alive answers make.
+- The null is wrong answers (``task.decoys``) under the same criterion.
+
+**Multi-path or superposition.** For two alive answers let p be the mean contrast of the claims that the first makes
+and the second does not, p' the reverse; the pair taken is the one with the largest smaller side. In any *mixture*
+sum_a w_a V_a, with w >= 0 and sum w = 1, a third answer that agrees with the first in one respect does not agree with
+the second in the same, so
+
+    p + p'  <=  1        ("bound": computed for the pair; 1 where answers exclude each other)
+
+while two answers drawn *side by side*, each at full contrast, have p + p' = 2. The criterion is the middle: from
+(bound + 2) / 2 on, ``multi-path``: more is shown than a mixture can hold; below, ``superposition``: the answers share
+one unit of contrast. With fewer than two alive: ``one`` or ``none``; a mixture of more than 1 / ``seen`` answers is
+``none`` too, and ``blur``, the effective number of values at a place where right answers differ, tells it from an empty
+clip (1: every place is sharp, in one answer as in several side by side). ``same_place`` tells the other sense of "side
+by side": the share of the pair's rival claims that lie at one place (1: they blur into each other; 0: each has places
+of its own).
+
+When not to use: on the number itself as "paths explored". x0_hat of an ideal denoiser is a posterior mean, hence a
+mixture; where decoding is linear, ``multi-path`` is then impossible, and a count above one says what is *undecided*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from einops import rearrange
+from scipy.optimize import Bounds, LinearConstraint, milp, nnls
+
+from dit_lens.errors import MeasureError
+from dit_lens.measures.trajectory import clips_of
+from dit_lens.wan.run import Run
+
+SEEN = 0.25
+KINDS = ("none", "one", "superposition", "multi-path", "undecided")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one clip shows of a pool's answers. ``contrast``: (K,) of each claim; ``alive``: the answers seen.
+
+    ``strongest``: the answer whose deciding claims have the highest mean contrast, and ``strength``: its weakest claim.
+    ``first``, ``second``: p and p' of the strongest pair; ``together`` their sum, to be held against ``bound``. NaN
+    where fewer than two are alive. ``blur``: effective number of values at a place, 1 / sum_i q_i^2 with q_0, averaged.
+    """
+
+    contrast: np.ndarray = field(repr=False)
+    alive: tuple[Hashable, ...]
+    fewest: int
+    kind: str
+    blur: float
+    strongest: Hashable
+    strength: float
+    first: float = np.nan
+    second: float = np.nan
+    together: float = np.nan
+    bound: float = np.nan
+    same_place: float = np.nan
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """One patch of one frame, and the values claimed there. Pixels at which these all look alike are averaged."""
+
+    index: int
+    still: np.ndarray  # (P, 3)
+    group: np.ndarray  # (P,) which group of pixels each belongs to
+    weight: np.ndarray  # (G,) square root of their number
+    values: np.ndarray  # (G * 3, n), v_i - still, weighted
+
+    @classmethod
+    def of(cls, index: int, still: np.ndarray, values: np.ndarray) -> _Place:
+        """From uint8 pixels: still (P, 3), values (n, P, 3)."""
+        _, group = _distinct(np.concatenate([still[None], values]).swapaxes(0, 1))
+        blank = cls(index, still / 255, group, np.sqrt(np.bincount(group)), np.zeros((0, 0)))
+        return replace(blank, values=np.stack([blank.change(v / 255) for v in values], 1))
+
+    def change(self, tile: np.ndarray) -> np.ndarray:
+        """What a tile (P, 3) shows beyond the still frame, (G * 3,)."""
+        sums = np.zeros((len(self.weight), 3))
+        np.add.at(sums, self.group, tile - self.still)
+        return (sums / self.weight[:, None]).reshape(-1)
+
+    def contrast(self, tile: np.ndarray) -> np.ndarray:
+        """q of each value, (n,): see the module's text."""
+        change, n = self.change(tile), self.values.shape[1]
+        scale = 1e3 * float(np.abs(self.values).max())
+        rows = np.zeros((len(change) + 2, n + 1))
+        rows[: len(change), :n] = self.values
+        rows[-2] = scale  # the sum is one, all but exactly
+        rows[-1, n] = 1e-6 * scale  # the least q_0 among equals
+        q = nnls(rows, np.concatenate([change, [scale, 0.0]]))[0][:n]
+        left = np.linalg.norm(change - self.values @ q) / np.linalg.norm(self.values, axis=0)
+        return np.asarray(q * np.clip(1 - left, 0, None))
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Answers, what each claims where, and how to read a clip for them. Make one with :func:`pool`.
+
+    ``makes``: bool (answers, K), who makes which claim. ``deciding``: bool (K,), not made by all right answers.
+    """
+
+    answers: tuple[Hashable, ...]
+    makes: np.ndarray = field(repr=False)
+    deciding: np.ndarray = field(repr=False)
+    places: tuple[_Place, ...] = field(repr=False)
+    frames: tuple[int, ...]
+    patch: tuple[int, int]
+
+    @property
+    def place(self) -> np.ndarray:
+        """The place of each claim, (K,)."""
+        return np.repeat([p.index for p in self.places], [p.values.shape[1] for p in self.places])
+
+    def contrast(self, clip: np.ndarray) -> np.ndarray:
+        """How much of each claim a clip (F, H, W, 3) in [0, 1] shows, (K,)."""
+        tiles = _tiles(np.asarray(clip, np.float64)[list(self.frames)], self.patch)
+        return np.concatenate([place.contrast(tiles[place.index]) for place in self.places])
+
+    def read(self, clip: np.ndarray, seen: float = SEEN) -> Reading:
+        """Which answers a clip shows, and how: see the module's text."""
+        q = self.contrast(clip)
+        alive = np.flatnonzero(~(self.makes & (q < seen)).any(1))
+        kind, numbers = KINDS[min(len(alive), 2)], (np.nan,) * 5
+        if len(alive) > 1:
+            kind, *numbers = self._pair(q, alive)
+        own = self.makes & self.deciding
+        best = int(((own @ q) / np.maximum(own.sum(1), 1)).argmax())
+        return Reading(
+            q, tuple(self.answers[i] for i in alive), _fewest(self.makes[alive]), kind, self._blur(q),
+            self.answers[best], float(q[self.makes[best]].min()), *numbers,
+        )  # fmt: skip
+
+    def _blur(self, q: np.ndarray) -> float:
+        """Mean over contested places of 1 / (q_0^2 + sum_i q_i^2)."""
+        each = []
+        for place in np.unique(self.place[self.deciding]):
+            here = q[self.place == place]
+            each.append(1 / ((1 - here.sum()) ** 2 + (here**2).sum()))
+        return float(np.mean(each))
+
+    def _pair(self, q: np.ndarray, alive: np.ndarray) -> tuple[Any, ...]:
+        """(kind, first, second, together, bound, same_place) of the pair whose weaker side is strongest."""
+        own = self.makes
+        some = own[alive].astype(float)
+        total, count = some @ q, some.sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # one that only repeats another's claims gives 0 / 0
+            side = (total[:, None] - (some * q) @ some.T) / (count[:, None] - some @ some.T)
+        weaker = np.nan_to_num(np.minimum(side, side.T), nan=-1.0)
+        np.fill_diagonal(weaker, -1.0)
+        i, j = np.unravel_index(weaker.argmax(), weaker.shape)
+        a, b = own[alive[i]], own[alive[j]]
+        mine, theirs = a & ~b, b & ~a
+        if not (mine.any() and theirs.any()):
+            return "undecided", *(np.nan,) * 5
+        first, second = sorted((float(side[i, j]), float(side[j, i])), reverse=True)
+        # The most that one answer, and so any mixture of answers, can show of both at once.
+        bound = float((own[:, mine].mean(1) + own[:, theirs].mean(1)).max())
+        together = first + second
+        kind = "multi-path" if together >= (bound + 2) / 2 else "superposition"
+        same = float(np.isin(self.place[mine], self.place[theirs]).mean())
+        return "undecided" if bound > 1.99 else kind, first, second, together, bound, same
+
+
+def pool(
+    task: Any,
+    answers: Sequence[Hashable] | None = None,
+    *,
+    frames: Sequence[int] = (-1,),
+    patch: tuple[int, int] = (16, 16),
+    decoys: bool = False,
+) -> Pool:
+    """The claims of ``answers`` (default: ``task.solutions``) in the chosen ``frames``, per patch of pixels.
+
+    ``task``: anything with ``solutions``, ``first_frame`` and ``render(answer)``. ``frames``: where answers stand;
+    the last one by default, which suits tasks that leave their answer standing. ``decoys=True``: ``answers`` are
+    wrong ones, which are fitted beside the right ones; those that these frames do not tell from others are left out.
+
+    Errors: :class:`MeasureError` for a task that cannot draw its answers, and for right answers that these frames do
+    not tell apart.
+    """
+    if not all(hasattr(task, name) for name in ("solutions", "render", "first_frame")):
+        raise MeasureError(
+            f"{type(task).__name__} cannot draw its answers: candidates need a task with solutions, render(answer) and "
+            "first_frame, such as dit_lens.tasks.load(...)"
+        )
+    right = tuple(task.solutions)
+    given = right if answers is None else tuple(answers)
+    listed = (*right, *given) if decoys else given
+    if not given:
+        raise MeasureError("no answers to look for: pass answers=, e.g. task.solutions or task.decoys(5)")
+    shown = np.stack([_tiles(task.render(a)[list(frames)], patch) for a in listed])  # (answers, places, D) uint8
+    still = _tiles(np.repeat(task.first_frame[None], len(frames), 0), patch)
+    makes, places = [], []
+    for where in range(shown.shape[1]):
+        first, which = _distinct(shown[:, where])
+        claimed = [i for i, answer in enumerate(first) if not np.array_equal(shown[answer, where], still[where])]
+        if claimed:
+            makes += [which == i for i in claimed]
+            places.append(_Place.of(where, still[where], shown[first[claimed], where]))
+    if not makes:
+        raise MeasureError(f"no answer differs from the first frame in frames {list(frames)}: choose later ones")
+    made = np.stack(makes, 1)  # (answers, K)
+    reference = made[: len(right)] if decoys else made
+    deciding = ~reference.all(0) if len(reference) > 1 or decoys else np.ones(made.shape[1], bool)
+    _, group = _distinct(made)
+    told = made.any(1) & (np.bincount(group)[group] == 1)
+    if not decoys and not told.all():
+        raise MeasureError(
+            f"{int((~told).sum())} of {len(listed)} answers cannot be told apart in frames {list(frames)}: choose more "
+            "frames, e.g. frames=range(task.num_frames)"
+        )
+    keep = [i for i, ok in enumerate(told) if ok and (i >= len(right) or not decoys)]
+    kept = tuple(listed[i] for i in keep)
+    return Pool(kept, made[keep], np.asarray(deciding), tuple(places), tuple(frames), patch)
+
+
+def candidates(
+    run: Run,
+    *,
+    film: np.ndarray | None = None,
+    steps: Sequence[int] | None = None,
+    frames: Sequence[int] = (-1,),
+    seen: float = SEEN,
+    decoys: int | None = None,
+    task: Any = None,
+) -> xr.Dataset:
+    """Right answers alive in x0_hat at each step, beside wrong ones: variables over ``step``.
+
+    ``alive``, ``fewest``: upper and lower count of right answers. ``share``: alive / right answers; ``null``: alive /
+    decoys, of as many decoys as there are right answers (at most 20; or ``decoys``), NaN where the scene has none;
+    ``wrong``: their count. ``strongest``: the answer that is shown best, as its place in ``task.solutions``;
+    ``strength``: the contrast of its weakest claim. ``kind``: one of :data:`KINDS`; ``first``, ``second``,
+    ``together``, ``bound``, ``blur``, ``same_place``: see the module's text. ``attrs`` hold ``solutions`` and
+    ``decoys``, how many there were. Decodes each step once, or takes ``film`` (``run.film(steps)``).
+
+    Errors: those of :func:`pool`.
+    """
+    task = run.task if task is None else task
+    chosen, clips = clips_of(run, film, steps)
+    patch = (run.grid.pixel_rows, run.grid.pixel_cols)
+    right = pool(task, frames=frames, patch=patch)
+    wanted = min(len(right.answers), 20) if decoys is None else decoys
+    wrong = task.decoys(wanted) if wanted and hasattr(task, "decoys") else ()
+    null = pool(task, wrong, frames=frames, patch=patch, decoys=True) if wrong else None
+    n, n_wrong = len(right.answers), 0 if null is None else len(null.answers)
+    found, noise = [], []
+    for clip in clips:
+        found.append(right.read(clip, seen))
+        noise.append(len(null.read(clip, seen).alive) if null and n_wrong else np.nan)
+    columns: dict[str, tuple[Any, str, str]] = {
+        "alive": ([len(r.alive) for r in found], "right answers visible, at most", "answers"),
+        "fewest": ([r.fewest for r in found], "right answers visible, at least", "answers"),
+        "share": ([len(r.alive) / n for r in found], "right answers visible", "share"),
+        "null": (np.array(noise) / max(n_wrong, 1), "wrong answers visible", "share"),
+        "wrong": (noise, "wrong answers visible", "answers"),
+        "strongest": ([right.answers.index(r.strongest) for r in found], "strongest answer", "place in task.solutions"),
+        "strength": ([r.strength for r in found], "weakest claim of the strongest answer", "contrast"),
+        "kind": ([r.kind for r in found], "how they are shown", ""),
+        "first": ([r.first for r in found], "contrast of the pair's stronger answer", "1 = drawn in full"),
+        "second": ([r.second for r in found], "contrast of the pair's weaker answer", "1 = drawn in full"),
+        "together": ([r.together for r in found], "contrast of the pair, summed", "1 = shared, 2 = side by side"),
+        "bound": ([r.bound for r in found], "most that a mixture shows of the pair", "contrast"),
+        "blur": ([r.blur for r in found], "values at a contested place", "effective number, 1 = sharp"),
+        "same_place": ([r.same_place for r in found], "rival claims at one place", "share"),
+    }
+    return xr.Dataset(
+        {key: ("step", np.array(v), {"long_name": name, "units": unit}) for key, (v, name, unit) in columns.items()},
+        coords={
+            "step": ("step", chosen, {"long_name": "denoising step"}),
+            "sigma": ("step", [run.sigmas[s] for s in chosen]),
+            "expert": ("step", [run.plan.at(s).expert for s in chosen]),
+        },
+        attrs={"solutions": n, "decoys": n_wrong, "seen": seen, "frames": list(frames)},
+    )
+
+
+def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Among rows (n, ...) of bytes: an index of each distinct one, and which of these every row equals, (n,)."""
+    flat = np.ascontiguousarray(rows.reshape(len(rows), -1))
+    _, first, which = np.unique(flat.view(f"V{flat.shape[1]}")[:, 0], return_index=True, return_inverse=True)
+    return first, which.reshape(-1)
+
+
+def _tiles(clip: np.ndarray, patch: tuple[int, int]) -> np.ndarray:
+    """(F, H, W, 3) -> (places, P, 3): patches of frames, frame-major."""
+    if clip.shape[-3] % patch[0] or clip.shape[-2] % patch[1]:
+        raise MeasureError(f"frames of {clip.shape[-3]} x {clip.shape[-2]} do not divide into patches of {patch}")
+    return rearrange(clip, "f (r a) (c b) k -> (f r c) (a b) k", a=patch[0], b=patch[1])
+
+
+def _fewest(own: np.ndarray) -> int:
+    """Size of the smallest set of rows of ``own`` (answers, K) that together make every claim: set cover, exactly."""
+    if len(own) < 2:
+        return len(own)
+    needed = own[:, own.any(0)].astype(float).T  # (claims, answers)
+    cost = np.ones(needed.shape[1])
+    found = milp(cost, constraints=LinearConstraint(needed, lb=1), bounds=Bounds(0, 1), integrality=cost)
+    return round(found.fun)

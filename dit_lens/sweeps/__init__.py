@@ -1,0 +1,5 @@
+"""Sweeps: the same intervention at many places, exact, planned before it runs, and never lost."""
+
+from dit_lens.sweeps.sweep import Sweep, sweep
+
+__all__ = ["Sweep", "sweep"]

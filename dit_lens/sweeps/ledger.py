@@ -1,0 +1,181 @@
+"""Finished cells on disk: each committed by one atomic rename, so that nothing but the cell in flight can be lost.
+
+A folder holds ``sweep.json`` (what is measured: every parameter that can change a number) and ``cells/<key>.json``, one
+file a cell, each with a checksum of its content and of those parameters. A file that does not hold what was written is
+set aside and its cell counts as not done. Opening a folder under other parameters is refused with the difference.
+
+Two processes may share a folder: a file is written under a name of its own and renamed into place, and both would write
+the same content; ``claim`` keeps them from doing the same work twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dit_lens.errors import StoreError
+from dit_lens.sweeps.cells import Cell
+
+FORMAT = 1
+HEAD, CELLS, CLAIMS = "sweep.json", "cells", "claims"
+
+
+class Ledger:
+    """The finished cells of one sweep."""
+
+    def __init__(self, folder: str | Path, parameters: Mapping[str, Any]) -> None:
+        """Open or begin a folder. ``parameters``: plain JSON values; equal ones, and only they, may resume.
+
+        Errors: :class:`StoreError` when the folder belongs to other parameters (with the difference), holds something
+        else, or cannot be written.
+        """
+        self.folder = Path(folder)
+        self.parameters = ""  # their checksum: a cell measured under others is never taken for one of ours
+        wanted = json.loads(json.dumps({"format": FORMAT, **parameters}))  # as it will be read back
+        try:
+            (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
+            (self.folder / CLAIMS).mkdir(exist_ok=True)
+            head = self.folder / HEAD
+            if not head.exists():
+                # Whoever links first sets the parameters; the other process reads them like any later one.
+                _write(head, json.dumps(wanted, indent=1), once=True)
+            found = json.loads(head.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise StoreError(
+                f"{self.folder / HEAD} is damaged ({error}): remove this one file and run the same sweep again (its "
+                "finished cells are kept if the parameters are the same)"
+            ) from error
+        except OSError as error:
+            raise StoreError(
+                f"cannot keep a sweep in {self.folder}: {error}; choose a folder that can be written"
+            ) from error
+        changed = differences(found, wanted)
+        if changed:
+            raise StoreError(
+                f"the sweep in {self.folder} was begun under other parameters, so its cells cannot be mixed with new "
+                "ones:\n  " + "\n  ".join(changed) + "\nUse the old parameters to resume it, or another folder"
+            )
+        self.parameters = _checksum(wanted)
+
+    def done(self, cell: Cell) -> dict[str, Any] | None:
+        """What was measured, or None when the cell is not done."""
+        file = self._file(cell)
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            if record["sum"] == _checksum(self.parameters, str(cell), record["result"]):
+                return record["result"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, LookupError, TypeError):
+            pass  # not what was written: done again below
+        except OSError as error:
+            raise StoreError(f"cannot read {file}: {error}; check that the folder may be read") from error
+        with contextlib.suppress(OSError):
+            os.replace(file, file.with_suffix(f".damaged-{uuid.uuid4().hex[:8]}"))
+        return None
+
+    def commit(self, cell: Cell, result: Mapping[str, Any]) -> None:
+        """Write what was measured; after this returns, no crash loses it."""
+        said = json.loads(json.dumps(dict(result)))  # as it will be read back
+        record = {"cell": str(cell), "result": said, "sum": _checksum(self.parameters, str(cell), said)}
+        try:
+            _write(self._file(cell), json.dumps(record))
+        except OSError as error:
+            raise StoreError(
+                f"cannot store a finished cell in {self.folder}: {error}. Everything stored before is safe; make room, "
+                "then run the same sweep with the same folder to go on"
+            ) from error
+
+    @contextlib.contextmanager
+    def claim(self, group: str) -> Iterator[bool]:
+        """Whether this process may work on a group of cells: False while another one does. Ends with the process."""
+        lock = FileLock(self.folder / CLAIMS / f"{group}.lock", thread_local=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        except NotImplementedError:  # a file system without locks: the same work may be done twice, with one result
+            yield True
+            return
+        except OSError as error:
+            raise StoreError(f"cannot keep a sweep in {self.folder}: {error}; choose another folder") from error
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _file(self, cell: Cell) -> Path:
+        return self.folder / CELLS / f"{cell.key}.json"
+
+
+def differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """Where two trees of plain values differ, one line each: ``edit.hook: 'update' -> 'attn_out'``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in sorted({*old, *new}, key=str):
+            place = f"{at}.{key}" if at else str(key)
+            if key not in old or key not in new:
+                lines.append(f"{place}: {'absent' if key not in old else repr(old[key])} -> "
+                             f"{'absent' if key not in new else repr(new[key])}")  # fmt: skip
+            else:
+                lines += differences(old[key], new[key], place)
+        return lines
+    return [] if old == new else [f"{at}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def _checksum(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _write(file: Path, text: str, once: bool = False) -> None:
+    """Write a whole file or nothing: a scratch file, flushed to the disk, then renamed (or linked, if only once)."""
+    scratch = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
+    try:
+        with scratch.open("w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        if not (once and _link(scratch, file)):
+            os.replace(scratch, file)
+        _flush(file.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def _link(scratch: Path, file: Path) -> bool:
+    """Give a file its name unless the name is taken; False where the file system has no links."""
+    try:
+        os.link(scratch, file)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        return False
+    return True
+
+
+def _flush(folder: Path) -> None:
+    """Make a rename last through a power cut, where folders can be flushed."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
