@@ -1,7 +1,10 @@
 """The map: which layers and steps of a model do what, from puzzles with known answers.
 
-Two kinds of evidence so far: token energy by region (against shuffled masks) and local update patches (against the same
-scene at another seed). Every number is a mean over puzzles with a bootstrap interval.
+Evidence for every (step, layer): token energy by region against shuffled masks, attention to the foreground against
+random masks, local effects of a block's update against the same scene at another seed, the layer lens; and effects of a
+quarter of the layers held over *all* steps on the finished video, since one step often moves x0_hat and not the video.
+``dit_lens.experiments.roles`` turns the evidence into one table and cuts it into early, middle and late, where layers
+differ more than those of the same model with shuffled weights. Every number is a mean over puzzles with an interval.
 """
 
 from __future__ import annotations
@@ -14,28 +17,51 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 
 from dit_lens import tasks as puzzles
 from dit_lens.errors import TaskError
+from dit_lens.experiments.roles import (
+    PLACEBO_SEED,
+    Roles,
+    by_layer,
+    control_evidence,
+    layer_evidence,
+    puzzle_runs,
+    roles,
+)
+from dit_lens.interventions import patch
 from dit_lens.measures import local_effects, region_energy, summarise
+from dit_lens.sweeps.metrics import projection
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.record import record
 from dit_lens.wan.run import Run
 
 Progress = Callable[[int, int, str], None]
 REGIONS = ("agent", "goal", "path", "walls", "background")
+GROUPS = 4  # runs of layers whose update is held over all steps
 
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """A finished map: ``effects`` (step, layer), ``energy`` (step, layer, region), ``layers`` (expert, layer), runs."""
+    """A finished map.
+
+    ``layers``: the table, (expert, layer), one column per evidence. ``roles``: the cut and what it rests on.
+    ``effects`` (step, layer): local effects. ``held`` (layers): effects on the video of updates held over all steps.
+    ``energy`` (step, layer, region). ``runs``: the bases. ``about``: every parameter.
+    """
 
     effects: xr.Dataset
+    held: xr.Dataset
     energy: xr.Dataset
     layers: xr.Dataset
+    roles: Roles
     runs: Sequence[Run] = field(repr=False)
     about: dict[str, Any] = field(repr=False)
+
+    def tables(self) -> dict[str, xr.Dataset]:
+        """The labelled arrays by name, as ``write`` names their files."""
+        return {name: getattr(self, name) for name in ("layers", "effects", "held", "energy")}
 
     def write(self, folder: str | Path) -> Path:
         """Tables as CSV, runs as safetensors, and ``report.html``; the report's path."""
@@ -43,8 +69,8 @@ class Map:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("effects", "energy", "layers"):
-            getattr(self, name).to_dataframe().reset_index().to_csv(folder / f"{name}.csv", index=False)
+        for name, table in self.tables().items():
+            table.to_dataframe().reset_index().to_csv(folder / f"{name}.csv", index=False)
         for i, run in enumerate(self.runs):
             run.save(folder / "runs" / f"{i:02d}-{run.task.name}-{run.task.seed}")
         return write_report(self, folder / "report.html")
@@ -52,80 +78,105 @@ class Map:
 
 def map(
     lens: Lens,
-    names: Sequence[str] | None = None,
+    tasks: Sequence[Any] | None = None,
     n: int = 3,
     seed: int = 0,
     steps: Sequence[int] | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> Map:
-    """Generate ``n`` puzzles of each task, record, patch, and summarise.
+    """Generate puzzles, record, patch, read out, compare with a model that learned nothing, and summarise.
 
-    ``names``: task families (all). ``steps``: steps to patch (six, spread over the schedule). ``progress(done, total,
-    what)`` is called before each puzzle. The same seed gives the same tables.
+    ``tasks``: families by name (``["maze"]``; all by default), of which ``n`` puzzles each are drawn, or tasks of your
+    own with regions and twins. ``steps``: steps to patch and read (six, spread over the schedule); every second of them
+    is also measured in the control. ``progress(done, total, what)`` is called before each puzzle. The same seed gives
+    the same tables.
+
+    Errors: :class:`TaskError` for too few puzzles, :class:`AddressError` for steps outside the plan.
     """
-    families = puzzles.names() if names is None else tuple(names)
-    if n < 2:
-        raise TaskError("a map needs n >= 2 puzzles of each task, or there is no interval to draw")
+    drawn, families = _drawn(tasks, n, seed)
     began = time.time()
     plan = lens.plan()
-    chosen = sorted({round(q * (plan.n_steps - 1)) for q in (0, 0.1, 0.25, 0.5, 0.75, 1)}) if steps is None else steps
+    last = plan.n_steps - 1
+    chosen = sorted({round(q * last) for q in (0, 0.1, 0.25, 0.5, 0.75, 1)}) if steps is None else sorted(set(steps))
     for step in chosen:
         plan.at(step)  # refused now, not after minutes
-    effects, energies, runs = [], [], []
-    chores = [(name, i) for name in families for i in range(n)]
-    for done, (name, i) in enumerate(chores):
-        progress(done, len(chores), f"{name} {seed + i}")
-        task = puzzles.load(name, seed=seed + i)
-        base = lens.generate(task, seed=seed + i, record=record("resid_post", reduce="token_norm", branches="cond"))
-        source = lens.generate(task.twin("other_answer"), seed=seed + i)
-        placebo = lens.generate(task, seed=seed + i + 10_000)
-        effects.append(local_effects(lens, base, source, placebo, chosen))
-        energies.append(region_energy(base, REGIONS, seed=seed + i).isel(branch=0, drop=True))
+    few = _spread(chosen, [plan.at(s).expert for s in chosen])
+    groups = [tuple(int(i) for i in g) for g in np.array_split(np.arange(lens.n_layers), GROUPS)]
+    effects, held, energies, evidence, runs = [], [], [], [], []
+    total = 2 * len(drawn)
+    seeds = [seed + i for i in range(len(drawn))]
+    for done, (task, number) in enumerate(zip(drawn, seeds, strict=True)):
+        progress(done, total, f"{getattr(task, 'name', 'task')} {number}")
+        base, source, placebo = puzzle_runs(lens, task, number, chosen)
+        effect = local_effects(lens, base, source, placebo, chosen)
+        effects.append(effect)
+        held.append(xr.concat([_held(lens, base, other, source, groups) for other in (source, placebo)], dim="kind"))
+        energies.append(region_energy(base, REGIONS, seed=number).isel(branch=0, drop=True))
+        evidence.append(layer_evidence(lens, base, source, placebo, few, effect, seed=seed))
         runs.append(base)
-    progress(len(chores), len(chores), "writing")
-    effect = xr.concat(effects, dim="puzzle", coords="minimal", compat="override")
-    energy = xr.concat(energies, dim="puzzle", coords="minimal", compat="override")
+    control = control_evidence(
+        lens, drawn, seeds, few, lambda done, of, what: progress(len(drawn) + done, total, what), seed
+    )
+    progress(total, total, "writing")
+    table, found = roles(by_layer(evidence), by_layer(control), seed=seed)
+    effect, energy = _joined(effects), _joined(energies)
+    final = _joined(held).assign_coords(kind=["effect", "placebo"])
     about = {
-        "model": lens.name, "weights": lens.fingerprint, "tasks": list(families), "puzzles of each task": n,
+        "model": lens.name, "weights": lens.fingerprint, "tasks": families, "puzzles": len(drawn),
         "first seed": seed, "sampler": plan.scheduler, "steps": plan.n_steps, "guidance": plan.guidance,
-        "steps patched": list(chosen), "placebo": "same scene, seed + 10000",
+        "steps patched": list(chosen), "steps of the layer table": list(few),
+        "placebo": f"same scene, seed + {PLACEBO_SEED}",
+        "control": f"every weight tensor's entries shuffled, seed {seed}; same puzzles, the steps of the layer table",
         "solved": f"{sum(bool(r.score) for r in runs)} of {len(runs)}", "seconds": round(time.time() - began, 1),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, {torch.get_num_threads()} threads",
         **{k: v for k, v in runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},
     }  # fmt: skip
     return Map(
         _paired(effect, "effect", "placebo"),
+        _paired(final, "effect", "placebo"),
         _paired(energy, "region", "null").assign_attrs(null_name="shuffled masks"),
-        _table(effect),
-        runs,
-        about,
+        table, found, runs, about,
+    )  # fmt: skip
+
+
+def _drawn(tasks: Sequence[Any] | None, n: int, seed: int) -> tuple[list[Any], list[str]]:
+    """The puzzles, and the names of their families."""
+    names = puzzles.names() if tasks is None else tuple(tasks)
+    if all(isinstance(name, str) for name in names):
+        if n < 2:
+            raise TaskError("a map needs n >= 2 puzzles of each task, or there is no interval to draw")
+        return [puzzles.load(name, seed=seed + i) for name in names for i in range(n)], list(names)
+    if len(names) < 2:
+        raise TaskError("a map needs two or more puzzles, or there is no interval to draw")
+    return list(names), sorted({str(getattr(task, "name", "task")) for task in names})
+
+
+def _spread(steps: Sequence[int], experts: Sequence[str]) -> list[int]:
+    """Every second step of each expert, its first among them."""
+    return [s for e in dict.fromkeys(experts) for s in [s for s, x in zip(steps, experts, strict=True) if x == e][::2]]
+
+
+def _held(lens: Lens, base: Run, other: Run, source: Run, groups: Sequence[tuple[int, ...]]) -> xr.DataArray:
+    """Effect on the finished video, (layers,), of another run's updates held over all steps in each group of layers."""
+    values = [
+        projection(
+            lens.generate(base.task, seed=base.seed, interventions=[patch(layers=g, source=other)]), base, source
+        )
+        for g in groups
+    ]
+    return xr.DataArray(
+        values,
+        dims=("layers",),
+        coords={"layers": [f"{g[0]}-{g[-1]}" for g in groups]},
+        attrs={"long_name": "effect on the video, updates held over all steps", "units": "0 = base, 1 = source"},
     )
+
+
+def _joined(rows: Sequence[xr.DataArray]) -> xr.DataArray:
+    return xr.concat(rows, dim="puzzle", coords="minimal", compat="override")
 
 
 def _paired(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:
     """Summary of one kind with the mean of its null beside it."""
     found = summarise(values.sel(kind=kind, drop=True))
     return found.assign(null=summarise(values.sel(kind=null, drop=True), resamples=1)["value"])
-
-
-def _table(effect: xr.DataArray) -> xr.Dataset:
-    """One row per expert and layer: effect above placebo, averaged over the expert's patched steps."""
-    rows = {}
-    for expert in ("high", "low"):
-        mine = effect.isel(step=np.flatnonzero(effect["expert"].values == expert))
-        if mine.sizes["step"]:
-            rows[expert] = mine.mean("step")
-    joined = xr.concat(list(rows.values()), dim="expert").assign_coords(expert=list(rows))
-    above = summarise(joined.sel(kind="effect", drop=True) - joined.sel(kind="placebo", drop=True))
-    null = summarise(joined.sel(kind="placebo", drop=True), resamples=1)["value"]
-    verdict = np.where(above["low"] > 0, "above placebo", "not above placebo")
-    return xr.Dataset(
-        {
-            "effect": above["value"].assign_attrs(long_name="effect above placebo"),
-            "effect_low": above["low"],
-            "effect_high": above["high"],
-            "effect_null": null,
-            "effect_n": above["n"],
-            "verdict": (("expert", "layer"), verdict),
-        }
-    )

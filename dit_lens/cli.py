@@ -38,7 +38,7 @@ def map(
         def tell(done: int, total: int, what: str) -> None:
             bar.update(row, completed=done, total=total, description=what)
 
-        found = dit_lens.map(lens, names=task or None, n=n, seed=seed, progress=tell)
+        found = dit_lens.map(lens, task or None, n=n, seed=seed, progress=tell)
         report = found.write(out)
     typer.echo(f"{report}  (tables and runs beside it; {found.about['seconds']} s)")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import dit_lens as dl
+from dit_lens.experiments.roles import EVIDENCE
 
 
 @pytest.fixture(scope="module")
@@ -20,26 +21,34 @@ def lens():
 @pytest.fixture(scope="module")
 def found(lens):
     seen = []
-    found = dl.map(lens, names=["choose"], n=2, seed=5, steps=(0, 2), progress=lambda *row: seen.append(row))
-    assert [(done, total) for done, total, _ in seen] == [(0, 2), (1, 2), (2, 2)]
+    found = dl.map(lens, tasks=["choose"], n=2, seed=5, steps=(0, 2), progress=lambda *row: seen.append(row))
+    assert [(done, total) for done, total, _ in seen] == [(i, 4) for i in range(5)]  # trained, then control
     return found
 
 
 def test_same_seed_same_tables(lens, found) -> None:
-    again = dl.map(lens, names=["choose"], n=2, seed=5, steps=(0, 2))
-    for name in ("effects", "energy", "layers"):
-        assert getattr(found, name).identical(getattr(again, name)), name
+    again = dl.map(lens, ["choose"], n=2, seed=5, steps=(0, 2))
+    for name, table in found.tables().items():
+        assert table.identical(again.tables()[name]), name
+    assert found.roles.sentences() == again.roles.sentences()
 
 
 def test_every_number_has_its_null_its_n_and_its_interval(found) -> None:
     assert found.effects.sizes == {"step": 2, "layer": 12}
-    assert (found.effects["n"] == 2).all()
-    assert np.isfinite(found.effects["null"]).all()
-    assert (found.effects["low"] <= found.effects["value"]).all()
-    assert (found.effects["value"] <= found.effects["high"]).all()
     assert found.layers.sizes == {"expert": 2, "layer": 12}
-    told = (found.layers["effect_low"] > 0).values
-    assert ((found.layers["verdict"].values == "above placebo") == told).all()
+    assert found.held.sizes == {"layers": 4}
+    for table in (found.effects, found.held):
+        assert (table["n"] == 2).all() and np.isfinite(table["null"]).all()
+        assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+    for name in EVIDENCE:
+        assert np.isfinite(found.layers[f"{name}_null"]).all() and (found.layers[f"{name}_n"] == 2).all()
+        assert (found.layers[f"{name}_low"] <= found.layers[name]).all()
+
+
+def test_the_table_agrees_with_the_heatmap(found) -> None:
+    """The effect of the table is the mean of the heatmap's, less the placebo's, over that expert's steps."""
+    here = (found.effects["value"] - found.effects["null"]).sel(step=0)
+    assert np.allclose(found.layers["effect"].sel(expert="high"), here, atol=1e-5)
 
 
 def test_it_writes_a_report_tables_and_runs(found, tmp_path) -> None:
@@ -59,14 +68,14 @@ def test_it_writes_a_report_tables_and_runs(found, tmp_path) -> None:
 
 def test_one_puzzle_is_not_a_map(lens) -> None:
     with pytest.raises(dl.TaskError, match="n >= 2"):
-        dl.map(lens, names=["choose"], n=1)
+        dl.map(lens, tasks=["choose"], n=1)
 
 
 def test_an_unknown_task_is_refused(lens) -> None:
     with pytest.raises(dl.TaskError, match="maze"):
-        dl.map(lens, names=["chess"], n=2)
+        dl.map(lens, tasks=["chess"], n=2)
 
 
 def test_steps_outside_the_plan_are_refused_before_the_work(lens) -> None:
     with pytest.raises(dl.AddressError, match="0 to 2"):
-        dl.map(lens, names=["choose"], n=2, steps=(7,))
+        dl.map(lens, tasks=["choose"], n=2, steps=(7,))

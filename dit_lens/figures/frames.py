@@ -144,6 +144,7 @@ def film_strip(
     steps: Sequence[int] | None = None,
     frames: Sequence[int] | None = None,
     labels: Sequence[int] | None = None,
+    rows: Sequence[str] | None = None,
     scale: int = 1,
     gap: int = 6,
 ) -> FilmStrip:
@@ -151,7 +152,8 @@ def film_strip(
 
     film: (S, F, H, W, 3). sigmas: noise level of each of the S steps. steps: positions along S (default: at most ten,
     evenly spread, first and last included). frames: positions along F (default: middle and last), negative from the
-    end. labels: the number of each of the S steps where the film does not hold all of them. scale: integer enlargement.
+    end. labels: the number of each of the S steps where the film does not hold all of them. rows: what each of the F
+    pictures of a step is, where it is no frame (such as a layer). scale: integer enlargement.
 
     Raises FigureError for positions outside the film or sigmas of another length.
     """
@@ -165,6 +167,9 @@ def film_strip(
     for name, given in (("sigmas", sigmas), ("labels", labels)):
         if given is not None and len(given) != s:
             raise FigureError(f"The film has {s} steps, but {len(given)} {name} were given.")
+    if rows is not None and len(rows) != f:
+        raise FigureError(f"The film has {f} pictures a step, but {len(rows)} rows were named.")
+    names = [f"frame {i}" for i in range(f)] if rows is None else [str(row) for row in rows]
     if any(not 0 <= i < s for i in steps) or any(not 0 <= j < f for j in frames):
         raise FigureError(f"Steps {steps} or frames {frames} lie outside a film of {s} steps x {f} frames.")
     if scale < 1:
@@ -172,7 +177,8 @@ def film_strip(
 
     h, w = h * scale, w * scale
     font = ImageFont.load_default(size=12)
-    left, top = int(font.getlength("frame 00")) + 2 * gap, (34 if sigmas is not None else 20)
+    widest = max(font.getlength(text) for text in ("frame 00", *names))
+    left, top = int(widest) + 2 * gap, (34 if sigmas is not None else 20)
     cell = max(w, int(font.getlength("sigma 0.00")))
     page = Image.new("RGB", (left + len(steps) * (cell + gap), top + len(frames) * (h + gap)), "white")
     draw = ImageDraw.Draw(page)
@@ -188,7 +194,7 @@ def film_strip(
             page.paste(Image.fromarray(picture), (x, y))
             boxes[step, frame] = (x, y, x + w, y + h)
     for row, frame in enumerate(frames):
-        draw.text((gap, top + row * (h + gap) + h // 2 - 7), f"frame {frame}", fill="#59636e", font=font)
+        draw.text((gap, top + row * (h + gap) + h // 2 - 7), names[frame], fill="#59636e", font=font)
     buffer = io.BytesIO()
     page.save(buffer, "PNG", optimize=True)
     return FilmStrip(buffer.getvalue(), boxes)

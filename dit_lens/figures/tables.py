@@ -27,7 +27,8 @@ def layer_table(data: xr.Dataset, *, verdict: str = "verdict") -> str:
 
     data: dims (layer,) or (expert, layer) in any order. Coordinates along ``layer`` such as ``depth`` become columns.
     Each numeric variable ``v`` is one column of evidence; ``v_low`` and ``v_high`` are its interval, ``v_null`` its
-    placebo, ``v_n`` its count. Text variables (the verdict among them) become columns of words, the verdict last.
+    placebo (another word: ``attrs["null_name"]`` of ``v``), ``v_n`` its count. Text variables (the verdict among them)
+    become columns of words, the verdict last.
 
     Returns HTML (one <table>, escaped). Raises FigureError for other dims or half an interval.
     """
@@ -123,7 +124,8 @@ def _evidence(row: xr.Dataset, name: str, reach: float) -> str:
         parts.append(f'<span class="interval">{interval(row[name + "_low"].item(), row[name + "_high"].item())}</span>')
     small = []
     if name + "_null" in row:
-        small.append(f"placebo {number(float(row[name + '_null'].item()))}")
+        null_name = escape(str(row[name].attrs.get("null_name", "placebo")))
+        small.append(f"{null_name} {number(float(row[name + '_null'].item()))}")
     count = row[name + "_n"].item() if name + "_n" in row else row[name].attrs.get("n")
     if count is not None and np.isfinite(count):
         small.append(f"n = {number(int(count))}")

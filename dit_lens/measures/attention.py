@@ -77,6 +77,8 @@ def region_mass(q: Tensor, k: Tensor, regions: Regions, chunk: int = CHUNK) -> T
 
 def _chunks(size: int, q: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Some queries (B, H, n, D) at a time, with their weights (B, 1, R, n)."""
+    if q.shape[2] <= size:
+        return iter([(q, weights)])
     return zip(q.split(size, 2), weights.split(size, -1), strict=True)
 
 

@@ -141,6 +141,7 @@ class _Watch(Edit):
         self.shares: dict[Branch, np.ndarray] = {}  # |key region| / M, (B, K)
         self.ready: dict[tuple[Branch, Any, Any], Regions] = {}
         self.seen: dict[str, Tensor] = {}
+        self.pending: list[tuple[Call, int, dict[str, Tensor]]] = []
         self.values = {"mass": self._room(1 + watch.draws)}
         if watch.contribution:
             self.values |= {"share": self._room(2), "norm": self._room(2)}
@@ -160,45 +161,48 @@ class _Watch(Edit):
     # -- during a call
 
     def hooks(self, call: Call, latents: Tensor) -> Sequence[Hook]:
+        self._file()
         if call.index not in self.calls:
             return ()
         found = self.text.hooks(call) if self.text is not None else []
         needed = 4 if self.watch.contribution else 2
-        place = self.steps.index(call.step), self.branches.index(call.branch)
-        for j, layer in enumerate(self.layers):
+        for layer in self.layers:
             *before, last = self.parts[:needed]
             found += [(p.at(layer), self._see(p.name)) for p in before]
-            found.append((last.at(layer), self._read(last.name, call, layer, (*place, j))))
+            found.append((last.at(layer), self._read(call, layer)))
         return found
 
     def _see(self, name: str) -> Any:
         def see(x: Tensor, hook: Any) -> None:
-            self.seen[name] = x.detach()
+            self.seen[name] = x
 
         return see
 
-    def _read(self, name: str, call: Call, layer: int, place: tuple[int, int, int]) -> Any:
-        def read(x: Tensor, hook: Any) -> None:
-            self.seen[name] = x.detach()
-            with torch.no_grad():
-                q, k, *rest = (self.seen.pop(p.name) for p in self.parts if p.name in self.seen)
-                regions = self._regions(call, q, k)
-                if rest:
-                    v, z = rest
-                    # Contributions of the regions and of their first random masks: columns are in this order.
-                    mass, share, norm = region_parts(q, k, v, z, regions, first=2 * len(self.keys))
-                    self._file("share", place, share)
-                    self._file("norm", place, norm)
-                else:
-                    mass = region_mass(q, k, regions)
-                self._file("mass", place, mass)
-            self.fired[Address(call.step, call.branch, layer, name)] += 1
+    def _read(self, call: Call, layer: int) -> Any:
+        q_, k_, v_, _ = (p.name for p in self.parts)
 
-        return read
+        def read_mass(k: Tensor, hook: Any) -> None:
+            q = self.seen.pop(q_)
+            self.pending.append((call, layer, {"mass": region_mass(q, k, self._regions(call, q, k))}))
 
-    def _file(self, what: str, place: tuple[int, int, int], values: Tensor) -> None:
-        split = values.unflatten(-1, (-1, len(self.keys)))  # (B, H, R, copies, K)
-        self.values[what][:, *place] = split.cpu().numpy()
+        def read_parts(z: Tensor, hook: Any) -> None:
+            q, k, v = (self.seen.pop(name) for name in (q_, k_, v_))
+            # Contributions of the regions and of their first random masks: columns are in this order.
+            found = region_parts(q, k, v, z, self._regions(call, q, k), first=2 * len(self.keys))
+            self.pending.append((call, layer, dict(zip(("mass", "share", "norm"), found, strict=True))))
+
+        return read_parts if self.watch.contribution else read_mass
+
+    def _file(self) -> None:
+        """Put what the last call gave into the arrays: once a call, so that no layer waits for the device."""
+        for call, layer, found in self.pending:
+            place = self.steps.index(call.step), self.branches.index(call.branch), self.layers.index(layer)
+            for what, values in found.items():
+                split = values.unflatten(-1, (-1, len(self.keys)))  # (B, H, R, copies, K)
+                self.values[what][:, *place] = split.cpu().numpy()
+            last = self.parts[3 if self.watch.contribution else 1].name
+            self.fired[Address(call.step, call.branch, layer, last)] += 1
+        self.pending.clear()
 
     def _regions(self, call: Call, q: Tensor, k: Tensor) -> Regions:
         key: tuple[Branch, Any, Any] = (call.branch if self.text is not None else "cond", q.device, q.dtype)
@@ -241,6 +245,7 @@ class _Watch(Edit):
     # -- afterwards
 
     def finish(self, complete: bool = True) -> Fired:
+        self._file()
         plain = super().finish(complete)
         rows = tuple(self._dataset(row) for row in range(len(self.context.seeds))) if self.fired else ()
         return Watched(plain.label, plain.touched, plain.remarks, self.watch, rows)

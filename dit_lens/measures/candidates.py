@@ -1,22 +1,22 @@
 """Candidates: how many answers are alive in x0_hat at a step, side by side or as one mixture (paper, Figs 1 and 2).
 
-Every answer a of a task can be drawn, V_a. A *claim* is a value that an answer shows at a place (one patch of one
-frame) where the first frame, held still, shows another. The *contrast* q of each claim in a clip x is fitted at every
-place on its own, over the values v_1, v_2, ... that answers claim there, by least squares on the simplex::
+Every answer a of a task can be drawn, V_a. A *mark* is a value that an answer shows at a place (one patch of one
+frame) where the first frame, held still, shows another. The *contrast* q of each mark in a clip x is fitted at every
+place on its own, over the values v_1, v_2, ... that answers have there, by least squares on the simplex::
 
     x  ~  q_0 still + sum_i q_i v_i,   q >= 0,   q_0 + sum_i q_i = 1
 
 and what the fit leaves over, r = |x - fit|, is taken off: q_i (1 - r / |v_i - still|), not below 0. So 0 is the still
-frame, or something that no answer shows, 1 is the answer's own picture, and where answers claim one place differently
+frame, or something that no answer shows, 1 is the answer's own picture, and where answers differ at one place
 each has its part. (Of fits that are equally good, as with more colours than channels, the one with the least q_0: any
 mixture of answers that all fill the place is then found exactly.)
 
-- An answer is **alive** if each of its claims has a contrast of at least ``seen`` (a quarter).
+- An answer is **alive** if each of its marks has a contrast of at least ``seen`` (a quarter).
 - Answers that share places can make a further one visible that nothing asked for. So ``alive`` is an upper bound, and
-  ``fewest`` a lower one: the smallest set of alive answers that together make every claim that alive answers make.
+  ``fewest`` a lower one: the smallest set of alive answers that together make every mark that alive answers make.
 - The null is wrong answers (``task.decoys``) under the same criterion.
 
-**Multi-path or superposition.** For two alive answers let p be the mean contrast of the claims that the first makes
+**Multi-path or superposition.** For two alive answers let p be the mean contrast of the marks that the first makes
 and the second does not, p' the reverse; the pair taken is the one with the largest smaller side. In any *mixture*
 sum_a w_a V_a, with w >= 0 and sum w = 1, a third answer that agrees with the first in one respect does not agree with
 the second in the same, so
@@ -28,7 +28,7 @@ while two answers drawn *side by side*, each at full contrast, have p + p' = 2. 
 one unit of contrast. With fewer than two alive: ``one`` or ``none``; a mixture of more than 1 / ``seen`` answers is
 ``none`` too, and ``blur``, the effective number of values at a place where right answers differ, tells it from an empty
 clip (1: every place is sharp, in one answer as in several side by side). ``same_place`` tells the other sense of "side
-by side": the share of the pair's rival claims that lie at one place (1: they blur into each other; 0: each has places
+by side": the share of the pair's rival marks that lie at one place (1: they blur into each other; 0: each has places
 of its own).
 
 When not to use: on the number itself as "paths explored". x0_hat of an ideal denoiser is a posterior mean, hence a
@@ -56,9 +56,9 @@ KINDS = ("none", "one", "superposition", "multi-path", "undecided")
 
 @dataclass(frozen=True)
 class Reading:
-    """What one clip shows of a pool's answers. ``contrast``: (K,) of each claim; ``alive``: the answers seen.
+    """What one clip shows of a pool's answers. ``contrast``: (K,) of each mark; ``alive``: the answers seen.
 
-    ``strongest``: the answer whose deciding claims have the highest mean contrast, and ``strength``: its weakest claim.
+    ``strongest``: the answer whose deciding marks have the highest mean contrast, and ``strength``: its weakest mark.
     ``first``, ``second``: p and p' of the strongest pair; ``together`` their sum, to be held against ``bound``. NaN
     where fewer than two are alive. ``blur``: effective number of values at a place, 1 / sum_i q_i^2 with q_0, averaged.
     """
@@ -79,7 +79,7 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """One patch of one frame, and the values claimed there. Pixels at which these all look alike are averaged."""
+    """One patch of one frame, and the values marked there. Pixels at which these all look alike are averaged."""
 
     index: int
     still: np.ndarray  # (P, 3)
@@ -115,9 +115,9 @@ class _Place:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Answers, what each claims where, and how to read a clip for them. Make one with :func:`pool`.
+    """Answers, what each marks where, and how to read a clip for them. Make one with :func:`pool`.
 
-    ``makes``: bool (answers, K), who makes which claim. ``deciding``: bool (K,), not made by all right answers.
+    ``makes``: bool (answers, K), who makes which mark. ``deciding``: bool (K,), not made by all right answers.
     """
 
     answers: tuple[Hashable, ...]
@@ -129,21 +129,19 @@ class Pool:
 
     @property
     def place(self) -> np.ndarray:
-        """The place of each claim, (K,)."""
+        """The place of each mark, (K,)."""
         return np.repeat([p.index for p in self.places], [p.values.shape[1] for p in self.places])
 
     def contrast(self, clip: np.ndarray) -> np.ndarray:
-        """How much of each claim a clip (F, H, W, 3) in [0, 1] shows, (K,)."""
-        tiles = _tiles(np.asarray(clip, np.float64)[list(self.frames)], self.patch)
+        """How much of each mark a clip (F, H, W, 3) in [0, 1] shows, (K,)."""
+        tiles = _tiles(np.asarray(clip)[list(self.frames)].astype(np.float64), self.patch)
         return np.concatenate([place.contrast(tiles[place.index]) for place in self.places])
 
     def read(self, clip: np.ndarray, seen: float = SEEN) -> Reading:
         """Which answers a clip shows, and how: see the module's text."""
         q = self.contrast(clip)
         alive = np.flatnonzero(~(self.makes & (q < seen)).any(1))
-        kind, numbers = KINDS[min(len(alive), 2)], (np.nan,) * 5
-        if len(alive) > 1:
-            kind, *numbers = self._pair(q, alive)
+        kind, *numbers = self._pair(q, alive) if len(alive) > 1 else (KINDS[len(alive)], *(np.nan,) * 5)
         own = self.makes & self.deciding
         best = int(((own @ q) / np.maximum(own.sum(1), 1)).argmax())
         return Reading(
@@ -164,7 +162,7 @@ class Pool:
         own = self.makes
         some = own[alive].astype(float)
         total, count = some @ q, some.sum(1)
-        with np.errstate(invalid="ignore", divide="ignore"):  # one that only repeats another's claims gives 0 / 0
+        with np.errstate(invalid="ignore", divide="ignore"):  # one that only repeats another's marks gives 0 / 0
             side = (total[:, None] - (some * q) @ some.T) / (count[:, None] - some @ some.T)
         weaker = np.nan_to_num(np.minimum(side, side.T), nan=-1.0)
         np.fill_diagonal(weaker, -1.0)
@@ -190,7 +188,7 @@ def pool(
     patch: tuple[int, int] = (16, 16),
     decoys: bool = False,
 ) -> Pool:
-    """The claims of ``answers`` (default: ``task.solutions``) in the chosen ``frames``, per patch of pixels.
+    """The marks of ``answers`` (default: ``task.solutions``) in the chosen ``frames``, per patch of pixels.
 
     ``task``: anything with ``solutions``, ``first_frame`` and ``render(answer)``. ``frames``: where answers stand;
     the last one by default, which suits tasks that leave their answer standing. ``decoys=True``: ``answers`` are
@@ -214,10 +212,10 @@ def pool(
     makes, places = [], []
     for where in range(shown.shape[1]):
         first, which = _distinct(shown[:, where])
-        claimed = [i for i, answer in enumerate(first) if not np.array_equal(shown[answer, where], still[where])]
-        if claimed:
-            makes += [which == i for i in claimed]
-            places.append(_Place.of(where, still[where], shown[first[claimed], where]))
+        marked = [i for i, answer in enumerate(first) if not np.array_equal(shown[answer, where], still[where])]
+        if marked:
+            makes += [which == i for i in marked]
+            places.append(_Place.of(where, still[where], shown[first[marked], where]))
     if not makes:
         raise MeasureError(f"no answer differs from the first frame in frames {list(frames)}: choose later ones")
     made = np.stack(makes, 1)  # (answers, K)
@@ -250,7 +248,7 @@ def candidates(
     ``alive``, ``fewest``: upper and lower count of right answers. ``share``: alive / right answers; ``null``: alive /
     decoys, of as many decoys as there are right answers (at most 20; or ``decoys``), NaN where the scene has none;
     ``wrong``: their count. ``strongest``: the answer that is shown best, as its place in ``task.solutions``;
-    ``strength``: the contrast of its weakest claim. ``kind``: one of :data:`KINDS`; ``first``, ``second``,
+    ``strength``: the contrast of its weakest mark. ``kind``: one of :data:`KINDS`; ``first``, ``second``,
     ``together``, ``bound``, ``blur``, ``same_place``: see the module's text. ``attrs`` hold ``solutions`` and
     ``decoys``, how many there were. Decodes each step once, or takes ``film`` (``run.film(steps)``).
 
@@ -275,14 +273,14 @@ def candidates(
         "null": (np.array(noise) / max(n_wrong, 1), "wrong answers visible", "share"),
         "wrong": (noise, "wrong answers visible", "answers"),
         "strongest": ([right.answers.index(r.strongest) for r in found], "strongest answer", "place in task.solutions"),
-        "strength": ([r.strength for r in found], "weakest claim of the strongest answer", "contrast"),
+        "strength": ([r.strength for r in found], "weakest mark of the strongest answer", "contrast"),
         "kind": ([r.kind for r in found], "how they are shown", ""),
         "first": ([r.first for r in found], "contrast of the pair's stronger answer", "1 = drawn in full"),
         "second": ([r.second for r in found], "contrast of the pair's weaker answer", "1 = drawn in full"),
         "together": ([r.together for r in found], "contrast of the pair, summed", "1 = shared, 2 = side by side"),
         "bound": ([r.bound for r in found], "most that a mixture shows of the pair", "contrast"),
         "blur": ([r.blur for r in found], "values at a contested place", "effective number, 1 = sharp"),
-        "same_place": ([r.same_place for r in found], "rival claims at one place", "share"),
+        "same_place": ([r.same_place for r in found], "rival marks at one place", "share"),
     }
     return xr.Dataset(
         {key: ("step", np.array(v), {"long_name": name, "units": unit}) for key, (v, name, unit) in columns.items()},
@@ -310,10 +308,10 @@ def _tiles(clip: np.ndarray, patch: tuple[int, int]) -> np.ndarray:
 
 
 def _fewest(own: np.ndarray) -> int:
-    """Size of the smallest set of rows of ``own`` (answers, K) that together make every claim: set cover, exactly."""
+    """Size of the smallest set of rows of ``own`` (answers, K) that together make every mark: set cover, exactly."""
     if len(own) < 2:
         return len(own)
-    needed = own[:, own.any(0)].astype(float).T  # (claims, answers)
+    needed = own[:, own.any(0)].astype(float).T  # (marks, answers)
     cost = np.ones(needed.shape[1])
     found = milp(cost, constraints=LinearConstraint(needed, lb=1), bounds=Bounds(0, 1), integrality=cost)
     return round(found.fun)

@@ -13,6 +13,7 @@ it is another question, and on image-conditioned models the answer is often "not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
             before = base.until(step)
             calls = base.plan.of_step(step)
             kept = capture(lens.replay, base, dict.fromkeys(calls, layers), lens.n_layers)
-            taken = Remembered(lens.replay, [(run, call, updates) for run in (source, placebo) for call in calls])
+            taken: Any = Remembered(lens.replay, [(run, call, updates) for run in (source, placebo) for call in calls])
             for j, other in enumerate((source, placebo)):
                 for layer in layers:
                     edit = patch(step=step, layers=layer, source=other)

@@ -36,7 +36,7 @@ def motion_energy(clip: np.ndarray, patch: tuple[int, int] = (16, 16)) -> np.nda
     """Mean absolute change from frame to frame in each patch: clip (F, H, W, 3) in [0, 1] -> (rows, cols)."""
     if len(clip) < 2:
         raise MeasureError("one frame has no motion: generate with num_frames of at least 5")
-    change = np.abs(np.diff(np.asarray(clip, np.float64), axis=0))
+    change = np.abs(np.diff(np.asarray(clip, np.float32), axis=0))
     return reduce(change, "f (r a) (c b) k -> r c", "mean", a=patch[0], b=patch[1])
 
 

@@ -205,7 +205,7 @@ class _Sums:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         x = x.double()
-        r = y.double() - x
+        r = y.to(x.device).double() - x  # layers may lie on several devices
         self.n += len(x)
         self.x += x.sum(0)
         self.r += r.sum(0)

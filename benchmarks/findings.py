@@ -1,0 +1,99 @@
+"""Every claim of the paper that the experiments cover, measured on the lab model: docs/findings.md.
+
+    python benchmarks/findings.py                      # all of them; an hour on one core
+    python benchmarks/findings.py noise swap           # some, the others keep their rows
+    python benchmarks/findings.py --table              # only write the page again from docs/findings.json
+
+Each experiment's ``claims(lens)`` runs with its own n and seed 0 on unseen puzzles. Rows are kept in docs/findings.json
+with the date and the versions they were made with, so that one experiment can be run again without the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import pkgutil
+import time
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dit_lens as dl
+from dit_lens import experiments
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE, ROWS = DOCS / "findings.md", DOCS / "findings.json"
+HEAD = """# Findings
+
+What the paper claims, and what the lab model shows. Written by `python benchmarks/findings.py`; every row is made by
+`claims(lens)` of the experiment named in it, whose page says how it is measured. Intervals are 95 %, over puzzles. The
+lab model solves toy puzzles on a 6 x 6 board: a row says what holds in *it*, and is a hypothesis about large models.
+
+"""
+
+
+def names() -> list[str]:
+    """The experiments that state claims."""
+    found = [m.name for m in pkgutil.iter_modules(experiments.__path__)]
+    return [n for n in found if hasattr(importlib.import_module(f"dit_lens.experiments.{n}"), "claims")]
+
+
+def measure(name: str, lens: Any) -> dict[str, Any]:
+    """Run one experiment's claims."""
+    began = time.time()
+    module = importlib.import_module(f"dit_lens.experiments.{name}")
+    rows = [asdict(row) for row in module.claims(lens)]
+    made = {k: v for k, v in lens._meta().items() if k in ("dit-lens", "torch", "diffusers")}
+    return {"rows": rows, "date": str(date.today()), "made": made, "weights": lens.fingerprint,
+            "minutes": round((time.time() - began) / 60, 1)}  # fmt: skip
+
+
+def table(stored: dict[str, Any]) -> str:
+    """The page."""
+    lines = [HEAD, "| claim | measure | found | null | n | verdict |", "|---|---|---|---|---|---|"]
+    for name, entry in sorted(stored.items()):
+        for row in entry["rows"]:
+            number = f"**{_number(row, '')}** {row['unit']}" if row["n"] else "–"
+            null = f"{_number(row, 'null')} ({row['null_name']})" if row["n"] else "–"
+            verdict = f"**{row['verdict']}**" + (f": {row['rule']}" if row["rule"] else "")
+            cells = (f"{row['paper']} *({name})*", row["measure"], number, null, str(row["n"] or "–"),
+                     verdict + (f". {row['remark']}" if row["remark"] else ""))  # fmt: skip
+            lines.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
+    lines += ["", "## When and how long", "", "| experiment | date | minutes | versions |", "|---|---|---|---|"]
+    for name, entry in sorted(stored.items()):
+        versions = ", ".join(f"{k} {v}" for k, v in entry["made"].items())
+        lines.append(f"| {name} | {entry['date']} | {entry['minutes']} | {versions} |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(row: dict[str, Any], prefix: str) -> str:
+    keys = ("null", "null_low", "null_high") if prefix else ("value", "low", "high")
+    value, low, high = (row[key] for key in keys)
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if low is not None and math.isfinite(low) else "")
+
+
+def main() -> None:
+    """Run, keep the rows, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"experiments, of {names()}")
+    parser.add_argument("--table", action="store_true", help="measure nothing, write the page from the stored rows")
+    asked = parser.parse_args()
+    unknown = set(asked.names) - set(names())
+    if unknown:
+        parser.error(f"unknown: {sorted(unknown)}; choose from {names()}")
+    with dl.load("lab") as lens:
+        for name in () if asked.table else asked.names or names():
+            entry = measure(name, lens)
+            stored = json.loads(ROWS.read_text()) if ROWS.exists() else {}  # read late: two may run side by side
+            ROWS.write_text(json.dumps({**stored, name: entry}, indent=1, default=float) + "\n")
+            print(f"{name}: {len(entry['rows'])} rows, {entry['minutes']} min", flush=True)
+    PAGE.write_text(table(json.loads(ROWS.read_text())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""What each layer does: four kinds of evidence, a control model, and the cut into early, middle and late.
+
+For every layer l of every expert, averaged over chosen steps, of the cond branch:
+
+    attention   log2 of (attention of all tokens to the foreground / its size) - the same of random masks
+    writing     log2 of (|update| on the foreground / elsewhere) - the same of random masks
+    effect      x0_hat moved towards another answer by that answer's update - the same of the placebo
+    readout     cosine(v_l, v) - cosine(v_{l-1}, v), layer lens without translator
+
+All four are what the layer itself adds, so that neighbours are not alike by construction. The words have no other
+meaning here: a layer *perceives* as far as it attends to the things in the scene more than to as many random tokens;
+it *decides* as far as its update, taken from a run with another answer, moves x0_hat towards that answer; it
+*consolidates* as far as the velocity read out after it is nearer to the final one than before it.
+
+A network with nothing learned has depth trends of its own. So each number is taken again on the same puzzles from the
+same model with the entries of every weight tensor shuffled, and the cut is made in the difference: if layers of the two
+models differ from each other no more than at random, the result says "no specialisation found".
+
+When not to use: as the paper's claim tested on a large model from few puzzles; and none of these is decodability, which
+probes measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.experiments.energy import FOREGROUND
+from dit_lens.experiments.layer_lens import shuffled_weights
+from dit_lens.measures.attention_watch import region_attention
+from dit_lens.measures.energy import energy_ratio
+from dit_lens.measures.layer_lens import layer_lens
+from dit_lens.measures.local import local_effects
+from dit_lens.measures.masks import region_mask
+from dit_lens.measures.segments import Segments, segments
+from dit_lens.measures.stats import summarise
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.record import record
+from dit_lens.wan.run import Run
+
+EVIDENCE = ("attention", "writing", "effect", "readout")
+ROLES = {"perceives": "attention", "decides": "effect", "consolidates": "readout"}
+LONG = {
+    "attention": ("attention to the foreground", "log2, above random masks"),
+    "writing": ("update on the foreground against elsewhere", "log2, above random masks"),
+    "effect": ("local effect of the update", "0 = base, 1 = source; above placebo"),
+    "readout": ("gain of the read-out", "cosine"),
+}
+PLACEBO_SEED = 10_000  # added to a puzzle's seed: same scene, other noise
+
+
+def layer_evidence(
+    lens: Lens,
+    base: Run,
+    source: Run,
+    placebo: Run,
+    steps: Sequence[int],
+    effects: xr.DataArray | None = None,
+    foreground: Sequence[str] = FOREGROUND,
+    seed: int = 0,
+) -> xr.Dataset:
+    """The four kinds of evidence of one puzzle, (step, layer), and for the first three their null as ``<name>_null``.
+
+    ``base`` recorded ``update`` with ``token_norm`` in the cond branch at ``steps``. ``effects``: those of
+    ``local_effects`` at ``steps``, if they are known already.
+    """
+    mask = region_mask(base, foreground)
+    tokens = tuple(int(i) for i in np.flatnonzero(mask))
+    seen = region_attention(
+        lens, base, queries="all", keys={"foreground": tokens}, steps=tuple(steps), branches="cond", seed=seed
+    ).isel(branch=0, query=0, key=0, drop=True).mean("head")  # fmt: skip
+    null = xr.DataArray(np.log2(seen["null"])).mean("draw")
+    ratio = energy_ratio(base, mask, "update", seed=seed).isel(branch=0, drop=True).sel(step=list(steps))
+    moved = local_effects(lens, base, source, placebo, steps) if effects is None else effects.sel(step=list(steps))
+    read = layer_lens(lens, base, tuple(steps), entry=True)["cosine"].sel(readout="raw", drop=True)
+    found = {
+        "attention": xr.DataArray(np.log2(seen["enrichment"])) - null,
+        "attention_null": null,
+        "writing": ratio.sel(kind="region", drop=True) - ratio.sel(kind="null", drop=True),
+        "writing_null": ratio.sel(kind="null", drop=True),
+        "effect": moved.sel(kind="effect", drop=True) - moved.sel(kind="placebo", drop=True),
+        "effect_null": moved.sel(kind="placebo", drop=True),
+        "readout": read.diff("layer"),  # labelled by the later layer
+    }
+    plain = {k: v.transpose("step", "layer").reset_coords(drop=True) for k, v in found.items()}
+    expert = [base.plan.at(s).expert for s in steps]
+    return xr.Dataset(plain).assign_coords(step=list(steps), expert=("step", expert))
+
+
+def puzzle_runs(lens: Lens, task: Any, seed: int, steps: Sequence[int] = (), **how: Any) -> tuple[Run, Run, Run]:
+    """Base, source (the twin with another answer) and placebo of a puzzle, the base with what the evidence needs."""
+    wanted = [
+        record("resid_post", reduce="token_norm", branches="cond"),
+        record("update", reduce="token_norm", branches="cond", steps=tuple(steps) or "all"),
+    ]
+    return (
+        lens.generate(task, seed=seed, record=wanted, **how),
+        lens.generate(task.twin("other_answer"), seed=seed, **how),
+        lens.generate(task, seed=seed + PLACEBO_SEED, **how),
+    )
+
+
+def control_evidence(
+    lens: Lens,
+    tasks: Sequence[Any],
+    seeds: Sequence[int],
+    steps: Sequence[int],
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    seed: int = 0,
+    **how: Any,
+) -> list[xr.Dataset]:
+    """The same evidence from the model with shuffled weights, which learned nothing; one dataset a puzzle."""
+    found = []
+    with shuffled_weights(lens, seed) as nothing:
+        for i, (task, number) in enumerate(zip(tasks, seeds, strict=True)):
+            progress(i, len(tasks), f"control, {getattr(task, 'name', task)} {number}")
+            found.append(layer_evidence(nothing, *puzzle_runs(nothing, task, number, steps, **how), steps, seed=seed))
+    return found
+
+
+def by_layer(rows: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Evidence of many puzzles, (puzzle, expert, layer): the mean over each expert's steps."""
+    joined = xr.concat(rows, dim="puzzle", coords="minimal", compat="override")
+    order = [e for e in ("high", "low") if e in joined["expert"].values]
+    parts = [joined.isel(step=np.flatnonzero(joined["expert"].values == e)).mean("step") for e in order]
+    return xr.concat(parts, dim="expert").assign_coords(expert=order)
+
+
+def roles(trained: xr.Dataset, control: xr.Dataset, draws: int = 2000, seed: int = 0) -> tuple[xr.Dataset, Roles]:
+    """The layer table and the cut of each expert, from two results of :func:`by_layer` on the same puzzles.
+
+    The table, (expert, layer): every evidence with ``<name>_low, _high, _n``, the control's mean as ``<name>_null``,
+    ``depth``, and ``part`` (early, middle, late, or "-" where no specialisation was found).
+    """
+    n = trained.sizes["layer"]
+    cuts = {}
+    for expert in trained["expert"].values.tolist():
+        above = (trained - control)[list(EVIDENCE)].sel(expert=expert, drop=True).mean("puzzle")
+        # Two experts are two chances to be wrong.
+        level = 0.05 / trained.sizes["expert"]
+        cuts[expert] = segments(above.to_dataarray("evidence"), draws=draws, seed=seed, level=level)
+    columns: dict[str, Any] = {}
+    for name in EVIDENCE:
+        mean = summarise(trained[name])
+        columns[name] = mean["value"].assign_attrs(long_name=LONG[name][0], units=LONG[name][1], null_name="control")
+        columns |= {f"{name}_low": mean["low"], f"{name}_high": mean["high"], f"{name}_n": mean["n"]}
+        columns[f"{name}_null"] = control[name].mean("puzzle")
+    part = np.full((trained.sizes["expert"], n), "-", dtype=object)
+    for i, cut in enumerate(cuts.values()):
+        for word, run in zip(("early", "middle", "late"), cut.runs() if cut.found else (), strict=False):
+            part[i, list(run)] = word
+    columns["part"] = (("expert", "layer"), part.astype(str))
+    centres = {
+        expert: {role: _centre(trained, control, name, expert) for role, name in ROLES.items()} for expert in cuts
+    }
+    depth = ("layer", np.arange(n) / n)
+    return xr.Dataset(columns, coords={"expert": list(cuts), "layer": range(n), "depth": depth}), Roles(cuts, centres)
+
+
+class Roles:
+    """Where each role lies. ``cuts``: expert -> :class:`Segments`; ``centres``: expert -> role -> depth [low, high]."""
+
+    def __init__(self, cuts: Mapping[str, Segments], centres: Mapping[str, Mapping[str, tuple[float, ...]]]) -> None:
+        self.cuts, self.centres = dict(cuts), {k: dict(v) for k, v in centres.items()}
+
+    def sentences(self) -> list[str]:
+        """What was found, in words with numbers."""
+        said = []
+        for expert, cut in self.cuts.items():
+            said.append(f"Expert {expert}: {cut}.")
+            if cut.found:
+                parts = [f"{r} at depth {m:.2f} [{a:.2f}, {b:.2f}]" for r, (m, a, b) in self.centres[expert].items()]
+                said.append(f"Expert {expert}, centre of each role, more than in the control: {'; '.join(parts)}.")
+        return said
+
+    def __repr__(self) -> str:
+        return "\n".join(self.sentences())
+
+
+def _centre(trained: xr.Dataset, control: xr.Dataset, name: str, expert: str) -> tuple[float, float, float]:
+    """Depth around which an evidence lies, with a bootstrap interval over puzzles: the mean profile's positive part."""
+    above = (trained[name] - control[name]).sel(expert=expert).values  # (puzzles, L)
+    depth = (np.arange(above.shape[1]) + 0.5) / above.shape[1]
+    rng = np.random.default_rng(0)
+
+    def centre(rows: np.ndarray) -> float:
+        weight = np.clip(rows.mean(0), 0, None)
+        return float((weight * depth).sum() / weight.sum()) if weight.sum() > 0 else float("nan")
+
+    draws = [centre(above[rng.integers(0, len(above), len(above))]) for _ in range(1000)]
+    low, high = np.nanpercentile(draws, [2.5, 97.5]) if np.isfinite(draws).any() else (np.nan, np.nan)
+    return centre(above), float(low), float(high)

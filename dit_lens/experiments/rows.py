@@ -1,0 +1,39 @@
+"""From numbers per puzzle to a row of claims: mean, interval and null of an effect that a claim says is positive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import xarray as xr
+
+from dit_lens.experiments.claim import Claim
+from dit_lens.measures.stats import summarise
+
+
+def above_null(
+    paper: str, measure: str, unit: str, pair: Sequence[xr.DataArray], null_name: str, remark: str = ""
+) -> Claim:
+    """A claim of the form "this effect is there": supported when its interval lies above that of its null.
+
+    ``pair``: the effect and its null, (puzzle) each, with the sign that the claim gives it.
+    """
+    a, b = map(summarise, pair)
+    return Claim(
+        paper, measure, unit,
+        float(a["value"]), float(a["low"]), float(a["high"]), int(a["n"]),
+        float(b["value"]), float(b["low"]), float(b["high"]), null_name,
+        "supported when the interval lies above the null's", "supported" if a["low"] > b["high"] else "not supported",
+        remark,
+    )  # fmt: skip
+
+
+def text(values: xr.DataArray) -> str:
+    """Mean and interval of (puzzle) values in words."""
+    a = summarise(values)
+    return f"{float(a['value']):.3f} [{float(a['low']):.3f}, {float(a['high']):.3f}], n = {int(a['n'])}"
+
+
+def puzzle_names(tasks: Sequence[Any]) -> list[str]:
+    """What the axis ``puzzle`` is labelled with: family and seed."""
+    return [f"{getattr(task, 'name', 'task')} {getattr(task, 'seed', i)}" for i, task in enumerate(tasks)]

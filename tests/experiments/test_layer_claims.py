@@ -1,0 +1,212 @@
+"""Layer energy and layer lens over tasks: what the datasets hold, controls, and verdicts on planted data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from families import Family
+
+from dit_lens import tasks
+from dit_lens.errors import MeasureError, TaskError
+from dit_lens.experiments import energy as e
+from dit_lens.experiments import layer_lens as ll
+from dit_lens.loading import load
+from dit_lens.measures.energy import energy_ratio
+from dit_lens.measures.layer_lens import layer_lens
+from dit_lens.measures.masks import region_mask
+from dit_lens.measures.translator import fit_translators
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.record import record
+
+LAYERS = 12
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lens]:
+    with load("lab") as lens:
+        yield lens
+
+
+# -- layer energy
+
+
+@pytest.fixture(scope="module")
+def measured(lab: Lens) -> xr.Dataset:
+    return e.energy(lab, tasks.batch(tasks.names(), 4), num_steps=2, draws=3, seed=5)
+
+
+def test_energy_is_that_of_a_run(lab: Lens, measured: xr.Dataset) -> None:
+    sizes = {"puzzle": 4, "hook": 2, "source": 2, "step": 2, "layer": LAYERS + 1, "kind": 3, "frame": 4}
+    assert dict(measured.sizes) == sizes
+    assert measured["layer"].values.tolist() == list(range(-1, LAYERS)) and measured["task"].values[1] == "choose"
+    wanted = record("resid_post", "update", reduce="token_norm", branches="cond")
+    run = lab.generate(tasks.load("choose", 0), seed=6, steps=2, record=wanted)
+    mask = region_mask(run, ["agent", "goal", "other_goal"])
+    for hook in ("resid_post", "update"):
+        direct = energy_ratio(run, mask, hook).sel(branch="cond", kind="region")
+        mine = measured["energy"].sel(hook=hook, source="regions", kind="region", puzzle=1).sel(layer=slice(0, None))
+        np.testing.assert_allclose(mine, direct, rtol=1e-6)
+    entry = measured["energy"].sel(layer=-1)
+    np.testing.assert_array_equal(entry.sel(hook="update"), entry.sel(hook="resid_post"))  # before any block
+    assert measured[["energy", "variance", "norm"]].notnull().all().to_array().all()
+    assert len(e.read_claims(measured)) == 10
+
+
+def test_a_users_mask_and_a_still_video(lab: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    def top(task: Any) -> np.ndarray:
+        return np.arange(task.height)[:, None].repeat(task.width, 1) < task.height // 2
+
+    def nothing(run: Any) -> np.ndarray:
+        raise MeasureError("nothing changed")
+
+    monkeypatch.setattr(e, "change_mask", nothing)
+    found = e.energy(lab, tasks.batch("maze", 2), foreground=top, num_steps=1, draws=2)
+    assert found["energy"].sel(source="difference").isnull().all()
+    assert found["energy"].sel(source="regions").notnull().all()
+    assert found.attrs["foreground"] == "own function"
+
+
+def test_energy_errors(lab: Lens) -> None:
+    with pytest.raises(TaskError, match="measure two or more"):
+        e.energy(lab, tasks.batch("maze", 1))
+    with pytest.raises(MeasureError, match=r"none of the regions \['absent'\].*foreground=function"):
+        e.energy(lab, tasks.batch("maze", 2), foreground=("absent",))
+    with pytest.raises(MeasureError, match="the given mask holds every token"):
+        e.energy(lab, tasks.batch("maze", 2), foreground=lambda task: np.ones((task.height, task.width), bool))
+
+
+def planted(early: float, later: float, deep: float, seed: int = 0, n: int = 20) -> xr.Dataset:
+    """A measured dataset with known ratios: layers below depth .225, from there on, and channel variance when deep."""
+    rng = np.random.default_rng(seed)
+    layers = np.arange(-1, 40)
+    depth = layers / 40
+    profile = np.where(depth < 0.225, early, later)
+    shape = (n, 2, 2, 4, len(layers), 3)
+
+    def noise() -> np.ndarray:
+        return rng.normal(0, 0.05, shape)
+
+    kinds, sources = ["region", "null", "draw"], ["regions", "difference"]
+    energy = noise()
+    energy[..., 0] += profile
+    variance = noise()[:, :, 0]
+    variance[..., 0] += np.where(depth >= 2 / 3, deep, 0.0)
+    return xr.Dataset(
+        {
+            "energy": (("puzzle", "hook", "source", "step", "layer", "kind"), energy),
+            "variance": (("puzzle", "hook", "step", "layer", "kind"), variance),
+        },
+        coords={
+            "hook": ["resid_post", "update"], "source": sources, "kind": kinds,
+            "layer": layers, "depth": ("layer", depth),
+            "expert": ("step", ["high", "high", "low", "low"]), "task": ("puzzle", ["maze"] * n),
+        },
+    )  # fmt: skip
+
+
+def test_verdicts_on_planted_energy() -> None:
+    found = e.read_claims(planted(early=-0.5, later=0.5, deep=1.0))
+    assert [c.verdict for c in found] == ["supported"] * 10
+    assert [c.value for c in found] == pytest.approx([-0.5, 1, -0.5, 1, 1, 1, -0.5, 1, 1, 1], abs=0.05)
+    assert all(c.low <= c.value <= c.high and c.n == 20 and c.rule for c in found)
+    assert all(abs(c.null) < 0.05 for c in found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_verdicts_on_nothing(seed: int) -> None:
+    assert [c.verdict for c in e.read_claims(planted(0, 0, 0, seed))] == ["not supported"] * 10
+
+
+def test_verdicts_on_the_contrary() -> None:
+    found = e.read_claims(planted(early=0.5, later=-0.5, deep=-1.0))
+    assert [c.verdict for c in found] == [*["not supported"] * 5, "supported", *["not supported"] * 3, "supported"]
+    assert all("Pearson" in c.measure for c in (found[5], found[9]))  # stable all the same
+
+
+# -- layer lens
+
+
+@pytest.fixture(scope="module")
+def read(lab: Lens) -> xr.Dataset:
+    fit = tasks.batch(["maze", "choose"], 2, split="train")
+    return ll.layer_readout(lab, tasks.batch(["maze", "choose"], 2), fit, num_steps=2, layers=[0, 5, 8, 11])
+
+
+def test_read_outs_are_those_of_the_measure(lab: Lens, read: xr.Dataset) -> None:
+    assert dict(read.sizes) == {"weights": 2, "puzzle": 2, "step": 2, "layer": 5, "readout": 2}
+    np.testing.assert_array_equal(read["error"].sel(layer=11), 0)  # of shuffled weights as well
+    runs = [lab.generate(t, seed=10_000 + i, steps=2) for i, t in
+            enumerate(tasks.batch(["maze", "choose"], 2, split="train"))]  # fmt: skip
+    translators = fit_translators(lab, runs, layers=[0, 5, 8, 11])
+    run = lab.generate(tasks.load("choose", 0), seed=1, steps=2)
+    direct = layer_lens(lab, run, layers=[0, 5, 8, 11], translators=translators)
+    for name in ("cosine", "error", "x0_cosine"):
+        np.testing.assert_allclose(read[name].sel(weights="trained", puzzle=1), direct[name], atol=1e-6)
+    assert read[["answer", "choice"]].sel(weights="shuffled").to_array().isnull().all()
+    assert (read["choice"].sel(weights="trained", layer=11) == 1).all()
+    assert len(ll.read_claims(read)) == 3
+
+
+def test_a_shuffled_model_has_the_same_weights_elsewhere(family: Family) -> None:
+    with load(family.build()) as lens:
+        before = lens.fingerprint
+        call = {**family.call, "steps": 1, "guidance": 5.0, "seed": 3}
+        run = lens.generate(**call)
+        with ll.shuffled_weights(lens) as twin:
+            assert twin.experts.keys() == lens.experts.keys() and twin.fingerprint != before
+            for name, expert in lens.experts.items():
+                for key, value in expert.transformer.state_dict().items():
+                    other = twin.experts[name].transformer.state_dict()[key]
+                    assert torch.equal(other.flatten().sort()[0], value.flatten().sort()[0])
+            assert not torch.equal(twin.generate(**call).final, run.final)
+        # The model that it was made from is as it was, points included.
+        assert lens.fingerprint == before and torch.equal(lens.generate(**call).final, run.final)
+
+
+def test_readout_errors(lab: Lens) -> None:
+    two = tasks.batch("maze", 2)
+    for measure, fit in ((two[:1], two), (two, [])):
+        with pytest.raises(TaskError, match="split='train'"):
+            ll.layer_readout(lab, measure, fit)
+    with pytest.raises(MeasureError, match="fitted on this puzzle"):
+        ll.layer_readout(lab, two, two[:1], num_steps=1, layers=[0, 11], null=False, answers=False)
+
+
+def planted_read(settle: float, null: float, answer: float, n: int = 12) -> xr.Dataset:
+    """A measured dataset in which the velocity settles at known depths and the answer is there from another."""
+    layers = np.arange(-1, 40)
+    depth = layers / 40
+    above = np.stack([depth >= settle, depth >= null])[:, None, None, :, None]
+    cosine = np.broadcast_to(np.where(above, 0.95, 0.2), (2, n, 3, len(layers), 2)).copy()
+    shares = np.broadcast_to((depth >= answer)[None, None, None, :, None], cosine.shape).astype(float).copy()
+    shares[1] = np.nan
+    dims = ("weights", "puzzle", "step", "layer", "readout")
+    return xr.Dataset(
+        {
+            "cosine": (dims, cosine), "x0_cosine": (dims, cosine),
+            "choice": (dims, shares), "answer": (dims, shares.copy()),
+        },
+        coords={
+            "weights": list(ll.WEIGHTS), "readout": ["raw", "translated"], "layer": layers,
+            "depth": ("layer", depth), "task": ("puzzle", ["maze"] * n),
+        },
+        attrs={"n_layers": 40},
+    )  # fmt: skip
+
+
+def test_verdicts_on_planted_read_outs() -> None:
+    found = ll.read_claims(planted_read(settle=0.5, null=0.0, answer=0.5))
+    assert [c.verdict for c in found] == ["supported"] * 3
+    assert [(c.value, c.null) for c in found] == [pytest.approx(p) for p in ((0.5, 0.0), (1.0, 0.0), (1.0, 0.0))]
+    found = ll.read_claims(planted_read(settle=0.9, null=0.0, answer=0.9))
+    assert [c.verdict for c in found] == ["not supported"] * 3
+    mute = planted_read(settle=0.5, null=0.0, answer=0.5)
+    mute["answer"][:] = np.nan
+    assert [c.verdict for c in ll.read_claims(mute)] == [*["supported"] * 2, "cannot be tested on this model"]
+    # As early as a model that has learned nothing: no evidence of anything.
+    assert ll.read_claims(planted_read(settle=0.5, null=0.5, answer=0.5))[0].verdict == "not supported"
