@@ -42,12 +42,18 @@ _LAZY = {
     "noise": "dit_lens.interventions",
     "steer": "dit_lens.interventions",
     "ensemble": "dit_lens.interventions",
+    "knockout": "dit_lens.interventions.knockout",
+    "sweep": "dit_lens.sweeps",
+    "Sweep": "dit_lens.sweeps",
+    "attribute": "dit_lens.sweeps.attribution",
 }
 _MODULES = {
     "tasks": "dit_lens.tasks",
     "lab": "dit_lens.lab",
     "figures": "dit_lens.figures",
     "measures": "dit_lens.measures",
+    "experiments": "dit_lens.experiments",
+    "sweeps": "dit_lens.sweeps",
     "reduce": "dit_lens.wan.reduce",
     "points": "dit_lens.wan.points",
 }

@@ -44,6 +44,68 @@ def map(
 
 
 @app.command()
+def sweep(
+    model: Annotated[str, typer.Argument(help="'lab', a hub id, or a folder in diffusers layout")] = "lab",
+    task: Annotated[list[str] | None, typer.Option(help="a task family; repeat for several (default: all)")] = None,
+    n: Annotated[int, typer.Option(help="puzzles of each task")] = 4,
+    seed: Annotated[int, typer.Option(help="first seed")] = 0,
+    steps: Annotated[str, typer.Option(help="'all', or groups such as 0,5,8-19 (8-19 is held as one)")] = "all",
+    layers: Annotated[str, typer.Option(help="'all', or groups such as 1,4,0-5")] = "all",
+    hook: Annotated[str, typer.Option(help="what is patched; dit-lens points lists the names")] = "update",
+    source: Annotated[str, typer.Option(help="twin that gives the activations: other_answer, same_answer")] = (
+        "other_answer"
+    ),
+    metric: Annotated[str, typer.Option(help="projection, answer or score")] = "projection",
+    horizon: Annotated[str, typer.Option(help="local, final, or a number of further steps")] = "local",
+    out: Annotated[Path, typer.Option(help="folder for finished cells; the same command goes on there")] = Path(
+        "sweep"
+    ),
+    shard: Annotated[str, typer.Option(help="this process's part, such as 0/4")] = "0/1",
+    budget: Annotated[float | None, typer.Option(help="refuse to run longer than this many minutes")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="print what it would cost, and stop")] = False,
+) -> None:
+    """Patch at every (step, layer) and measure. Example: dit-lens sweep lab --task choose --steps 0,0-19 --plan"""
+    import dit_lens
+
+    lens = _load(model)
+    families = task or list(dit_lens.tasks.names())
+    work = dit_lens.Sweep(
+        lens,
+        None,
+        source,
+        tasks=[dit_lens.tasks.load(name, seed=seed + i) for name in families for i in range(n)],
+        seeds=seed,
+        steps=_groups(steps),
+        layers=_groups(layers),
+        hooks=hook,
+        metric=metric,
+        horizon=int(horizon) if horizon.isdigit() else horizon,  # Sweep says what is allowed
+        folder=out,
+        shard=shard,
+    )
+    typer.echo(f"{work!r}\n{work.plan()}")
+    if plan:
+        return
+    found = work.run(budget=None if budget is None else 60 * budget)
+    table = found[[v for v in found.data_vars if not str(v).startswith("raw_")]].to_dataframe().reset_index()
+    table.to_csv(out / "effects.csv", index=False)
+    typer.echo(f"{out / 'effects.csv'}  ({len(table)} rows)")
+
+
+def _groups(text: str) -> Any:
+    """``0,5,8-19`` as [0, 5, range(8, 20)]."""
+    if text == "all":
+        return text
+    found: list[Any] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise typer.BadParameter(f"{part!r}: write indices and groups as 0,5,8-19, or 'all'")
+        found.append(range(int(first), int(last) + 1) if last else int(first))
+    return found
+
+
+@app.command()
 def points(model: Annotated[str, typer.Argument()] = "lab") -> None:
     """List every named point of a model: path, shape, meaning."""
     typer.echo(str(_load(model)))

@@ -37,6 +37,28 @@ def test_plan_and_points_of_lab() -> None:
     assert points.exit_code == 0 and "hook_resid_post" in points.output
 
 
+def test_a_sweep_tells_its_cost_and_runs_nothing(tmp_path) -> None:
+    words = ["sweep", "lab", "--task", "choose", "--n", "2", "--steps", "0,3-5", "--layers", "1,0-5", "--plan"]
+    told = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "s")])
+    assert told.exit_code == 0, told.output
+    assert "16 cells" in told.output and "block evaluations" in told.output
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_small_sweep_writes_its_table(tmp_path) -> None:
+    words = ["sweep", "lab", "--task", "choose", "--n", "2", "--steps", "0", "--layers", "1,11", "--out", str(tmp_path)]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0, told.output
+    lines = (tmp_path / "effects.csv").read_text().splitlines()
+    assert len(lines) == 3 and "null" in lines[0]
+    assert len(list((tmp_path / "cells").glob("*.json"))) == 8
+
+
+def test_a_group_that_cannot_be_read_is_refused() -> None:
+    told = CliRunner().invoke(app, ["sweep", "lab", "--steps", "a-b", "--plan"])
+    assert told.exit_code == 2 and "8-19" in told.output
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
