@@ -36,6 +36,7 @@ HOUSE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HOUSE / "tests"))
 
 import families  # noqa: E402  (the tiny parts of the test pipelines)
+import page as section  # noqa: E402
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel  # noqa: E402
 
 import dit_lens  # noqa: E402
@@ -281,14 +282,14 @@ def machine() -> str:
     )
 
 
-PAGE = """# Benchmarks
+PAGE = """## What looking costs
 
 Written by `python benchmarks/overhead.py --write docs/benchmarks.md`; its docstring says how it measures. Aims: an idle
 lens 1.01, recording reduced outputs of all blocks 1.05, `import dit_lens` at most 1.1 of importing the pipeline.
 
 {machine}
 
-## One generation
+### One generation
 
 {steps} steps with guidance ({calls} denoiser calls of {layers} blocks, width {width}, {tokens} tokens), {repeats}
 rounds. Ratios to the first row, within each round. The row `twin` is a second bare pipeline: what lies inside its
@@ -297,7 +298,7 @@ same milliseconds are far below one per cent.
 
 {generation}
 
-## Imports
+### Imports
 
 Fresh interpreters, {imports_repeats} rounds; `dit_lens.Lens` brings torch, diffusers and TransformerLens.
 
@@ -330,7 +331,7 @@ def main() -> None:
     )  # fmt: skip
     print(page)
     if options.write:
-        options.write.write_text(page, encoding="utf-8")
+        section.write(options.write, "overhead", page)
 
 
 if __name__ == "__main__":

@@ -42,12 +42,13 @@ _LAZY = {
     "noise": "dit_lens.interventions",
     "steer": "dit_lens.interventions",
     "ensemble": "dit_lens.interventions",
-    "knockout": "dit_lens.interventions.knockout",
+    "knockout": "dit_lens.interventions",
     "sweep": "dit_lens.sweeps",
     "Sweep": "dit_lens.sweeps",
     "attribute": "dit_lens.sweeps.attribution",
 }
 _MODULES = {
+    "interventions": "dit_lens.interventions",
     "tasks": "dit_lens.tasks",
     "lab": "dit_lens.lab",
     "figures": "dit_lens.figures",

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from dit_lens.interventions.ablate import Ablate, ablate
 from dit_lens.interventions.ensemble import Ensemble, ensemble
+from dit_lens.interventions.ensemble_modes import EnsembleMode, NoiseMean, ensemble_mode, noise_mean
+from dit_lens.interventions.knockout import Knockout, knockout
 from dit_lens.interventions.noise import Noise, noise
 from dit_lens.interventions.patch import Patch, patch
+from dit_lens.interventions.redraw import Redraw, Restart, redraw, restart
+from dit_lens.interventions.renoise import Renoise, renoise
 from dit_lens.interventions.steer import Steer, steer
 
 __all__ = [
-    "Ablate", "Ensemble", "Noise", "Patch", "Steer",
-    "ablate", "ensemble", "noise", "patch", "steer",
+    "Ablate", "Ensemble", "EnsembleMode", "Knockout", "Noise", "NoiseMean", "Patch", "Redraw", "Renoise", "Restart",
+    "Steer", "ablate", "ensemble", "ensemble_mode", "knockout", "noise", "noise_mean", "patch", "redraw", "renoise",
+    "restart", "steer",
 ]  # fmt: skip

@@ -99,6 +99,26 @@ class Axes:
         unique = dict.fromkeys(found)  # a hook outside the blocks has one cell, not one a layer
         return sorted(unique, key=lambda cell: (cell.item, cell.steps[0], cell.layers))
 
+    def cell(self, places: Sequence[int], item: int, kind: Kind) -> Cell:
+        """The cell at the positions of the axes, in the order of :meth:`coords`."""
+        step, layer, hook, head, region, branch = places
+        name = self.hooks[hook]
+        layers = self.layers[layer] if _in_block(name) else ()
+        return Cell(
+            item, self.steps[step], layers, name, self.branches[branch], kind, self.heads[head], self.regions[region]
+        )
+
+    def places(self, cell: Cell) -> list[tuple[int, ...]]:
+        """Where a cell stands, in the order of :meth:`coords`; one outside the blocks stands at every layer."""
+        layers = [self.layers.index(cell.layers)] if cell.layers else range(len(self.layers))
+        rest = (
+            self.hooks.index(cell.hook),
+            self.heads.index(cell.head),
+            self.regions.index(cell.region),
+            self.branches.index(cell.branch),
+        )
+        return [(self.steps.index(cell.steps), layer, *rest) for layer in layers]
+
     def coords(self) -> dict[str, list[Any]]:
         """Labels of each axis, in the order of the result's dims."""
         return {

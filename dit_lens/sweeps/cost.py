@@ -33,7 +33,7 @@ from dit_lens.sweeps.tally import human_size, human_time
 from dit_lens.wan.plan import Plan
 from dit_lens.wan.run import Run
 
-_CELL_BYTES = 4096  # a small file takes a block
+CELL_BYTES = 4096  # a small file takes a block
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def estimate(sweep: Any, cells: Sequence[Cell], rate: float = math.nan, per_cell
             held.append(needs.size(sweep.size))
     seconds = rate * (blocks + baselines) + per_cell * len(cells)
     naive = len(cells) * len(plan.calls) * n_layers
-    return Cost(len(cells), blocks, baselines, naive, seconds, max(held), len(cells) * _CELL_BYTES)
+    return Cost(len(cells), blocks, baselines, naive, seconds, max(held), len(cells) * CELL_BYTES)
 
 
 def calibrated(sweep: Any) -> tuple[float, float]:

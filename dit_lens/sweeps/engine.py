@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +74,9 @@ class Engine:
                 "latents also want hooks=None"
             ) from error
         if not hasattr(made, "bind"):
-            raise InterventionError(f"the edit returned a {type(made).__name__}: return dit_lens.patch(...) or the like")
+            raise InterventionError(
+                f"the edit returned a {type(made).__name__}: return dit_lens.patch(...) or the like"
+            )
         if getattr(made, "together", False):
             raise InterventionError(
                 f"{made} mixes the members of a batch, and a cell is one generation: repeat lens.generate(task, "
@@ -94,7 +97,7 @@ class Engine:
 
     def measure(self, item: Item, cells: Sequence[Cell], needs: Needs) -> Iterator[tuple[Cell, dict[str, float]]]:
         """Measure cells of one item that begin at the same step, sharing what can be shared."""
-        with torch.no_grad():
+        with torch.no_grad(), self._held(cells):
             kept = capture(self.lens.replay, item.base, needs.base_calls, self.lens.n_layers)
             wanted = [(item.of(kind), call, found) for (kind, call), found in needs.taken.items()]
             remembered = Remembered(self.lens.replay, wanted)
@@ -102,6 +105,12 @@ class Engine:
                 began = time.perf_counter()
                 run = self.run(item, cell, kept, remembered)
                 yield cell, {**self.values(item, cell, run), "seconds": time.perf_counter() - began}
+
+    def _held(self, cells: Sequence[Cell]) -> AbstractContextManager[None]:
+        """Where all of it is one expert's work, an offloaded expert stays on its device from cell to cell."""
+        steps = range(cells[0].steps[0], max(map(self.last_step, cells)) + 1)
+        one = len({self.plan.at(step).expert for step in steps}) == 1
+        return self.lens._loaded() if one else nullcontext()
 
     def run(self, item: Item, cell: Cell, kept: Reuse | None = None, replay: Any = None) -> Run:
         """The patched run of a cell, as far as its horizon."""

@@ -53,8 +53,11 @@ def describe(value: Any, _seen: tuple[Any, ...] = ()) -> Any:
     if isinstance(value, FunctionType):
         return _function(value, _seen)
     if is_dataclass(value) and not isinstance(value, type):
-        return {"class": type(value).__name__, **{f.name: describe(getattr(value, f.name), _seen) for f in fields(value)}}
-    if type(value).__repr__ is object.__repr__ and hasattr(value, "__dict__"):  # a repr with an address in it
+        return {
+            "class": type(value).__name__,
+            **{f.name: describe(getattr(value, f.name), _seen) for f in fields(value)},
+        }
+    if " at 0x" in repr(value) and hasattr(value, "__dict__"):  # an address says nothing of the content
         return {"class": type(value).__qualname__, **describe(vars(value), _seen)}
     return repr(value)
 

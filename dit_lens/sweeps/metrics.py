@@ -97,7 +97,7 @@ def measured(function: Metric, run: Run, base: Run, source: Run) -> float:
 
     Errors: :class:`MeasureError` for anything but one finite number.
     """
-    raw = function(run, base, source)
+    raw: Any = function(run, base, source)
     found = raw.detach().cpu().numpy() if isinstance(raw, Tensor) else np.asarray(raw)
     if found.shape not in ((), (1,)) or (not np.issubdtype(found.dtype, np.number) and found.dtype != bool):
         raise MeasureError(f"a metric must return one number, found shape {found.shape} of {found.dtype}: reduce it")

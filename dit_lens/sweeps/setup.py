@@ -29,8 +29,6 @@ def tasks_of(base: Any, tasks: Sequence[Any] | None) -> list[Any]:
             "base was generated with interventions, and a sweep compares with an untouched run: generate the base "
             "without them"
         )
-    if isinstance(base, Run) and not base.complete:
-        raise MeasureError("base stopped early: finish it first, lens.generate(resume=run)")
     return [base.task if isinstance(base, Run) else base]
 
 
@@ -77,8 +75,12 @@ def horizon_of(horizon: Any) -> int | None:
 
 
 def placebo_of(placebo: Any, source: Any) -> Any:
-    """``"seed"``, ``"none"`` or an edit. An effect needs a null, so leaving it out has to be said."""
-    if callable(placebo) or placebo == "none":
+    """``"seed"``, ``"none"``, a run or an edit. An effect needs a null, so leaving it out has to be said."""
+    if callable(placebo) or (isinstance(placebo, str) and placebo == "none"):
+        return placebo
+    if isinstance(placebo, Run):
+        if source is None:
+            raise MeasureError("placebo= is a run to take from, and there is no source= whose placebo it could be")
         return placebo
     if placebo in (None, "seed"):
         if source is None:
@@ -87,7 +89,7 @@ def placebo_of(placebo: Any, source: Any) -> Any:
                 "carries nothing (for example the same size of change at random), or placebo='none'"
             )
         return "seed"
-    raise MeasureError(f"placebo={placebo!r}: give 'seed' (same scene, other noise), an edit, or 'none'")
+    raise MeasureError(f"placebo={placebo!r}: give 'seed' (same scene, other noise), a run, an edit, or 'none'")
 
 
 def sources_of(source: Any, tasks: Sequence[Any]) -> list[Any]:
@@ -130,8 +132,10 @@ def grid_of(lens: Lens, tasks: Sequence[Any], sampling: Mapping[str, Any]) -> Gr
     return next(iter(grids.values()))
 
 
-def check_run(lens: Lens, base: Any, other: Any) -> None:
+def check_run(lens: Lens, base: Any, other: Any, last: int) -> None:
     """Refuse a run that cannot be compared with the base (a run, or anything with ``plan`` and ``grid``).
+
+    ``last``: the last step that is read.
 
     Errors: :class:`MeasureError`.
     """
@@ -140,8 +144,11 @@ def check_run(lens: Lens, base: Any, other: Any) -> None:
             "base and source need the same size and the same sampling schedule: generate both with the same "
             "steps, scheduler, size and frame count (sampling= says how a sweep generates)"
         )
-    if not other.complete:
-        raise MeasureError("a source stopped early: finish it first, lens.generate(resume=run)")
+    if other.n_steps <= last:
+        raise MeasureError(
+            f"a base or source run stopped after {other.n_steps} steps, and this sweep reads step {last}: finish it "
+            "first, lens.generate(resume=run), or sweep fewer steps or horizon='local'"
+        )
     if other.meta.get("fingerprint") != lens.fingerprint:
         raise MeasureError("a base or source run was made by other weights: generate it with this lens")
 

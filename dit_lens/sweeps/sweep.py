@@ -1,7 +1,7 @@
 """``dl.sweep``: one intervention at many places, as a labelled array with its placebo and interval.
 
     effects = dl.sweep(lens, tasks=[dl.tasks.load("choose", seed=i) for i in range(8)], source="other_answer",
-                       steps=[0, 5, range(0, 8)], layers="all", metric="projection", horizon="local", folder="sweep")
+                       steps=[0, 5, range(0, 8)], layers="all", horizon="local", folder="sweep")
 
 ``Sweep(...)`` is the same as a value: ``print(sweep.plan())`` tells the cost, ``sweep.run()`` measures, and running it
 again with the same folder goes on where it stopped.
@@ -12,34 +12,43 @@ a few backward passes, and its best cells are then measured here.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import torch
 import xarray as xr
 
 from dit_lens.errors import MeasureError
 from dit_lens.interventions import patch
-from dit_lens.measures.stats import beside
-from dit_lens.sweeps import cost, metrics, setup
-from dit_lens.sweeps.cells import Axes, Cell, Kind, axes
-from dit_lens.sweeps.engine import Edit, Engine, Item, grouped
-from dit_lens.sweeps.identity import describe, task_identity
+from dit_lens.sweeps import chunks, cost, executors, metrics, setup
+from dit_lens.sweeps.cells import Axes, Cell, Kind, axes, grouped
+from dit_lens.sweeps.engine import Edit, Engine, Item
+from dit_lens.sweeps.gather import gather
+from dit_lens.sweeps.identity import describe, source_identity, task_identity
 from dit_lens.sweeps.ledger import Ledger
 from dit_lens.sweeps.metrics import Metric
+from dit_lens.sweeps.tally import Progress, Result, Tally
+from dit_lens.wan.conditions import Conditions
+from dit_lens.wan.fingerprint import digest
+from dit_lens.wan.grid import Grid
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.plan import Plan
 from dit_lens.wan.run import Run
 
-Progress = Callable[[int, int, str], None]
 PLACEBO_SEED = 10_000  # added to an item's seed: same scene, other noise
+_OURS = ("task", "seed", "interventions", "record", "resume", "stop_after", "batch")
+_OF_PLAN = ("steps", "guidance", "guidance_2", "preset", "scheduler")
 
 
 class Sweep:
-    """A sweep as a value: what it would measure is fixed when it is made; nothing runs before ``run()``."""
+    """A sweep as a value: what it would measure is fixed when it is made; nothing is generated before ``run()``.
+
+    ``axes``, ``cells``: what is measured. ``mine``: the cells of this shard. ``model_plan``: the denoiser calls.
+    """
 
     def __init__(
         self,
@@ -52,187 +61,223 @@ class Sweep:
         edit: Edit = patch,
         steps: Any = "all",
         layers: Any = "all",
-        hooks: str | Sequence[str] = "update",
+        hooks: str | Sequence[str] | None = "update",
         heads: Any = None,
         regions: str | Sequence[str] | None = None,
         branch: str | Sequence[str] = "all",
-        metric: str | Metric = "projection",
+        metric: str | Metric | None = None,
         horizon: Literal["local", "final"] | int = "local",
-        placebo: Edit | Literal["seed", "none"] | None = None,
+        placebo: Edit | Run | Literal["seed", "none"] | None = None,
         sampling: Mapping[str, Any] | None = None,
         folder: str | Path | None = None,
         shard: str | tuple[int, int] = (0, 1),
         memory: int = 4 << 30,
     ) -> None:
         """See :func:`sweep`."""
-        self.lens, self.sampling = lens, dict(sampling or {})
+        self.recipe = {k: v for k, v in locals().items() if k not in ("self", "lens")}
+        self.lens, self.base, self.folder, self.memory = lens, base, folder, memory
+        self.shard = setup.shard_of(shard)
         self.tasks, self.seeds = setup.tasks_of(base, tasks), setup.seeds_of(base, seeds)
-        self.source, self.edit, self.folder, self.shard = source, edit, folder, setup.shard_of(shard)
-        self.model_plan: Plan = base.plan if isinstance(base, Run) else lens.plan(**self.sampling)
+        self.sources = setup.sources_of(source, self.tasks)
+        self.has_source = source is not None
+        self.sampling = setup.sampling_of(base, sampling)
+        if set(self.sampling) & set(_OURS):
+            raise MeasureError(f"sampling= takes what lens.generate takes but {_OURS}, which a sweep sets itself")
+        own = lens.plan(**{k: v for k, v in self.sampling.items() if k in _OF_PLAN})
+        self.model_plan: Plan = base.plan if isinstance(base, Run) else own
+        expert = lens.experts["high"]
         self.axes: Axes = axes(
-            self.model_plan,
-            lens.n_layers,
-            lens.experts["high"].cfg.n_heads,
-            steps,
-            layers,
-            hooks,
-            heads,
-            regions,
-            branch,
-        )
+            self.model_plan, lens.n_layers, expert.cfg.n_heads, steps, layers, hooks, heads, regions, branch,
+            expert.image_context,
+        )  # fmt: skip
+        if source is None and edit is patch:
+            raise MeasureError("dit_lens.patch takes from a source: give source='other_answer', a task or a run")
         self.placebo = setup.placebo_of(placebo, source)
         self.kinds: tuple[Kind, ...] = ("effect",) if self.placebo == "none" else ("effect", "placebo")
-        self.horizon = setup.horizon_of(horizon)
+        of_placebo = self.placebo if callable(self.placebo) else edit
         self.engine = Engine(
-            lens,
-            edit,
-            self.placebo if callable(self.placebo) else edit,
-            metrics.metric(metric),
-            self.horizon,
-            memory=memory,
-        )
-        self._base = base if isinstance(base, Run) else None
+            lens, self.model_plan, edit, of_placebo, metrics.metric(metric, self.has_source, self.tasks),
+            setup.horizon_of(horizon),
+        )  # fmt: skip
         self.cells: list[Cell] = self.axes.cells(len(self.tasks) * len(self.seeds), self.kinds)
-        self.engine.intervention(self.cells[0], Item(None, None, None))  # type: ignore[arg-type]  # a wrong edit fails now
+        self.last_step = max(map(self.engine.last_step, self.cells))
+        self.grid = self._check()
+        # Now, so that a wrong edit fails here and not after the first generation.
+        examples = {kind: self.engine.make(next(c for c in self.cells if c.kind == kind)) for kind in self.kinds}
+        self.examples = examples
+        takes_run = {"effect": self.has_source, "placebo": not callable(self.placebo)}
+        self.takes = [kind for kind, made in examples.items() if takes_run[kind] and hasattr(made, "from_")]
+        self._held: tuple[int, Item] | None = None
+
+    def _check(self) -> Grid:
+        """Refuse now what would fail after minutes; the token grid."""
+        given = [self.base] if isinstance(self.base, Run) else self.tasks
+        others = [one for one in (*self.sources, self.placebo) if one is not None and not isinstance(one, str)]
+        grid = setup.grid_of(self.lens, [*given, *others], self.sampling)
+        own = self.base if isinstance(self.base, Run) else _Likeness(self.model_plan, grid)
+        for one in (self.base, *others):
+            if isinstance(one, Run):
+                setup.check_run(self.lens, own, one, self.last_step)
+        if self.placebo == "seed" and isinstance(self.base, Run) and self.base.task is None:
+            raise MeasureError(
+                "base is a run without a task, so it cannot be generated again with other noise: give placebo= a run "
+                "of the same prompt and another seed, or give base= a task"
+            )
+        setup.check_regions(self.axes.regions, given, grid, self.sampling.get("regions"))
+        return grid
 
     # -- what it would cost
 
     def plan(self, calibrate: bool = True) -> cost.Cost:
-        """Cells, block evaluations, time, memory and disk, before anything long runs."""
-        return cost.estimate(self, calibrate)
+        """Cells, block evaluations, time, memory and disk of this shard; ``calibrate`` times one denoiser call."""
+        return cost.estimate(self, self.mine, *(cost.calibrated(self) if calibrate else ()))
+
+    def generated(self, item: int) -> int:
+        """How many whole generations an item needs."""
+        source = self.sources[item // len(self.seeds)]
+        runs = (self.base, source)
+        return (
+            sum(run is not None and not isinstance(run, Run) for run in runs)
+            + (self.base is None)
+            + (self.placebo == "seed")
+        )
+
+    @cached_property
+    def size(self) -> chunks.Size:
+        """Bytes of one activation, by the name of its hook."""
+        config, pipe = self.lens.pipe.transformer.config, self.lens.pipe
+        text = self.sampling.get("max_sequence_length") or self.lens.defaults.max_sequence_length
+        image = None
+        if config.image_dim is not None:
+            seen = pipe.image_encoder.config
+            image = torch.empty(1, (seen.image_size // seen.patch_size) ** 2 + 1, 0)
+        mask = torch.empty(0) if pipe.config.expand_timesteps else None
+        conditions = Conditions(torch.empty(1, text, 0), image_context=image, frame_mask=mask)
+        return chunks.size_of(self.lens._extent(conditions, self.grid).shape, pipe.transformer.dtype.itemsize)
+
+    def chunks(self, cells: Sequence[Cell]) -> list[tuple[Sequence[Cell], chunks.Needs]]:
+        """Cells of one item and first step, cut so that what they share fits into ``memory``."""
+        return chunks.chunks(cells, self.model_plan, self.lens.n_layers, self.takes, self.size, self.memory)
 
     # -- measuring
 
-    def run(self, progress: Progress | None = None, budget: float | None = None) -> xr.Dataset:
-        """Measure every cell that is not done, and gather all. See :func:`sweep`."""
+    def run(
+        self, progress: Progress | None = None, budget: float | None = None, executor: Any = "serial"
+    ) -> xr.Dataset:
+        """Measure every cell of this shard that is not done, and gather what there is. See :func:`sweep`.
+
+        ctrl-C leaves a folder that can be resumed, and says how.
+        """
+        work = executors.executor(executor)
         if budget is not None:
             cost.check_budget(self, budget)
+        horizon, n_layers = self.engine.horizon, self.lens.n_layers
         ledger = None if self.folder is None else Ledger(self.folder, self.identity())
-        results = self.measure(ledger, progress or setup.progress_bar(len(self.mine)))
-        return self.gather(results)
+        costs = {cell: cost.cell_blocks(cell, self.model_plan, n_layers, horizon) for cell in self.mine}
+        tally = Tally(costs, ledger, progress)
+        if ledger is not None:
+            cost.check_disk(ledger.folder, (len(costs) - len(tally.results)) * cost.CELL_BYTES)
+        try:
+            work(self, tally)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(tally.stopped()) from None
+        finally:
+            self._held = None
+        return gather(self, tally.results)
 
     @property
     def mine(self) -> list[Cell]:
         """The cells of this shard: whole groups, dealt in turn, so that what is shared stays together."""
         part, of = self.shard
-        return [c for n, (_, members) in enumerate(grouped(self.cells)) if n % of == part for c in members]
+        return [cell for n, members in enumerate(grouped(self.cells)) if n % of == part for cell in members]
 
-    def measure(self, ledger: Ledger | None, progress: Progress) -> dict[Cell, dict[str, float]]:
-        """Measure the cells of this shard that are not done; all that are done, with what was measured."""
-        results: dict[Cell, dict[str, float]] = {}
-        held: tuple[int, Item] | None = None
-        total = len(self.mine)
-        waiting = list(grouped(self.mine))
-        while waiting:
-            later = []
-            for (number, step), members in waiting:
-                with _claim(ledger, f"{number}-{step}") as ours:
-                    known = {} if ledger is None else {c: ledger.done(c) for c in members}
-                    results |= {c: found for c, found in known.items() if found is not None}
-                    left = [c for c in members if c not in results]
-                    if left and not ours:
-                        later.append(((number, step), members))  # another process is at it: come back for the rest
-                        continue
-                    if left:
-                        if held is None or held[0] != number:
-                            held = (number, self.item(number))
-                        try:
-                            for cell, found in self.engine.group(held[1], left):
-                                if ledger is not None:
-                                    ledger.commit(cell, found)
-                                results[cell] = found
-                                progress(len(results), total, str(cell))
-                        except KeyboardInterrupt:
-                            raise KeyboardInterrupt(self._stopped(len(results), total)) from None
-            if len(later) == len(waiting):
-                time.sleep(1.0)
-            waiting = later
-        progress(total, total, "done")
-        return results
+    def measured(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result]]:
+        """Measure cells of one item and first step, here and now."""
+        if not cells:
+            return
+        number = cells[0].item
+        if self._held is None or self._held[0] != number:
+            self._held = None  # the old runs go before the new ones come
+            self._held = (number, self.item(number))
+        for some, needs in self.chunks(cells):
+            yield from self.engine.measure(self._held[1], some, needs)
+
+    def claim(self, ledger: Ledger | None, cells: Sequence[Cell]) -> AbstractContextManager[bool]:
+        """Whether these cells are ours to measure, and nobody else's on the same folder."""
+        return nullcontext(True) if ledger is None else ledger.claim(f"{cells[0].item}-{cells[0].steps[0]}")
 
     def item(self, number: int) -> Item:
-        """The runs of one item: generated here, and checked."""
-        task, seed = self.tasks[number // len(self.seeds)], self.seeds[number % len(self.seeds)]
-        base = self._base or self.lens.generate(task, seed=seed, **self.sampling)
-        source = setup.source_run(self.lens, self.source, task, number // len(self.seeds), seed, self.sampling)
-        placebo = None
-        if "placebo" in self.kinds and source is not None and self.placebo == "seed":
-            again = base.task if base.task is not None else task
-            placebo = self.lens.generate(again, seed=seed + PLACEBO_SEED, **self.sampling)
+        """The runs of one item, generated here, and checked; the metric is read once before any cell."""
+        which, seed = number // len(self.seeds), self.seeds[number % len(self.seeds)]
+        task, lens = self.tasks[which], self.lens
+        base = self.base if isinstance(self.base, Run) else lens.generate(task, seed=seed, **self.sampling)
+        source = setup.as_run(lens, self.sources[which], task, seed, self.sampling)
+        placebo = self.placebo if isinstance(self.placebo, Run) else None
+        if self.placebo == "seed":
+            placebo = lens.generate(task, seed=seed + PLACEBO_SEED, **self.sampling)
         for other in (source, placebo):
-            if other is not None and (other.grid != base.grid or not other.plan.same_schedule(base.plan)):
-                raise MeasureError(
-                    "base and source need the same size and the same sampling schedule: generate both with the same "
-                    "steps, scheduler, size and frame count"
-                )
-        return Item(base, source, placebo)
+            if other is not None:
+                setup.check_run(lens, base, other, self.last_step)
+        item = Item(base, source, placebo)
+        low, high = self.engine.ends(item, max(self.cells, key=self.engine.last_step))
+        if self.has_source and low == high and len(self.tasks) * len(self.seeds) == 1:
+            raise MeasureError(
+                f"the metric is {low:g} for both base and source, so no effect can be told from none: choose a source "
+                "with another answer, or another metric (metric='projection')"
+            )
+        return item
 
     def identity(self) -> dict[str, Any]:
-        """Everything that can change a number."""
-        example = self.engine.intervention(self.cells[0], Item(None, None, None))  # type: ignore[arg-type]
+        """Everything that can change a number, as plain values; two sweeps with equal ones share a folder."""
         return {
-            "model": self.lens.fingerprint,
-            "versions": {k: v for k, v in self.lens._meta().items() if k in ("torch", "diffusers", "transformers")},
+            **setting(self.lens),
             "plan": describe(self.model_plan),
-            "sampling": describe(self.sampling),
-            "tasks": [task_identity(t) for t in self.tasks],
+            "scheduler": describe(dict((self.sampling.get("scheduler") or self.lens.pipe.scheduler).config)),
+            "sampling": describe({k: v for k, v in self.sampling.items() if k != "scheduler"}),
+            "tasks": [None if t is None else task_identity(t) for t in self.tasks],
             "seeds": list(self.seeds),
-            "base": describe(self._base),
-            "source": _identity(self.source),
+            "base": describe(self.base) if isinstance(self.base, Run) else None,
+            "source": source_identity(self.sources),
             "axes": describe(self.axes),
-            "edit": describe(example),
-            "made by": describe(self.edit),
-            "placebo": self.placebo if isinstance(self.placebo, str) else describe(self.placebo),
+            "edit": describe(self.examples),
+            "made by": describe(self.engine.edit),
+            "placebo": describe(self.placebo),
             "metric": describe(self.engine.metric),
-            "horizon": self.horizon,
+            "horizon": self.engine.horizon,
         }
 
-    # -- the result
+    # -- afterwards
 
-    def gather(self, results: Mapping[Cell, Mapping[str, float]]) -> xr.Dataset:
-        """Labelled arrays from the measured cells; see :func:`sweep`."""
-        dims = ("task", "seed", *self.axes.coords())
-        coords: dict[str, Any] = {"task": range(len(self.tasks)), "seed": list(self.seeds), **self.axes.coords()}
-        shape = tuple(len(coords[d]) for d in dims)
-        raw = {name: np.full(shape, np.nan) for name in (*self.kinds, "base", "source")}
-        for cell, found in results.items():
-            for place in self._places(cell):
-                raw[cell.kind][place] = found["value"]
-                raw["base"][place], raw["source"][place] = found["base"], found["source"]
-        data = xr.Dataset({k: (dims, v) for k, v in raw.items()}, coords=coords)
-        scale = data["source"] - data["base"] if self.source is not None else 1.0
-        over = "task" if len(self.tasks) > 1 else "seed"
-        other = "seed" if over == "task" else "task"
-        normal = {k: ((data[k] - data["base"]) / scale).mean(other) for k in self.kinds}
-        null = normal["placebo"] if "placebo" in normal else xr.full_like(normal["effect"], np.nan)
-        summary = beside(normal["effect"], null, over=over)
-        what = getattr(self.engine.metric, "__name__", "metric")
-        unit = "0 = base, 1 = source" if self.source is not None else f"{what}, minus base"
-        summary = summary.assign({f"raw_{k}": data[k] for k in raw}).squeeze(
-            [d for d in ("hook", "head", "region", "branch") if len(coords[d]) == 1]
-        )
-        summary["value"].attrs = {"long_name": f"effect on {what}", "units": unit}
-        experts = [{self.model_plan.at(s).expert for s in group} for group in self.axes.steps]
-        summary = summary.assign_coords(
-            sigma=("step", [self.model_plan.sigmas[g[0]] for g in self.axes.steps]),
-            expert=("step", ["/".join(sorted(e)) for e in experts]),
-        )
-        told = {0: "local", None: "final"}.get(self.horizon, f"{self.horizon} further steps")
-        return summary.assign_attrs(horizon=told, metric=what, interval_over=over, model=self.lens.name)
+    def cell(self, item: int = 0, kind: Kind = "effect", **place: Any) -> Cell:
+        """The cell at labels of the result, such as ``cell(step=5, layer=3)``; an axis of one entry may be left out.
 
-    def _places(self, cell: Cell) -> list[tuple[int, ...]]:
-        """Where a cell stands in the result; one outside the blocks stands at every layer."""
-        a = self.axes
-        layers = [a.layers.index(cell.layers)] if cell.layers else range(len(a.layers))
-        first = (cell.item // len(self.seeds), cell.item % len(self.seeds), a.steps.index(cell.steps))
-        last = (a.hooks.index(cell.hook), a.heads.index(cell.head), a.regions.index(cell.region),
-                a.branches.index(cell.branch))  # fmt: skip
-        return [(*first, layer, *last) for layer in layers]
+        Errors: :class:`MeasureError` for labels that the sweep does not have.
+        """
+        chosen = []
+        for axis, labels in self.axes.coords().items():
+            label = place.pop(axis, labels[0] if len(labels) == 1 else None)
+            found = [n for n, one in enumerate(labels) if str(one) == str(label)]  # a table read back has texts
+            if not found:
+                raise MeasureError(f"{axis}={label!r} is not in this sweep: choose from {labels}")
+            chosen += found
+        if place:
+            raise MeasureError(f"{sorted(place)} are no axes of a sweep: {list(self.axes.coords())}")
+        return self.axes.cell(chosen, item, kind)
 
-    def _stopped(self, done: int, total: int) -> str:
-        if self.folder is None:
-            return f"stopped after {done} of {total} cells; nothing was kept: give folder= to be able to go on"
-        return f"stopped after {done} of {total} cells; run the same sweep with folder={str(self.folder)!r} to go on"
+    def clips(self, item: int = 0, **place: Any) -> dict[str, Run]:
+        """The runs behind one cell, as far as its horizon: base, source, patched, placebo. Measured anew.
+
+        ``place`` as in :meth:`cell`.
+        """
+        cells = {kind: self.cell(item, kind, **place) for kind in self.kinds}
+        runs, end = self.item(item), self.engine.last_step(cells["effect"]) + 1
+        found = {"base": runs.base.until(end)} | ({} if runs.source is None else {"source": runs.source.until(end)})
+        names = {"effect": "patched", "placebo": "placebo"}
+        return found | {names[kind]: self.engine.run(runs, cell) for kind, cell in cells.items()}
+
+    def but(self, **changes: Any) -> Sweep:
+        """The same sweep with some arguments replaced."""
+        return Sweep(self.lens, **{**self.recipe, **changes})
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(v)} {k}{'s' if len(v) > 1 else ''}" for k, v in self.axes.coords().items())
@@ -246,29 +291,57 @@ def sweep(lens: Lens, base: Any = None, source: Any = None, **arguments: Any) ->
     kind (``"other_answer"``), a task, a run, a list with one for each task, a function of the task, or None for edits
     that need none. ``edit``: makes the intervention, called with ``steps, hook, branches`` and, where they apply,
     ``layers, heads, tokens``: ``dl.patch``, ``dl.ablate``, or your own. ``steps``, ``layers``: ``"all"`` or a list of
-    indices and groups held at once (``range(0, 8)``). ``metric``: ``"projection"``, ``"answer"``, ``"score"`` or
-    ``metric(run, base, source) -> float``. ``horizon``: ``"local"`` (x0_hat of the last patched step), a number of
-    further steps, or ``"final"``. ``placebo``: ``"seed"`` (same scene, seed + 10,000: the default with a source), an
-    edit, or ``"none"``. ``sampling``: arguments of ``lens.generate``. ``folder``: keep finished cells there; the same
-    sweep with the same folder goes on. ``shard="0/4"``: this process's part. ``progress(done, total, cell)``.
-    ``budget``: seconds; a longer sweep is refused with coarser ones to choose from. ``memory``: bytes for reuse.
+    indices and groups held at once (``range(0, 8)``). ``hooks=None``: an edit of the latents, called with ``steps``
+    alone (``dl.noise``). ``metric``: ``"projection"`` (the default), ``"change"`` (the default without a source),
+    ``"answer"``, ``"score"`` or ``metric(run, base, source) -> float``. ``horizon``: ``"local"`` (x0_hat of the last
+    patched step), a number of further steps, or ``"final"``. ``placebo``: ``"seed"`` (same scene, seed + 10,000: the
+    default with a source), a run to take from instead, an edit, or ``"none"``. ``sampling``: arguments of
+    ``lens.generate``. ``folder``: keep finished cells there; the same sweep with the same folder goes on.
+    ``shard="0/4"``: this process's part. ``memory``: bytes that may be held for reuse on the model's device.
+    ``progress(done, total, what)``: a bar by default. ``budget``: seconds; a longer sweep is refused with coarser ones
+    to choose from. ``executor``: ``"serial"``, ``"ray"``, or ``dl.sweeps.Ray(...)``.
 
     Returns a Dataset over (step, layer, and each further axis that has several entries): ``value`` with 95 % interval
     ``low, high`` over tasks (over seeds if there is one task), ``n``, the placebo's ``null, null_low, null_high``, all
     normalised (0 = base, 1 = source), and the raw metric per task and seed. ``.to_dataframe()`` gives a table.
 
-    Errors: :class:`AddressError` outside plan or model, :class:`MeasureError` for what cannot be compared or measured,
-    :class:`StoreError` for a folder of other parameters, all before the long work starts where they can be known.
+    Errors: :class:`AddressError` outside plan or model, :class:`InterventionError` for a wrong edit,
+    :class:`MeasureError` for what cannot be compared or measured, :class:`StoreError` for a folder of other parameters,
+    all before the long work starts where they can be known.
     """
-    progress, budget = arguments.pop("progress", None), arguments.pop("budget", None)
-    return Sweep(lens, base, source, **arguments).run(progress, budget)
+    how = {k: arguments.pop(k) for k in ("progress", "budget", "executor") if k in arguments}
+    return Sweep(lens, base, source, **arguments).run(**how)
 
 
-def _claim(ledger: Ledger | None, group: str) -> AbstractContextManager[bool]:
-    return nullcontext(True) if ledger is None else ledger.claim(group)
+def setting(lens: Lens) -> dict[str, Any]:
+    """What numbers depend on besides the sweep: weights, settings, versions, arithmetic; as plain values."""
+    pipe = lens.pipe
+    encoders = {k: getattr(pipe, k, None) for k in ("vae", "text_encoder", "image_encoder")}
+    return {
+        "model": lens.fingerprint,
+        "encoders": digest({k: v for k, v in encoders.items() if v is not None}),
+        "arithmetic": f"{pipe.transformer.dtype} on {pipe._execution_device.type}",
+        "defaults": describe(lens.defaults),
+        "versions": {k: v for k, v in lens._meta().items() if k in ("dit-lens", "torch", "diffusers", "transformers")},
+    }
 
 
-def _identity(source: Any) -> Any:
-    if isinstance(source, Sequence) and not isinstance(source, str):
-        return [_identity(one) for one in source]
-    return task_identity(source) if hasattr(source, "prompt") and not isinstance(source, Run) else describe(source)
+class _Likeness:
+    """What a base will be like that is not generated yet."""
+
+    def __init__(self, plan: Plan, grid: Grid) -> None:
+        self.plan, self.grid = plan, grid
+
+
+def detached(value: Any) -> Any:
+    """Runs without their model, so that they can travel; :func:`attached` gives it back."""
+    if isinstance(value, Run):
+        return replace(value, _decode=None, _cache={})
+    return [detached(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def attached(lens: Lens, value: Any) -> Any:
+    """Runs with a model again."""
+    if isinstance(value, Run):
+        return lens.attach(value)
+    return [attached(lens, one) for one in value] if isinstance(value, (list, tuple)) else value

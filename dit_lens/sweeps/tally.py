@@ -74,7 +74,9 @@ def progress_bar() -> Progress:
     def tell(done: int, total: int, what: str) -> None:
         if not bars:
             bars.append(
-                tqdm(total=total, initial=done, unit="cell", bar_format="{desc}|{bar}| {n}/{total} [{elapsed}{postfix}]")
+                tqdm(
+                    total=total, initial=done, unit="cell", bar_format="{desc}|{bar}| {n}/{total} [{elapsed}{postfix}]"
+                )
             )
             bars[0].set_description_str("sweep")
         bar = bars[0]

@@ -5,7 +5,7 @@
     task.score(video).solved
     task.twin("other_answer")
 
-Needs numpy and PIL only. What each family asks, its regions and its scorer's details are told in its own module.
+`dit_lens.tasks.vbvr` reads and writes folders in VBVR's format. Needs numpy and PIL only. What each family asks, its regions and its scorer's details are told in its own module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from dit_lens.errors import TaskError
-from dit_lens.tasks import choose, maze, occlude, pattern
+from dit_lens.tasks import choose, maze, occlude, pattern, vbvr
 from dit_lens.tasks.task import KINDS, Scene, Score, Task, held_out
 
 _FAMILIES: dict[str, Callable[[Random], Scene]] = {
@@ -25,7 +25,7 @@ _FAMILIES: dict[str, Callable[[Random], Scene]] = {
 }
 SPLITS = ("test", "train")
 
-__all__ = ["KINDS", "SPLITS", "Scene", "Score", "Task", "batch", "load", "names", "scene"]
+__all__ = ["KINDS", "SPLITS", "Scene", "Score", "Task", "batch", "load", "names", "scene", "vbvr"]
 
 
 def names() -> tuple[str, ...]:

@@ -55,6 +55,7 @@ class Lens:
         self.pipe = pipe
         self.name = name or getattr(pipe.config, "_name_or_path", "") or type(pipe).__name__
         self.defaults = defaults or Defaults()
+        self._working = 0  # how many of _loaded() are open
         models = {"high": pipe.transformer, "low": getattr(pipe, "transformer_2", None)}
         self.experts = {name: Expert(name, model) for name, model in models.items() if model is not None}
         self._weights = Fingerprint({name: expert.transformer for name, expert in self.experts.items()})
@@ -217,6 +218,18 @@ class Lens:
             )
         if reuse is not None:
             reuse.check(run)
+        starts = {} if reuse is None else reuse.starts
+        if run.n_steps not in starts:
+            starts[run.n_steps] = self._start(run)
+        scheduler, latents, given, dtype = starts[run.n_steps]
+        with self._loaded():
+            return self._advance(
+                [run], copy.deepcopy(scheduler), given, latents, edits, records, limit, stop_after, dtype, reuse,
+                replay or self.replay,
+            )[0]  # fmt: skip
+
+    def _start(self, run: Run) -> tuple[Any, Tensor, cond.Conditions, torch.dtype]:
+        """Scheduler, latents, conditions and dtype with which a stopped run goes on."""
         device = self.pipe._execution_device
         plan, ready = build(self.pipe, run.sampling, device)
         if plan != run.plan:
@@ -224,12 +237,7 @@ class Lens:
                 "the pipeline's scheduler or experts changed since this run: its plan no longer holds here"
             )
         ready = sampler.rebuild(ready, run.latents[:-1, None].to(device), run.velocity[:, None].to(device), run.edited)
-        latents = run.latents[-1][None].to(device)
-        given = run.conditions.to(device)
-        with self._loaded():
-            return self._advance(
-                [run], ready, given, latents, edits, records, limit, stop_after, None, reuse, replay or self.replay
-            )[0]
+        return ready, run.latents[-1][None].to(device), run.conditions.to(device), self.pipe.transformer.dtype
 
     def _advance(
         self,
@@ -400,11 +408,14 @@ class Lens:
 
     @contextmanager
     def _loaded(self) -> Iterator[None]:
-        """The pipeline at work; afterwards offloaded models go back to where they wait."""
+        """The pipeline at work; after the outermost of these, offloaded models go back to where they wait."""
+        self._working += 1
         try:
             yield
         finally:
-            self.pipe.maybe_free_model_hooks()
+            self._working -= 1
+            if not self._working:
+                self.pipe.maybe_free_model_hooks()
 
     # -- life
 

@@ -126,15 +126,24 @@ def add(pipe: Any, lora: Any) -> None:
     for i, file in enumerate(files_of(lora, len(experts))):
         adapter = f"lora_{i}"
         low = {"load_into_transformer_2": True} if i else {}
+        source = _local(file)
         try:
-            converted = pipe.lora_state_dict(_readable(file))
-            pipe.load_lora_weights(dict(converted), adapter_name=adapter, **low)
+            converted = pipe.lora_state_dict(source)
+            if is_diffsynth(list(converted)):  # on the hub; diffusers took the names for its own
+                source = remap(converted)
+                converted = pipe.lora_state_dict(source)
+            # Renamed tensors were converted just now, and doing it twice would scale them twice. Of other files the
+            # name is passed on: what their metadata holds, alpha for one, is read from the file itself.
+            ready = dict(converted) if isinstance(source, dict) else source
+            pipe.load_lora_weights(ready, adapter_name=adapter, **low)
         except (ValueError, KeyError, RuntimeError, OSError) as error:
+            if isinstance(error, LoadError):
+                raise
             raise LoadError(f"{file}: diffusers cannot read this LoRA ({error}). Known forms: {_FORMS}") from error
         _check(experts[i], converted, adapter, file)
 
 
-def _readable(file: str) -> Any:
+def _local(file: str) -> Any:
     """What diffusers is given: the renamed tensors of a DiffSynth file, else the name itself."""
     if Path(file).suffix != ".safetensors" or not Path(file).is_file():
         return file

@@ -36,6 +36,7 @@ class Reuse:
     kept_by: Any  # the run
     streams: dict[int, dict[int, Tensor]] = field(default_factory=dict)
     velocities: dict[int, Tensor] = field(default_factory=dict)
+    starts: dict[int, Any] = field(default_factory=dict)  # steps done -> what the lens goes on from there with
 
     def entry(self, call: Call, hooks: Iterable[Hook]) -> tuple[int, Tensor] | None:
         """The latest kept stream that a call with these hooks may begin from, as (layer, stream)."""
@@ -50,9 +51,10 @@ class Reuse:
 
     def check(self, run: Any) -> None:
         """Errors: :class:`SamplerError` for a run whose next calls are not those that were kept."""
-        n = run.n_steps
-        same = run.plan == self.kept_by.plan and torch.equal(run.latents[n], self.kept_by.latents[n])
-        if not same or run.conditions is not self.kept_by.conditions:
+        mine, n = self.kept_by, run.n_steps
+        same = run.plan == mine.plan and run.conditions is mine.conditions and run.edited == mine.until(n).edited
+        same = same and torch.equal(run.latents, mine.latents[: n + 1]) and torch.equal(run.velocity, mine.velocity[:n])
+        if not same:
             raise SamplerError("reuse holds parts of another run's calls: capture them from the run that is forked")
 
 

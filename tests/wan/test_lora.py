@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, HEAD_DIM, HEADS, LAYERS
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,6 +27,7 @@ TRAINED = {
     "ffn.0": ("ffn.net.0.proj", D, FFN),
     "ffn.2": ("ffn.net.2", FFN, D),
 }  # fmt: skip
+Q = "blocks.0.self_attn.q"
 FORMS = (
     "{}.default.weight",
     "{}.high_noise.weight",
@@ -138,6 +140,31 @@ def test_a_stored_alpha_scales_by_alpha_over_rank(tmp_path: Path) -> None:
     assert (got - expected).abs().max() < 1e-4 * (expected - final(family.build())).abs().max()
 
 
+def test_a_file_that_diffusers_wrote_keeps_its_alpha(tmp_path: Path) -> None:
+    """diffusers stores alpha in the file's metadata, which a dict of its tensors would lose."""
+    a, b = adapter(0)[Q]
+    layers = {"blocks.0.attn1.to_q.lora_A.weight": a, "blocks.0.attn1.to_q.lora_B.weight": b}
+    family = FAMILIES["i2v22"]
+    about = {"r": RANK, "lora_alpha": 2 * RANK, "target_modules": ["blocks.0.attn1.to_q"]}
+    family.pipeline.save_lora_weights(tmp_path, layers, transformer_lora_adapter_metadata=about)
+    pipe = family.build()
+    lora.add(pipe, tmp_path / "pytorch_lora_weights.safetensors")
+    assert pipe.transformer.blocks[0].attn1.to_q.scaling["lora_0"] == 2.0
+
+
+def test_a_single_adapter_on_the_hub_is_renamed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: str) -> str:
+        raise EntryNotFoundError("no such file")
+
+    state = {f"{Q}.lora_A.default.weight": adapter(0)[Q][0], f"{Q}.lora_B.default.weight": adapter(0)[Q][1]}
+    pipe = FAMILIES["i2v22"].build()
+    real = type(pipe).lora_state_dict
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", none)
+    monkeypatch.setattr(pipe, "lora_state_dict", lambda what, **k: real(state if isinstance(what, str) else what, **k))
+    lora.add(pipe, "Video-Reason/VBVR-Wan2.1-diffsynth")
+    assert torch.equal(pipe.transformer.blocks[0].attn1.to_q.lora_A["lora_0"].weight, adapter(0)[Q][0])
+
+
 def test_files_that_diffusers_writes_pass_through() -> None:
     names = ["transformer.blocks.0.attn1.to_q.lora_A.weight", "transformer.blocks.0.attn1.to_q.lora_B.weight"]
     assert not lora.is_diffsynth(names)
@@ -147,7 +174,6 @@ def test_files_that_diffusers_writes_pass_through() -> None:
 
 Names = dict[str, Tensor]
 A, B = torch.zeros(2, D), torch.zeros(D, 2)
-Q = "blocks.0.self_attn.q"
 
 
 @pytest.mark.parametrize(
