@@ -5,7 +5,8 @@
     task.score(video).solved
     task.twin("other_answer")
 
-`dit_lens.tasks.vbvr` reads and writes folders in VBVR's format. Needs numpy and PIL only. What each family asks, its regions and its scorer's details are told in its own module.
+`dit_lens.tasks.vbvr` reads and writes folders in VBVR's format. Needs numpy and PIL only. What each family asks, its
+regions and its scorer's details are told in its own module.
 """
 
 from __future__ import annotations

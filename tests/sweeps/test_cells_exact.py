@@ -227,3 +227,31 @@ def test_reuse_is_needed_for_nothing(one_model: Any) -> None:
         again = lens.fork(run.until(1), stop_after=1, reuse=kept)
     assert blocks[0] == lens.n_layers  # uncond alone
     assert torch.equal(again.latents, run.latents[:3])
+
+
+def test_offload_hooks_see_every_block(runs: Runs) -> None:  # noqa: F811
+    """Blocks that are passed over still go through their own forward, on which prefetching offload relies."""
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+
+    seen: list[int] = []
+
+    class Mover(ModelHook):
+        def __init__(self, layer: int) -> None:
+            self.layer = layer
+
+        def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append(self.layer)
+            return args, kwargs
+
+    lens, puzzle, sampling = lens_and_puzzle()
+    with lens:
+        for layer, block in enumerate(lens.pipe.transformer.blocks):
+            add_hook_to_module(block, Mover(layer))
+        sweep = make((lens, puzzle, sampling), steps=[1], layers=[2], horizon="local", placebo="none")
+        sweep.run(progress=quiet)
+        assert len(seen) % lens.n_layers == 0 and seen == list(range(lens.n_layers)) * (len(seen) // lens.n_layers)
+        ((cell, (item, run)),) = runs.items()
+        assert torch.equal(run.velocity, naive(sweep, cell, item).velocity)
+        for block in lens.pipe.transformer.blocks:
+            remove_hook_from_module(block)
+    assert lens._working == 0
