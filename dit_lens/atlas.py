@@ -79,7 +79,7 @@ class Map:
 def map(
     lens: Lens,
     tasks: Sequence[Any] | None = None,
-    n: int = 3,
+    n: int = 2,
     seed: int = 0,
     steps: Sequence[int] | None = None,
     progress: Progress = lambda done, total, what: None,

@@ -22,7 +22,7 @@ app.add_typer(lab_app, name="lab")
 def map(
     model: Annotated[str, typer.Argument(help="'lab', a hub id, or a folder in diffusers layout")] = "lab",
     out: Annotated[Path, typer.Option(help="folder to write")] = Path("map"),
-    n: Annotated[int, typer.Option(help="puzzles of each task")] = 3,
+    n: Annotated[int, typer.Option(help="puzzles of each task")] = 2,
     seed: Annotated[int, typer.Option(help="first seed; the same seed gives the same tables")] = 0,
     task: Annotated[list[str] | None, typer.Option(help="a task family; repeat for several (default: all)")] = None,
 ) -> None:
