@@ -35,6 +35,7 @@ from dit_lens.interventions import patch
 from dit_lens.measures import local_effects, region_energy, summarise
 from dit_lens.sweeps.metrics import projection
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.reuse import Remembered
 from dit_lens.wan.run import Run
 
 Progress = Callable[[int, int, str], None]
@@ -158,12 +159,12 @@ def _spread(steps: Sequence[int], experts: Sequence[str]) -> list[int]:
 
 def _held(lens: Lens, base: Run, other: Run, source: Run, groups: Sequence[tuple[int, ...]]) -> xr.DataArray:
     """Effect on the finished video, (layers,), of another run's updates held over all steps in each group of layers."""
-    values = [
-        projection(
-            lens.generate(base.task, seed=base.seed, interventions=[patch(layers=g, source=other)]), base, source
-        )
-        for g in groups
-    ]
+    # The other run's updates are kept for all groups: some 100 MB on lab, one generation's time saved for each group.
+    paths = {f"blocks.{layer}.hook_resid_{end}" for group in groups for layer in group for end in ("pre", "post")}
+    kept: Any = Remembered(lens.replay, [(other, call, paths) for call in base.plan.calls])
+    with torch.no_grad():
+        runs = [lens.fork(base.until(0), [patch(layers=group, source=other)], replay=kept) for group in groups]
+    values = [projection(run, base, source) for run in runs]
     return xr.DataArray(
         values,
         dims=("layers",),

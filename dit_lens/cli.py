@@ -63,6 +63,7 @@ def sweep(
     shard: Annotated[str, typer.Option(help="this process's part, such as 0/4")] = "0/1",
     budget: Annotated[float | None, typer.Option(help="refuse to run longer than this many minutes")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="print what it would cost, and stop")] = False,
+    report: Annotated[bool, typer.Option(help="write report.html, whose largest cells open their clips")] = True,
 ) -> None:
     """Patch at every (step, layer) and measure. Example: dit-lens sweep lab --task choose --steps 0,0-19 --plan"""
     import dit_lens
@@ -90,6 +91,10 @@ def sweep(
     table = found[[v for v in found.data_vars if not str(v).startswith("raw_")]].to_dataframe().reset_index()
     table.to_csv(out / "effects.csv", index=False)
     typer.echo(f"{out / 'effects.csv'}  ({len(table)} rows)")
+    if report:
+        from dit_lens.figures.sweep import write_sweep
+
+        typer.echo(str(write_sweep(work, found, out / "report.html")))
 
 
 def _groups(text: str) -> Any:

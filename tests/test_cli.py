@@ -47,6 +47,7 @@ def test_a_sweep_tells_its_cost_and_runs_nothing(tmp_path) -> None:
 
 def test_a_small_sweep_writes_its_table(tmp_path) -> None:
     words = ["sweep", "lab", "--task", "choose", "--n", "2", "--steps", "0", "--layers", "1,11", "--out", str(tmp_path)]
+    words.append("--no-report")  # tests/sweeps/test_sweep_report.py
     told = CliRunner().invoke(app, words)
     assert told.exit_code == 0, told.output
     lines = (tmp_path / "effects.csv").read_text().splitlines()

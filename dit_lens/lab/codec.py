@@ -78,9 +78,7 @@ class LabVAE(ModelMixin, ConfigMixin):
         """(B, 3, 1 + 4k, H, W) -> latents (B, 16, 1 + k, H/8, W/8), not normalised."""
         _b, _, f, h, w = x.shape
         if (f - 1) % GROUP or h % CELL or w % CELL:
-            raise LoadError(
-                f"LabVAE encodes 1 + 4k frames of multiples of {CELL} pixels, not {f} frames of {h} x {w}."
-            )
+            raise LoadError(f"LabVAE encodes 1 + 4k frames of multiples of {CELL} pixels, not {f} frames of {h} x {w}.")
         x = torch.cat([x[:, :, :1].expand(-1, -1, GROUP - 1, -1, -1), x], dim=2)
         parts = self._parts(h, w)
         blocks = (x.unsqueeze(1) * parts[:, None, None]).unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK))

@@ -114,9 +114,7 @@ def _processes(
         process.terminate()
         process.join()
     if failed:
-        raise StoreError(
-            f"a training process ended with code {failed[0]}; see the lines above and {out / 'log.txt'}."
-        )
+        raise StoreError(f"a training process ended with code {failed[0]}; see the lines above and {out / 'log.txt'}.")
 
 
 def _worker(

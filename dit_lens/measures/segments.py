@@ -45,7 +45,10 @@ class Segments:
 
     def __str__(self) -> str:
         if not self.found:
-            return f"no specialisation found (p = {self.p:.3f}): the layers cannot be told apart by these numbers"
+            return (
+                f"no specialisation found (p = {self.p:.3f}): a cut of the layers into {len(self.starts)} runs "
+                "explains no more than a cut of shuffled layers would"
+            )
         names = ("early", "middle", "late") if len(self.starts) == 3 else tuple(map(str, range(len(self.starts))))
         parts = ", ".join(f"{n} {r[0]}-{r[-1]}" for n, r in zip(names, self.runs(), strict=True))
         return f"{parts} (explains {self.explained:.0%} of the variance between layers, p = {self.p:.3f})"
@@ -70,7 +73,8 @@ def segments(
     shortest = max(1, n // 10) if shortest is None else shortest
     if n < k * shortest or n < k + 2:
         raise MeasureError(f"{n} layers cannot be cut into {k} runs of {shortest} or more: use fewer runs")
-    usable = np.isfinite(data).all(0) & (np.nanstd(data, 0) > 0)
+    usable = np.isfinite(data).all(0)
+    usable[usable] = data[:, usable].std(0) > 0
     if not usable.any():
         raise MeasureError("no evidence varies over layers, or none is finite: there is nothing to cut")
     data = (data[:, usable] - data[:, usable].mean(0)) / data[:, usable].std(0)

@@ -4,7 +4,6 @@ Two tables. A row of ``REFUSED`` is a situation, the error it must end in, and w
 hold. A row of ``HANDLED`` is a situation in which a lens must still give what the bare pipeline gives.
 """
 
-
 from __future__ import annotations
 
 from pathlib import Path
