@@ -46,7 +46,10 @@ def write_sweep(sweep: Any, effects: xr.Dataset, path: str | Path, cells: int = 
             "Intervals are 95 % over tasks (over seeds if there is one task), for one cell at a time: the largest of "
             f"{drawn['value'].size} cells is large by selection, too.",
         ],
-        methods={"tasks": len(sweep.tasks), **sweep.identity()},
+        methods={
+            **sweep.identity(),
+            "tasks": "; ".join(map(repr, sweep.tasks)),
+        },  # their pictures stand as hashes there
     )
     report.figure(
         heatmap(drawn, title="Effect by step and layer"),
