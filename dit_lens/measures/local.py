@@ -22,6 +22,7 @@ import xarray as xr
 from dit_lens.errors import MeasureError
 from dit_lens.interventions import patch
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.record import update_paths
 from dit_lens.wan.reuse import Remembered, capture
 from dit_lens.wan.run import Run
 
@@ -38,7 +39,7 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
             raise MeasureError("base, source and placebo need the same size and the same sampling schedule")
     layers = range(lens.n_layers)
     values = np.zeros((len(steps), lens.n_layers, 2), dtype=np.float32)
-    updates = {f"blocks.{layer}.hook_resid_{end}" for layer in layers for end in ("pre", "post")}
+    updates = update_paths(layers)
     with torch.no_grad():
         for i, step in enumerate(steps):
             origin = base.x0_hat(step)

@@ -30,7 +30,7 @@ from torch import Tensor
 from dit_lens.address import Branch
 from dit_lens.errors import MeasureError, RecordError
 from dit_lens.wan.grid import Grid
-from dit_lens.wan.reduce import Masks, Project
+from dit_lens.wan.reduce import Masks, Project, chosen_regions
 from dit_lens.wan.run import Run
 
 # -- channel variance
@@ -65,14 +65,7 @@ class ChannelMoments:
         return {"moment": tuple(f"{name}: {row}" for name in self._names(masks) for row in _ROWS), "channel": None}
 
     def _names(self, masks: Masks) -> tuple[str, ...]:
-        names = tuple(masks) if self.names is None else self.names
-        missing = [name for name in names if name not in masks]
-        if missing or not names:
-            raise RecordError(
-                f"ChannelMoments: regions {missing or 'are missing'}; this video has {sorted(masks)}. Generate from a "
-                "task, or pass regions={'name': mask}"
-            )
-        return names
+        return chosen_regions("ChannelMoments", self.names, masks)
 
 
 def channel_variance(run: Run, name: str = "moments") -> xr.DataArray:

@@ -16,6 +16,7 @@ from dit_lens.address import Call
 from dit_lens.sweeps.cells import Cell, Kind
 from dit_lens.wan.plan import Plan
 from dit_lens.wan.points import point
+from dit_lens.wan.record import update_paths
 
 #: Bytes of one activation, by the short name of its hook.
 Size = Callable[[str], int]
@@ -84,7 +85,7 @@ def paths(cell: Cell) -> set[str]:
     if cell.hook is None:
         return set()
     if cell.hook == "update":
-        return {f"blocks.{i}.hook_{end}" for i in cell.layers for end in ("resid_pre", "resid_post")}
+        return update_paths(cell.layers)
     return {point(cell.hook).at(layer) for layer in cell.layers or (-1,)}
 
 

@@ -113,26 +113,15 @@ class Expert(HookedRootModule):
 
         Through the transformer's own forward, so that offload and parallel hooks still see every block.
         """
-        passed = self.transformer.blocks[:layer]
-        for block in passed:
-            block.__dict__[blocks.PASSED] = stream
-        try:
+        with _marked(self.transformer.blocks[:layer], blocks.PASSED, stream):
             yield
-        finally:
-            for block in passed:
-                block.__dict__.pop(blocks.PASSED, None)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Run every hooked forward, whether or not a torch hook listens (for nnsight and the self-check)."""
         modules = [m for m in self.transformer.modules() if any(n.startswith("hook_") for n in m._modules)]
-        for module in modules:
-            module.__dict__[blocks.WATCHED] = True
-        try:
+        with _marked(modules, blocks.WATCHED, True):
             yield
-        finally:
-            for module in modules:
-                module.__dict__.pop(blocks.WATCHED, None)
 
     # -- installing and removing
 
@@ -195,6 +184,19 @@ class Expert(HookedRootModule):
     @property
     def installed(self) -> bool:
         return bool(self._restore)
+
+
+@contextmanager
+def _marked(modules: Iterable[nn.Module], name: str, value: Any) -> Iterator[None]:
+    """A plain attribute on modules for the time of the block, by dict: no module, parameter or buffer is registered."""
+    chosen = list(modules)
+    for module in chosen:
+        module.__dict__[name] = value
+    try:
+        yield
+    finally:
+        for module in chosen:
+            module.__dict__.pop(name, None)
 
 
 # An offload hook keeps the forward that it found, and calls it after the lens is closed and the class is upstream's

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,6 +175,11 @@ def update_hooks(layer: int, use: Any) -> list[Hook]:
         use(x.float() - entering.pop().float())
 
     return [(f"blocks.{layer}.hook_resid_pre", enter), (f"blocks.{layer}.hook_resid_post", leave)]
+
+
+def update_paths(layers: Iterable[int]) -> set[str]:
+    """The points from which the updates of these layers are read."""
+    return {f"blocks.{layer}.hook_resid_{end}" for layer in layers for end in ("pre", "post")}
 
 
 def labels(

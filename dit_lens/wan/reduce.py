@@ -77,14 +77,7 @@ class RegionMean:
         return {"region": self._names(masks), "channel": None}
 
     def _names(self, masks: Masks) -> tuple[str, ...]:
-        names = tuple(masks) if self.names is None else self.names
-        missing = [name for name in names if name not in masks]
-        if missing or not names:
-            raise RecordError(
-                f"region_mean: regions {missing or 'are missing'}; this video has {sorted(masks)}. Generate from a "
-                "task, or pass regions={'name': mask}"
-            )
-        return names
+        return chosen_regions("region_mean", self.names, masks)
 
 
 @dataclass(frozen=True)
@@ -139,6 +132,21 @@ class Project:
 
     def dims(self, grid: Grid, masks: Masks) -> dict[str, tuple[str, ...] | int | None]:
         return {"token": None, "component": int(self.basis.shape[1])}
+
+
+def chosen_regions(what: str, names: tuple[str, ...] | None, masks: Masks) -> tuple[str, ...]:
+    """The regions that a reducer was asked for, of those that the video has; ``None`` means all.
+
+    Errors: :class:`RecordError` for a region that the video does not have, or when there is none at all.
+    """
+    chosen = tuple(masks) if names is None else names
+    missing = [name for name in chosen if name not in masks]
+    if missing or not chosen:
+        raise RecordError(
+            f"{what}: regions {missing or 'are missing'}; this video has {sorted(masks)}. Generate from a task, or "
+            "pass regions={'name': mask}"
+        )
+    return chosen
 
 
 NAMED: dict[str, Reducer] = {
