@@ -31,15 +31,15 @@ from dit_lens.experiments.roles import (
     puzzle_runs,
     roles,
 )
-from dit_lens.interventions import patch
 from dit_lens.measures import local_effects, region_energy, summarise
-from dit_lens.sweeps.metrics import projection
+from dit_lens.sweeps import Sweep
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.reuse import Remembered
+from dit_lens.wan.record import record
 from dit_lens.wan.run import Run
 
 Progress = Callable[[int, int, str], None]
 REGIONS = ("agent", "goal", "path", "walls", "background")
+ENERGY = record("resid_post", reduce="token_norm", branches="cond")
 GROUPS = 4  # runs of layers whose update is held over all steps
 
 
@@ -102,16 +102,16 @@ def map(
     for step in chosen:
         plan.at(step)  # refused now, not after minutes
     few = _spread(chosen, [plan.at(s).expert for s in chosen])
-    groups = [tuple(int(i) for i in g) for g in np.array_split(np.arange(lens.n_layers), GROUPS)]
+    groups = [range(g[0], g[-1] + 1) for g in np.array_split(np.arange(lens.n_layers), GROUPS)]
     effects, held, energies, evidence, runs = [], [], [], [], []
     total = 2 * len(drawn)
     seeds = [seed + i for i in range(len(drawn))]
     for done, (task, number) in enumerate(zip(drawn, seeds, strict=True)):
         progress(done, total, f"{getattr(task, 'name', 'task')} {number}")
-        base, source, placebo = puzzle_runs(lens, task, number, chosen)
+        base, source, placebo = puzzle_runs(lens, task, number, few, ENERGY)
         effect = local_effects(lens, base, source, placebo, chosen)
         effects.append(effect)
-        held.append(xr.concat([_held(lens, base, other, source, groups) for other in (source, placebo)], dim="kind"))
+        held.append(_held(lens, base, source, placebo, groups))
         energies.append(region_energy(base, REGIONS, seed=number).isel(branch=0, drop=True))
         evidence.append(layer_evidence(lens, base, source, placebo, few, effect, seed=seed))
         runs.append(base)
@@ -121,7 +121,7 @@ def map(
     progress(total, total, "writing")
     table, found = roles(by_layer(evidence), by_layer(control), seed=seed)
     effect, energy = _joined(effects), _joined(energies)
-    final = _joined(held).assign_coords(kind=["effect", "placebo"])
+    final = _joined(held)
     about = {
         "model": lens.name, "weights": lens.fingerprint, "tasks": families, "puzzles": len(drawn),
         "first seed": seed, "sampler": plan.scheduler, "steps": plan.n_steps, "guidance": plan.guidance,
@@ -157,20 +157,15 @@ def _spread(steps: Sequence[int], experts: Sequence[str]) -> list[int]:
     return [s for e in dict.fromkeys(experts) for s in [s for s, x in zip(steps, experts, strict=True) if x == e][::2]]
 
 
-def _held(lens: Lens, base: Run, other: Run, source: Run, groups: Sequence[tuple[int, ...]]) -> xr.DataArray:
-    """Effect on the finished video, (layers,), of another run's updates held over all steps in each group of layers."""
-    # The other run's updates are kept for all groups: some 100 MB on lab, one generation's time saved for each group.
-    paths = {f"blocks.{layer}.hook_resid_{end}" for group in groups for layer in group for end in ("pre", "post")}
-    kept: Any = Remembered(lens.replay, [(other, call, paths) for call in base.plan.calls])
-    with torch.no_grad():
-        runs = [lens.fork(base.until(0), [patch(layers=group, source=other)], replay=kept) for group in groups]
-    values = [projection(run, base, source) for run in runs]
-    return xr.DataArray(
-        values,
-        dims=("layers",),
-        coords={"layers": [f"{g[0]}-{g[-1]}" for g in groups]},
-        attrs={"long_name": "effect on the video, updates held over all steps", "units": "0 = base, 1 = source"},
-    )
+def _held(lens: Lens, base: Run, source: Run, placebo: Run, groups: Sequence[range]) -> xr.DataArray:
+    """Effect on the finished video, (kind, layers), of updates held over all steps in each group of layers."""
+    found = Sweep(
+        lens, base, source, placebo=placebo, steps=[range(base.plan.n_steps)], layers=groups, horizon="final"
+    ).run(lambda done, total, what: None)
+    kinds = [found[f"raw_{kind}"].squeeze(drop=True).reset_coords(drop=True) for kind in ("effect", "placebo")]
+    joined = xr.concat(kinds, dim="kind").rename(layer="layers").assign_coords(kind=["effect", "placebo"])
+    about = {"long_name": "effect on the video, updates held over all steps", "units": "0 = base, 1 = source"}
+    return joined.rename(None).assign_attrs(about)
 
 
 def _joined(rows: Sequence[xr.DataArray]) -> xr.DataArray:

@@ -38,7 +38,7 @@ from dit_lens.measures.masks import region_mask
 from dit_lens.measures.segments import Segments, segments
 from dit_lens.measures.stats import summarise
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.record import record
+from dit_lens.wan.record import Record, record
 from dit_lens.wan.run import Run
 
 EVIDENCE = ("attention", "writing", "effect", "readout")
@@ -90,14 +90,16 @@ def layer_evidence(
     return xr.Dataset(plain).assign_coords(step=list(steps), expert=("step", expert))
 
 
-def puzzle_runs(lens: Lens, task: Any, seed: int, steps: Sequence[int] = (), **how: Any) -> tuple[Run, Run, Run]:
-    """Base, source (the twin with another answer) and placebo of a puzzle, the base with what the evidence needs."""
-    wanted = [
-        record("resid_post", reduce="token_norm", branches="cond"),
-        record("update", reduce="token_norm", branches="cond", steps=tuple(steps) or "all"),
-    ]
+def puzzle_runs(
+    lens: Lens, task: Any, seed: int, steps: Sequence[int], *also: Record, **how: Any
+) -> tuple[Run, Run, Run]:
+    """Base, source (the twin with another answer) and placebo of a puzzle; the base records what the evidence needs.
+
+    ``also``: further recordings of the base.
+    """
+    update = record("update", reduce="token_norm", branches="cond", steps=tuple(steps))
     return (
-        lens.generate(task, seed=seed, record=wanted, **how),
+        lens.generate(task, seed=seed, record=[update, *also], **how),
         lens.generate(task.twin("other_answer"), seed=seed, **how),
         lens.generate(task, seed=seed + PLACEBO_SEED, **how),
     )
