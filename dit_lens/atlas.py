@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ from dit_lens.experiments.roles import (
     puzzle_runs,
     roles,
 )
+from dit_lens.experiments.rows import Progress
 from dit_lens.measures import local_effects, region_energy, summarise
 from dit_lens.sweeps import Sweep
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import record
 from dit_lens.wan.run import Run
 
-Progress = Callable[[int, int, str], None]
 REGIONS = ("agent", "goal", "path", "walls", "background")
 ENERGY = record("resid_post", reduce="token_norm", branches="cond")
 GROUPS = 4  # runs of layers whose update is held over all steps

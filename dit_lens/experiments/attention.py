@@ -18,7 +18,7 @@ information flows another way (the picture is in the channels of the first frame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,13 @@ from dit_lens.address import ALL, Indices
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.claim import Claim, untestable
 from dit_lens.experiments.energy import FOREGROUND, SHIFT
-from dit_lens.experiments.rows import above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, puzzle_names, text
 from dit_lens.interventions.knockout import knockout
 from dit_lens.measures.attention_watch import watch_attention, watched_attention
 from dit_lens.wan.attending import Kind
-from dit_lens.wan.conditions import Size
 from dit_lens.wan.grid import Grid, token_regions
 from dit_lens.wan.lens import Lens
 
-Progress = Callable[[int, int, str], None]
 #: Things of one kind of which the prompt names the first: (named, not named).
 NAMED = (("goal", "other_goal"),)
 STEPS = 4  # read unless told otherwise, spread over the schedule
@@ -78,7 +76,7 @@ def attention_by_depth(
     found, texts = [], []
     for i, task in enumerate(tasks):
         progress(i, len(tasks), f"attention, {getattr(task, 'name', task)} {seed + i}")
-        regions = _regions(_grid(lens, task, arguments), task, foreground)
+        regions = _regions(lens.grid_of(task, **arguments), task, foreground)
         keys = tuple(name for name, mask in regions.items() if mask.any() and not mask.all())
         watches = (
             watch_attention(("all", "rest"), keys, steps=wanted, branches="cond", draws=draws, seed=seed + i),
@@ -100,11 +98,6 @@ def attention_by_depth(
 
 def _join(rows: Sequence[xr.DataArray]) -> xr.DataArray:
     return xr.concat(rows, "puzzle", join="outer", coords="minimal", compat="override")
-
-
-def _grid(lens: Lens, task: Any, arguments: Mapping[str, Any]) -> Grid:
-    size = [arguments.get(k) or getattr(task, k, None) or getattr(lens.defaults, k) for k in Size.__dataclass_fields__]
-    return lens.grid(Size(*size))
 
 
 def _regions(grid: Grid, task: Any, foreground: Sequence[str]) -> dict[str, np.ndarray]:

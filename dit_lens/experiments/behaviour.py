@@ -34,7 +34,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
-from dit_lens.experiments.rows import above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, puzzle_names, text
 from dit_lens.measures.behaviour import (
     VERDICTS,
     chance_events,
@@ -49,7 +49,6 @@ from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p
 from dit_lens.wan.lens import Lens
 
-Progress = Callable[[int, int, str], None]
 Curves = Callable[[Any, np.ndarray], Mapping[str, np.ndarray]]
 CURVES = ("identified", "arrived", "motion")
 FILMS = ("x0_hat", "fade-in")

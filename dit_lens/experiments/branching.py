@@ -17,7 +17,7 @@ shows best and what its branches end in are different questions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -28,12 +28,10 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import indices
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
-from dit_lens.experiments.rows import above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, prefixed, puzzle_names, text
 from dit_lens.interventions.renoise import renoise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
-
-Progress = Callable[[int, int, str], None]
 
 #: Parts of the schedule at which a claim forks; the second is where the related work has runs committed.
 FORKS = (0.05, 0.15, 0.4, 0.6, 0.8)
@@ -155,15 +153,11 @@ def claims(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = lambda d
     """The claims about branches on ``n`` unseen puzzles each of ``maze`` and ``pattern`` with several answers."""
     parts = []
     for name in ("maze", "pattern"):
-        tell = _prefixed(progress, name)
+        tell = prefixed(progress, name)
         n_steps = lens.plan().n_steps
         steps = sorted({round(part * n_steps) for part in FORKS})
         parts.append(branching(lens, several(name, n, seed), steps, progress=tell))
     return judge(parts)
-
-
-def _prefixed(progress: Progress, name: str) -> Progress:
-    return lambda done, total, what: progress(done, total, f"{name}: {what}")
 
 
 def judge(parts: Sequence[xr.Dataset]) -> list[Claim]:

@@ -13,7 +13,7 @@ When not to use: on one puzzle. A film is an anecdote; look at it with ``dit_len
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -24,14 +24,12 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim, Verdict
-from dit_lens.experiments.rows import above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, prefixed, puzzle_names, text
 from dit_lens.measures.candidates import candidates, pool
 from dit_lens.measures.stats import summarise
 from dit_lens.measures.trajectory import commit_step, commitment
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
-
-Progress = Callable[[int, int, str], None]
 
 #: The cosine from which a curve counts as committed, and where the related work reads its commitment (step 5 of 40).
 COMMITTED, EARLY = 0.9, 0.125
@@ -143,14 +141,10 @@ def claims(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = lambda d
     """The paper's claims about steps on ``n`` unseen puzzles a family, two noise seeds each."""
     parts = {}
     for name in puzzles.names():
-        tell = _prefixed(progress, name)
+        tell = prefixed(progress, name)
         parts[name] = chain_of_steps(lens, puzzles.batch(name, n, seed), (0, 1), progress=tell)
     sharp, mixed = planted(puzzles.batch(("maze", "choose", "pattern"), 3 * n, seed))
     return judge(list(parts.values()), sharp, mixed)
-
-
-def _prefixed(progress: Progress, name: str) -> Progress:
-    return lambda done, total, what: progress(done, total, f"{name}: {what}")
 
 
 def planted(tasks: Sequence[Any]) -> tuple[list[str], list[str]]:

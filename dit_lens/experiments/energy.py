@@ -27,17 +27,16 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import Indices
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.claim import Claim, Verdict
+from dit_lens.experiments.rows import Progress, numbers
 from dit_lens.measures.energy import energy_ratio, layer_energy, profile_stability
 from dit_lens.measures.maps import ChannelMoments, variance_ratio
 from dit_lens.measures.masks import change_mask, proper, shuffled
 from dit_lens.measures.stats import summarise
-from dit_lens.wan.conditions import Size
 from dit_lens.wan.grid import Grid, token_regions
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import record
 from dit_lens.wan.run import Run
 
-Progress = Callable[[int, int, str], None]
 #: What counts as foreground where a task has such regions: the things a prompt names, never floor and walls.
 FOREGROUND = (
     "foreground", "object", "agent", "goal", "other_goal", "ball", "other_ball", "hidden", "shown", "filled",
@@ -102,9 +101,7 @@ def _one(
     draws: int,
     how: dict[str, Any],
 ) -> xr.Dataset:
-    d = lens.defaults
-    size = [how.get(k) or getattr(task, k, getattr(d, k)) for k in ("height", "width", "num_frames")]
-    grid = lens.grid(Size(*size))
+    grid = lens.grid_of(task, **how)
     mask = _mask(grid, task, foreground)
     rng = np.random.default_rng(seed)
     regions = {"region": mask} | {f"null {i}": shuffled(mask, grid, rng) for i in range(_NULLS)}
@@ -275,7 +272,7 @@ def _claim(
     null: str = "null",
 ) -> Claim:
     """A claim from values (puzzle, kind)."""
-    a, b = (_numbers(values.sel(kind=kind, drop=True)) for kind in ("region", null))
+    a, b = (numbers(values.sel(kind=kind, drop=True)) for kind in ("region", null))
     verdict: Verdict = "supported" if holds(a, b) else "not supported"
     name = "one random mask of the same size in every frame" if null == "draw" else "random masks, same size per frame"
     unit = "Pearson r" if "Pearson" in measure else "log2 ratio"
@@ -283,11 +280,6 @@ def _claim(
         paper, measure, unit, a["value"], a["low"], a["high"], int(a["n"]), b["value"], b["low"], b["high"], name, rule,
         verdict, remark.strip(),
     )  # fmt: skip
-
-
-def _numbers(values: xr.DataArray) -> dict[str, float]:
-    s = summarise(values)
-    return {k: float(s[k]) for k in ("value", "low", "high", "n")}
 
 
 def _text(s: xr.Dataset) -> str:

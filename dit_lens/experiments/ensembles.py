@@ -36,6 +36,7 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import ALL, Address, Call, Depth
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.claim import Claim, Verdict
+from dit_lens.experiments.rows import Progress
 from dit_lens.interventions.ensemble import PAPER_WINDOW
 from dit_lens.interventions.ensemble_modes import EnsembleMode, ensemble_mode, noise_mean
 from dit_lens.measures.stats import summarise
@@ -44,7 +45,6 @@ from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 
-Progress = Callable[[int, int, str], None]
 Scorer = Callable[[Run], float]
 MODES = ("lockstep", "cached", "alpha", "updates")
 PLACEBO = "noise mean"

@@ -13,7 +13,7 @@ When not to use: see the measure. A read-out that agrees does not show that the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,12 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import Indices, indices
 from dit_lens.errors import TaskError
 from dit_lens.experiments.claim import Claim, Verdict, untestable
+from dit_lens.experiments.rows import Progress, numbers
 from dit_lens.measures.layer_lens import layer_lens, settles
 from dit_lens.measures.stats import summarise
 from dit_lens.measures.translator import fit_translators
 from dit_lens.wan.lens import Lens
 
-Progress = Callable[[int, int, str], None]
 WEIGHTS = ("trained", "shuffled")
 
 
@@ -142,7 +142,7 @@ def read_claims(found: xr.Dataset) -> list[Claim]:
     """The claims from what :func:`layer_readout` measured with its null; "late" is the last quarter of the blocks."""
     depth = {m: settles(found[m].sel(readout="translated", drop=True)).mean("step") for m in ("cosine", "x0_cosine")}
     raw = settles(found["cosine"].sel(readout="raw", drop=True)).mean("step")
-    a, b = (_numbers(depth["cosine"].sel(weights=w, drop=True)) for w in WEIGHTS)
+    a, b = (numbers(depth["cosine"].sel(weights=w, drop=True)) for w in WEIGHTS)
     rows = [
         Claim(
             "Late layers only consolidate: what the network will predict stands before them.",
@@ -169,7 +169,7 @@ def _before_late(found: xr.Dataset, name: str, claim: str, what: str) -> Claim:
     at = int(0.75 * found.attrs["n_layers"]) - 1  # the last of the first three quarters
     layer = found["layer"].values[found["layer"].values <= at].max()
     shares = found[name].sel(weights="trained", readout="translated", drop=True).mean("step")  # (puzzle, layer)
-    a, b = (_numbers(shares.sel(layer=i)) for i in (layer, -1))
+    a, b = (numbers(shares.sel(layer=i)) for i in (layer, -1))
     if not np.isfinite(a["value"]):
         return untestable(
             f"Late layers only consolidate: {claim}.",
@@ -194,11 +194,6 @@ def _verdict(holds: bool) -> Verdict:
     return "supported" if holds else "not supported"
 
 
-def _numbers(values: xr.DataArray) -> dict[str, float]:
-    s = summarise(values)
-    return {k: float(s[k]) for k in ("value", "low", "high", "n")}
-
-
 def _four(s: dict[str, float]) -> tuple[float, float, float, int]:
     return s["value"], s["low"], s["high"], int(s["n"])
 
@@ -208,5 +203,5 @@ def _three(s: dict[str, float]) -> tuple[float, float, float]:
 
 
 def _text(values: xr.DataArray) -> str:
-    s = _numbers(values)
+    s = numbers(values)
     return f"{s['value']:.2f} [{s['low']:.2f}, {s['high']:.2f}]" if np.isfinite(s["value"]) else "never"

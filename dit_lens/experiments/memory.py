@@ -35,19 +35,17 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
-from dit_lens.experiments.rows import above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, puzzle_names, text
 from dit_lens.interventions.patch import patch
 from dit_lens.measures.decoding import choice, decode, shuffled
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.task import Task
-from dit_lens.wan.conditions import Size
 from dit_lens.wan.grid import Grid
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import record
 from dit_lens.wan.reduce import Tokens
 from dit_lens.wan.run import Run
 
-Progress = Callable[[int, int, str], None]
 KINDS = ("hidden", "elsewhere", "shuffled")
 ARMS = ("hidden", "random", "placebo", "after")
 STEPS = 6  # of the sampler: enough for occlude, and a patched run costs two
@@ -330,7 +328,7 @@ def _features(
     generate: Mapping[str, Any],
 ) -> tuple[Run, Hiding, np.ndarray, dict[int, int]]:
     """(run, hiding, activations (steps, 1 + layers, tokens, d), token -> its index there)."""
-    grid = _grid(lens, task, generate)
+    grid = lens.grid_of(task, **generate)
     about = hiding(task, grid)
     wanted = sorted({*about.hidden, *about.elsewhere, *map(int, about.choices.flat), *map(int, about.far.flat)})
     keep: Any = {"reduce": Tokens(tuple(wanted)), "steps": tuple(at), "branches": "cond"}
@@ -339,16 +337,6 @@ def _features(
     first = run.array("patch_embed", "cond").values[:, None]
     x = np.concatenate([first, run.array(hook, "cond").values], axis=1)
     return run, about, x, {t: i for i, t in enumerate(wanted)}
-
-
-def _grid(lens: Lens, task: Any, generate: Mapping[str, Any]) -> Grid:
-    """The token grid of the size that ``lens.generate`` will take: the caller's, the task's, or the lens's own."""
-
-    def pixels(name: str) -> int:
-        value = generate.get(name, getattr(task, name, None))
-        return int(getattr(lens.defaults, name) if value is None else value)
-
-    return lens.grid(Size(pixels("height"), pixels("width"), pixels("num_frames")))
 
 
 def _at(x: torch.Tensor, grid: Grid, tokens: Sequence[int]) -> torch.Tensor:

@@ -26,14 +26,13 @@ from dit_lens.address import ALL, Indices, indices
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
 from dit_lens.experiments.injection import KINDS, SomeTokens, check, injection, latent_frames, pixel_frames, with_next
-from dit_lens.experiments.rows import above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, puzzle_names, text
 from dit_lens.measures.similarity import ESTIMATORS, dissimilarity
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import record
 from dit_lens.wan.run import Run
 
 Score = Callable[[Run], float]
-Progress = Callable[[int, int, str], None]
 
 
 def _value(run: Run) -> float:

@@ -22,7 +22,7 @@ probes measure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ import xarray as xr
 
 from dit_lens.experiments.energy import FOREGROUND
 from dit_lens.experiments.layer_lens import shuffled_weights
+from dit_lens.experiments.rows import Progress
+from dit_lens.experiments.swap import PLACEBO_SEED
 from dit_lens.measures.attention_watch import region_attention
 from dit_lens.measures.energy import energy_ratio
 from dit_lens.measures.layer_lens import layer_lens
@@ -49,7 +51,6 @@ LONG = {
     "effect": ("local effect of the update", "0 = base, 1 = source; above placebo"),
     "readout": ("gain of the read-out", "cosine"),
 }
-PLACEBO_SEED = 10_000  # added to a puzzle's seed: same scene, other noise
 
 
 def layer_evidence(
@@ -110,7 +111,7 @@ def control_evidence(
     tasks: Sequence[Any],
     seeds: Sequence[int],
     steps: Sequence[int],
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    progress: Progress = lambda done, total, what: None,
     seed: int = 0,
     **how: Any,
 ) -> list[xr.Dataset]:

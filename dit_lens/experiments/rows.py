@@ -1,14 +1,27 @@
-"""From numbers per puzzle to a row of claims: mean, interval and null of an effect that a claim says is positive."""
+"""What the experiments share: how they tell their progress, and the way from numbers per puzzle to a row of claims."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import xarray as xr
 
 from dit_lens.experiments.claim import Claim
 from dit_lens.measures.stats import summarise
+
+Progress = Callable[[int, int, str], None]  # progress(done, total, what), before each piece of work
+
+
+def prefixed(progress: Progress, name: str) -> Progress:
+    """The same progress, told as part of a longer piece of work."""
+    return lambda done, total, what: progress(done, total, f"{name}: {what}")
+
+
+def numbers(values: xr.DataArray) -> dict[str, float]:
+    """``value, low, high, n`` of numbers (puzzle)."""
+    s = summarise(values)
+    return {k: float(s[k]) for k in ("value", "low", "high", "n")}
 
 
 def above_null(

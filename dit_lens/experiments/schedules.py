@@ -28,7 +28,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim, untestable
-from dit_lens.experiments.rows import above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, puzzle_names, text
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.trajectory import commit_step, commitment
 from dit_lens.wan.lens import Lens
@@ -36,7 +36,6 @@ from dit_lens.wan.plan import ExplicitGridEuler
 from dit_lens.wan.run import Run
 
 Measure = Callable[[Run], float]
-Progress = Callable[[int, int, str], None]
 STEPS = (4, 6, 8, 10, 20, 30, 50)
 
 

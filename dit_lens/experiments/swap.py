@@ -38,6 +38,7 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import Depth, indices
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.claim import Claim, Verdict, untestable
+from dit_lens.experiments.rows import Progress
 from dit_lens.interventions import patch
 from dit_lens.interventions.base import STREAM
 from dit_lens.measures.stats import summarise
@@ -45,11 +46,10 @@ from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
 from dit_lens.wan.run import Run
 
-Progress = Callable[[int, int, str], None]
 HORIZONS = ("window", "final")
 KINDS = ("swap", "placebo")
 MEASURES = ("flipped", "changed", "nearer", "effect")
-PLACEBO_SEED = 10_000
+PLACEBO_SEED = 10_000  # added to a puzzle's seed: same scene, other noise
 
 
 def swap(

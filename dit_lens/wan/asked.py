@@ -55,19 +55,21 @@ def items_of(task: Any, prompt: Any, image: Any, seed: Any, regions: Any, takes_
     return items, many
 
 
+def size_for(task: Any, height: Any, width: Any, num_frames: Any, defaults: Any) -> Size:
+    """The size of one item: as given, else its task's own, else the model's."""
+    return Size(
+        first(height, getattr(task, "height", None), defaults.height),
+        first(width, getattr(task, "width", None), defaults.width),
+        first(num_frames, getattr(task, "num_frames", None), defaults.num_frames),
+    )
+
+
 def size_of(items: Sequence[Item], height: Any, width: Any, num_frames: Any, defaults: Any) -> Size:
     """The size of all items: as given, else their tasks' own, else the model's.
 
     Errors: :class:`SamplerError` where tasks differ.
     """
-    sizes = {
-        Size(
-            first(height, getattr(item.task, "height", None), defaults.height),
-            first(width, getattr(item.task, "width", None), defaults.width),
-            first(num_frames, getattr(item.task, "num_frames", None), defaults.num_frames),
-        )
-        for item in items
-    }
+    sizes = {size_for(item.task, height, width, num_frames, defaults) for item in items}
     if len(sizes) > 1:
         raise SamplerError(
             f"the items of one generation must share their size, found {sorted(map(str, sizes))}: generate them one by "

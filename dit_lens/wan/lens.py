@@ -115,6 +115,11 @@ class Lens:
             stride=time,
         )
 
+    def grid_of(self, task: Any = None, **arguments: Any) -> Grid:
+        """The token grid of what ``generate(task, **arguments)`` makes, before it is made."""
+        height, width, num_frames = (arguments.get(name) for name in ("height", "width", "num_frames"))
+        return self.grid(asked.size_for(task, height, width, num_frames, self.defaults))
+
     # -- generating
 
     def generate(
