@@ -21,6 +21,7 @@ from dit_lens.errors import (
     InterventionError,
     LoadError,
     MeasureError,
+    ProbeError,
     RecordError,
     SamplerError,
     StoreError,
@@ -43,9 +44,12 @@ _LAZY = {
     "steer": "dit_lens.interventions",
     "ensemble": "dit_lens.interventions",
     "knockout": "dit_lens.interventions",
+    "erase": "dit_lens.interventions",
     "sweep": "dit_lens.sweeps",
     "Sweep": "dit_lens.sweeps",
     "attribute": "dit_lens.sweeps.attribution",
+    "probe": "dit_lens.probing",
+    "load_probe": "dit_lens.probing",
 }
 _MODULES = {
     "interventions": "dit_lens.interventions",
@@ -55,13 +59,15 @@ _MODULES = {
     "measures": "dit_lens.measures",
     "experiments": "dit_lens.experiments",
     "sweeps": "dit_lens.sweeps",
+    "probing": "dit_lens.probing",
     "reduce": "dit_lens.wan.reduce",
     "points": "dit_lens.wan.points",
 }
 
 __all__ = [
     "Address", "AddressError", "BypassError", "Call", "Depth", "DitLensError", "DriftError", "InterventionError",
-    "LoadError", "MeasureError", "RecordError", "SamplerError", "Select", "StoreError", "TaskError", *_LAZY, *_MODULES,
+    "LoadError", "MeasureError", "ProbeError", "RecordError", "SamplerError", "Select", "StoreError", "TaskError",
+    *_LAZY, *_MODULES,
 ]  # fmt: skip
 
 

@@ -141,9 +141,35 @@ class Select:
         """A copy with some fields replaced."""
         return replace(self, **changes)
 
+    def __repr__(self) -> str:
+        """What was chosen; what was left as it is by default is left out."""
+        said = {f.name: (repr(getattr(self, f.name)), repr(f.default)) for f in fields(self)}
+        return f"Select({', '.join(f'{name}={now}' for name, (now, default) in said.items() if now != default)})"
+
+
+class MaskIndices(tuple[int, ...]):
+    """Indices that were given as a mask: a tuple that knows how long the mask was, so that no other size takes it."""
+
+    made_for: int
+
+    def __new__(cls, mask: Iterable[Any]) -> MaskIndices:
+        chosen = [bool(m) for m in mask]
+        found = super().__new__(cls, (i for i, m in enumerate(chosen) if m))
+        found.made_for = len(chosen)
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        chosen = set(self)
+        return type(self), ([i in chosen for i in range(self.made_for)],)
+
 
 def indices(wanted: Any, size: int, what: str, where: str) -> tuple[int, ...]:
     """Spell out ``wanted`` as sorted indices below ``size``; anything outside is an :class:`AddressError`."""
+    if isinstance(wanted, MaskIndices) and wanted.made_for != size:
+        raise AddressError(
+            f"a mask of {wanted.made_for} {what}s does not fit {where} of {size}: make it for this size, one bool per "
+            f"{what}, or pass generate(regions={{'name': mask}}) a mask per pixel"
+        )
     if isinstance(wanted, str):
         if wanted != ALL:
             raise AddressError(f"{what}s={wanted!r} is not understood: give an int, a range, a list, or 'all'")

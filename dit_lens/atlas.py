@@ -3,6 +3,7 @@
 Evidence for every (step, layer): token energy by region against shuffled masks, attention to the foreground against
 random masks, local effects of a block's update against the same scene at another seed, the layer lens; and effects of a
 quarter of the layers held over *all* steps on the finished video, since one step often moves x0_hat and not the video.
+Linear probes say what can be read of the scene and of the decision after each layer, on further puzzles.
 ``dit_lens.experiments.roles`` turns the evidence into one table and cuts it into early, middle and late, where layers
 differ more than those of the same model with shuffled weights. Every number is a mean over puzzles with an interval.
 """
@@ -22,6 +23,7 @@ import xarray as xr
 
 from dit_lens import tasks as puzzles
 from dit_lens.errors import TaskError
+from dit_lens.experiments.layer_lens import shuffled_weights
 from dit_lens.experiments.roles import (
     PLACEBO_SEED,
     Roles,
@@ -30,9 +32,11 @@ from dit_lens.experiments.roles import (
     layer_evidence,
     puzzle_runs,
     roles,
+    with_probes,
 )
-from dit_lens.experiments.rows import Progress
+from dit_lens.experiments.rows import Progress, needed
 from dit_lens.measures import local_effects, region_energy, summarise
+from dit_lens.probing.evidence import decodability, gains
 from dit_lens.sweeps import Sweep
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import record
@@ -40,6 +44,9 @@ from dit_lens.wan.run import Run
 
 REGIONS = ("agent", "goal", "path", "walls", "background")
 ENERGY = record("resid_post", reduce="token_norm", branches="cond")
+LABELLED = ("maze", "choose", "occlude")  # families with labels for probes
+FEWEST = 8  # puzzles that probes can be fitted on
+PROBE_SEED = 10_000  # puzzles for probes are other ones than those that are patched
 GROUPS = 4  # runs of layers whose update is held over all steps
 
 
@@ -49,12 +56,14 @@ class Map:
 
     ``layers``: the table, (expert, layer), one column per evidence. ``roles``: the cut and what it rests on.
     ``effects`` (step, layer): local effects. ``held`` (layers): effects on the video of updates held over all steps.
-    ``energy`` (step, layer, region). ``runs``: the bases. ``about``: every parameter.
+    ``energy`` (step, layer, region). ``decodable`` (label, step, layer): scores of probes, with the input's, and the
+    control's as null. ``runs``: the bases. ``about``: every parameter.
     """
 
     effects: xr.Dataset
     held: xr.Dataset
     energy: xr.Dataset
+    decodable: xr.Dataset
     layers: xr.Dataset
     roles: Roles
     runs: Sequence[Run] = field(repr=False)
@@ -62,7 +71,8 @@ class Map:
 
     def tables(self) -> dict[str, xr.Dataset]:
         """The labelled arrays by name, as ``write`` names their files."""
-        return {name: getattr(self, name) for name in ("layers", "effects", "held", "energy")}
+        tables = {name: getattr(self, name) for name in ("layers", "effects", "held", "energy", "decodable")}
+        return {name: table for name, table in tables.items() if table.data_vars}
 
     def write(self, folder: str | Path) -> Path:
         """Tables as CSV, runs as safetensors, and ``report.html``; the report's path."""
@@ -73,7 +83,8 @@ class Map:
         for name, table in self.tables().items():
             table.to_dataframe().reset_index().to_csv(folder / f"{name}.csv", index=False)
         for i, run in enumerate(self.runs):
-            run.save(folder / "runs" / f"{i:02d}-{run.task.name}-{run.task.seed}")
+            name = f"{getattr(run.task, 'name', 'task')}-{getattr(run.task, 'seed', run.seed)}"
+            run.save(folder / "runs" / f"{i:02d}-{name}")
         return write_report(self, folder / "report.html")
 
 
@@ -83,16 +94,19 @@ def map(
     n: int = 2,
     seed: int = 0,
     steps: Sequence[int] | None = None,
+    scenes: int = 24,
     progress: Progress = lambda done, total, what: None,
 ) -> Map:
-    """Generate puzzles, record, patch, read out, compare with a model that learned nothing, and summarise.
+    """Generate puzzles, record, patch, read out, probe, compare with a model that learned nothing, and summarise.
 
     ``tasks``: families by name (``["maze"]``; all by default), of which ``n`` puzzles each are drawn, or tasks of your
-    own with regions and twins. ``steps``: steps to patch and read (six, spread over the schedule); every second of them
-    is also measured in the control. ``progress(done, total, what)`` is called before each puzzle. The same seed gives
-    the same tables.
+    own with ``regions`` and ``twin(kind)``. ``steps``: steps to patch and read (six, spread over the schedule); every
+    second of them is also measured in the control. ``scenes``: further puzzles, of the same families, that probes are
+    fitted on (0: no probes; tasks of your own are probed themselves, if they are eight or more). ``progress(done,
+    total, what)`` is called before each puzzle. The same seed gives the same tables.
 
-    Errors: :class:`TaskError` for too few puzzles, :class:`AddressError` for steps outside the plan.
+    Errors: :class:`TaskError` for too few puzzles or tasks without twins, :class:`MeasureError` for tasks without
+    foreground, :class:`AddressError` for steps outside the plan.
     """
     drawn, families = _drawn(tasks, n, seed)
     began = time.time()
@@ -103,8 +117,11 @@ def map(
         plan.at(step)  # refused now, not after minutes
     few = _spread(chosen, [plan.at(s).expert for s in chosen])
     groups = [range(g[0], g[-1] + 1) for g in np.array_split(np.arange(lens.n_layers), GROUPS)]
+    own = {name for task in drawn for name in task.regions}
+    shown = [name for name in REGIONS if name in own] or sorted(own)
     effects, held, energies, evidence, runs = [], [], [], [], []
-    total = 2 * len(drawn)
+    probed = _probed(families, drawn, scenes, seed)
+    total = 2 * (len(drawn) + len(probed))
     seeds = [seed + i for i in range(len(drawn))]
     for done, (task, number) in enumerate(zip(drawn, seeds, strict=True)):
         progress(done, total, f"{getattr(task, 'name', 'task')} {number}")
@@ -112,23 +129,36 @@ def map(
         effect = local_effects(lens, base, source, placebo, chosen)
         effects.append(effect)
         held.append(_held(lens, base, source, placebo, groups))
-        energies.append(region_energy(base, REGIONS, seed=number).isel(branch=0, drop=True))
+        energies.append(_energy(base, shown, number))
         evidence.append(layer_evidence(lens, base, source, placebo, few, effect, seed=seed))
         runs.append(base)
     control = control_evidence(
         lens, drawn, seeds, few, lambda done, of, what: progress(len(drawn) + done, total, what), seed
     )
+    trained, nothing = by_layer(evidence), by_layer(control)
+    decodable = xr.Dataset()
+    if probed:
+        with shuffled_weights(lens, seed) as untrained:
+            decodable = decodability(
+                lens, untrained, probed, few, seed=seed + PROBE_SEED,
+                progress=lambda done, of, what: progress(2 * len(drawn) + done, total, what),
+            )  # fmt: skip
+    if decodable.sizes.get("label"):
+        more = gains(decodable, [plan.at(s).expert for s in few])
+        trained, nothing = with_probes(trained, more[0]), with_probes(nothing, more[1])
     progress(total, total, "writing")
-    table, found = roles(by_layer(evidence), by_layer(control), seed=seed)
+    table, found = roles(trained, nothing, seed=seed)
     effect, energy = _joined(effects), _joined(energies)
     final = _joined(held)
+    judged = [run for run in runs if hasattr(run.task, "score")]
     about = {
         "model": lens.name, "weights": lens.fingerprint, "tasks": families, "puzzles": len(drawn),
         "first seed": seed, "sampler": plan.scheduler, "steps": plan.n_steps, "guidance": plan.guidance,
         "steps patched": list(chosen), "steps of the layer table": list(few),
         "placebo": f"same scene, seed + {PLACEBO_SEED}",
         "control": f"every weight tensor's entries shuffled, seed {seed}; same puzzles, the steps of the layer table",
-        "solved": f"{sum(bool(r.score) for r in runs)} of {len(runs)}", "seconds": round(time.time() - began, 1),
+        "puzzles probed": len(probed), "seeds probed": f"from {seed + PROBE_SEED}",
+        "solved": f"{sum(bool(r.score) for r in judged)} of {len(judged)}", "seconds": round(time.time() - began, 1),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, {torch.get_num_threads()} threads",
         **{k: v for k, v in runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},
     }  # fmt: skip
@@ -136,7 +166,7 @@ def map(
         _paired(effect, "effect", "placebo"),
         _paired(final, "effect", "placebo"),
         _paired(energy, "region", "null").assign_attrs(null_name="shuffled masks"),
-        table, found, runs, about,
+        _scores(decodable), table, found, runs, about,
     )  # fmt: skip
 
 
@@ -149,12 +179,41 @@ def _drawn(tasks: Sequence[Any] | None, n: int, seed: int) -> tuple[list[Any], l
         return [puzzles.load(name, seed=seed + i) for name in names for i in range(n)], list(names)
     if len(names) < 2:
         raise TaskError("a map needs two or more puzzles, or there is no interval to draw")
+    needed(names, "regions", "twin", cure="a map reads regions, and swaps with the twin of another answer")
     return list(names), sorted({str(getattr(task, "name", "task")) for task in names})
+
+
+def _probed(families: Sequence[str], drawn: Sequence[Any], scenes: int, seed: int) -> list[Any]:
+    """Puzzles for probes: further ones of the families that have a label, or the user's own; none if too few."""
+    if not all(isinstance(task, puzzles.Task) for task in drawn):
+        return list(drawn) if scenes and len(drawn) >= FEWEST else []
+    asked = [name for name in families if name in LABELLED]
+    if not asked or scenes < FEWEST:
+        return []
+    return [puzzles.load(asked[i % len(asked)], seed=seed + PROBE_SEED + i // len(asked)) for i in range(scenes)]
+
+
+def _scores(found: xr.Dataset) -> xr.Dataset:
+    """What is shown of probes: their score, beside the input's and the control's."""
+    if not found.data_vars:
+        return xr.Dataset()
+    names = {"score": "value", "untrained": "null"}
+    kept = found[["score", "low", "high", "n", "untrained", "input"]].rename(names)
+    kept = kept.drop_vars([c for c in kept.coords if c not in ("label", "step", "layer", "kind", "metric", "sigma")])
+    kept["value"].attrs = {"long_name": "area under the ROC curve within scenes", "units": "chance 0.5"}
+    return kept.assign_attrs(null_name="control")
 
 
 def _spread(steps: Sequence[int], experts: Sequence[str]) -> list[int]:
     """Every second step of each expert, its first among them."""
     return [s for e in dict.fromkeys(experts) for s in [s for s, x in zip(steps, experts, strict=True) if x == e][::2]]
+
+
+def _energy(base: Run, shown: Sequence[str], seed: int) -> xr.DataArray:
+    """Energy of the regions to show, (step, layer, region, kind); NaN for those that this puzzle has not."""
+    masks = {name: base.regions[name] for name in shown if name in base.regions}
+    there = [name for name, mask in masks.items() if mask.any() and not mask.all()]
+    return region_energy(base, there, seed=seed).isel(branch=0, drop=True).reindex(region=list(shown))
 
 
 def _held(lens: Lens, base: Run, source: Run, placebo: Run, groups: Sequence[range]) -> xr.DataArray:

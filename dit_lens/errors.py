@@ -46,6 +46,10 @@ class TaskError(DitLensError, ValueError):
     """A puzzle, split or twin that does not exist, or a video that a scorer cannot read."""
 
 
+class ProbeError(DitLensError, ValueError):
+    """Features, labels or a stored probe that cannot be fitted, used or trusted as they are."""
+
+
 class StoreError(DitLensError, OSError):
     """A run or result on disk is missing, damaged, or was made under other parameters."""
 

@@ -26,9 +26,10 @@ def load(
     """A :class:`Lens` on a Wan pipeline.
 
     ``what``: ``"lab"`` (the model in the package, offline), a hub id or a folder in diffusers layout, or a pipeline
-    that you built. ``dtype``, ``device``: as diffusers takes them. ``offload``: ``"model"`` or ``"sequential"``,
-    enabled *after* the points are in place. ``lora``: LoRA files, the second for the low-noise expert, or a folder or
-    hub id that holds the pair (:mod:`dit_lens.wan.lora`; DiffSynth's names are understood). ``kwargs`` go to
+    that you built. ``dtype``: a torch dtype or its name (``"bfloat16"``); float32 without one, whatever the file holds.
+    ``device``: as diffusers takes it. ``offload``: ``"model"`` or ``"sequential"``, enabled *after* the points are in
+    place. ``lora``: LoRA files, the second for the low-noise expert, or a folder or hub id that holds the pair
+    (:mod:`dit_lens.wan.lora`; DiffSynth's names are understood). ``kwargs`` go to
     ``DiffusionPipeline.from_pretrained``.
 
     Errors: :class:`LoadError` for what cannot be used, :class:`BypassError` for hooks that would run around the points.
@@ -40,6 +41,7 @@ def load(
 
     if offload is not None and offload not in _OFFLOAD:
         raise LoadError(f"offload={offload!r} is unknown: choose from {sorted(_OFFLOAD)}, or None")
+    dtype = _dtype(dtype)
     name = what if isinstance(what, str) else ""
     if isinstance(what, str | Path):
         from diffusers import DiffusionPipeline
@@ -81,6 +83,18 @@ def load(
                 f"offload={offload!r} moves weights to an accelerator: {error}. Without one, leave it out"
             ) from error
     return lens
+
+
+def _dtype(wanted: Any) -> Any:
+    """A torch dtype by its name: diffusers takes a name for float32, with a word in the log only."""
+    if not isinstance(wanted, str):
+        return wanted
+    import torch
+
+    found = getattr(torch, wanted.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise LoadError(f"dtype={wanted!r} is unknown: 'bfloat16', 'float16', 'float32', or a torch dtype")
+    return found
 
 
 @contextmanager

@@ -107,7 +107,7 @@ BELOW = {
     "measures": {"interventions", "wan", "store", "address", "errors"},
     "experiments": {"measures", "interventions", "wan", "tasks", "store", "address", "errors"},
     "sweeps": {"measures", "interventions", "wan", "store", "address", "errors"},
-    "probing": {"measures", "interventions", "wan", "store", "address", "errors"},
+    "probing": {"measures", "interventions", "wan", "tasks", "store", "address", "errors"},  # tasks: what labels are
 }
 
 

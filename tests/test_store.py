@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import sys
 import tempfile
 import warnings
@@ -431,7 +432,7 @@ def test_killed_without_a_chance_to_tidy(rich: Run, tmp_path: Path, monkeypatch:
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.shutil, "rmtree", lambda *args, **kwargs: None)
+        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
         patch.setattr(Path, "write_text", crash)
         with pytest.raises(Crash):
             rich.save(tmp_path / "run")

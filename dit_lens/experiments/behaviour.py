@@ -34,7 +34,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
-from dit_lens.experiments.rows import Progress, above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, needed, puzzle_names, text
 from dit_lens.measures.behaviour import (
     VERDICTS,
     chance_events,
@@ -126,12 +126,18 @@ def lags(watched: xr.Dataset, level: float = LEVEL) -> xr.Dataset:
     return found.assign(lag=found["motion"] - found["identified"], solutions=watched["solutions"])
 
 
+def other_instruction(task: Any) -> Any:
+    """The twin with another answer, which in ``choose`` is the same picture under another prompt."""
+    needed([task], "twin", cure="pass twin=function, which gives the same picture under another instruction")
+    return task.twin("other_answer")
+
+
 def planted(
     lens: Lens,
     tasks: Sequence[Any],
     at: Sequence[int],
     *,
-    twin: Callable[[Any], Any] = lambda task: task.twin("other_answer"),
+    twin: Callable[[Any], Any] = other_instruction,
     seed: int = 0,
     other_seed: int = 1000,
     generate: Mapping[str, Any] = MappingProxyType({}),
@@ -144,8 +150,10 @@ def planted(
     step): whether x0_hat of step k - 1 already gave the twin's answer. The twin must have the task's picture, so that
     only the instruction changes; steps ``at`` run from 1.
 
-    Errors: :class:`MeasureError` for a twin with another picture, or a step with nothing before or after it.
+    Errors: :class:`MeasureError` for a twin with another picture, or a step with nothing before or after it;
+    :class:`TaskError` for tasks without answers or twins.
     """
+    needed(tasks, "answer", "solutions", cure="a planted mistake is read as an answer, so give your tasks both")
     starts, ends = ("planted", "kept", "own"), ("own", "twin", "neither")
     outcome = np.zeros((len(starts), len(tasks), len(at), len(ends)), bool)
     shows = np.zeros((len(tasks), len(at)), bool)

@@ -24,7 +24,7 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import Indices, indices
 from dit_lens.errors import TaskError
 from dit_lens.experiments.claim import Claim, Verdict, untestable
-from dit_lens.experiments.rows import Progress, numbers
+from dit_lens.experiments.rows import Progress, needed, numbers
 from dit_lens.measures.layer_lens import layer_lens, settles
 from dit_lens.measures.stats import summarise
 from dit_lens.measures.translator import fit_translators
@@ -60,13 +60,16 @@ def layer_readout(
     Returns ``cosine``, ``error``, ``x0_cosine``, ``choice`` and ``answer`` (weights, puzzle, step, layer, readout);
     the last two are NaN for shuffled weights, and ``answer`` where the model's own x0_hat gives none.
 
-    Errors: :class:`TaskError` for too few puzzles, :class:`MeasureError` for a puzzle that is in both lists.
+    Errors: :class:`TaskError` for too few puzzles, or puzzles that read no answers; :class:`MeasureError` for a puzzle
+    that is in both lists.
     """
     if len(tasks) < 2 or not fit:
         raise TaskError(
             f"{len(tasks)} puzzles to measure and {len(fit)} to fit on: give two or more to measure, and others to fit "
             "on, for example tasks.batch('maze', n=16, split='train')"
         )
+    if answers:
+        needed(tasks, "answer", cure="pass answers=False")
     chosen = indices(steps, lens.plan(num_steps).n_steps, "step", "the plan")
     how = {"steps": num_steps, "stop_after": chosen[-1], **arguments}
     total = len(fit) + len(tasks)

@@ -35,7 +35,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
-from dit_lens.experiments.rows import Progress, above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, needed, puzzle_names, text
 from dit_lens.interventions.patch import patch
 from dit_lens.measures.decoding import choice, decode, shuffled
 from dit_lens.tasks import palette as p
@@ -74,9 +74,7 @@ def occluded(task: Any, grid: Grid) -> Hiding:
 
     Errors: :class:`MeasureError` for another task.
     """
-    scene = task.scene
-    if getattr(task, "name", None) != "occlude":
-        raise MeasureError(f"{task!r} hides nothing that is known here: give tasks of 'occlude', or your own hiding=")
+    scene = _scene(task)
     places = {
         name: np.argwhere(grid.tokens(task.regions[name]).reshape(grid.frames, grid.rows, grid.cols))
         for name in ("hidden", "ball")
@@ -101,19 +99,27 @@ def occluded(task: Any, grid: Grid) -> Hiding:
     )
 
 
+def _scene(task: Any) -> Any:
+    if getattr(task, "name", None) != "occlude":
+        raise MeasureError(
+            f"{task!r} hides nothing that is known here: give tasks of 'occlude', or your own hiding= and twin="
+        )
+    return task.scene
+
+
 def recolour(task: Task) -> Task:
     """``occlude`` with a rolling ball of a third colour: the same but for that colour, in picture and prompt.
 
     Which one goes by the puzzle's seed, so that over puzzles no colour is more frequent than another.
     """
-    scene: Any = task.scene
+    scene = _scene(task)
     unused = [c for c in p.BALLS if c not in (scene.colour, scene.other_colour)]
     return replace(task, split=f"{task.split}/recolour", scene=replace(scene, colour=unused[task.seed % len(unused)]))
 
 
 def relocate(task: Task) -> Task:
     """``occlude`` with the rolling ball in another row, the one with the least scenery, which makes way."""
-    scene: Any = task.scene
+    scene = _scene(task)
     rows = [r for r in range(p.GRID) if r not in (scene.row, scene.other_row)]
     row = min(rows, key=lambda r: sum(wall[0] == r for wall in scene.walls))
     walls = tuple(wall for wall in scene.walls if wall[0] != row)
@@ -215,8 +221,10 @@ def used(
     ``kept`` (puzzle): whether the base run itself gives the right answer. ``layers``, ``steps``: where the patch is
     held. Scene i is generated with ``seed + i``; its placebo with ``other_seed + i``.
 
-    Errors: :class:`MeasureError` for twins that end alike, or scenes that never show the thing again.
+    Errors: :class:`MeasureError` for twins that end alike, or scenes that never show the thing again;
+    :class:`TaskError` for tasks without answers.
     """
+    needed(tasks, "answer", "solutions", cure="what comes out is read as an answer, so give your tasks both")
     effect = np.full((len(twins), len(ARMS), len(tasks)), np.nan)
     flipped, kept = np.zeros(effect.shape, bool), np.zeros(len(tasks), bool)
     for i, task in enumerate(tasks):

@@ -26,7 +26,7 @@ from dit_lens.address import ALL, Indices, indices
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
 from dit_lens.experiments.injection import KINDS, SomeTokens, check, injection, latent_frames, pixel_frames, with_next
-from dit_lens.experiments.rows import Progress, above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, needed, puzzle_names, text
 from dit_lens.measures.similarity import ESTIMATORS, dissimilarity
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import record
@@ -75,9 +75,12 @@ def noise_at_step(
     ``unrelated`` (puzzle, later, of, estimator), the same between the clean runs of two puzzles. ``later`` = number of
     steps stands for the finished latents.
 
-    Errors: :class:`MeasureError` for fewer than two tasks or unknown kinds, :class:`AddressError` for steps outside.
+    Errors: :class:`MeasureError` for fewer than two tasks or unknown kinds, :class:`TaskError` for tasks without a
+    scorer, :class:`AddressError` for steps outside.
     """
     check(tasks, kinds)
+    if scores is SCORES:
+        needed(tasks, "score", cure="pass scores={'name': function of a run}")
     layer = lens.n_layers // 2 if layer is None else layer
     records = [] if hook is None else [record(hook, reduce=SomeTokens(tokens), layers=layer, branches="cond")]
     of = ["latents", "x0_hat", *([] if hook is None else [hook])]
@@ -196,6 +199,8 @@ def noise_at_frame(
     Errors: as :func:`noise_at_step`.
     """
     check(tasks, kinds)
+    if scorer is None:
+        needed(tasks, "score", cure="pass scorer=function of a task and a video")
     judge = (lambda task, video: float(task.score(video).value)) if scorer is None else scorer
     found: dict[str, Any] = {}
     for i, base, other in with_next(lens, tasks, seed, generate, ()):

@@ -1,4 +1,4 @@
-"""What each layer does: four kinds of evidence, a control model, and the cut into early, middle and late.
+"""What each layer does: the evidence by layer, a control model, and the cut into early, middle and late.
 
 For every layer l of every expert, averaged over chosen steps, of the cond branch:
 
@@ -7,17 +7,22 @@ For every layer l of every expert, averaged over chosen steps, of the cond branc
     effect      x0_hat moved towards another answer by that answer's update - the same of the placebo
     readout     cosine(v_l, v) - cosine(v_{l-1}, v), layer lens without translator
 
-All four are what the layer itself adds, so that neighbours are not alike by construction. The words have no other
-meaning here: a layer *perceives* as far as it attends to the things in the scene more than to as many random tokens;
-it *decides* as far as its update, taken from a run with another answer, moves x0_hat towards that answer; it
-*consolidates* as far as the velocity read out after it is nearer to the final one than before it.
+and, where probes were fitted (on other puzzles; :mod:`dit_lens.probing.evidence`),
+
+    scene       gain in decodability of what stands in the first picture: walls, goals
+    choice      gain in decodability of what the model decides: its path, which of several routes
+
+All are what the layer itself adds, so that neighbours are not alike by construction. The words have no other meaning
+here: a layer *perceives* as far as it makes the scene more decodable (without probes: as far as it attends to the
+things in the scene more than to as many random tokens); it *decides* as far as its update, taken from a run with
+another answer, moves x0_hat towards that answer; it *consolidates* as far as the velocity read out after it is nearer
+to the final one than before it.
 
 A network with nothing learned has depth trends of its own. So each number is taken again on the same puzzles from the
 same model with the entries of every weight tensor shuffled, and the cut is made in the difference: if layers of the two
 models differ from each other no more than at random, the result says "no specialisation found".
 
-When not to use: as the paper's claim tested on a large model from few puzzles; and none of these is decodability, which
-probes measure.
+When not to use: as the paper's claim tested on a large model from few puzzles.
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from dit_lens import tasks as puzzles
+from dit_lens.experiments.claim import Claim, Verdict
 from dit_lens.experiments.energy import FOREGROUND
 from dit_lens.experiments.layer_lens import shuffled_weights
 from dit_lens.experiments.rows import Progress
@@ -44,12 +51,15 @@ from dit_lens.wan.record import Record, record
 from dit_lens.wan.run import Run
 
 EVIDENCE = ("attention", "writing", "effect", "readout")
+PROBED = ("scene", "choice")  # where probes were fitted
 ROLES = {"perceives": "attention", "decides": "effect", "consolidates": "readout"}
 LONG = {
     "attention": ("attention to the foreground", "log2, above random masks"),
     "writing": ("update on the foreground against elsewhere", "log2, above random masks"),
     "effect": ("local effect of the update", "0 = base, 1 = source; above placebo"),
     "readout": ("gain of the read-out", "cosine"),
+    "scene": ("gain in decodability of the scene", "AUC"),
+    "choice": ("gain in decodability of the decision", "AUC"),
 }
 
 
@@ -132,21 +142,31 @@ def by_layer(rows: Sequence[xr.Dataset]) -> xr.Dataset:
     return xr.concat(parts, dim="expert").assign_coords(expert=order)
 
 
+def with_probes(evidence: xr.Dataset, gains: xr.Dataset) -> xr.Dataset:
+    """The result of :func:`by_layer` beside gains in decodability, (puzzle, expert, layer), of other puzzles."""
+    names = [f"patched {i}" for i in range(evidence.sizes["puzzle"])]
+    both = [evidence.assign_coords(puzzle=names), gains.sel(expert=evidence["expert"].values)]
+    return xr.merge([part.reset_coords(drop=True) for part in both], join="outer", compat="no_conflicts")
+
+
 def roles(trained: xr.Dataset, control: xr.Dataset, draws: int = 2000, seed: int = 0) -> tuple[xr.Dataset, Roles]:
     """The layer table and the cut of each expert, from two results of :func:`by_layer` on the same puzzles.
 
-    The table, (expert, layer): every evidence with ``<name>_low, _high, _n``, the control's mean as ``<name>_null``,
-    ``depth``, and ``part`` (early, middle, late, or "-" where no specialisation was found).
+    Both may hold gains in decodability as well (:func:`with_probes`). The table, (expert, layer): every evidence with
+    ``<name>_low, _high, _n``, the control's mean as ``<name>_null``, ``depth``, and ``part`` (early, middle,
+    late, or "-" where no specialisation was found).
     """
     n = trained.sizes["layer"]
+    names = [*EVIDENCE, *(name for name in PROBED if name in trained)]
+    meanings = ROLES | ({"perceives": "scene"} if "scene" in names else {})
     cuts = {}
     for expert in trained["expert"].values.tolist():
-        above = (trained - control)[list(EVIDENCE)].sel(expert=expert, drop=True).mean("puzzle")
+        above = (trained - control)[names].sel(expert=expert, drop=True).mean("puzzle")
         # Two experts are two chances to be wrong.
         level = 0.05 / trained.sizes["expert"]
         cuts[expert] = segments(above.to_dataarray("evidence"), draws=draws, seed=seed, level=level)
     columns: dict[str, Any] = {}
-    for name in EVIDENCE:
+    for name in names:
         mean = summarise(trained[name])
         columns[name] = mean["value"].assign_attrs(long_name=LONG[name][0], units=LONG[name][1], null_name="control")
         columns |= {f"{name}_low": mean["low"], f"{name}_high": mean["high"], f"{name}_n": mean["n"]}
@@ -157,7 +177,7 @@ def roles(trained: xr.Dataset, control: xr.Dataset, draws: int = 2000, seed: int
             part[i, list(run)] = word
     columns["part"] = (("expert", "layer"), part.astype(str))
     centres = {
-        expert: {role: _centre(trained, control, name, expert) for role, name in ROLES.items()} for expert in cuts
+        expert: {role: _centre(trained, control, name, expert) for role, name in meanings.items()} for expert in cuts
     }
     depth = ("layer", np.arange(n) / n)
     return xr.Dataset(columns, coords={"expert": list(cuts), "layer": range(n), "depth": depth}), Roles(cuts, centres)
@@ -185,14 +205,92 @@ class Roles:
 
 def _centre(trained: xr.Dataset, control: xr.Dataset, name: str, expert: str) -> tuple[float, float, float]:
     """Depth around which an evidence lies, with a bootstrap interval over puzzles: the mean profile's positive part."""
-    above = (trained[name] - control[name]).sel(expert=expert).values  # (puzzles, L)
-    depth = (np.arange(above.shape[1]) + 0.5) / above.shape[1]
+    above = (trained[name] - control[name]).sel(expert=expert).transpose("puzzle", "layer").values  # (puzzles, L)
+    above = above[np.isfinite(above).all(1)]
     rng = np.random.default_rng(0)
+    draws = [float(centre(above[rng.integers(0, len(above), len(above))].mean(0))) for _ in range(1000)]
+    return float(centre(above.mean(0))), *_middle(draws)
 
-    def centre(rows: np.ndarray) -> float:
-        weight = np.clip(rows.mean(0), 0, None)
-        return float((weight * depth).sum() / weight.sum()) if weight.sum() > 0 else float("nan")
 
-    draws = [centre(above[rng.integers(0, len(above), len(above))]) for _ in range(1000)]
+def centre(profile: np.ndarray) -> np.ndarray:
+    """Depth around which the positive part of profiles (L, ...) lies; NaN where there is none."""
+    depth = (np.arange(len(profile)) + 0.5) / len(profile)
+    weight = np.clip(profile, 0, None)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.tensordot(depth, weight, 1) / weight.sum(0))
+
+
+def _middle(draws: Sequence[float]) -> tuple[float, float]:
+    """The middle 95 %."""
     low, high = np.nanpercentile(draws, [2.5, 97.5]) if np.isfinite(draws).any() else (np.nan, np.nan)
-    return centre(above), float(low), float(high)
+    return float(low), float(high)
+
+
+# -- the paper's claim
+
+
+def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = lambda done, total, what: None) -> list[Claim]:
+    """The paper's division of labour over layers, on ``n`` unseen puzzles of all families; see :func:`read_claims`.
+
+    Four steps, read in the model and in the control.
+    """
+    last = lens.plan().n_steps - 1
+    steps = sorted({round(q * last) for q in (0, 0.25, 0.5, 1)})
+    tasks, seeds = puzzles.batch(puzzles.names(), n, seed), range(seed, seed + n)
+    found = []
+    for i, (task, number) in enumerate(zip(tasks, seeds, strict=True)):
+        progress(i, len(tasks), f"layers, {task.name} {number}")
+        found.append(layer_evidence(lens, *puzzle_runs(lens, task, number, steps), steps, seed=seed))
+    return read_claims(by_layer(found), by_layer(control_evidence(lens, tasks, seeds, steps, progress, seed)))
+
+
+def read_claims(trained: xr.Dataset, control: xr.Dataset, resamples: int = 1000, seed: int = 0) -> list[Claim]:
+    """Is there a cut, and do the roles come in the order that is claimed? From two results of :func:`by_layer`.
+
+    Intervals resample puzzles. The null shuffles the layers, all evidences together, as the cut's p-value does.
+    """
+    _, found = roles(trained, control, seed=seed)
+    above = (trained - control)[list(EVIDENCE)].to_dataarray("evidence")
+    data = above.transpose("puzzle", "layer", "expert", "evidence").values
+    rng = np.random.default_rng(seed)
+    n, n_layers = data.shape[:2]
+    profiles = [data[rng.integers(0, n, n)].mean(0) for _ in range(resamples)]  # (L, expert, evidence)
+    mixed = [data.mean(0)[rng.permutation(n_layers)] for _ in range(resamples)]
+
+    def row(paper: str, measure: str, unit: str, number: Any, rule: str, holds: Any) -> Claim:
+        value, (low, high) = float(number(data.mean(0))), _middle([float(number(p)) for p in profiles])
+        null = [float(number(p)) for p in mixed]
+        ends = _middle(null)
+        verdict: Verdict = "supported" if holds(low, ends[1]) else "not supported"
+        return Claim(
+            paper, measure, unit, value, low, high, n, float(np.nanmean(null)), *ends, "layers shuffled", rule, verdict,
+            " ".join(found.sentences()),
+        )  # fmt: skip
+
+    p = ", ".join(f"{expert} {cut.p:.3f}" for expert, cut in found.cuts.items())
+    return [
+        row(
+            "Layers divide the work: early, middle and late ones differ in kind (abstract).",
+            f"variance between layers that a cut in three explains, mean over experts (p: {p})", "share", _explained,
+            "supported when the best cut beats that of shuffled layers in every expert, p below .05 over all",
+            lambda low, high: all(cut.found for cut in found.cuts.values()),
+        ),
+        row(
+            "Early layers perceive, middle layers reason, late layers consolidate (abstract).",
+            "depth of the centre of 'decides' (effect) behind 'perceives' (attention), and of 'consolidates' (readout) "
+            "behind 'decides': the smaller of the two, mean over experts", "layer / layers", _in_order,
+            "supported when the interval lies above zero and above the null's", lambda low, high: low > max(0, high),
+        ),
+    ]  # fmt: skip
+
+
+def _in_order(profile: np.ndarray) -> float:
+    """How far apart, in the order of ``ROLES``, the centres of the nearest two roles lie; mean over experts."""
+    depths = np.stack([centre(profile[:, :, EVIDENCE.index(name)]) for name in ROLES.values()])  # (role, expert)
+    return float(np.diff(depths, axis=0).min(0).mean())
+
+
+def _explained(profile: np.ndarray) -> float:
+    """What the best cut explains, mean over experts, of a profile (L, expert, evidence)."""
+    cuts = [segments(xr.DataArray(profile[:, e], dims=("layer", "evidence")), draws=0) for e in range(profile.shape[1])]
+    return float(np.mean([cut.explained for cut in cuts]))

@@ -7,10 +7,19 @@ from typing import Any
 
 import xarray as xr
 
+from dit_lens.errors import TaskError
 from dit_lens.experiments.claim import Claim
 from dit_lens.measures.stats import summarise
 
 Progress = Callable[[int, int, str], None]  # progress(done, total, what), before each piece of work
+
+
+def needed(tasks: Sequence[Any], *parts: str, cure: str) -> None:
+    """Refuse tasks that lack what an experiment reads, before it makes any run. Errors: :class:`TaskError`."""
+    for task in tasks:
+        missing = [part for part in parts if not hasattr(task, part)]
+        if missing:
+            raise TaskError(f"{task!r} has no {' and no '.join(missing)}: {cure}, or use dit_lens.tasks.load(...)")
 
 
 def prefixed(progress: Progress, name: str) -> Progress:

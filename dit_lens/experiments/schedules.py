@@ -28,7 +28,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim, untestable
-from dit_lens.experiments.rows import Progress, above_null, puzzle_names, text
+from dit_lens.experiments.rows import Progress, above_null, needed, puzzle_names, text
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.trajectory import commit_step, commitment
 from dit_lens.wan.lens import Lens
@@ -110,10 +110,14 @@ def few_steps(
     Puzzle i is generated with ``seed + i`` under every schedule: the same first noise. ``generate``: more arguments of
     ``lens.generate``. ``high_steps`` (sampler, steps) says how many steps the high-noise expert has.
 
-    Errors: :class:`MeasureError` without tasks, steps or measures, or for an unknown sampler name.
+    Errors: :class:`MeasureError` without tasks, steps or measures, or for an unknown sampler name; :class:`TaskError`
+    for tasks that the measures cannot read.
     """
     if not (len(tasks) and len(steps) and measures):
         raise MeasureError("few_steps needs at least one task, one number of steps and one measure")
+    if measures is MEASURES:
+        cure = "pass measures={'name': function of a run}"
+        needed(tasks, "score", "answer", "solutions", "render", "first_frame", cure=cure)
     named = _samplers(lens, samplers)
     found = {name: np.full((len(tasks), len(named), len(steps)), np.nan) for name in measures}
     high = np.zeros((len(named), len(steps)), int)
@@ -178,10 +182,13 @@ def frames_curve(
     control: the run at the task's own length (the lens's, where it has none), cut to that many frames; and ``still``,
     the null: the first frame repeated.
 
-    Errors: :class:`MeasureError` without tasks or lengths; :class:`SamplerError` for lengths other than 1 + 4 k.
+    Errors: :class:`MeasureError` without tasks or lengths; :class:`TaskError` for tasks without a scorer;
+    :class:`SamplerError` for lengths other than 1 + 4 k.
     """
     if not (len(tasks) and len(frames)):
         raise MeasureError("frames_curve needs at least one task and one number of frames, e.g. frames=(5, 9, 13)")
+    if score is fitted_score:
+        needed(tasks, "score", "num_frames", cure="pass score=function of a task and a video")
     shape = (len(tasks), len(frames))
     found = {name: np.zeros(shape) for name in ("score", "cut", "still")}
     for i, task in enumerate(tasks):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dit_lens.interventions.ablate import Ablate, ablate
 from dit_lens.interventions.ensemble import Ensemble, ensemble
 from dit_lens.interventions.ensemble_modes import EnsembleMode, NoiseMean, ensemble_mode, noise_mean
+from dit_lens.interventions.erase import Erase, erase
 from dit_lens.interventions.knockout import Knockout, knockout
 from dit_lens.interventions.noise import Noise, noise
 from dit_lens.interventions.patch import Patch, patch
@@ -17,7 +18,7 @@ from dit_lens.interventions.renoise import Renoise, renoise
 from dit_lens.interventions.steer import Steer, steer
 
 __all__ = [
-    "Ablate", "Ensemble", "EnsembleMode", "Knockout", "Noise", "NoiseMean", "Patch", "Redraw", "Renoise", "Restart",
-    "Steer", "ablate", "ensemble", "ensemble_mode", "knockout", "noise", "noise_mean", "patch", "redraw", "renoise",
-    "restart", "steer",
+    "Ablate", "Ensemble", "EnsembleMode", "Erase", "Knockout", "Noise", "NoiseMean", "Patch", "Redraw", "Renoise",
+    "Restart", "Steer", "ablate", "ensemble", "ensemble_mode", "erase", "knockout", "noise", "noise_mean", "patch",
+    "redraw", "renoise", "restart", "steer",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_lens.address import ALL, Address, Call, Select
+from dit_lens.address import ALL, Address, Call, MaskIndices, Select
 from dit_lens.errors import InterventionError
 from dit_lens.wan.edits import Context, Edit, keep_selected
 from dit_lens.wan.expert import Hook
@@ -58,7 +58,7 @@ def _tokens(wanted: Any) -> Any:
                 f"tokens= got a mask of shape {array.shape} with {int(array.sum())} tokens: give one bool per token, "
                 "as in run.regions['name'], with at least one of them True"
             )
-        array = np.flatnonzero(array)
+        return MaskIndices(array)
     return tuple(array.tolist())
 
 

@@ -66,6 +66,8 @@ class _RenoiseEdit(Edit):
             )
         self.spec = spec
         self.state = renoised(spec.source, spec.step, spec.seed)[None]  # (1, C, F, h, w)
+        if not torch.isfinite(self.state).all():
+            raise InterventionError(f"{spec}: the source holds NaN or infinity at this step: generate it again")
 
     def latents(self, step: int, x: Tensor) -> Tensor:
         if step != self.spec.step:

@@ -79,10 +79,10 @@ def watch_attention(
 ) -> WatchAttention:
     """What to read: attention of ``kind`` (``"self"``, ``"cross"`` to text, ``"image"``) from ``queries`` to ``keys``.
 
-    Both: names, or a mapping from names to token indices (:mod:`dit_lens.wan.attending`); ``"frames"`` stands for every
-    frame. ``keys=None``: every region of the video, or ``("text", "pad")``. ``contribution``: also share and norm, for
-    about two attentions more. ``draws``: random masks for each region of keys, free while regions x (1 + draws) is at
-    most the head width. ``limit``: bytes that the result may hold.
+    Both: names, or a mapping from names to token indices or masks (:mod:`dit_lens.wan.attending`); ``"frames"`` stands
+    for every frame. ``keys=None``: every region of the video that has tokens, or ``("text", "pad")``. ``contribution``:
+    also share and norm, for about two attentions more. ``draws``: random masks for each region of keys, free while
+    regions x (1 + draws) is at most the head width. ``limit``: bytes that the result may hold.
 
     Errors: :class:`MeasureError` for what cannot be read, :class:`AddressError` for unknown names, when it is used.
     """
@@ -93,6 +93,8 @@ def watch_attention(
 
 
 def _frozen(wanted: Any) -> Any:
+    if isinstance(wanted, np.ndarray | Tensor):
+        raise MeasureError("a set of tokens needs a name here: {'name': mask or indices}")
     if isinstance(wanted, Mapping):
         return tuple((str(name), frozen(tokens)) for name, tokens in wanted.items())
     return wanted if wanted is None or isinstance(wanted, str) else tuple((w, w) for w in wanted)
@@ -124,7 +126,8 @@ class _Watch(Edit):
         self.branches: tuple[Branch, ...] = tuple(dict.fromkeys(call.branch for call in calls))
         self.layers = watch.where.layers_of(context.n_layers)
         self.queries = named(_spelled(watch.queries), context)
-        every = tuple(context.masks) if watch.kind == "self" else ("text", "pad") if watch.kind == "cross" else None
+        regions = tuple(name for name, mask in context.masks.items() if bool(mask.any(-1).all()))  # those with tokens
+        every = regions if watch.kind == "self" else ("text", "pad") if watch.kind == "cross" else None
         if watch.keys is None and not every:
             raise MeasureError(
                 "keys=None stands for the regions of the video or of the text, and here are none: give keys=, or "

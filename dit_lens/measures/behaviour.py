@@ -10,6 +10,7 @@
 
   and P(right at the end | a at s) is read from the product of these matrices. With two verdicts it is the chance of an
   odd number of flips. More corrections than that means that flips have a direction.
+
 * *unrelated*: what stands at step s says nothing of the end: P(right at the end) over all puzzles. Fewer corrections
   than that means that early mistakes stick.
 

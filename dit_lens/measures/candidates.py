@@ -126,6 +126,7 @@ class Pool:
     places: tuple[_Place, ...] = field(repr=False)
     frames: tuple[int, ...]
     patch: tuple[int, int]
+    shape: tuple[int, ...]  # of the videos that it reads, (F, H, W, 3)
 
     @property
     def place(self) -> np.ndarray:
@@ -134,7 +135,13 @@ class Pool:
 
     def contrast(self, clip: np.ndarray) -> np.ndarray:
         """How much of each mark a clip (F, H, W, 3) in [0, 1] shows, (K,)."""
-        tiles = _tiles(np.asarray(clip)[list(self.frames)].astype(np.float64), self.patch)
+        clip = np.asarray(clip)
+        if clip.shape != self.shape:
+            raise MeasureError(
+                f"a clip of shape {clip.shape} cannot be held against answers drawn as {self.shape}: generate in the "
+                "task's own size and length"
+            )
+        tiles = _tiles(clip[list(self.frames)].astype(np.float64), self.patch)
         return np.concatenate([place.contrast(tiles[place.index]) for place in self.places])
 
     def read(self, clip: np.ndarray, seen: float = SEEN) -> Reading:
@@ -207,6 +214,7 @@ def pool(
     listed = (*right, *given) if decoys else given
     if not given:
         raise MeasureError("no answers to look for: pass answers=, e.g. task.solutions or task.decoys(5)")
+    shape = task.render(listed[0]).shape
     shown = np.stack([_tiles(task.render(a)[list(frames)], patch) for a in listed])  # (answers, places, D) uint8
     still = _tiles(np.repeat(task.first_frame[None], len(frames), 0), patch)
     makes, places = [], []
@@ -230,7 +238,7 @@ def pool(
         )
     keep = [i for i, ok in enumerate(told) if ok and (i >= len(right) or not decoys)]
     kept = tuple(listed[i] for i in keep)
-    return Pool(kept, made[keep], np.asarray(deciding), tuple(places), tuple(frames), patch)
+    return Pool(kept, made[keep], np.asarray(deciding), tuple(places), tuple(frames), patch, shape)
 
 
 def candidates(
@@ -252,7 +260,7 @@ def candidates(
     ``together``, ``bound``, ``blur``, ``same_place``: see the module's text. ``attrs`` hold ``solutions`` and
     ``decoys``, how many there were. Decodes each step once, or takes ``film`` (``run.film(steps)``).
 
-    Errors: those of :func:`pool`.
+    Errors: those of :func:`pool`; :class:`MeasureError` for a run of another size than the task's, and for NaN.
     """
     task = run.task if task is None else task
     chosen, clips = clips_of(run, film, steps)

@@ -33,13 +33,22 @@ def region_energy(run: Run, regions: Sequence[str], hook: str = "resid_post", se
 
     ``run`` was recorded with ``dl.record(hook, reduce="token_norm")``. The coordinate ``null`` of the extra axis
     ``kind`` (``"region"``, ``"null"``) holds the same ratio for the region's tokens shuffled within each frame, so that
-    it keeps its size in every frame. Regions without tokens, or without a rest, give NaN.
+    it keeps its size in every frame.
+
+    Errors: :class:`RecordError` when ``hook`` was not recorded with ``token_norm``; :class:`MeasureError` for regions
+    that this video does not have, that are empty, or that are everything.
     """
     energy = _recorded(run, hook)
+    unknown = [name for name in regions if name not in run.regions]
+    if unknown or not regions:
+        raise MeasureError(
+            f"regions {unknown or 'are missing'}: this run has {sorted(run.regions)}; choose some of these, or pass "
+            "generate(regions={'name': mask})"
+        )
     rng = np.random.default_rng(seed)
     rows = []
     for name in regions:
-        mask = run.regions.get(name, np.zeros(run.grid.n_tokens, bool))
+        mask = proper(run.regions[name], f"the region {name!r}")
         rows.append([_ratio(energy.values, m) for m in (mask, shuffled(mask, run.grid, rng))])
     stacked = np.stack([np.stack(pair, -1) for pair in rows], -2)  # (step, branch, layer, region, kind)
     return _labelled(stacked, energy, {"region": list(regions), "kind": KINDS}, "region / rest")
@@ -147,6 +156,4 @@ def _labelled(values: np.ndarray, energy: xr.DataArray, more: dict[str, list[str
 
 
 def _ratio(energy: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    if not mask.any() or mask.all():
-        return np.full(energy.shape[:-1], np.nan)
     return np.log2(energy[..., mask].mean(-1) / energy[..., ~mask].mean(-1))

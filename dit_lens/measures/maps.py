@@ -42,7 +42,10 @@ _ROWS = ("in mean", "in variance", "rest mean", "rest variance")
 class ChannelMoments:
     """Mean and variance of each channel over the tokens of each region, and over the rest: a reducer, (B, 4 R, d).
 
-    ``names``: regions (default all of the video's). A region without tokens, or without a rest, gives NaN there.
+    ``names``: regions; one without tokens, or without a rest, is refused. By default all that the video has, and then
+    such a region is NaN.
+
+    Errors, when it is used: :class:`RecordError` for regions that the video does not have, or that are refused.
     """
 
     names: tuple[str, ...] | None = None
@@ -65,7 +68,14 @@ class ChannelMoments:
         return {"moment": tuple(f"{name}: {row}" for name in self._names(masks) for row in _ROWS), "channel": None}
 
     def _names(self, masks: Masks) -> tuple[str, ...]:
-        return chosen_regions("ChannelMoments", self.names, masks)
+        chosen = chosen_regions("ChannelMoments", self.names, masks)
+        bad = [n for n in chosen if not bool(masks[n].any(-1).all()) or bool(masks[n].all(-1).any())]
+        if bad and self.names is not None:
+            raise RecordError(
+                f"ChannelMoments: regions {bad} hold no token of this video, or every one, so there is nothing to "
+                "compare: leave them out of names="
+            )
+        return chosen
 
 
 def channel_variance(run: Run, name: str = "moments") -> xr.DataArray:

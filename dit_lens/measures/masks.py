@@ -66,7 +66,8 @@ def change_mask(
     ``video``: float in [0, 1] (pixel frames, H, W, 3), default the run's own. ``share``: take this share of the places
     instead of Otsu's threshold. ``least``: the smallest change, of 1, that can count.
 
-    Errors: :class:`MeasureError` for a one-frame video, one in which nothing or everything changed, or a bad share.
+    Errors: :class:`MeasureError` for a one-frame video, one in which nothing or everything changed, NaN, or a bad
+    share.
     """
     grid = run.grid
     frames = np.asarray(run.video if video is None else video, dtype=np.float64)
@@ -79,6 +80,8 @@ def change_mask(
         raise MeasureError(
             f"share={share} must lie between 0 and 1, for example 0.1; leave it out for Otsu's threshold"
         )
+    if not np.isfinite(frames[[0, -1]]).all():
+        raise MeasureError("the video holds NaN or infinity, so nothing can be said to have changed: generate it again")
     change = np.abs(frames[-1] - frames[0]).mean(-1)
     change = rearrange(change, "(r a) (c b) -> r c (a b)", a=grid.pixel_rows, b=grid.pixel_cols).mean(-1)
     if change.max() < least:

@@ -36,6 +36,10 @@ def motion_energy(clip: np.ndarray, patch: tuple[int, int] = (16, 16)) -> np.nda
     """Mean absolute change from frame to frame in each patch: clip (F, H, W, 3) in [0, 1] -> (rows, cols)."""
     if len(clip) < 2:
         raise MeasureError("one frame has no motion: generate with num_frames of at least 5")
+    if not np.isfinite(clip).all():
+        raise MeasureError("the video holds NaN or infinity, and its motion would too: generate it again")
+    if clip.shape[1] % patch[0] or clip.shape[2] % patch[1]:
+        raise MeasureError(f"frames of {clip.shape[1]} x {clip.shape[2]} do not divide into patches of {patch}")
     change = np.abs(np.diff(np.asarray(clip, np.float32), axis=0))
     return reduce(change, "f (r a) (c b) k -> r c", "mean", a=patch[0], b=patch[1])
 
@@ -55,7 +59,7 @@ def commitment(
     no answer; ``readable`` (step) says where x0_hat gives one at all. ``content`` is NaN where nothing changes in a
     region (:data:`STILL`). Decodes each step once.
 
-    Errors: :class:`MeasureError` for an unfinished run, and for finals of another size.
+    Errors: :class:`MeasureError` for an unfinished run, finals of another size, and latents with NaN.
     """
     finals = {"final": run, **(against or {})}
     for name, other in finals.items():
@@ -140,14 +144,22 @@ def _pixels(grid: Grid, mask: np.ndarray) -> np.ndarray:
 def clips_of(run: Run, film: Any, steps: Sequence[int] | None) -> tuple[list[int], Iterable[np.ndarray]]:
     """The chosen steps and their decoded x0_hat, one at a time, as a film of a large video is huge.
 
-    Errors: :class:`MeasureError` for a film of another number of steps.
+    Errors: :class:`MeasureError` for a film of another number of steps; when a clip is reached, for NaN in it.
     """
     chosen = list(range(run.n_steps)) if steps is None else [run.n_steps + s if s < 0 else s for s in steps]
     if film is None:
-        return chosen, (run.decode(run.x0_hat(step)) for step in chosen)
+        return chosen, (_finite(run.decode(run.x0_hat(step)), step) for step in chosen)
     if len(film) != len(chosen):
         raise MeasureError(f"the film has {len(film)} steps and {len(chosen)} were asked for: pass run.film(steps)")
-    return chosen, film
+    return chosen, (_finite(clip, step) for step, clip in zip(chosen, film, strict=True))
+
+
+def _finite(clip: np.ndarray, step: int) -> np.ndarray:
+    if not np.isfinite(clip).all():
+        raise MeasureError(
+            f"x0_hat of step {step} holds NaN or infinity: generate the run again, or leave the step out"
+        )
+    return clip
 
 
 def _answer(task: Any, clip: np.ndarray) -> Any:

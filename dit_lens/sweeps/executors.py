@@ -20,8 +20,8 @@ from typing import Any
 
 from dit_lens.errors import DitLensError, LoadError, MeasureError, StoreError
 from dit_lens.sweeps.cells import Cell, grouped
-from dit_lens.sweeps.ledger import differences
 from dit_lens.sweeps.tally import Result, Tally
+from dit_lens.wan.identity import differences
 
 Group = list[Cell]
 

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from dit_lens.errors import StoreError
 from dit_lens.sweeps.cells import Cell
+from dit_lens.wan.identity import differences
 
 FORMAT = 1
 HEAD, CELLS, CLAIMS = "sweep.json", "cells", "claims"
@@ -116,26 +117,6 @@ class Ledger:
 
     def _file(self, cell: Cell) -> Path:
         return self.folder / CELLS / f"{cell.key}.json"
-
-
-def differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """Where two trees of plain values differ, one line each: ``edit.hook: 'update' -> 'attn_out'``."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        lines = []
-        for key in sorted({*old, *new}, key=str):
-            place = f"{at}.{key}" if at else str(key)
-            if key not in old or key not in new:
-                lines.append(f"{place}: {'absent' if key not in old else repr(old[key])} -> "
-                             f"{'absent' if key not in new else repr(new[key])}")  # fmt: skip
-            else:
-                lines += differences(old[key], new[key], place)
-        return lines
-    return [] if old == new else [f"{at}: {_short(old)} -> {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def _checksum(*parts: Any) -> str:

@@ -28,13 +28,14 @@ from dit_lens.sweeps import chunks, cost, executors, metrics, setup
 from dit_lens.sweeps.cells import Axes, Cell, Kind, axes, grouped
 from dit_lens.sweeps.engine import Edit, Engine, Item
 from dit_lens.sweeps.gather import gather
-from dit_lens.sweeps.identity import describe, source_identity, task_identity
 from dit_lens.sweeps.ledger import Ledger
 from dit_lens.sweeps.metrics import Metric
 from dit_lens.sweeps.tally import Progress, Result, Tally
+from dit_lens.wan import show
 from dit_lens.wan.conditions import Conditions
 from dit_lens.wan.fingerprint import digest
 from dit_lens.wan.grid import Grid
+from dit_lens.wan.identity import describe, source_identity, task_identity
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.plan import Plan
 from dit_lens.wan.run import Run
@@ -283,6 +284,25 @@ class Sweep:
         sizes = ", ".join(f"{len(v)} {k}{'s' if len(v) > 1 else ''}" for k, v in self.axes.coords().items())
         return f"Sweep of {len(self.cells)} cells on {self.lens.name}: {len(self.tasks)} tasks, {sizes}"
 
+    def _repr_html_(self) -> str:
+        """What is measured where, and its cost in block evaluations (no call is timed for this)."""
+        horizon, part = self.engine.horizon, "{} of {}".format(*self.shard)
+        rows = {
+            "model": self.lens.name,
+            "tasks": "; ".join(str(getattr(t, "prompt", t)) for t in self.tasks[:4])
+            + (f"; and {len(self.tasks) - 4} more" if len(self.tasks) > 4 else ""),
+            "seeds": ", ".join(map(str, self.seeds)),
+            "edit (first cell)": str(self.examples["effect"]),
+            "placebo": f"same scene, seed + {PLACEBO_SEED:,}" if self.placebo == "seed" else str(self.placebo),
+            "metric": getattr(self.engine.metric, "__name__", str(self.engine.metric)),
+            "horizon": {0: "local", None: "final"}.get(horizon, f"{horizon} further steps"),
+            "folder": self.folder and str(self.folder),
+            "cost": str(self.plan(calibrate=False)),
+            "part": part if self.shard != (0, 1) else "",
+        }
+        axes = show.table(("axis", "n", "places"), [(k, len(v), _listed(v)) for k, v in self.axes.coords().items()])
+        return show.facts(f"Sweep of {len(self.cells)} cells", rows, axes)
+
 
 def sweep(lens: Lens, base: Any = None, source: Any = None, **arguments: Any) -> xr.Dataset:
     """Measure one intervention at every (step, layer, hook, head, region, branch) asked for.
@@ -322,8 +342,13 @@ def setting(lens: Lens) -> dict[str, Any]:
         "encoders": digest({k: v for k, v in encoders.items() if v is not None}),
         "arithmetic": f"{pipe.transformer.dtype} on {pipe._execution_device.type}",
         "defaults": describe(lens.defaults),
-        "versions": {k: v for k, v in lens._meta().items() if k in ("dit-lens", "torch", "diffusers", "transformers")},
+        "versions": {k: v for k, v in lens.about.items() if k in ("dit-lens", "torch", "diffusers", "transformers")},
     }
+
+
+def _listed(labels: Sequence[Any], most: int = 12) -> str:
+    told = [str(label) for label in labels]
+    return ", ".join(told if len(told) <= most else [*told[: most - 2], "...", told[-1]])
 
 
 class _Likeness:

@@ -1,18 +1,16 @@
 """Who attends to whom: the points of each attention, and named sets of its queries and keys.
 
-Three attentions, all with video tokens as queries:
+Three attentions, all with video tokens as queries::
 
-========  ==========================  ===========================================================
-kind      keys                        names for sets of keys
-========  ==========================  ===========================================================
-self      video tokens (N)            a region of the video, ``"frame 3"``, ``"all"``, or indices
-cross     text tokens (M)             ``"text"``, ``"pad"``, ``"all"``, or indices (``prompt_words``)
-image     CLIP tokens (I), 2.1 I2V    ``"all"``, or indices
-========  ==========================  ===========================================================
+    kind      keys                        names for sets of keys
+    self      video tokens (N)            a region of the video, "frame 3", "all", or indices
+    cross     text tokens (M)             "text", "pad", "all", or indices (prompt_words)
+    image     CLIP tokens (I), 2.1 I2V    "all", or indices
 
-Sets of queries are named like the keys of ``self``; several names mean their union. Wan fills a prompt up with zeros to
-a fixed length and attends to that padding without a mask, so padding is always a bucket of its own. Which text tokens
-are padding is read from the call itself: the text projection maps zeros to one known vector.
+Sets of queries are named like the keys of ``self``; several names mean their union. Indices may also be given as a
+mask, one bool per token. Wan fills a prompt up with zeros to a fixed length and attends to that padding without a mask,
+so padding is always a bucket of its own. Which text tokens are padding is read from the call itself: the text
+projection maps zeros to one known vector.
 """
 
 from __future__ import annotations
@@ -21,11 +19,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dit_lens.address import Branch, Call, Select, indices
+from dit_lens.address import Branch, Call, MaskIndices, Select, indices
 from dit_lens.errors import AddressError, DitLensError
 from dit_lens.wan.edits import Context
 from dit_lens.wan.expert import Expert, Hook
@@ -50,8 +49,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def frozen(tokens: Any) -> Tokens:
-    """Tokens as a value that cannot change."""
-    return tokens if isinstance(tokens, str) else tuple(t if isinstance(t, str) else int(t) for t in tokens)
+    """Tokens as a value that cannot change; a mask, one bool per token, as the indices that it selects.
+
+    Errors: :class:`AddressError` for a mask with more axes.
+    """
+    if isinstance(tokens, str):
+        return tokens
+    tokens = tokens.cpu().numpy() if isinstance(tokens, Tensor) else tokens
+    if isinstance(tokens, list | np.ndarray) and np.asarray(tokens).dtype == bool:
+        if np.ndim(tokens) != 1:
+            raise AddressError(
+                f"a mask of shape {np.shape(tokens)} is not one bool per token: pass a mask per pixel to "
+                "generate(regions={'name': mask}) and give its name here"
+            )
+        return MaskIndices(tokens)
+    return tuple(t if isinstance(t, str) else int(t) for t in tokens)
 
 
 def by_index(tokens: Tokens) -> bool:
@@ -90,7 +102,7 @@ def video_mask(wanted: Tokens, context: Context) -> Tensor:
             f"{wanted!r} names no video tokens: this video has the regions {sorted(context.masks)}, and 'all' and "
             f"'frame 0' to 'frame {grid.frames - 1}'; generate from a task, or pass regions={{'name': mask}}"
         )
-    chosen = context.token_mask(Select(tokens=wanted if isinstance(wanted, str) else tuple(wanted)))  # type: ignore[arg-type]
+    chosen = context.token_mask(Select(tokens=wanted))  # type: ignore[arg-type]
     assert chosen is not None
     return chosen
 
@@ -112,7 +124,7 @@ def key_mask(kind: Kind, wanted: Tokens, context: Context, size: int, padding: T
             )
         return sets[wanted].expand(rows, -1)
     mask = torch.zeros(rows, size, dtype=torch.bool)
-    mask[:, list(indices(tuple(wanted), size, "token", "a text" if kind == "cross" else "an image context"))] = True
+    mask[:, list(indices(wanted, size, "token", "a text" if kind == "cross" else "an image context"))] = True
     return mask
 
 

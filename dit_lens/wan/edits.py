@@ -55,7 +55,10 @@ class Context:
                 )
             mask = self.masks[select.tokens]
             if not bool(mask.any()):
-                raise InterventionError(f"region {select.tokens!r} holds no token of this video: nothing would change")
+                raise InterventionError(
+                    f"region {select.tokens!r} holds no token of this video, so there is nothing to read or change: "
+                    "choose another region, or a larger mask (a token counts from half of its pixels on)"
+                )
             return mask
         chosen = indices(select.tokens, self.grid.n_tokens, "token", "a grid")
         mask = torch.zeros(len(self.seeds), self.grid.n_tokens, dtype=torch.bool)

@@ -152,6 +152,8 @@ def check_ready(pipe: Any, grad: bool = False) -> None:
 
 
 def check_floats(latents: torch.Tensor) -> None:
-    """Refuse NaN or infinite latents given by a user."""
+    """Refuse a run whose latents are NaN or infinite: a generation cannot end so, a changed or loaded run may."""
     if not torch.isfinite(latents).all():
-        raise SamplerError("the latents hold NaN or infinity: look at where they come from before going on")
+        raise SamplerError(
+            "the latents of this run hold NaN or infinity, and so would all that is read from them: generate it again"
+        )

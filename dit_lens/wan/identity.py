@@ -1,4 +1,4 @@
-"""What a number depends on, as plain JSON values: two sweeps may share cells when these are equal.
+"""What a number depends on, as plain JSON values: kept work may be gone on with when these are equal.
 
 Tensors and runs stand as short hashes of their content; functions as their name and a hash of their code, with what
 they close over, their defaults and the plain values and functions of their own module that they name.
@@ -82,6 +82,26 @@ def source_identity(source: Any) -> Any:
     if isinstance(source, Sequence) and not isinstance(source, str):
         return [source_identity(one) for one in source]
     return task_identity(source) if hasattr(source, "prompt") and not isinstance(source, Run) else describe(source)
+
+
+def differences(old: Any, new: Any, at: str = "") -> list[str]:
+    """Where two trees of plain values differ, one line each: ``edit.hook: 'update' -> 'attn_out'``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in sorted({*old, *new}, key=str):
+            place = f"{at}.{key}" if at else str(key)
+            if key not in old or key not in new:
+                lines.append(f"{place}: {'absent' if key not in old else repr(old[key])} -> "
+                             f"{'absent' if key not in new else repr(new[key])}")  # fmt: skip
+            else:
+                lines += differences(old[key], new[key], place)
+        return lines
+    return [] if old == new else [f"{at}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def _function(value: FunctionType, seen: tuple[Any, ...]) -> dict[str, Any]:

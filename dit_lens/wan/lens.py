@@ -26,7 +26,7 @@ from dit_lens.wan.fingerprint import Fingerprint
 from dit_lens.wan.gradients import Gradients
 from dit_lens.wan.grid import Grid, token_regions
 from dit_lens.wan.plan import Plan, Sampling, build, preset
-from dit_lens.wan.points import POINTS, point, table
+from dit_lens.wan.points import point, table, there
 from dit_lens.wan.record import DEFAULT_LIMIT, Extent, Record, Recorder, check_limit, labels, needed_bytes
 from dit_lens.wan.reuse import Replay, Reuse
 from dit_lens.wan.run import Run
@@ -172,7 +172,7 @@ class Lens:
             d = self.defaults
             size = asked.size_of(items, height, width, num_frames, d).check(self.pipe)
             sampling = self.sampling(steps, guidance, guidance_2, preset, scheduler)
-            device, dtype, meta = self.pipe._execution_device, self.pipe.transformer.dtype, self._meta()
+            device, dtype, meta = self.pipe._execution_device, self.pipe.transformer.dtype, self.about
             plan, ready = build(self.pipe, sampling, device)
             rows = [
                 cond.encode(
@@ -241,6 +241,7 @@ class Lens:
             raise SamplerError(
                 "the pipeline's scheduler or experts changed since this run: its plan no longer holds here"
             )
+        guards.check_floats(run.latents)
         ready = sampler.rebuild(ready, run.latents[:-1, None].to(device), run.velocity[:, None].to(device), run.edited)
         return ready, run.latents[-1][None].to(device), run.conditions.to(device), self.pipe.transformer.dtype
 
@@ -317,6 +318,7 @@ class Lens:
             raise SamplerError(f"step {call.step} was not run, so it cannot be replayed")
         conditions = cond.stack([run.conditions for run in runs]).to(device)
         latents = torch.stack([run.latents[call.step] for run in runs]).to(device)
+        guards.check_floats(latents)
         with self.experts[call.expert].listening(hooks):
             return sampler.denoise(self.pipe, conditions, latents, call, scheduler.timesteps[call.step])
 
@@ -405,7 +407,9 @@ class Lens:
         }  # fmt: skip
         return Extent(sizes, self.experts["high"].image_context, conditions.frame_mask is not None)
 
-    def _meta(self) -> dict[str, Any]:
+    @property
+    def about(self) -> dict[str, Any]:
+        """Model, fingerprint of its weights, frames a second, and the versions of what computes."""
         return {"model": self.name, "fingerprint": self.fingerprint, "fps": self.defaults.fps, **versions()}
 
     def _decode(self, latents: Tensor) -> Tensor:
@@ -439,7 +443,13 @@ class Lens:
         experts = ", ".join(
             f"{n}: {e.n_layers} layers x {e.cfg.n_heads} heads x {e.cfg.d_head}" for n, e in self.experts.items()
         )
-        return f"Lens({self.name}; {experts}; {len(POINTS)} kinds of points)"
+        kinds = len(there(self.experts["high"].image_context))
+        return f"Lens({self.name}; {type(self.pipe).__name__}; {experts}; {kinds} kinds of points)"
+
+    def _repr_html_(self) -> str:
+        from dit_lens.wan.notebook import lens_html
+
+        return lens_html(self)
 
     def __str__(self) -> str:
         return f"{self!r}\n{self.points()}"

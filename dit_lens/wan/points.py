@@ -111,9 +111,14 @@ def split_path(path: str) -> tuple[Point, int]:
     return point(path), -1
 
 
+def there(image_context: bool = True) -> list[Point]:
+    """The points that a model has, with or without an image context."""
+    return [p for p in (*POINTS, UPDATE) if image_context or p.name not in IMAGE_CONTEXT]
+
+
 def table(image_context: bool = True, n_layers: int | None = None) -> str:
     """The table as text, as ``print(lens)`` shows it."""
-    rows = [p for p in (*POINTS, UPDATE) if image_context or p.name not in IMAGE_CONTEXT]
+    rows = there(image_context)
     last = "" if n_layers is None else f"   (i = 0 to {n_layers - 1})"
     width = max(len(p.name) for p in rows), max(len(p.path) for p in rows), max(len(p.shape) for p in rows)
     head = f"{'name':{width[0]}}  {'path':{width[1]}}  {'shape':{width[2]}}  meaning{last}"

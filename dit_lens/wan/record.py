@@ -45,8 +45,8 @@ def record(
     """A recording request.
 
     ``hooks``: short names (``lens.points()``), also ``"update"`` for what a block adds. ``reduce``: ``"raw"``,
-    ``"token_norm"``, ``"region_mean"``, ``"frame_mean"`` or a reducer value. ``name``: the name to file it under, for
-    recording one hook in two ways.
+    ``"token_norm"``, ``"region_mean"``, ``"frame_mean"``, ``"video_mean"`` or a reducer value. ``name``: the name to
+    file it under, for recording one hook in two ways.
 
     Errors: :class:`AddressError` for an unknown hook, :class:`RecordError` for an unknown reducer.
     """
@@ -91,7 +91,7 @@ def check_limit(needed: int, limit: int) -> None:
     if needed > limit:
         raise RecordError(
             f"this recording needs {needed / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB: "
-            "choose fewer steps or layers, a reducer (reduce='token_norm', 'region_mean', 'frame_mean'), or "
+            "choose fewer steps or layers, a reducer (reduce='token_norm', 'region_mean', 'frame_mean', ...), or "
             "raise limit="
         )
 

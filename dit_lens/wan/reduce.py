@@ -94,6 +94,19 @@ class FrameMean:
 
 
 @dataclass(frozen=True)
+class VideoMean:
+    """Mean over all video tokens, (B, 1, d)."""
+
+    tokens: bool = field(default=True, init=False)
+
+    def __call__(self, x: Tensor, grid: Grid, masks: Masks) -> Tensor:
+        return x.float().mean(1, keepdim=True)
+
+    def dims(self, grid: Grid, masks: Masks) -> dict[str, tuple[str, ...] | int | None]:
+        return {"video": 1, "channel": None}
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Some tokens, by index (frame-major), (B, n, d), in the model's dtype."""
 
@@ -154,6 +167,7 @@ NAMED: dict[str, Reducer] = {
     "token_norm": TokenNorm(),
     "region_mean": RegionMean(),
     "frame_mean": FrameMean(),
+    "video_mean": VideoMean(),
 }
 
 

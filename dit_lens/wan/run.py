@@ -172,3 +172,8 @@ class Run:
         kept = f", {len(self.activations)} activations" if self.activations else ""
         edits = "".join(f"\n  {f}" for f in self.fired)
         return f"Run of {self.prompt!r}, seed {self.seed}: {self.plan.n_steps} steps{done}, {self.grid}{kept}{edits}"
+
+    def _repr_html_(self) -> str:
+        from dit_lens.wan.notebook import run_html
+
+        return run_html(self)

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ from dit_lens.errors import DitLensError, StoreError
 from dit_lens.wan.conditions import Conditions, Size
 from dit_lens.wan.edits import Fired
 from dit_lens.wan.grid import Grid
+from dit_lens.wan.place import new_folder
 from dit_lens.wan.plan import SUPPORTED, ExplicitGridEuler, Plan, Sampling
 from dit_lens.wan.run import Run
 
@@ -70,16 +67,10 @@ def save_run(run: Run, folder: str | Path) -> Path:
     try:
         if folder.exists() and (not folder.is_dir() or {p.name for p in folder.iterdir()} - {ABOUT, TENSORS}):
             raise StoreError(f"{folder} exists and is not a saved run: choose another folder, or remove it")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
-        scratch.mkdir()
-        try:
+        with new_folder(folder) as scratch:
             save_file(_apart(tensors), scratch / TENSORS)
             about["tensors"] = _digest(scratch / TENSORS)
             (scratch / ABOUT).write_text(json.dumps(about, indent=1, default=_plain), encoding="utf-8")
-            _move(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     except StoreError:
         raise
     except OSError as error:
@@ -187,25 +178,6 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found[name] = own.clone() if place in seen else own
         seen.add(place)
     return found
-
-
-def _move(scratch: Path, folder: Path) -> None:
-    """Put a finished folder in its place. The old run is there, under this name or a hidden one, until the new one is.
-
-    (A folder cannot be exchanged for another in one step everywhere.)
-    """
-    if not folder.exists():
-        os.replace(scratch, folder)
-        return
-    old = folder.with_name(f".{folder.name}-old-{uuid.uuid4().hex}")
-    os.replace(folder, old)
-    try:
-        os.replace(scratch, folder)
-    except BaseException:
-        with suppress(OSError):
-            os.replace(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _scheduler(scheduler: Any) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from dit_lens.experiments.attention import (
     read_cuts,
     shift,
 )
+from dit_lens.interventions import knockout
 from dit_lens.loading import load
 from dit_lens.wan.grid import Grid
 
@@ -145,6 +146,16 @@ def test_knockouts_on_the_lab_model(lens: Any) -> None:
     assert found.changed.dims == ("puzzle", "edge", "window", "kind") and found.changed.shape == (2, 1, 1, 2)
     assert list(found.edge.values) == ["all -> goal"] and bool((found.moved > 0).all())
     assert set(np.unique(found.changed)) <= {0, 1} and set(np.unique(found.base_solved)) <= {0, 1}
+    # By hand: the cut itself, and the same queries cut from as many tokens elsewhere.
+    base = lens.generate(some[1], seed=1, steps=2)
+    apart = elsewhere(base.regions["goal"], base.grid, np.random.default_rng(1))
+    for kind, to in (("cut", "goal"), ("random", apart)):
+        run = lens.generate(some[1], seed=1, steps=2, interventions=[knockout("all", to, layers=range(3))])
+        here = found.isel(puzzle=1, edge=0, window=0).sel(kind=kind)
+        assert float(here.moved) == pytest.approx(float((run.final - base.final).std() / base.final.std()), rel=1e-6)
+        assert float(here.changed) == (some[1].answer(run.video) != some[1].answer(base.video))
+        assert float(here.solved) == bool(run.score)
+    assert found.moved.sel(kind="cut").values.tolist() != found.moved.sel(kind="random").values.tolist()
     text = knockouts(lens, some, [("all", "pad")], kind="cross", num_steps=2)
     assert bool(np.isnan(text.changed.sel(kind="random")).all()) and bool((text.moved.sel(kind="cut") > 0).all())
 

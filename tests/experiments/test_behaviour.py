@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,7 @@ def test_hidden_tokens_show_the_screen_and_hold_the_ball() -> None:
             shown = [0] if frame == 0 else range(4 * frame - 3, 4 * frame + 1)
             assert (task.codes[list(shown), row, col, 0] == p.SCREEN).all(), "never the ball itself"
             assert (row == task.scene.row) == (token in about.hidden)
+        assert about.elsewhere and not set(about.hidden) & set(about.elsewhere)
         assert about.hidden and about.after and about.identity == p.NAMES[task.scene.colour]
         picked = np.take_along_axis(about.choices, about.true[:, None], 1)[:, 0]
         assert sorted(picked) == sorted(about.hidden)
@@ -248,6 +250,21 @@ def test_the_positive_control_gives_the_sources_outcome(lens: Any) -> None:
     # At the first step alone, the second, with the base's own text and picture, undoes it.
     once = memory.used(lens, [tasks.load("occlude", 0)], steps=0, **how).isel(what=0, puzzle=0)
     assert float(once["effect"].sel(arm="after")) < 0.9
+
+
+def test_each_arm_takes_from_where_it_says(lens: Any) -> None:
+    """With the ball in sight as the "hidden" tokens: from the twin all comes over, from the same scene nothing does."""
+
+    def seen(task: Any, grid: Grid) -> memory.Hiding:
+        about = memory.occluded(task, grid)
+        return replace(about, hidden=about.after)
+
+    how: dict[str, Any] = {"twins": {"identity": memory.recolour}, "generate": {"steps": 2}}
+    found = memory.used(lens, [tasks.load("occlude", 0)], hiding=seen, **how).isel(what=0, puzzle=0)
+    effect, flipped = (dict(zip(memory.ARMS, found[name].values, strict=True)) for name in ("effect", "flipped"))
+    assert effect["hidden"] == effect["after"] == pytest.approx(1, abs=0.01)
+    assert abs(effect["placebo"]) < 0.1 and abs(effect["random"]) < 0.1
+    assert [arm for arm in memory.ARMS if flipped[arm]] == ["hidden", "after"]
 
 
 def test_a_twin_that_makes_no_difference_is_refused(lens: Any) -> None:

@@ -92,6 +92,17 @@ def test_seeds_are_averaged_and_puzzles_resampled(found: xr.Dataset) -> None:
     assert "seed" not in summary.dims
 
 
+def test_the_interval_of_a_commit_step_is_over_puzzles() -> None:
+    """Two seeds that differ by as much in every puzzle leave no interval; puzzles that differ do."""
+    same = xr.DataArray([[1.0, 5.0]] * 4, dims=("puzzle", "seed"))
+    told = over_puzzles(same)
+    assert [float(told[k]) for k in ("value", "low", "high", "n")] == [3, 3, 3, 4]
+    apart = xr.DataArray([[1.0, 1.0], [3.0, 3.0], [np.nan, 8.0], [np.nan, np.nan]], dims=("puzzle", "seed"))
+    told = over_puzzles(apart)
+    assert float(told["value"]) == 4 and int(told["n"]) == 3  # one that never commits is left out
+    assert 1 <= float(told["low"]) < 3 and 4 < float(told["high"]) <= 8
+
+
 def test_tasks_without_answers_get_curves_only(lens: Lens) -> None:
     class Bare:
         prompt, height, width, num_frames = "solve the maze", 96, 96, 13

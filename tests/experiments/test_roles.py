@@ -8,7 +8,7 @@ import xarray as xr
 
 import dit_lens as dl
 from dit_lens.experiments.layer_lens import shuffled_weights
-from dit_lens.experiments.roles import EVIDENCE, by_layer, control_evidence, layer_evidence, puzzle_runs, roles
+from dit_lens.experiments.roles import EVIDENCE, centre, read_claims, roles
 
 N, L = 8, 12
 
@@ -34,6 +34,31 @@ def test_planted_roles_are_found_in_their_places() -> None:
     assert "perceives at depth" in found.sentences()[1]
 
 
+@pytest.mark.parametrize(
+    ("levels", "verdicts"),
+    [
+        ({"attention": [1, 0, 0], "effect": [0, 1, 0], "readout": [0, 0, 1]}, [True, True]),
+        ({"attention": [0, 0, 1], "effect": [0, 1, 0], "readout": [1, 0, 0]}, [True, False]),
+        ({"attention": [1, 0, 0], "effect": [0, 0, 1], "readout": [0, 0, 1]}, [True, False]),
+        ({}, [False, False]),
+    ],
+)
+def test_verdicts_follow_the_profiles(levels: dict[str, list[float]], verdicts: list[bool]) -> None:
+    rows = read_claims(evidence(levels, 0), evidence({}, 1), resamples=200)
+    assert [row.verdict == "supported" for row in rows] == verdicts
+    assert rows[1].low <= rows[1].value <= rows[1].high and {row.n for row in rows} == {N}
+    assert rows[1].null < 0 and ("no specialisation" in rows[0].remark) == (not verdicts[0])
+    if all(verdicts):
+        assert rows[1].value == pytest.approx(1 / 3, abs=0.1)  # from third to third; noise draws to the middle
+
+
+def test_the_centre_of_a_profile() -> None:
+    profile = np.zeros((4, 2))
+    profile[1, 0], profile[[0, 3], 1] = 5, (1, -9)  # what is below zero does not pull
+    np.testing.assert_allclose(centre(profile), [0.375, 0.125])
+    assert np.isnan(centre(-np.ones(4)))
+
+
 def test_what_the_control_has_too_is_no_role() -> None:
     """A trend over depth that both models share is not found, however strong it is."""
     shared = {"attention": [5.0, 0, 0], "readout": [0, 0, 5.0], "effect": [0, 5.0, 0]}
@@ -46,21 +71,18 @@ def test_what_the_control_has_too_is_no_role() -> None:
 
 def test_where_nothing_is_found_the_table_says_so() -> None:
     table, found = roles(evidence({}, 3), evidence({}, 4), draws=99)
-    if not found.cuts["high"].found:
-        assert set(table["part"].values.ravel()) == {"-"}
-        assert found.sentences() == [f"Expert high: {found.cuts['high']}."]
+    assert not found.cuts["high"].found
+    assert set(table["part"].values.ravel()) == {"-"}
+    assert found.sentences() == [f"Expert high: {found.cuts['high']}."]
+    assert "no specialisation found" in str(found)
 
 
-@pytest.mark.slow  # two minutes: sixteen puzzles through two models
+@pytest.mark.slow  # three minutes: the whole map, of eight puzzles
 def test_a_model_with_random_weights_has_no_specialisation() -> None:
     lab = dl.load("lab")
     lab.defaults = replace(lab.defaults, steps=5)
     with lab, shuffled_weights(lab, seed=7) as random:
-        tasks = [dl.tasks.load(name, seed=s) for name in dl.tasks.names() for s in range(2)]
-        seeds, steps = list(range(len(tasks))), [0, 2, 4]
-        runs = [puzzle_runs(random, t, s, steps) for t, s in zip(tasks, seeds, strict=True)]
-        trained = by_layer([layer_evidence(random, *r, steps) for r in runs])
-        control = by_layer(control_evidence(random, tasks, seeds, steps, seed=8))
-    _, found = roles(trained, control)
-    assert not any(cut.found for cut in found.cuts.values()), found
-    assert all("no specialisation found" in s for s in found.sentences())
+        found = dl.map(random, n=2, steps=(0, 2, 4), seed=8)
+    assert not any(cut.found for cut in found.roles.cuts.values()), found.roles
+    assert all("no specialisation found" in said for said in found.roles.sentences())
+    assert set(found.layers["part"].values.ravel()) == {"-"}

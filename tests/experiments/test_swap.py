@@ -162,6 +162,17 @@ def test_steps_before_the_window_are_the_bases(lens: Any, choose: list[Any], mad
     assert cell(found, "effect", horizon="final").ravel()[0] == wanted
 
 
+def test_a_window_is_read_at_its_last_step(lens: Any, choose: list[Any]) -> None:
+    found = swap(lens, choose[:2], 4, range(2), **{**HOW, "num_steps": 3})
+    task, how = choose[0], {"seed": 40, "steps": 3, "guidance": 1.0}
+    base, source = (lens.generate(t, **how) for t in (task, task.twin("other_answer")))
+    run = lens.generate(task, **how, interventions=[dl.patch(steps=range(2), layers=4, source=source)])
+    states = [[r.x0_hat(1) for r in (run, base, source)], [r.final for r in (run, base, source)]]
+    for horizon, (x, b, s) in zip(HORIZONS, states, strict=True):
+        wanted = float(((x - b) * (s - b)).sum()) / float(((s - b) ** 2).sum())
+        assert cell(found, "effect", horizon=horizon).ravel()[0] == pytest.approx(wanted, rel=1e-6)
+
+
 def test_the_first_horizon_alone_is_the_same_and_cheaper(lens: Any, choose: list[Any], made: list[Any]) -> None:
     both = swap(lens, choose, 4, 0, **HOW)
     full = len(made)

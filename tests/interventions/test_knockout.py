@@ -221,6 +221,17 @@ def test_values() -> None:
     assert "3 tokens" in str(knockout("agent", np.array([1, 2, 3])))
 
 
+def test_a_mask_stands_for_its_tokens() -> None:
+    """Numpy, torch and a list: bit for bit the cut of the region by its name."""
+    family = FAMILIES["t2v21"]
+    with load(family.build()) as lens:
+        named = generate(lens, family, knockout("a", "b"))
+        for cut in (knockout(A, torch.from_numpy(B)), knockout(A.tolist(), np.flatnonzero(B))):
+            assert torch.equal(generate(lens, family, cut).latents, named.latents)
+    with pytest.raises(AddressError, match="not one bool per token: pass a mask per pixel to generate"):
+        knockout(A.reshape(GRID), "b")
+
+
 # -- refusing
 
 
@@ -231,6 +242,9 @@ def test_values() -> None:
         (knockout("a", "nowhere"), AddressError, "pass regions="),
         (knockout("nothing", "b"), InterventionError, "holds no token"),
         (knockout("a", "nothing"), InterventionError, "holds no token"),
+        (knockout(A[:20], "b"), AddressError, "a mask of 20 tokens does not fit a grid of 24"),
+        (knockout("a", np.ones(30, bool)), AddressError, "a mask of 30 tokens"),
+        (knockout(np.zeros(N, bool), "b"), AddressError, "no tokens selected"),
         (knockout("a", "all"), InterventionError, "ablate"),
         (knockout("a", ("frame 0", "frame 1", "frame 2")), InterventionError, "ablate"),
         (knockout("a", "all", kind="cross"), InterventionError, "ablate"),

@@ -138,6 +138,8 @@ def test_masks_and_indices_select_the_same_tokens(chosen: list[int]) -> None:
     mask[chosen] = True
     expected = dl.patch(tokens=sorted(chosen))
     assert dl.patch(tokens=mask) == dl.patch(tokens=torch.from_numpy(mask)) == expected == dl.patch(tokens=set(chosen))
+    again = pickle.loads(pickle.dumps(dl.patch(tokens=mask)))
+    assert again == expected and again.where.tokens.made_for == 31
 
 
 def test_a_label_stays_short() -> None:
@@ -198,6 +200,8 @@ def test_a_malformed_value_is_refused_at_once(make: Any, error: type[Exception],
         (lambda: dl.ablate(tokens="agent"), dl.AddressError, "this video has \\['left', 'nothing'\\]"),
         (lambda: dl.ablate(tokens="nothing"), dl.InterventionError, "holds no token"),
         (lambda: dl.ablate(tokens=[24]), dl.AddressError, "use 0 to 23"),
+        (lambda: dl.ablate(tokens=np.arange(20) < 5), dl.AddressError, "a mask of 20 tokens does not fit a grid of 24"),
+        (lambda: dl.ablate(tokens=np.arange(30) < 5), dl.AddressError, "a mask of 30 tokens does not fit"),
         (lambda: dl.ablate(hook="text_embed", tokens=[0]), dl.InterventionError, "video tokens.*B M d"),
         (lambda: dl.ablate(hook="cross_k", tokens="left"), dl.InterventionError, "video tokens"),
         (lambda: dl.ablate(hook="modulation", tokens="left"), dl.InterventionError, "video tokens"),

@@ -369,6 +369,15 @@ def test_the_lab_model_looks_at_padding(lens: Any) -> None:
     assert bool((found.mass.sel(key="pad").mean(("layer", "head")) > 0.5).all())
 
 
+def test_a_mask_stands_for_its_tokens() -> None:
+    family, half = FAMILIES["t2v21"], REGIONS["half"]
+    with load(family.build()) as lens:
+        run = generate(lens, family, regions={"half": half})
+        named = region_attention(lens, run, queries="half", keys="half")
+        for mask in (half, torch.from_numpy(half), half.tolist(), np.flatnonzero(half)):
+            assert region_attention(lens, run, queries={"half": mask}, keys={"half": mask}).identical(named)
+
+
 def test_mistakes(lens: Any) -> None:
     family = FAMILIES["t2v21"]
     with load(family.build()) as tiny:
@@ -382,7 +391,6 @@ def test_mistakes(lens: Any) -> None:
             ({"queries": "frame 3"}, AddressError, "use 0 to 2"),
             ({"keys": {"x": (24,)}}, AddressError, "use 0 to 23"),
             ({"keys": ("half", "nothing")}, InterventionError, "no token"),
-            ({"keys": None}, InterventionError, "no token"),
             ({"kind": "cross", "keys": "half"}, AddressError, "'pad'"),
             ({"kind": "cross", "keys": {"a": (0,)}}, MeasureError, "branches='cond'"),
             ({"kind": "cross", "keys": {"a": (99,)}, "branches": "cond"}, AddressError, "use 0 to 15"),
@@ -395,6 +403,7 @@ def test_mistakes(lens: Any) -> None:
         ):
             with pytest.raises(error, match=cure):
                 read(**spec)
+        assert list(read(keys=None).key.values) == ["half"]  # every region that has tokens
         with pytest.raises(MeasureError, match="region_attention"):
             watched_attention(run)
         bare = generate(tiny, family, regions={})

@@ -89,12 +89,25 @@ def test_laws_of_the_ratio(norms: np.ndarray, mask: np.ndarray, scale: float) ->
 
 
 def test_region_energy_is_the_same_ratio(real: Run) -> None:
-    by_name = e.region_energy(real, ["object", "nothing", "all", "unheard of"])
+    by_name = e.region_energy(real, ["object"])
     by_mask = e.energy_ratio(real, OBJECT)
     assert by_name.dims == ("step", "branch", "layer", "region", "kind")
     np.testing.assert_array_equal(by_name.sel(region="object", kind="region"), by_mask.sel(kind="region"))
-    assert by_name.sel(region=["nothing", "all", "unheard of"]).isnull().all()
-    assert by_name.sel(region="object").notnull().all()
+    assert by_name.notnull().all()
+
+
+@pytest.mark.parametrize(
+    ("names", "cure"),
+    [
+        (["object", "unheard of"], r"\['unheard of'\]: this run has \['all', 'nothing', 'object'\]"),
+        ([], "choose some of these"),
+        (["nothing"], "'nothing' holds no token .* choose other regions"),
+        (["all"], "'all' holds every token"),
+    ],
+)
+def test_regions_without_a_ratio_are_refused(real: Run, names: list[str], cure: str) -> None:
+    with pytest.raises(MeasureError, match=cure):
+        e.region_energy(real, names)
 
 
 def test_what_enters_the_blocks_has_a_ratio_too(real: Run) -> None:

@@ -92,6 +92,16 @@ def test_content_is_signed_and_knows_no_scale(runs: tuple[Run, Run, Run]) -> Non
     np.testing.assert_allclose(content, [1, 1, -1], atol=1e-6)
 
 
+def test_content_is_held_against_the_first_frame_of_the_end(runs: tuple[Run, Run, Run]) -> None:
+    """A film whose own first frame differs: term by term, the cosine of x0_hat - y_0 and y - y_0."""
+    run = runs[0]
+    film = np.random.default_rng(0).random((1, *run.video.shape))
+    found = commitment(run, film=film, steps=[2]).content.sel(to="final", region="path").item()
+    inside = pixel_regions(run)["path"]
+    a, b = ((clip - run.video[0])[inside].ravel() for clip in (film[0], run.video))
+    assert found == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)), rel=1e-5)
+
+
 def test_a_region_in_which_nothing_happens_says_nothing(runs: tuple[Run, Run, Run]) -> None:
     found = commitment(runs[0])
     assert np.isnan(found.content.sel(region="walls")).all()

@@ -18,7 +18,7 @@ from sweeping import Puzzle, lens_and_puzzle, quiet
 import dit_lens as dl
 from dit_lens.sweeps import Sweep, ledger
 from dit_lens.sweeps.engine import Engine
-from dit_lens.sweeps.identity import describe
+from dit_lens.wan.identity import describe
 from dit_lens.wan.run import Run
 
 

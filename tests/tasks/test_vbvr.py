@@ -247,13 +247,14 @@ class StandIn:
     asked: list[tuple[dict[str, Any], dict[str, Any]]]
 
     def __init__(self, answer: Any = None) -> None:
-        self.asked, self.answer = [], answer
+        self.asked, self.answer, self.shown = [], answer, []
 
     def evaluate(self, about: dict[str, Any], **more: Any) -> dict[str, Any]:
         self.asked.append((about, more))
         if self.answer is not None:
             return self.answer
         frames = clips.open_clip(Path(about["video_path"])).frames().astype(float)
+        self.shown.append(frames)
         return {"score": float(np.abs(frames[-1] - frames[0]).mean() / 255), "details": {"frames": len(frames)}}
 
 
@@ -275,6 +276,9 @@ def test_a_score_stands_beside_the_still_first_frame(folder: Path, evalkit: Stan
     assert graded.value == pytest.approx(moved, abs=0.01)
     assert graded.static == pytest.approx(0, abs=0.002)
     assert graded.gain == graded.value - graded.static
+    video, still = evalkit.shown  # what was scored: the video, and the sample's own first frame for as long
+    for shown, meant in ((video, film()), (still, np.stack([picture(0)] * LENGTH))):
+        assert np.abs(shown - meant).mean() < 3 < np.abs(picture(48).astype(float) - picture(0)).mean()
     assert graded.details["video"]["details"] == {"frames": LENGTH}
     for about, more in evalkit.asked:  # the leaderboard's mode
         assert more == {"task_specific_only": True} and about["no_ssim_fallback"] is True

@@ -1,0 +1,118 @@
+"""Erasing: take a concept out of an activation by an affine map, x <- x - P (x - mean).
+
+P (d, d) is what is taken out; an eraser of :mod:`dit_lens.probing.erasure` holds it as two thin factors. For one
+direction u, P = u u^T is what :func:`dit_lens.steer` does with ``remove=True``, but about a mean, so that activations
+keep their usual level along u.
+
+When not to use: with one eraser over many steps or layers. Means and directions differ between places, and a wrong mean
+pushes where nothing should be pushed: fit an eraser for each place, and give one ``erase`` each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dit_lens.address import ALL, Call, Select
+from dit_lens.errors import InterventionError
+from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.wan.edits import Context
+from dit_lens.wan.points import point
+
+
+@dataclass(frozen=True, eq=False)
+class Erase:
+    """x <- x - left right (x - mean) at ``hook`` and ``where``; ``right`` None stands for one. Compared by content."""
+
+    where: Select
+    left: Tensor = field(repr=False)  # (d, k)
+    right: Tensor | None = field(repr=False)  # (k, d)
+    mean: Tensor = field(repr=False)  # (d,)
+    hook: str = "resid_post"
+
+    def bind(self, context: Context) -> ActivationEdit:
+        return _EraseEdit(self, context)
+
+    def _key(self) -> tuple[Any, ...]:
+        right = None if self.right is None else self.right.numpy().tobytes()
+        return self.where, self.hook, self.left.shape, self.left.numpy().tobytes(), right, self.mean.numpy().tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Erase) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __str__(self) -> str:
+        rank = f"{self.left.shape[1]} directions" if self.right is not None else "a matrix"
+        return f"erase({rank} from {self.hook}, steps={self.where.steps}, layers={self.where.layers})"
+
+
+def erase(
+    eraser: Any,
+    mean: Any = None,
+    *,
+    step: Any = None,
+    steps: Any = None,
+    layers: Any = ALL,
+    hook: str = "resid_post",
+    branches: Any = ALL,
+    heads: Any = None,
+    tokens: Any = None,
+) -> Erase:
+    """An erasing value: ``erase(leace(x, labels), step=3, layers=6)``. Selections as in :func:`dit_lens.patch`.
+
+    ``eraser``: what has ``left`` (d, k), ``right`` (k, d) and ``mean`` (d,), or a matrix (d, d), what is taken out.
+    ``mean``: of a matrix, (d,); zero by default. A zero matrix changes nothing, bit for bit.
+
+    Errors: :class:`InterventionError` for shapes that do not fit together and for what is not finite.
+    """
+    left: Any
+    right: Any
+    if all(hasattr(eraser, name) for name in ("left", "right", "mean")):
+        if mean is not None:
+            raise InterventionError("this eraser has its own mean: leave mean= out, or give its matrix instead")
+        left, right, mean = _tensor(eraser.left), _tensor(eraser.right), _tensor(eraser.mean)
+    else:
+        left, right = _tensor(eraser), None
+        mean = torch.zeros(left.shape[:1]) if mean is None else _tensor(mean)
+    d = len(left) if left.ndim else 0
+    k = left.shape[1] if left.ndim == 2 else -1
+    if left.ndim != 2 or mean.shape != (d,) or (k != d if right is None else right.shape != (k, d)):
+        shapes = [None if t is None else tuple(t.shape) for t in (left, right, mean)]
+        raise InterventionError(
+            f"left, right and mean have shapes {shapes}: give a matrix (d, d) with a mean (d,), or an eraser as "
+            "dit_lens.probing.leace(x, z) makes it; for one direction u, numpy.outer(u, u)"
+        )
+    if not all(bool(torch.isfinite(t).all()) for t in (left, right, mean) if t is not None):
+        raise InterventionError("the eraser holds NaN or infinity: fit it on finite activations")
+    return Erase(select(step, steps, layers, branches, heads, tokens), left, right, mean, point(hook).name)
+
+
+def _tensor(values: Any) -> Tensor:
+    """A copy in fp32, so that nobody can change the value later."""
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return torch.tensor(array, dtype=torch.float32)
+
+
+class _EraseEdit(ActivationEdit):
+    def __init__(self, spec: Erase, context: Context) -> None:
+        super().__init__(str(spec), context, spec.where, spec.hook)
+        self.spec = spec
+
+    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
+        spec = self.spec
+        if len(spec.mean) != x.shape[-1]:
+            raise InterventionError(
+                f"the eraser has {len(spec.mean)} channels and {self.hook} has {x.shape[-1]}: use one that was fitted "
+                "at this hook of this model"
+            )
+        wide = x.float()
+        found = wide - spec.mean.to(x.device)
+        if spec.right is not None:
+            found = found @ spec.right.to(x.device).T
+        return (wide - found @ spec.left.to(x.device).T).type_as(x)

@@ -1,0 +1,362 @@
+"""Features: activations of many scenes by address, one file a scene, read back one step at a time.
+
+A full grid of the lab model (20 steps x 12 layers x 144 tokens x 128 channels) is 18 MB a scene, so scenes are written
+as they are generated and memory holds one scene while collecting, and one step of one hook of all scenes while fitting.
+A folder goes on where it stopped: a scene's file is there whole or not at all, and a folder that was begun under other
+parameters is refused with the difference.
+
+Beside the hooks asked for stands ``input``: what the model is given at the step, noisy latents and image channels, one
+row of patch values per token. A label that can be read from it needs no model.
+
+Rows are *units*: tokens, frames, regions or whole videos, by the reducer. Scenes with the same first picture are
+one group, and no split parts a group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dit_lens.address import Address, Branch
+from dit_lens.errors import ProbeError, StoreError
+from dit_lens.wan.grid import Grid
+from dit_lens.wan.identity import describe, differences, task_identity
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.record import record
+from dit_lens.wan.reduce import FrameMean, Raw, Reducer, RegionMean, Tokens, VideoMean, reducer
+from dit_lens.wan.run import Run
+
+FORMAT = 1
+HEAD, INPUT = "features.json", "input"
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One generation: its task, its noise seed, the answer that its video gives, and the group it is split with."""
+
+    task: Any
+    seed: int
+    answer: Any
+    group: str
+    file: Path = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Activations (scene, unit, d) at every (step, layer, hook) that was kept; read with ``cell`` or ``block``."""
+
+    scenes: tuple[Scene, ...]
+    grid: Grid
+    steps: tuple[int, ...]
+    sigmas: tuple[float, ...]
+    layers: tuple[int, ...]
+    hooks: tuple[str, ...]
+    branch: Branch
+    unit: str  # "token", "frame", "region" or "video"
+    units: tuple[Any, ...]  # token indices, frame numbers, region names, or (0,)
+    about: Mapping[str, Any] = field(repr=False)
+    pooled: bool = False
+    _folder: Any = field(default=None, repr=False)  # a temporary folder lives as long as this
+
+    @property
+    def groups(self) -> np.ndarray:
+        return np.array([scene.group for scene in self.scenes])
+
+    def block(self, hook: str, step: int) -> np.ndarray:
+        """All layers of one hook at one step, (layers, scenes, units, d); ``input`` has one layer."""
+        self._check(hook, step)
+        layers = (-1,) if hook == INPUT else self.layers
+        out: np.ndarray | None = None
+        for i, scene in enumerate(self.scenes):
+            with _reading(scene.file) as kept:
+                for j, layer in enumerate(layers):
+                    values = self._rows(kept.get_tensor(_key(hook, step, layer)))  # (units, d)
+                    if out is None:
+                        out = np.empty((len(layers), len(self.scenes), *values.shape), np.float32)
+                    out[j, i] = values
+        assert out is not None
+        return out
+
+    def cell(self, hook: str, step: int, layer: int = -1) -> np.ndarray:
+        """One place, (scenes, units, d)."""
+        self._check(hook, step)
+        if hook != INPUT and layer not in self.layers:
+            raise ProbeError(f"layer {layer} of {hook!r} was not kept: layers {list(self.layers)} were")
+        key, rows = _key(hook, step, layer), []
+        for scene in self.scenes:
+            with _reading(scene.file) as kept:
+                rows.append(self._rows(kept.get_tensor(key)))
+        return np.stack(rows)
+
+    def address(self, hook: str, step: int, layer: int) -> Address:
+        return Address(step, self.branch, layer, hook)
+
+    def per_video(self) -> Features:
+        """The same scenes with one row each, the mean over units: for labels that a scene has one of."""
+        return replace(self, pooled=True, unit="video", units=(0,))
+
+    def _rows(self, kept: Tensor) -> np.ndarray:
+        values = kept.float().numpy()
+        return values.mean(0, keepdims=True) if self.pooled else values
+
+    def only(self, hook: str, step: int, layer: int) -> Features:
+        """The same scenes at one place.
+
+        Errors: :class:`ProbeError` where that place was not kept.
+        """
+        self._check(hook, step)
+        if hook == INPUT or layer not in self.layers:
+            raise ProbeError(f"layer {layer} of {hook!r} was not kept: layers {list(self.layers)} were")
+        sigma = self.sigmas[self.steps.index(step)]
+        return replace(self, steps=(step,), sigmas=(sigma,), layers=(layer,), hooks=(hook,))
+
+    def _check(self, hook: str, step: int) -> None:
+        if hook not in (*self.hooks, INPUT) or step not in self.steps:
+            raise ProbeError(
+                f"hook {hook!r} at step {step} was not kept: hooks {list(self.hooks)} at steps {list(self.steps)} were"
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"Features of {len(self.scenes)} scenes ({len(set(self.groups))} groups), {len(self.units)} {self.unit}s "
+            f"each: hooks {', '.join(self.hooks)}, {len(self.layers)} layers, {len(self.steps)} steps, {self.branch}"
+        )
+
+
+def collect(
+    lens: Lens,
+    tasks: Sequence[Any],
+    *hooks: str,
+    steps: Any = "all",
+    layers: Any = "all",
+    branch: Branch = "cond",
+    reduce: str | Reducer = "raw",
+    seed: int = 0,
+    seeds: int = 1,
+    folder: str | Path | None = None,
+    generate: Mapping[str, Any] | None = None,
+    progress: Progress = lambda done, total, what: None,
+) -> Features:
+    """Generate every task and keep what probes are fitted on; with ``folder`` it can be stopped and gone on with.
+
+    ``hooks``: ``"resid_post"`` unless given. ``reduce``: ``"raw"`` (per token), ``"frame_mean"``, ``"region_mean"``,
+    ``"video_mean"``, or a value such as ``dit_lens.reduce.Tokens(...)``. Scene i has noise seed ``seed + i``; with
+    ``seeds`` more than one, each task is generated that often, and its runs share a group. ``generate``: further
+    arguments of ``lens.generate``.
+
+    Errors: :class:`ProbeError` for no tasks, or tasks of different sizes; :class:`StoreError` for a folder that was
+    begun under other parameters, with the difference.
+    """
+    hooks = hooks or ("resid_post",)
+    given = dict(generate or {})
+    if not tasks:
+        raise ProbeError("no tasks: give a list, such as [dit_lens.tasks.load('maze', seed=i) for i in range(60)]")
+    grids = {lens.grid_of(task, **given) for task in tasks}
+    if len(grids) > 1:
+        raise ProbeError(f"the tasks have different token grids ({', '.join(map(str, grids))}): collect each by itself")
+    how = reducer(reduce)
+    jobs = [(task, seed + i + len(tasks) * k) for k in range(seeds) for i, task in enumerate(tasks)]
+    recipe = {
+        "format": FORMAT, "fingerprint": lens.fingerprint, "hooks": list(hooks), "steps": describe(steps),
+        "layers": describe(layers), "branch": branch, "reduce": describe(how), "generate": describe(given),
+        "scenes": [{"task": task_identity(task), "seed": s} for task, s in jobs],
+    }  # fmt: skip
+    temporary = tempfile.TemporaryDirectory(prefix="dit_lens-features-") if folder is None else None
+    place = Path(temporary.name if temporary else folder)  # type: ignore[arg-type]
+    _open(place, recipe)
+    wanted = record(*hooks, reduce=how, steps=steps, layers=layers, branches=branch)
+    plan = lens.plan(**{k: v for k, v in given.items() if k in ("steps", "guidance", "guidance_2", "scheduler")})
+    kept_steps = wanted.where.steps_of(plan.n_steps)
+    scenes = []
+    for i, (task, s) in enumerate(jobs):
+        file = place / _name(i)
+        if not file.exists():
+            progress(i, len(jobs), f"features of scene {i}")
+            # Nothing after the last step is needed but the answer, which the finished video gives.
+            run = lens.generate(task, seed=s, record=wanted, **given)
+            _write(file, run, how, list(run.activations))
+        scenes.append(_scene(file, task, s, task))
+    grid = grids.pop()
+    unit, units = _units(how, grid, tasks[0])
+    return Features(
+        tuple(scenes), grid, kept_steps, tuple(plan.sigmas[s] for s in kept_steps),
+        wanted.where.layers_of(lens.n_layers), tuple(hooks), branch, unit, units,
+        {**lens.about, "recipe": _short(recipe)}, _folder=temporary,
+    )  # fmt: skip
+
+
+def from_runs(runs: Sequence[Run], hook: str, branch: Branch = "cond") -> Features:
+    """Features of runs that recorded ``hook`` already (all of them at the same places, in the same way).
+
+    Errors: :class:`ProbeError` for runs of different models, grids or records.
+    """
+    if not runs:
+        raise ProbeError("no runs: give a list of runs that recorded the hook to be probed")
+    where = [[a for a in run.activations if a.hook == hook and a.branch == branch] for run in runs]
+    places = {frozenset((a.step, a.layer) for a in found) for found in where}
+    if not where[0]:
+        raise ProbeError(f"{hook!r} ({branch}) was not recorded: generate with record=dit_lens.record({hook!r})")
+    prints, grids = {run.meta.get("fingerprint") for run in runs}, {run.grid for run in runs}
+    axes = [run.dims.get(hook, {}) for run in runs]
+    if len(places) > 1 or len(prints) > 1 or len(grids) > 1 or any(d != axes[0] for d in axes):
+        raise ProbeError(
+            f"the runs do not fit together (models {prints}, {len(grids)} token grids, {len(places)} sets of places): "
+            "probe runs of one model, one size and one record"
+        )
+    first, grid = runs[0], runs[0].grid
+    axis = next(iter(axes[0]), "")
+    named = axes[0].get(axis)
+    count = first.activations[where[0][0]].shape[0]
+    units = named if isinstance(named, tuple) else tuple(range(count))
+    if axis not in _HOW or (axis == "token" and count != grid.n_tokens):
+        raise ProbeError(
+            f"{hook!r} was recorded as {axis or 'one vector'} x {count}, and rows must be all tokens, or frames, "
+            "regions or the video: record it so, or use dit_lens.probing.collect(...)"
+        )
+    steps = tuple(sorted({a.step for a in where[0]}))
+    temporary = tempfile.TemporaryDirectory(prefix="dit_lens-features-")
+    scenes = []
+    for i, run in enumerate(runs):
+        file = Path(temporary.name) / _name(i)
+        _write(file, run, _HOW[axis](units), where[i])
+        scenes.append(_scene(file, run.task, run.seed, run if run.task is None else run.task))
+    return Features(
+        tuple(scenes), grid, steps, tuple(first.sigmas[s] for s in steps), tuple(sorted({a.layer for a in where[0]})),
+        (hook,), branch, axis, units,
+        {**first.meta, "recipe": _short({"scenes": [{"prompt": r.prompt, "seed": r.seed} for r in runs]})},
+        _folder=temporary,
+    )  # fmt: skip
+
+
+#: The reducer that makes rows of a kind.
+_HOW: Mapping[str, Callable[[tuple[Any, ...]], Reducer]] = {
+    "token": lambda units: Raw(),
+    "frame": lambda units: FrameMean(),
+    "region": lambda units: RegionMean(units),
+    "video": lambda units: VideoMean(),
+}
+
+
+def _input(run: Run, step: int) -> Tensor:
+    """What enters the model at a step, one row of values per token, (N, values)."""
+    parts = [run.latents[step]]
+    if run.conditions.image_latents is not None:
+        parts.append(run.conditions.image_latents[0])
+    x = torch.cat([p.float() for p in parts if p.shape[1:] == parts[0].shape[1:]])  # (C, F, h, w)
+    g = run.grid
+    return rearrange(
+        x, "c (f a) (r b) (k e) -> (f r k) (c a b e)", f=g.frames, r=g.rows, k=g.cols
+    ).contiguous()  # (N, C patch)
+
+
+def _write(file: Path, run: Run, how: Reducer, places: Sequence[Address]) -> None:
+    """Keep a run's activations, its input at the same steps, and its answer: the whole file or none."""
+    kept = {_key(a.hook, a.step, a.layer): run.activations[a].flatten(1).contiguous() for a in places}
+    masks = {name: torch.from_numpy(np.asarray(mask))[None] for name, mask in run.regions.items()}
+    for step in sorted({a.step for a in places}):
+        kept[_key(INPUT, step, -1)] = how(_input(run, step)[None], run.grid, masks)[0].contiguous()
+    answer = run.task.answer(run.video) if hasattr(run.task, "answer") and run.complete else None
+    scratch = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
+    try:
+        save_file(kept, scratch, {"answer": json.dumps(answer)})
+        os.replace(scratch, file)
+    except OSError as error:
+        raise StoreError(f"cannot write {file}: {error}; choose a folder with room that can be written") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _open(folder: Path, recipe: Mapping[str, Any]) -> None:
+    head, wanted = folder / HEAD, json.loads(json.dumps(recipe))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not head.exists():
+            if any(folder.iterdir()):
+                raise StoreError(f"{folder} holds something else than features: choose an empty folder")
+            scratch = folder / f".{HEAD}-{uuid.uuid4().hex}"
+            scratch.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+            os.replace(scratch, head)
+        found = json.loads(head.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{head} is damaged ({error}): remove the folder and collect again") from error
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"cannot keep features in {folder}: {error}; choose a folder that can be written") from error
+    changed = differences(found, wanted)
+    if changed:
+        raise StoreError(
+            f"the features in {folder} were collected under other parameters:\n  " + "\n  ".join(changed[:12])
+            + "\nUse those to go on, or another folder"
+        )  # fmt: skip
+
+
+def _reading(file: Path) -> Any:
+    try:
+        return safe_open(file, "pt")
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{file} cannot be read ({error}): remove this one file and collect again") from error
+
+
+def _short(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with the list of scenes as their number, their tasks' names and a checksum."""
+    scenes = recipe["scenes"]
+    text = json.dumps(scenes, sort_keys=True, default=str)
+    names = sorted({str(s.get("task", {}).get("name", "own")) for s in scenes})
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {**recipe, "scenes": {"n": len(scenes), "tasks": names, "first seed": scenes[0]["seed"], "digest": digest}}
+
+
+def _units(how: Reducer, grid: Grid, task: Any) -> tuple[str, tuple[Any, ...]]:
+    if isinstance(how, Raw):
+        return "token", tuple(range(grid.n_tokens))
+    if isinstance(how, Tokens):
+        return "token", tuple(how.index)
+    if isinstance(how, FrameMean):
+        return "frame", tuple(range(grid.frames))
+    if isinstance(how, VideoMean):
+        return "video", (0,)
+    if isinstance(how, RegionMean):
+        return "region", how.names or tuple(task.regions)
+    raise ProbeError(
+        f"{type(how).__name__} gives no rows to probe: use 'raw', 'frame_mean', 'region_mean', 'video_mean' or Tokens"
+    )
+
+
+def _scene(file: Path, task: Any, seed: int, shows: Any) -> Scene:
+    with _reading(file) as kept:
+        return Scene(task, seed, _tuples(json.loads(kept.metadata()["answer"])), _group(shows), file)
+
+
+def _name(i: int) -> str:
+    return f"scene-{i:05d}.safetensors"
+
+
+def _group(task: Any) -> str:
+    """Scenes with the same first picture are one, whatever is asked of them; without a picture, the prompt tells."""
+    image = getattr(task, "image", None)
+    what = str(getattr(task, "prompt", None)).encode() if image is None else np.asarray(image).tobytes()
+    return hashlib.sha256(what).hexdigest()[:16]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _key(hook: str, step: int, layer: int) -> str:
+    return f"{hook}/{step}/{layer}"

@@ -1,0 +1,141 @@
+"""Probes on the Hugging Face hub: a folder for each, in a repository of any number of them.
+
+    push_probe("probes/walls", "me/wan-probes", name="walls")
+    probe = pull_probe("me/wan-probes", name="walls", revision="a1b2c3...")
+
+Only a probe's own files travel, by exact name. Their sizes are looked up before anything is downloaded, at one commit,
+and what comes is opened by :func:`load_probe`, whatever the hub says of it.
+
+When not to use: to fetch pickles of others' making; only folders written by ``probe.save`` are opened.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from dit_lens.errors import ProbeError
+from dit_lens.probing.export import refuse_other
+from dit_lens.probing.fitted import Probe
+from dit_lens.probing.inert import MAX_BYTES
+from dit_lens.probing.manifest import CARD, FILES, MANIFEST, MAX_MANIFEST, PICKLE
+from dit_lens.probing.opening import load_probe
+from dit_lens.wan.place import new_folder
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+
+def push_probe(
+    folder: str | Path, repo_id: str, name: str = "", *, revision: str | None = None, private: bool | None = None,
+    token: str | None = None,
+) -> str:  # fmt: skip
+    """Upload a saved probe to a model repository, made if need be; ``name`` is its folder there. Returns the commit.
+
+    An earlier probe of that name is replaced, its twin included; other files stay.
+    Errors: :class:`ProbeError` for a folder that :func:`load_probe` refuses, or a hub that cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    place = _place(name)
+    probe = load_probe(folder)
+    with _speaking_to(repo_id, "a token with write access (`hf auth login`)"):
+        hub = HfApi(token=token)
+        hub.create_repo(repo_id, repo_type="model", private=private, exist_ok=True)
+        done = hub.upload_folder(
+            repo_id=repo_id,
+            repo_type="model",
+            folder_path=str(folder),
+            path_in_repo=place.removesuffix("/") or None,
+            revision=revision,
+            commit_message=f"Probe {name or probe.label}",
+            allow_patterns=list(FILES),
+            delete_patterns=list(FILES),  # what an earlier probe had and this one has not
+        )
+    return str(done.oid)
+
+
+def pull_probe(
+    repo_id: str, name: str = "", *, revision: str | None = None, folder: str | Path | None = None, twin: bool = False,
+    token: str | None = None,
+) -> Probe:  # fmt: skip
+    """Download one probe and open it safely; ``folder`` keeps its files. ``probe.about["hub"]`` says what was pulled.
+
+    Give ``revision`` (a commit) to get the same probe for ever. Nothing is kept of a probe that is refused.
+    Errors: :class:`ProbeError` where there is no probe of that name, or :func:`load_probe` refuses it.
+    """
+    from huggingface_hub import HfApi
+
+    place = _place(name)
+    if folder is not None:
+        refuse_other(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="dit-lens-probe-") as temporary:
+        downloaded, found = Path(temporary, "repository"), Path(temporary, "probe")
+        with _speaking_to(repo_id, "the name and revision, and a token if it is private (`hf auth login`)"):
+            hub = HfApi(token=token)
+            info = hub.model_info(repo_id, revision=revision, files_metadata=True)
+            sizes = {file.rfilename: file.size for file in info.siblings or [] if file.rfilename.startswith(place)}
+            wanted = [place + file for file in FILES if place + file in sizes]
+            _look(repo_id, place, {file: sizes[file] for file in wanted})
+            # An exact name is a pattern of itself: _NAME lets no wildcard through. Real files, not links into a cache.
+            hub.snapshot_download(repo_id, revision=info.sha, allow_patterns=wanted, local_dir=downloaded)
+        found.mkdir()
+        for file in wanted:
+            here = downloaded / file
+            if here.is_file() and not here.is_symlink():
+                here.rename(found / here.name)
+        probe = load_probe(found, twin=twin)
+        if folder is not None:
+            _keep(found, Path(folder))
+    return replace(probe, about={**probe.about, "hub": f"{repo_id}{'/' if name else ''}{name}@{info.sha}"})
+
+
+def _place(name: str) -> str:
+    if name and not _NAME.fullmatch(name):
+        raise ProbeError(f"the probe's name {name!r} is not a folder in a repository: use letters, digits, . _ - and /")
+    return f"{name}/" if name else ""
+
+
+def _look(repo_id: str, place: str, sizes: dict[str, int | None]) -> None:
+    """Refuse what is missing or too large before it is downloaded."""
+    missing = [file for file in (PICKLE, MANIFEST) if place + file not in sizes]
+    if missing:
+        raise ProbeError(
+            f"{repo_id} holds no probe {place.removesuffix('/')!r} at this revision ({', '.join(missing)} missing): "
+            f"see https://huggingface.co/{repo_id}/tree/main for the names there, and give name=..."
+        )
+    for file, size in sizes.items():
+        limit = MAX_MANIFEST if file.removeprefix(place) in (MANIFEST, CARD) else MAX_BYTES
+        if size is None or size > limit:
+            raise ProbeError(
+                f"{file} in {repo_id} takes {size} bytes, and a probe's at most {limit}: this is no probe of ours, and "
+                "it was not downloaded; ask whoever published it"
+            )
+
+
+def _keep(found: Path, folder: Path) -> None:
+    try:
+        refuse_other(folder)
+        with new_folder(folder) as scratch:
+            for file in found.iterdir():
+                shutil.copyfile(file, scratch / file.name)
+    except OSError as error:
+        raise ProbeError(f"cannot write a probe to {folder}: {error}; choose a folder that can be written") from error
+
+
+@contextmanager
+def _speaking_to(repo_id: str, check: str) -> Iterator[None]:
+    """The hub's many errors as one of ours."""
+    try:
+        yield
+    except ProbeError:
+        raise
+    except Exception as error:  # its own, its HTTP library's, and the network's
+        raise ProbeError(
+            f"the hub does not give or take {repo_id!r}: {error}. Check the connection, {check}; a probe on disk is "
+            "opened by load_probe(folder)"
+        ) from error
