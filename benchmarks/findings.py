@@ -28,11 +28,33 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, ROWS = DOCS / "findings.md", DOCS / "findings.json"
 HEAD = """# Findings
 
-What the paper claims, and what the lab model shows. Written by `python benchmarks/findings.py`; every row is made by
-`claims(lens)` of the experiment named in it, whose page says how it is measured. Intervals are 95 %, over puzzles. The
-lab model solves toy puzzles on a 6 x 6 board: a row says what holds in *it*, and is a hypothesis about large models.
+What "Demystif(y)ing Video Reasoning" (arXiv 2603.16870) and the work around it claim, our measure of it, and what the
+lab model shows. Written by `python benchmarks/findings.py`: every row is made by `claims(lens)` of the experiment named
+above it, whose page says how it is measured. Intervals are 95 %, over puzzles, one noise seed each unless the page says
+otherwise. A verdict follows from the rule stated below its table.
 
+The lab model solves toy puzzles on a 6 x 6 board with 12 blocks and 20 steps, and its first frame enters at every step:
+a row says what holds in *it*, and is a hypothesis about large models, not a finding about them.
 """
+TAIL = """
+## What this does not say
+
+- Rows that disagree with the paper disagree *in this model*: it is small, solves short puzzles, and its picture
+  re-enters at each step. VBVR-Wan2.2 may differ in every row; the same calls run there.
+- Many rows, one level: with about {rows} intervals, {missed} are expected to miss.
+- n counts puzzles; where two families are pooled they weigh equally.
+- A null of exactly 0 with an interval of 0 is what cannot happen by construction of that comparison, not a measurement.
+"""
+#: The page that says how an experiment is measured, and its title.
+PAGES = {
+    "chain": ("chain-of-steps", "Chain of steps"), "branching": ("branching", "Branching"),
+    "noise": ("noise", "Noise at a step, noise at a frame"), "energy": ("layer-energy", "Layer energy"),
+    "attention": ("attention", "Attention"), "swap": ("layer-swapping", "Layer swapping"),
+    "layer_lens": ("layer-lens", "Layer lens"), "roles": ("../map", "Early, middle and late layers"),
+    "ensembles": ("ensembles", "Ensembles of latents"), "schedules": ("schedules", "Frames and few steps"),
+    "memory": ("behaviours", "Working memory"),
+    "behaviour": ("behaviours", "Self-correction, perception before action"),
+}  # fmt: skip
 
 
 def names() -> list[str]:
@@ -46,27 +68,41 @@ def measure(name: str, lens: Any) -> dict[str, Any]:
     began = time.time()
     module = importlib.import_module(f"dit_lens.experiments.{name}")
     rows = [asdict(row) for row in module.claims(lens)]
-    made = {k: v for k, v in lens._meta().items() if k in ("dit-lens", "torch", "diffusers")}
+    made = {k: v for k, v in lens.about.items() if k in ("dit-lens", "torch", "diffusers")}
     return {"rows": rows, "date": str(date.today()), "made": made, "weights": lens.fingerprint,
             "minutes": round((time.time() - began) / 60, 1)}  # fmt: skip
 
 
 def table(stored: dict[str, Any]) -> str:
-    """The page."""
-    lines = [HEAD, "| claim | measure | found | null | n | verdict |", "|---|---|---|---|---|---|"]
-    for name, entry in sorted(stored.items()):
-        for row in entry["rows"]:
+    """The page: a table for each experiment, with its rules and remarks below."""
+    order = [name for name in PAGES if name in stored] + sorted(set(stored) - set(PAGES))
+    parts = [HEAD]
+    for name in order:
+        page, title = PAGES.get(name, (name, name))
+        parts.append(f"\n## [{title}](experiments/{page}.md)\n".replace("experiments/../", ""))
+        parts.append("| # | claim | measure | found | null | n | verdict |\n|---|---|---|---|---|---|---|")
+        notes = []
+        for i, row in enumerate(stored[name]["rows"], 1):
             number = f"**{_number(row, '')}** {row['unit']}" if row["n"] else "–"
             null = f"{_number(row, 'null')} ({row['null_name']})" if row["n"] else "–"
-            verdict = f"**{row['verdict']}**" + (f": {row['rule']}" if row["rule"] else "")
-            cells = (f"{row['paper']} *({name})*", row["measure"], number, null, str(row["n"] or "–"),
-                     verdict + (f". {row['remark']}" if row["remark"] else ""))  # fmt: skip
-            lines.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
-    lines += ["", "## When and how long", "", "| experiment | date | minutes | versions |", "|---|---|---|---|"]
-    for name, entry in sorted(stored.items()):
+            cells = (str(i), row["paper"], row["measure"], number, null, str(row["n"] or "–"), f"**{row['verdict']}**")
+            parts.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
+            said = " ".join(_sentence(row[part]) for part in ("rule", "remark") if row[part])
+            if said:
+                notes.append(f"{i}. {said}")
+        parts += ["", *notes]
+    count = sum(row["n"] > 0 for entry in stored.values() for row in entry["rows"])
+    parts.append(TAIL.format(rows=count, missed=f"{count / 20:.0f}"))
+    parts += ["## When and how long", "", "| experiment | date | minutes | versions |", "|---|---|---|---|"]
+    for name in order:
+        entry = stored[name]
         versions = ", ".join(f"{k} {v}" for k, v in entry["made"].items())
-        lines.append(f"| {name} | {entry['date']} | {entry['minutes']} | {versions} |")
-    return "\n".join(lines) + "\n"
+        parts.append(f"| {name} | {entry['date']} | {entry['minutes']} | {versions} |")
+    return "\n".join(parts) + "\n"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:].rstrip(".") + "."
 
 
 def _number(row: dict[str, Any], prefix: str) -> str:
