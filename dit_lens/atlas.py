@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import xarray as xr
 
 from dit_lens import tasks as puzzles
 from dit_lens.errors import TaskError
+from dit_lens.experiments.ensembles import ensembles as measure_ensembles
 from dit_lens.experiments.layer_lens import shuffled_weights
 from dit_lens.experiments.roles import (
     PLACEBO_SEED,
@@ -57,7 +58,9 @@ class Map:
     ``layers``: the table, (expert, layer), one column per evidence. ``roles``: the cut and what it rests on.
     ``effects`` (step, layer): local effects. ``held`` (layers): effects on the video of updates held over all steps.
     ``energy`` (step, layer, region). ``decodable`` (label, step, layer): scores of probes, with the input's, and the
-    control's as null. ``runs``: the bases. ``about``: every parameter.
+    control's as null. ``ensembles`` (condition): scores of latents shared by three seeds, if asked for. ``clips``: the
+    videos behind the largest effects of the first puzzle, (step, layer) -> name -> uint8 (F, H, W, 3). ``runs``: the
+    bases. ``about``: every parameter.
     """
 
     effects: xr.Dataset
@@ -65,13 +68,16 @@ class Map:
     energy: xr.Dataset
     decodable: xr.Dataset
     layers: xr.Dataset
+    ensembles: xr.Dataset
     roles: Roles
+    clips: Mapping[tuple[int, int], Mapping[str, np.ndarray]] = field(repr=False)
     runs: Sequence[Run] = field(repr=False)
     about: dict[str, Any] = field(repr=False)
 
     def tables(self) -> dict[str, xr.Dataset]:
         """The labelled arrays by name, as ``write`` names their files."""
-        tables = {name: getattr(self, name) for name in ("layers", "effects", "held", "energy", "decodable")}
+        names = ("layers", "effects", "held", "energy", "decodable", "ensembles")
+        tables = {name: getattr(self, name) for name in names}
         return {name: table for name, table in tables.items() if table.data_vars}
 
     def write(self, folder: str | Path) -> Path:
@@ -95,6 +101,7 @@ def map(
     seed: int = 0,
     steps: Sequence[int] | None = None,
     scenes: int = 24,
+    ensembles: bool = False,
     progress: Progress = lambda done, total, what: None,
 ) -> Map:
     """Generate puzzles, record, patch, read out, probe, compare with a model that learned nothing, and summarise.
@@ -102,8 +109,10 @@ def map(
     ``tasks``: families by name (``["maze"]``; all by default), of which ``n`` puzzles each are drawn, or tasks of your
     own with ``regions`` and ``twin(kind)``. ``steps``: steps to patch and read (six, spread over the schedule); every
     second of them is also measured in the control. ``scenes``: further puzzles, of the same families, that probes are
-    fitted on (0: no probes; tasks of your own are probed themselves, if they are eight or more). ``progress(done,
-    total, what)`` is called before each puzzle. The same seed gives the same tables.
+    fitted on (0: no probes; tasks of your own are probed themselves, if they are eight or more). ``ensembles``: also
+    score latents shared by three seeds in the third quarter of the layers at step 0, beside the same seeds alone (half
+    a minute more a puzzle). ``progress(done, total, what)`` is called before each puzzle. The same seed gives the same
+    tables.
 
     Errors: :class:`TaskError` for too few puzzles or tasks without twins, :class:`MeasureError` for tasks without
     foreground, :class:`AddressError` for steps outside the plan.
@@ -120,6 +129,7 @@ def map(
     own = {name for task in drawn for name in task.regions}
     shown = [name for name in REGIONS if name in own] or sorted(own)
     effects, held, energies, evidence, runs = [], [], [], [], []
+    first: tuple[Run, ...] = ()
     probed = _probed(families, drawn, scenes, seed)
     total = 2 * (len(drawn) + len(probed))
     seeds = [seed + i for i in range(len(drawn))]
@@ -127,6 +137,7 @@ def map(
         progress(done, total, f"{getattr(task, 'name', 'task')} {number}")
         base, source, placebo = puzzle_runs(lens, task, number, few, ENERGY)
         effect = local_effects(lens, base, source, placebo, chosen)
+        first = first or (base, source, placebo)
         effects.append(effect)
         held.append(_held(lens, base, source, placebo, groups))
         energies.append(_energy(base, shown, number))
@@ -136,13 +147,7 @@ def map(
         lens, drawn, seeds, few, lambda done, of, what: progress(len(drawn) + done, total, what), seed
     )
     trained, nothing = by_layer(evidence), by_layer(control)
-    decodable = xr.Dataset()
-    if probed:
-        with shuffled_weights(lens, seed) as untrained:
-            decodable = decodability(
-                lens, untrained, probed, few, seed=seed + PROBE_SEED,
-                progress=lambda done, of, what: progress(2 * len(drawn) + done, total, what),
-            )  # fmt: skip
+    decodable = _decodable(lens, probed, few, seed, lambda done, of, what: progress(2 * len(drawn) + done, total, what))
     if decodable.sizes.get("label"):
         more = gains(decodable, [plan.at(s).expert for s in few])
         trained, nothing = with_probes(trained, more[0]), with_probes(nothing, more[1])
@@ -162,11 +167,13 @@ def map(
         "machine": f"{platform.machine()}, Python {platform.python_version()}, {torch.get_num_threads()} threads",
         **{k: v for k, v in runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},
     }  # fmt: skip
+    local = _paired(effect, "effect", "placebo")
     return Map(
-        _paired(effect, "effect", "placebo"),
+        local,
         _paired(final, "effect", "placebo"),
         _paired(energy, "region", "null").assign_attrs(null_name="shuffled masks"),
-        _scores(decodable), table, found, runs, about,
+        _scores(decodable), table, _ensembles(lens, drawn, seed) if ensembles else xr.Dataset(), found,
+        _clips(lens, first, local), runs, about,
     )  # fmt: skip
 
 
@@ -191,6 +198,36 @@ def _probed(families: Sequence[str], drawn: Sequence[Any], scenes: int, seed: in
     if not asked or scenes < FEWEST:
         return []
     return [puzzles.load(asked[i % len(asked)], seed=seed + PROBE_SEED + i // len(asked)) for i in range(scenes)]
+
+
+def _decodable(lens: Lens, probed: Sequence[Any], steps: Sequence[int], seed: int, progress: Progress) -> xr.Dataset:
+    """Scores of probes in the model and in the control; empty where nothing is probed."""
+    if not probed:
+        return xr.Dataset()
+    with shuffled_weights(lens, seed) as untrained:
+        return decodability(lens, untrained, probed, steps, seed=seed + PROBE_SEED, progress=progress)
+
+
+def _ensembles(lens: Lens, drawn: Sequence[Any], seed: int) -> xr.Dataset:
+    """Scores of shared latents and their controls, one row a condition."""
+    judged = [task for task in drawn if hasattr(task, "score")]
+    found = measure_ensembles(lens, judged, other_layers=(), seed=seed).isel(metric=0).sel(continued="one")
+    kept = found[["score", "low", "high", "n", "gain", "gain_low", "gain_high", "null"]].rename(score="value")
+    return kept.drop_vars([c for c in kept.coords if c != "condition"])
+
+
+def _clips(lens: Lens, first: Sequence[Run], effects: xr.Dataset, most: int = 4) -> dict[Any, Any]:
+    """Base, source, patched and placebo videos (x0_hat of the patched step) behind the largest effects."""
+    base, source, placebo = first
+    values = effects["value"].transpose("step", "layer")
+    order = np.argsort(-np.abs(np.nan_to_num(values.values)), axis=None)[:most]
+    found = {}
+    for s, layer in zip(*np.unravel_index(order, values.shape), strict=True):
+        place = {"step": int(values["step"][s]), "layer": int(values["layer"][layer])}
+        work = Sweep(lens, base, source, placebo=placebo, steps=[place["step"]], layers=[place["layer"]])
+        runs = work.clips(0, **place)
+        found[place["step"], place["layer"]] = {k: (r.video * 255).round().astype(np.uint8) for k, r in runs.items()}
+    return found
 
 
 def _scores(found: xr.Dataset) -> xr.Dataset:

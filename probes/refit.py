@@ -24,7 +24,10 @@ from dit_lens.probing import Features, Probe, collect, grid
 
 HERE = Path(__file__).resolve().parent
 PLACES = HERE / "places.json"
-LABELS = ("wall", "agent", "goal", "named_colour", "path", "route", "first_move", "agent_now", "hidden")
+LABELS = ("wall", "agent", "goal", "path", "route", "agent_now", "hidden")
+SCENE_LABELS = (
+    "named_colour",
+)  # one a scene: read from the mean over tokens. first_move was tried, and cannot be read
 FAMILIES = ("maze", "choose", "occlude")
 HEAD = """# The gallery
 
@@ -72,9 +75,18 @@ def fit(lens: dl.Lens, places: dict[str, dict[str, int]], n: int, folder: Path |
     )  # fmt: skip
     out = []
     for name, at in places.items():
-        out.append(dl.probe(features, name, f"step={at['step']} layer={at['layer']} hook=resid_post", mdl=True))
-        print(out[-1])
+        rows = features.per_video() if name in SCENE_LABELS else features
+        out.append(dl.probe(rows, name, f"step={at['step']} layer={at['layer']} hook=resid_post", mdl=True))
+        print(out[-1], flush=True)
     return out
+
+
+def choose(lens: dl.Lens, n: int, folder: Path | None) -> dict[str, dict[str, int]]:
+    """The places of all labels, from the full grid on scenes of their own."""
+    features = collect(lens, scenes(0, n), folder=folder)
+    return chosen(grid(features, LABELS, permutations=0)) | chosen(
+        grid(features.per_video(), SCENE_LABELS, permutations=0)
+    )
 
 
 def index(probes: Sequence[Probe]) -> str:
@@ -97,7 +109,8 @@ def index(probes: Sequence[Probe]) -> str:
 def main() -> None:
     """Choose, fit, save, and write the index."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", nargs="+", choices=LABELS, default=LABELS)
+    every = (*LABELS, *SCENE_LABELS)
+    parser.add_argument("--labels", nargs="+", choices=every, default=every)
     parser.add_argument("--choose", action="store_true", help="choose the places again")
     parser.add_argument("--scenes", type=int, default=60, help="of each of three tasks")
     parser.add_argument("--folder", type=Path, help="where features are kept, to go on after an interruption")
@@ -106,13 +119,12 @@ def main() -> None:
     with dl.load("lab") as lens:
         if asked.choose:
             kept = None if asked.folder is None else asked.folder / "choosing"
-            features = collect(lens, scenes(0, asked.scenes), folder=kept)
-            PLACES.write_text(json.dumps(chosen(grid(features, asked.labels, permutations=0)), indent=1) + "\n")
+            PLACES.write_text(json.dumps(choose(lens, asked.scenes, kept), indent=1) + "\n")
         places = {k: v for k, v in json.loads(PLACES.read_text()).items() if k in asked.labels}
         probes = fit(lens, places, asked.scenes, None if asked.folder is None else asked.folder / "fitting")
     for probe in probes:
         probe.save(asked.out / probe.label)
-    if set(asked.labels) == set(LABELS):
+    if set(asked.labels) == set(every):
         (asked.out / "README.md").write_text(index(probes), encoding="utf-8")
 
 

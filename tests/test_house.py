@@ -16,7 +16,7 @@ HOUSE = Path(__file__).resolve().parent.parent
 PACKAGE = HOUSE / "dit_lens"
 LINES = 500
 TEXT = {".py", ".md", ".toml", ".txt", ".cff", ".yml", ".yaml", ".json", ".sh", ".html", ".css", ".js", ".j2", ".ipynb"}
-NOT_OURS = {"build", "dist", "map", "runs", "sweeps", "checkpoints", "__pycache__"}
+NOT_OURS = {"build", "dist", "map", "runs", "sweep", "sweeps", "probe", "checkpoints", "__pycache__"}
 
 
 def files() -> list[Path]:

@@ -5,9 +5,11 @@
     report = Report("A map of lab", summary=["Block 2 writes the answer: effect 0.95 [0.91, 0.98], n = 32."])
     report.table("Layers", layers).figure(fig, caption="...").puzzle(title="maze 3", prompt=prompt, film=film)
     report.write("report.html")
+    write_run(run, "run.html")                                          # one generation: film, clip, score, methods
 
-Nothing here knows a model, a run or a puzzle: arrays carry their own names and units in ``attrs`` (``long_name``,
-``units``), their uncertainty as variables ``low`` and ``high``, their count as ``n`` and their placebo as ``null``.
+Arrays carry their own names and units in ``attrs`` (``long_name``, ``units``), their uncertainty as variables ``low``
+and ``high``, their count as ``n`` and their placebo as ``null``. Nothing here knows a model, a run or a puzzle, but for
+the pages: of a run, a folder, a map, a sweep.
 When not to use it: for statistics. What is drawn was computed elsewhere; a figure only refuses what cannot be drawn.
 plotly, jinja2, Pillow and ffmpeg are imported by the first call that needs them.
 """
@@ -16,6 +18,7 @@ from dit_lens.figures.frames import FilmStrip, SpriteSheet, film_strip, mp4, spr
 from dit_lens.figures.heatmap import heatmap
 from dit_lens.figures.lines import lines
 from dit_lens.figures.report import Report
+from dit_lens.figures.run import write_run
 from dit_lens.figures.tables import layer_table
 from dit_lens.figures.theme import template
 
@@ -30,4 +33,5 @@ __all__ = [
     "mp4",
     "sprite_sheet",
     "template",
+    "write_run",
 ]

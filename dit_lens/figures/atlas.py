@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.figures.heatmap import heatmap
+from dit_lens.figures.lines import lines
 from dit_lens.figures.report import Report
 
 _PERCEIVES = {
@@ -32,13 +33,22 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
         summary=_summary(found),
         methods=found.about,
     )
-    report.table("Layers", found.layers, note=_PERCEIVES["scene" in found.layers] + _MEANING)
-    report.table("Updates held over all steps: effect on the finished video", _flat(found.held), note=_HELD)
+    report.section("Layers").table("Layer by layer", found.layers, note=_PERCEIVES["scene" in found.layers] + _MEANING)
+    report.section("Effects").table(
+        "Updates held over all steps: effect on the finished video", _flat(found.held), note=_HELD
+    )
     report.figure(
         heatmap(found.effects, title="Local effect of a layer's update"),
         caption="One block's update at one step taken from the twin with another answer, read in x0_hat of that step. "
-        "Placebo: the update of the same scene at another seed.",
+        "Placebo: the update of the same scene at another seed. Framed cells open their clips, of the first puzzle.",
+        cells=found.clips,
     )
+    report.section("Attention").figure(
+        lines(_named(found.layers, "attention"), x="layer", by="expert", title="Attention to the foreground by layer"),
+        caption="log2 of how much more attention all tokens pay to the foreground than to random masks of its size. ",
+    )
+    if found.decodable.data_vars:
+        report.section("Decodability", "What linear probes read after each layer, on puzzles of their own.")
     for label in found.decodable["label"].values.tolist() if found.decodable.data_vars else ():
         part = found.decodable.sel(label=label)
         kind = {"perception": "stands in the first picture", "decision": "the model had to find it"}[
@@ -52,6 +62,9 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
             caption=f"What a linear probe reads after each layer in scenes it was not fitted on ({label}: {kind}); "
             f"chance 0.5. From the network's input alone: {entering}. Control: a model with shuffled weights.",
         )
+    if found.ensembles.data_vars:
+        report.section("Ensembles").table("Ensembles of three seeds", found.ensembles, note=_ENSEMBLES)
+    report.section("Energy")
     for region in found.energy["region"].values.tolist():
         part = found.energy.sel(region=region, drop=True)
         if np.isfinite(part["value"]).any():
@@ -60,6 +73,7 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
                 caption=f"log2 of mean token norm in the {region} over the rest, within a layer. Beside it the same "
                 "for masks shuffled within each frame. Only puzzles that have this region count.",
             )
+    report.section("Puzzles", "x0_hat of each step: what the model expects the finished video to be.")
     step = max(1, len(found.runs) // films)
     for run in found.runs[::step]:
         score = run.score if hasattr(run.task, "score") else None  # a task of the user's own may judge nothing
@@ -79,6 +93,11 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
     return path
 
 
+_ENSEMBLES = (
+    "Scores when three seeds share latents in the third quarter of the layers at step 0 and the first goes on, beside "
+    "the same seeds alone and controls at equal compute. gain: above the same seed alone, paired; null: the gain when "
+    "the initial noises are averaged instead."
+)
 _HELD = (
     "The updates of these layers taken from the twin at every step, both branches; 0 = base video, 1 = the twin's. "
     "Placebo: from the same scene at another seed."
@@ -102,6 +121,14 @@ def _summary(found: Any) -> list[str]:
 def _number(cell: xr.Dataset) -> str:
     value, low, high, null = (float(cell[k]) for k in ("value", "low", "high", "null"))
     return f"{value:.2f} [{low:.2f}, {high:.2f}], placebo {null:.2f}, n = {int(cell['n'])} (0 = base, 1 = source)"
+
+
+def _named(layers: xr.Dataset, name: str) -> xr.Dataset:
+    """One evidence of the layer table, as a figure takes it."""
+    columns = {name: "value", f"{name}_low": "low", f"{name}_high": "high", f"{name}_n": "n", f"{name}_null": "null"}
+    data = layers[list(columns)].rename(columns)
+    data = data.drop_vars([c for c in data.coords if c not in ("layer", "expert")])
+    return data.assign_attrs(null_name="control")
 
 
 def _flat(held: xr.Dataset) -> xr.Dataset:

@@ -49,7 +49,8 @@ def heatmap(
     data: DataArray with exactly two dims, or a Dataset with a value and any of ``low``, ``high``, ``n``, ``null``
         (see ``arrays.quantity``). ``attrs["long_name"]`` and ``attrs["units"]`` label the axes and the colour bar.
     null: the placebo, with the same two dims (a Dataset may add its own interval); default: the Dataset's ``null``.
-        ``attrs["null_name"]`` of ``data`` says what it is, where "placebo" is not the word.
+        ``attrs["null_name"]`` of ``data`` says what it is, where "placebo" is not the word, and
+        ``attrs["value_name"]`` what it is the placebo of, where "effect" is not.
     mark: boolean, same dims; true cells get a dot, explained by ``mark_label`` ("above placebo, corrected p < .05").
     x: the dim that runs to the right (default: ``step`` where there is one, else the second dim).
     limits: ends of the colour scale, in the value's units; default: from the data, symmetric when it crosses zero.
@@ -72,7 +73,8 @@ def heatmap(
         raise FigureError(f"x={across!r} is not a dim of the array; it has {given}.")
     up = given[0] if across == given[1] else given[1]
     q = _with_null(q, null)
-    panels = [("effect" if q.null is not None else "", _laid(q, "value", up, across), q)]
+    name = str(data.attrs.get("value_name", "effect"))
+    panels = [(name if q.null is not None else "", _laid(q, "value", up, across), q)]
     if q.null is not None:
         twin = Quantity(q.null, q.null_low, q.null_high, q.n)
         panels.append((null_name, _laid(q, "null", up, across), twin))
@@ -86,8 +88,8 @@ def heatmap(
         horizontal_spacing=0.04,
         subplot_titles=[name for name, _, _ in panels],
     )
-    for col, (name, z, part) in enumerate(panels, start=1):
-        text = _hover(part, z, up, across, q if name == "effect" else None, null_name)
+    for col, (_, z, part) in enumerate(panels, start=1):
+        text = _hover(part, z, up, across, q if col == 1 and len(panels) > 1 else None, null_name)
         trace = go.Heatmap(
             z=z,
             x=columns,

@@ -42,13 +42,15 @@ def lines(
 
     data: dims (x,) or (x, by) in any order, DataArray or Dataset as for ``heatmap``.
     low, high: ends of the interval, in the value's units; default: the Dataset's ``low`` and ``high``.
-    null: the placebo, dims (x,) or (x, by); drawn grey and dashed, once per curve where it has ``by``.
+    null: the placebo, dims (x,) or (x, by); drawn grey and dashed, once per curve where it has ``by``;
+        ``attrs["null_name"]`` of ``data`` says what it is, where "placebo" is not the word.
 
     Raises FigureError for other dims, one end of an interval, or nothing finite.
     """
     import plotly.graph_objects as go
 
     q = quantity(data, value)
+    called = str(data.attrs.get("null_name", "placebo"))
     if (low is None) != (high is None):
         raise FigureError("An interval needs both ends: give both low= and high=.")
     if low is not None:
@@ -89,7 +91,7 @@ def lines(
             )
         )
     if q.null is not None:
-        _add_null(fig, q, x, by, names, grid)
+        _add_null(fig, q, x, by, names, grid, called)
     fig.update_xaxes(
         title_text=axis_label(q.value, x),
         type=None if numeric else "category",
@@ -104,7 +106,7 @@ def lines(
         height=360,
         margin={"t": 60 if title else 30},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        meta={"kind": "lines", "alt": _alt(q, x, by, names), "notes": _notes(q)},
+        meta={"kind": "lines", "alt": _alt(q, x, by, names), "notes": _notes(q, called)},
     )
     return fig
 
@@ -160,7 +162,7 @@ def _hover(q: Quantity, x: str, part: dict, title: str) -> list[str]:
     return out
 
 
-def _add_null(fig: go.Figure, q: Quantity, x: str, by: str | None, names: list, grid: list) -> None:
+def _add_null(fig: go.Figure, q: Quantity, x: str, by: str | None, names: list, grid: list, called: str) -> None:
     import plotly.graph_objects as go
 
     assert q.null is not None
@@ -174,11 +176,14 @@ def _add_null(fig: go.Figure, q: Quantity, x: str, by: str | None, names: list, 
                 x=grid,
                 y=y,
                 mode="lines",
-                name="placebo",
+                name=html.escape(called),
                 legendgroup="placebo",
                 showlegend=i == 0,
                 line={"color": "#8a8f96", "width": 1.4, "dash": "dash"},
-                hovertext=[f"placebo{'' if name is None else ' of ' + number(name)}: {number(float(v))}" for v in y],
+                hovertext=[
+                    f"{html.escape(called)}{'' if name is None else ' of ' + number(name)}: {number(float(v))}"
+                    for v in y
+                ],
                 hoverinfo="text",
             )
         )
@@ -191,11 +196,11 @@ def _alt(q: Quantity, x: str, by: str | None, names: list) -> str:
     return f"{curves} of {name} along {q.value.sizes[x]} values of {x}; range {number(low)} to {number(high)}."
 
 
-def _notes(q: Quantity) -> list[str]:
+def _notes(q: Quantity, called: str) -> list[str]:
     notes = ["Bands are intervals."] if q.low is not None else []
     if q.n is not None:
         n = np.unique(q.n.values)
         notes.append(f"n = {n[0]:g} per point." if len(n) == 1 else f"n = {n[0]:g} to {n[-1]:g} per point.")
     if q.null is not None:
-        notes.append("Grey dashes: placebo.")
+        notes.append(f"Grey dashes: {html.escape(called)}.")
     return notes

@@ -171,8 +171,10 @@ def collect(
         raise ProbeError(f"the tasks have different token grids ({', '.join(map(str, grids))}): collect each by itself")
     how = reducer(reduce)
     jobs = [(task, seed + i + len(tasks) * k) for k in range(seeds) for i, task in enumerate(tasks)]
+    plan = lens.plan(**{k: v for k, v in given.items() if k in ("steps", "guidance", "guidance_2", "scheduler")})
     recipe = {
-        "format": FORMAT, "fingerprint": lens.fingerprint, "hooks": list(hooks), "steps": describe(steps),
+        "format": FORMAT, "fingerprint": lens.fingerprint, "sigmas": list(plan.sigmas), "guidance": plan.guidance,
+        "hooks": list(hooks), "steps": describe(steps),
         "layers": describe(layers), "branch": branch, "reduce": describe(how), "generate": describe(given),
         "scenes": [{"task": task_identity(task), "seed": s} for task, s in jobs],
     }  # fmt: skip
@@ -180,7 +182,6 @@ def collect(
     place = Path(temporary.name if temporary else folder)  # type: ignore[arg-type]
     _open(place, recipe)
     wanted = record(*hooks, reduce=how, steps=steps, layers=layers, branches=branch)
-    plan = lens.plan(**{k: v for k, v in given.items() if k in ("steps", "guidance", "guidance_2", "scheduler")})
     kept_steps = wanted.where.steps_of(plan.n_steps)
     scenes = []
     for i, (task, s) in enumerate(jobs):

@@ -83,8 +83,13 @@ def probe(
     fold = np.broadcast_to(folds_of(features.groups, folds, seed)[:, None], used.shape)
     found = Place(Estimator(given), x).decisions(truth[..., None], used, fold, len(labels.classes))[..., 0]
     own = summarise(xr.DataArray(scores.per_scene(labels, found), dims="puzzle"))
-    numbers = {k: float(own[k]) for k in ("value", "low", "high", "n")}
-    measured: dict[str, Any] = {"score": numbers.pop("value"), **numbers, "chance": scores.chance(labels)}
+    numbers = {k: float(own[k]) for k in ("value", "low", "high")}
+    measured: dict[str, Any] = {
+        "score": numbers.pop("value"),
+        **numbers,
+        "n": int(own["n"]),
+        "chance": scores.chance(labels),
+    }
     measured |= {"metric": scores.metric(labels), "ridge": float(controls["score"])}
     measured |= {k: float(controls[k]) for k in ("null", "p", "control", "selectivity", "input") if k in controls}
     measured |= {str(b): float(controls["plain"].sel(baseline=b)) for b in controls["baseline"].values}

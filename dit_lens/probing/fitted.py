@@ -100,9 +100,23 @@ class Probe:
             raise ProbeError("the activations hold NaN or infinity: a region without tokens, or a broken run")
         return values.reshape(-1, self.n_features), values.shape[:-1]
 
+    def _repr_html_(self) -> str:
+        """Where it reads, and its scores beside their controls."""
+        from dit_lens.wan import show
+
+        about = {
+            "at": str(self.address),
+            "reads": f"one answer for each {self.unit}: {', '.join(map(str, self.classes)) or 'a number'}",
+            "kind": f"{type(self.pipeline[-1]).__name__} on {self.n_features} channels",
+            "model": self.about.get("model"),
+        }
+        numbers = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in self.scores.items() if k != "confusion"}
+        return show.facts(f"Probe of {self.label}", about, show.table(("score", "value"), numbers.items()))
+
     def __repr__(self) -> str:
         kind = f"{len(self.classes)} classes" if self.classes else "regression"
-        shown = ", ".join(f"{k} {v:.3f}" for k, v in self.scores.items() if isinstance(v, float))
+        main = ("score", "low", "high", "null", "p", "control", "input", "position")
+        shown = ", ".join(f"{k} {self.scores[k]:.3f}" for k in main if isinstance(self.scores.get(k), float))
         return (
             f"Probe of {self.label!r} at {self.address}, per {self.unit}, {kind}, {self.n_features} channels: {shown}"
         )

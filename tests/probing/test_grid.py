@@ -249,6 +249,16 @@ def test_collecting_goes_on_and_refuses_other_parameters(lens: Any, tmp_path: Pa
     assert "another folder" in str(refused.value)
 
 
+def test_other_defaults_of_the_lens_are_other_parameters(tmp_path: Path) -> None:
+    tasks = [dl.tasks.load("maze", seed=0)]
+    with dl.load(FAMILY.build()) as lens:
+        lens.defaults = replace(lens.defaults, steps=2, guidance=1.0)
+        collect(lens, tasks, steps=[1], folder=tmp_path)
+        lens.defaults = replace(lens.defaults, steps=3)
+        with pytest.raises(dl.StoreError, match="sigmas"):
+            collect(lens, tasks, steps=[1], folder=tmp_path)
+
+
 def test_the_input_is_what_the_patch_embedding_sees(lens: Any) -> None:
     """The model's own linear map of ``input`` is its patch embedding: nothing else enters."""
     run = lens.generate(**FAMILY.call, seed=0, steps=2, record=dl.record("patch_embed", "resid_post"))

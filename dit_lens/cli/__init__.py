@@ -1,0 +1,81 @@
+"""``dit-lens``: parses, calls the library, prints.
+
+Exit codes: 0; 1 for a mistake that a user can mend, in one line with its cure; 2 for wrong usage; 130 on ctrl-C, with
+how to go on where something was kept. Results go to stdout, or one JSON value with ``--json``; everything else to
+stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import warnings
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from dit_lens import __version__
+from dit_lens.cli import lab, look, measure, probe
+from dit_lens.errors import DitLensError
+
+
+class Commands(TyperGroup):
+    """Turns what a user can mend, and ctrl-C, into a line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DitLensError as error:
+            _fail(f"{type(error).__name__}: {error}", 1, error)
+        except KeyboardInterrupt as stopped:
+            _fail(str(stopped) or "stopped; nothing was kept", 130, stopped)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of our output has gone, as `head` does
+                raise
+            _fail(f"{error}: check the path, and that it can be read and written", 1, error)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Look inside Wan video diffusion transformers while they reason.",
+    epilog=look.examples("dit-lens map", "dit-lens generate lab --task maze --seed 3", "dit-lens COMMAND --help"),
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it, and stop")] = (
+        False
+    ),
+) -> None:
+    pass
+
+
+for made, examples in (*measure.COMMANDS, *probe.COMMANDS, *look.COMMANDS):
+    app.command(name=made.__name__.strip("_"), epilog=look.examples(*examples))(made)
+app.add_typer(lab.app, name="lab")
+
+
+def _fail(text: str, code: int, error: BaseException) -> NoReturn:
+    typer.secho(text, fg="red", err=True)
+    raise typer.Exit(code) from error
+
+
+def main() -> None:
+    """The command as a program of its own."""
+    # Two libraries talk while they load; on a command line that buries our own words. Read before they are imported.
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    warnings.showwarning = lambda message, *_, **__: typer.secho(f"note: {message}", fg="yellow", err=True)
+    app()

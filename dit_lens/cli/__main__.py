@@ -1,0 +1,3 @@
+from dit_lens.cli import main
+
+main()
