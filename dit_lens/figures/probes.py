@@ -22,19 +22,21 @@ def decodability(found: xr.Dataset, label: str, hook: str | None = None, *, mode
     """Score of a label by step and layer, beside the control task on the same scale.
 
     ``found``: from ``dit_lens.probing.grid``. A dot marks places whose corrected p is at most .05 and whose interval
-    clears the input's score at that step: what a probe reads there was not handed in.
+    clears both the input's score at that step and the features without a model (position, majority): what a probe
+    reads there was not handed in.
     """
     part = _part(found, label, hook)
     name = NAMES[str(part["metric"].values)]
     data = part[["score", "low", "high"]].rename(score="value").assign(n=part["n"])
     data["value"].attrs = {"long_name": f"{label}: {name}", "units": f"chance {float(part['chance']):.2g}"}
-    data.attrs["null_name"] = "control task (memory of scenes)"
-    mark = (part["low"] > part["input"]) & (part["p"] <= 0.05 if "p" in part else True)
+    data.attrs |= {"value_name": "probe", "null_name": "control task (memory of scenes)"}
+    handed = part["input"].clip(min=part["plain"].max("baseline"))  # (step,)
+    mark = (part["low"] > handed) & (part["p"] <= 0.05 if "p" in part else True)
     ends = (min(float(part["chance"]), float(np.nanmin(part["control"].fillna(1)))), 1.0)
     null = part["control"] if np.isfinite(part["control"]).any() else None
     return heatmap(
         data, null=null, mark=mark.transpose(*data["value"].dims), mode=mode, limits=ends,
-        mark_label="interval above the input's score, corrected p ≤ .05",
+        mark_label="interval above input and position, corrected p ≤ .05",
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "layers of latents": ({"hooks": None, "layers": [1]}, dl.AddressError, "edits of the latents"),
     "horizon": ({"horizon": "end"}, dl.MeasureError, "'local', 'final', or a number"),
     "negative horizon": ({"horizon": -1}, dl.MeasureError, "number of further steps"),
+    "a mask without a name": ({"regions": [np.ones(24, bool)]}, dl.AddressError, "give the mask a name"),
     "metric": ({"metric": "beauty"}, dl.MeasureError, r"choose from \['answer', 'change', 'projection', 'score'\]"),
     "metric that is nothing": ({"metric": 3}, dl.MeasureError, "or a function"),
     "score without a scorer": ({"metric": "score"}, dl.MeasureError, r"has no score\(video\): use dit_lens.tasks.load"),
