@@ -72,10 +72,10 @@ def chain_of_steps(
         for j, run in enumerate(runs):
             against = {"other seed": runs[(j + 1) % len(runs)]} if len(runs) > 1 else {}
             each.append(_one(run, {**against, "other puzzle": others[j]}, at_least, frames))
-        row = xr.concat(each, "seed", combine_attrs="drop")
+        row = xr.concat(each, "seed", combine_attrs="drop_conflicts")
         same = [name for name in ("solutions", "decoys") if name in row]
         rows.append(row.assign({name: row[name].isel(seed=0) for name in same}))
-    found = xr.concat(rows, "puzzle", combine_attrs="drop")
+    found = xr.concat(rows, "puzzle", combine_attrs="drop_conflicts")
     return found.assign_coords(puzzle=puzzle_names(tasks), seed=list(seeds)).assign_attrs(
         n_steps=int(found.sizes["step"]), at_least=at_least, model=lens.name
     )

@@ -55,6 +55,9 @@ class SpriteSheet:
     height: int
     width: int
 
+    def __repr__(self) -> str:  # not the bytes: notebooks store this text beside the picture
+        return f"SpriteSheet({self.rows} steps x {self.columns} frames of {self.height} x {self.width})"
+
     @property
     def uri(self) -> str:
         """The sheet as a PNG data URI."""
@@ -94,6 +97,10 @@ class FilmStrip:
 
     png: bytes
     boxes: dict[tuple[int, int], tuple[int, int, int, int]]
+
+    def __repr__(self) -> str:
+        steps, rows = (len({place[i] for place in self.boxes}) for i in range(2))
+        return f"FilmStrip({steps} steps x {rows} rows)"
 
     def save(self, path: str | Path) -> Path:
         """Write the PNG and return its path."""

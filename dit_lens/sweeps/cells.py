@@ -164,8 +164,8 @@ def axes(
     named = (None,) if regions is None else (regions,) if isinstance(regions, str) else tuple(regions)
     if not all(one is None or isinstance(one, str) for one in named):
         raise AddressError(
-            "a sweep's regions are names, so that its cells can be told apart: give the mask a name where the videos are "
-            "made, sampling={'regions': {'left': mask}}, and ask for regions=['left']"
+            "a sweep's regions are names, so that its cells can be told apart: give the mask a name where the videos "
+            "are made, sampling={'regions': {'left': mask}}, and ask for regions=['left']"
         )
     numbered: tuple[int | None, ...] = (None,) if heads is None else indices(heads, n_heads, "head", "a model")
     found = Axes(

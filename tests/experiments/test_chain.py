@@ -82,6 +82,7 @@ def test_the_dims_are_named(found: xr.Dataset) -> None:
     assert list(found.seed) == list(SEEDS)
     assert list(found.expert.values)[-1] == "low"
     assert found.attrs["n_steps"] == STEPS
+    assert found["motion"].attrs == {"long_name": "motion like the end's", "units": "cosine"}  # for the figures' axes
 
 
 def test_seeds_are_averaged_and_puzzles_resampled(found: xr.Dataset) -> None:

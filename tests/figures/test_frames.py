@@ -50,6 +50,12 @@ def test_strip_shows_each_frame_in_its_place(film):
     assert strip.boxes[0, 1][1] < strip.boxes[0, 4][1]
 
 
+def test_reprs_hold_no_bytes(film):
+    assert repr(film_strip(film, steps=[0, 3, 5], frames=[1, -1])) == "FilmStrip(3 steps x 2 rows)"
+    s, f, h, w, _ = film.shape
+    assert repr(sprite_sheet(film)) == f"SpriteSheet({s} steps x {f} frames of {h} x {w})"
+
+
 def test_strip_labels_leave_ink_above_the_frames(film):
     top = min(box[1] for box in film_strip(film, sigmas=[0.5] * len(film)).boxes.values())
     assert (pixels(film_strip(film, sigmas=[0.5] * len(film)).png)[:top] < 128).any()
