@@ -11,10 +11,8 @@ with the date and the versions they were made with, so that one experiment can b
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
-import pkgutil
 import time
 from dataclasses import asdict
 from datetime import date
@@ -57,17 +55,10 @@ PAGES = {
 }  # fmt: skip
 
 
-def names() -> list[str]:
-    """The experiments that state claims."""
-    found = [m.name for m in pkgutil.iter_modules(experiments.__path__)]
-    return [n for n in found if hasattr(importlib.import_module(f"dit_lens.experiments.{n}"), "claims")]
-
-
 def measure(name: str, lens: Any) -> dict[str, Any]:
     """Run one experiment's claims."""
     began = time.time()
-    module = importlib.import_module(f"dit_lens.experiments.{name}")
-    rows = [asdict(row) for row in module.claims(lens)]
+    rows = [asdict(row) for row in experiments.claims(lens, name)]
     made = {k: v for k, v in lens.about.items() if k in ("dit-lens", "torch", "diffusers")}
     return {"rows": rows, "date": str(date.today()), "made": made, "weights": lens.fingerprint,
             "minutes": round((time.time() - began) / 60, 1)}  # fmt: skip
@@ -116,14 +107,14 @@ def _number(row: dict[str, Any], prefix: str) -> str:
 def main() -> None:
     """Run, keep the rows, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"experiments, of {names()}")
+    parser.add_argument("names", nargs="*", help=f"experiments, of {', '.join(experiments.CLAIMS)}")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the page from the stored rows")
     asked = parser.parse_args()
-    unknown = set(asked.names) - set(names())
+    unknown = set(asked.names) - set(experiments.CLAIMS)
     if unknown:
-        parser.error(f"unknown: {sorted(unknown)}; choose from {names()}")
+        parser.error(f"unknown: {sorted(unknown)}; choose from {list(experiments.CLAIMS)}")
     with dl.load("lab") as lens:
-        for name in () if asked.table else asked.names or names():
+        for name in () if asked.table else asked.names or experiments.CLAIMS:
             entry = measure(name, lens)
             stored = json.loads(ROWS.read_text()) if ROWS.exists() else {}  # read late: two may run side by side
             ROWS.write_text(json.dumps({**stored, name: entry}, indent=1, default=float) + "\n")

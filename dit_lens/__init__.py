@@ -10,7 +10,7 @@ Importing this package loads neither torch nor diffusers; each name is fetched w
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dit_lens.address import Address, Call, Depth, Select
 from dit_lens.errors import (
@@ -18,6 +18,7 @@ from dit_lens.errors import (
     BypassError,
     DitLensError,
     DriftError,
+    FigureError,
     InterventionError,
     LoadError,
     MeasureError,
@@ -27,6 +28,27 @@ from dit_lens.errors import (
     StoreError,
     TaskError,
 )
+
+if TYPE_CHECKING:  # for editors and type checkers, which cannot see what is fetched later
+    from dit_lens import experiments, figures, interventions, lab, measures, probing, sweeps, tasks
+    from dit_lens.atlas import map
+    from dit_lens.interventions.ablate import ablate
+    from dit_lens.interventions.ensemble import ensemble
+    from dit_lens.interventions.erase import erase
+    from dit_lens.interventions.knockout import knockout
+    from dit_lens.interventions.noise import noise
+    from dit_lens.interventions.patch import patch
+    from dit_lens.interventions.steer import steer
+    from dit_lens.loading import load
+    from dit_lens.probing import load_probe, probe
+    from dit_lens.store import load_run
+    from dit_lens.sweeps.attribution import attribute
+    from dit_lens.sweeps.sweep import Sweep, sweep
+    from dit_lens.wan import points, reduce
+    from dit_lens.wan.lens import Lens
+    from dit_lens.wan.plan import Plan
+    from dit_lens.wan.record import record
+    from dit_lens.wan.run import Run
 
 __version__ = "0.1.0"
 
@@ -65,9 +87,11 @@ _MODULES = {
 }
 
 __all__ = [
-    "Address", "AddressError", "BypassError", "Call", "Depth", "DitLensError", "DriftError", "InterventionError",
-    "LoadError", "MeasureError", "ProbeError", "RecordError", "SamplerError", "Select", "StoreError", "TaskError",
-    *_LAZY, *_MODULES,
+    "Address", "AddressError", "BypassError", "Call", "Depth", "DitLensError", "DriftError", "FigureError",
+    "InterventionError", "Lens", "LoadError", "MeasureError", "Plan", "ProbeError", "RecordError", "Run",
+    "SamplerError", "Select", "StoreError", "Sweep", "TaskError", "ablate", "attribute", "ensemble", "erase",
+    "experiments", "figures", "interventions", "knockout", "lab", "load", "load_probe", "load_run", "map", "measures",
+    "noise", "patch", "points", "probe", "probing", "record", "reduce", "steer", "sweep", "sweeps", "tasks",
 ]  # fmt: skip
 
 

@@ -6,6 +6,9 @@ quarter of the layers held over *all* steps on the finished video, since one ste
 Linear probes say what can be read of the scene and of the decision after each layer, on further puzzles.
 ``dit_lens.experiments.roles`` turns the evidence into one table and cuts it into early, middle and late, where layers
 differ more than those of the same model with shuffled weights. Every number is a mean over puzzles with an interval.
+
+With ``folder=`` a map can be stopped and gone on with: every puzzle is kept as it is finished, in the model and in the
+control, and of the probes every scene. What is measured, part by part: :mod:`dit_lens.survey`.
 """
 
 from __future__ import annotations
@@ -21,34 +24,15 @@ import numpy as np
 import torch
 import xarray as xr
 
-from dit_lens import tasks as puzzles
-from dit_lens.errors import TaskError
-from dit_lens.experiments.ensembles import ensembles as measure_ensembles
-from dit_lens.experiments.layer_lens import shuffled_weights
-from dit_lens.experiments.roles import (
-    PLACEBO_SEED,
-    Roles,
-    by_layer,
-    control_evidence,
-    layer_evidence,
-    puzzle_runs,
-    roles,
-    with_probes,
-)
-from dit_lens.experiments.rows import Progress, needed
-from dit_lens.measures import local_effects, region_energy, summarise
-from dit_lens.probing.evidence import decodability, gains
-from dit_lens.sweeps import Sweep
+from dit_lens.experiments.roles import PLACEBO_SEED, Roles, by_layer, roles, with_probes
+from dit_lens.parts import Parts
+from dit_lens.probing.evidence import gains
+from dit_lens.progress import Progress, silent
+from dit_lens.survey import PROBE_SEED, paired, survey
+from dit_lens.wan import show
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.record import record
+from dit_lens.wan.notebook import WORDS, judged
 from dit_lens.wan.run import Run
-
-REGIONS = ("agent", "goal", "path", "walls", "background")
-ENERGY = record("resid_post", reduce="token_norm", branches="cond")
-LABELLED = ("maze", "choose", "occlude")  # families with labels for probes
-FEWEST = 8  # puzzles that probes can be fitted on
-PROBE_SEED = 10_000  # puzzles for probes are other ones than those that are patched
-GROUPS = 4  # runs of layers whose update is held over all steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,18 +64,52 @@ class Map:
         tables = {name: getattr(self, name) for name in names}
         return {name: table for name, table in tables.items() if table.data_vars}
 
+    def summary(self) -> list[str]:
+        """What was found, in words: every effect beside its placebo, with interval and n."""
+        best = self.effects["value"].stack(place=("step", "layer"))
+        step, layer = best["place"].values[int(np.nanargmax(best.values))]
+        held = self.held.isel(layers=int(np.nanargmax(self.held["value"].values)))
+        said = f"layers {held['layers'].item()}: {_effect(held)}"
+        return [
+            f"{self.about['solved']} puzzles solved by {self.about['model']}.",
+            *self.roles.sentences(),
+            f"Largest local effect: step {step}, layer {layer}: {_effect(self.effects.sel(step=step, layer=layer))}.",
+            f"Largest effect on the finished video, held over all steps: {said}.",
+        ]
+
     def write(self, folder: str | Path) -> Path:
-        """Tables as CSV, runs as safetensors, and ``report.html``; the report's path."""
+        """Tables as CSV and what they mean as JSON, runs as safetensors, and ``report.html``; the report's path."""
         from dit_lens.figures.atlas import write_report
+        from dit_lens.figures.folder import write_tables
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, table in self.tables().items():
-            table.to_dataframe().reset_index().to_csv(folder / f"{name}.csv", index=False)
+        write_tables(folder, self.tables())
         for i, run in enumerate(self.runs):
             name = f"{getattr(run.task, 'name', 'task')}-{getattr(run.task, 'seed', run.seed)}"
             run.save(folder / "runs" / f"{i:02d}-{name}")
         return write_report(self, folder / "report.html")
+
+    def __repr__(self) -> str:
+        return "\n  ".join([f"Map of {self.about['model']}: {self._puzzles()}", *self.summary()])
+
+    def _repr_html_(self) -> str:
+        about, names = self.about, [str(name) for name in self.layers.data_vars if f"{name}_low" in self.layers]
+        rows = {
+            "puzzles": self._puzzles(),
+            "sampling": f"{about['steps']} steps, {about['sampler']}, guidance {about['guidance']:g}",
+            "found": show.table((), ([line] for line in self.summary())),
+            "control": about["control"],
+        }
+        cells = self.layers.stack(place=("expert", "layer"))
+        lines = (
+            [*place, *(_number(cells.isel(place=i), name) for name in names)]
+            for i, place in enumerate(cells["place"].values)
+        )
+        table = show.table(("expert", "layer", *names), lines, "Layer by layer, above each evidence's own null")
+        return show.facts(f"Map of {about['model']}", rows, table)
+
+    def _puzzles(self) -> str:
+        return f"{self.about['puzzles']} puzzles of {', '.join(self.about['tasks'])}"
 
 
 def map(
@@ -102,7 +120,9 @@ def map(
     steps: Sequence[int] | None = None,
     scenes: int = 24,
     ensembles: bool = False,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
+    sampling: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
 ) -> Map:
     """Generate puzzles, record, patch, read out, probe, compare with a model that learned nothing, and summarise.
 
@@ -111,123 +131,47 @@ def map(
     second of them is also measured in the control. ``scenes``: further puzzles, of the same families, that probes are
     fitted on (0: no probes; tasks of your own are probed themselves, if they are eight or more). ``ensembles``: also
     score latents shared by three seeds in the third quarter of the layers at step 0, beside the same seeds alone (half
-    a minute more a puzzle). ``progress(done, total, what)`` is called before each puzzle. The same seed gives the same
-    tables.
+    a minute more a puzzle). ``progress(done, total, what)`` is called before each puzzle that is left to do.
+    ``sampling``: arguments of ``lens.generate`` for every generation (steps, guidance, preset, height, width,
+    num_frames, ...). ``folder``: what is finished is kept there, puzzle by puzzle (the ensembles as one), and the same
+    map with the same folder goes on; the folder may go when the map is written. The same seed gives the same tables.
 
     Errors: :class:`TaskError` for too few puzzles or tasks without twins, :class:`MeasureError` for tasks without
-    foreground, :class:`AddressError` for steps outside the plan.
+    foreground or a wrong ``sampling``, :class:`AddressError` for steps outside the plan, :class:`StoreError` for a
+    folder of other parameters, with the difference.
     """
-    drawn, families = _drawn(tasks, n, seed)
     began = time.time()
-    plan = lens.plan()
-    last = plan.n_steps - 1
-    chosen = sorted({round(q * last) for q in (0, 0.1, 0.25, 0.5, 0.75, 1)}) if steps is None else sorted(set(steps))
-    for step in chosen:
-        plan.at(step)  # refused now, not after minutes
-    few = _spread(chosen, [plan.at(s).expert for s in chosen])
-    groups = [range(g[0], g[-1] + 1) for g in np.array_split(np.arange(lens.n_layers), GROUPS)]
-    own = {name for task in drawn for name in task.regions}
-    shown = [name for name in REGIONS if name in own] or sorted(own)
-    effects, held, energies, evidence, runs = [], [], [], [], []
-    first: tuple[Run, ...] = ()
-    probed = _probed(families, drawn, scenes, seed)
-    total = 2 * (len(drawn) + len(probed))
-    seeds = [seed + i for i in range(len(drawn))]
-    for done, (task, number) in enumerate(zip(drawn, seeds, strict=True)):
-        progress(done, total, f"{getattr(task, 'name', 'task')} {number}")
-        base, source, placebo = puzzle_runs(lens, task, number, few, ENERGY)
-        effect = local_effects(lens, base, source, placebo, chosen)
-        first = first or (base, source, placebo)
-        effects.append(effect)
-        held.append(_held(lens, base, source, placebo, groups))
-        energies.append(_energy(base, shown, number))
-        evidence.append(layer_evidence(lens, base, source, placebo, few, effect, seed=seed))
-        runs.append(base)
-    control = control_evidence(
-        lens, drawn, seeds, few, lambda done, of, what: progress(len(drawn) + done, total, what), seed
-    )
-    trained, nothing = by_layer(evidence), by_layer(control)
-    decodable = _decodable(lens, probed, few, seed, lambda done, of, what: progress(2 * len(drawn) + done, total, what))
-    if decodable.sizes.get("label"):
-        more = gains(decodable, [plan.at(s).expert for s in few])
+    work = survey(lens, tasks, n, seed, steps, scenes, sampling)
+    kept = Parts(folder, work.parameters(), "map")
+    try:
+        found = work.run(kept, ensembles, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(kept.stopped()) from None
+    plan = work.plan
+    trained, nothing = by_layer(found.trained), by_layer(found.control)
+    if found.decodable.sizes.get("label"):
+        more = gains(found.decodable, [plan.at(s).expert for s in work.few])
         trained, nothing = with_probes(trained, more[0]), with_probes(nothing, more[1])
-    progress(total, total, "writing")
-    table, found = roles(trained, nothing, seed=seed)
-    effect, energy = _joined(effects), _joined(energies)
-    final = _joined(held)
-    judged = [run for run in runs if hasattr(run.task, "score")]
+    table, cuts = roles(trained, nothing, seed=seed)
+    words = [judged(run)[1] for run in found.runs]
     about = {
-        "model": lens.name, "weights": lens.fingerprint, "tasks": families, "puzzles": len(drawn),
+        "model": lens.name, "weights": lens.fingerprint, "tasks": work.families, "puzzles": len(work.tasks),
         "first seed": seed, "sampler": plan.scheduler, "steps": plan.n_steps, "guidance": plan.guidance,
-        "steps patched": list(chosen), "steps of the layer table": list(few),
+        "video": f"{found.runs[0].size.num_frames} frames of {found.runs[0].size.height} x {found.runs[0].size.width}",
+        "steps patched": list(work.steps), "steps of the layer table": list(work.few),
         "placebo": f"same scene, seed + {PLACEBO_SEED}",
         "control": f"every weight tensor's entries shuffled, seed {seed}; same puzzles, the steps of the layer table",
-        "puzzles probed": len(probed), "seeds probed": f"from {seed + PROBE_SEED}",
-        "solved": f"{sum(bool(r.score) for r in judged)} of {len(judged)}", "seconds": round(time.time() - began, 1),
+        "puzzles probed": len(work.probed), "seeds probed": f"from {seed + PROBE_SEED}",
+        "solved": f"{words.count('solved')} of {sum(word in WORDS for word in words)}",
+        "seconds": round(time.time() - began, 1), "parts kept before": kept.there,
         "machine": f"{platform.machine()}, Python {platform.python_version()}, {torch.get_num_threads()} threads",
-        **{k: v for k, v in runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},
+        **{k: v for k, v in found.runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},
     }  # fmt: skip
-    local = _paired(effect, "effect", "placebo")
     return Map(
-        local,
-        _paired(final, "effect", "placebo"),
-        _paired(energy, "region", "null").assign_attrs(null_name="shuffled masks"),
-        _scores(decodable), table, _ensembles(lens, drawn, seed) if ensembles else xr.Dataset(), found,
-        _clips(lens, first, local), runs, about,
+        paired(found.effects, "effect", "placebo"), paired(found.held, "effect", "placebo"),
+        paired(found.energy, "region", "null").assign_attrs(null_name="shuffled masks"),
+        _scores(found.decodable), table, found.ensembles, cuts, _by_cell(found.clips), found.runs, about,
     )  # fmt: skip
-
-
-def _drawn(tasks: Sequence[Any] | None, n: int, seed: int) -> tuple[list[Any], list[str]]:
-    """The puzzles, and the names of their families."""
-    names = puzzles.names() if tasks is None else tuple(tasks)
-    if all(isinstance(name, str) for name in names):
-        if n < 2:
-            raise TaskError("a map needs n >= 2 puzzles of each task, or there is no interval to draw")
-        return [puzzles.load(name, seed=seed + i) for name in names for i in range(n)], list(names)
-    if len(names) < 2:
-        raise TaskError("a map needs two or more puzzles, or there is no interval to draw")
-    needed(names, "regions", "twin", cure="a map reads regions, and swaps with the twin of another answer")
-    return list(names), sorted({str(getattr(task, "name", "task")) for task in names})
-
-
-def _probed(families: Sequence[str], drawn: Sequence[Any], scenes: int, seed: int) -> list[Any]:
-    """Puzzles for probes: further ones of the families that have a label, or the user's own; none if too few."""
-    if not all(isinstance(task, puzzles.Task) for task in drawn):
-        return list(drawn) if scenes and len(drawn) >= FEWEST else []
-    asked = [name for name in families if name in LABELLED]
-    if not asked or scenes < FEWEST:
-        return []
-    return [puzzles.load(asked[i % len(asked)], seed=seed + PROBE_SEED + i // len(asked)) for i in range(scenes)]
-
-
-def _decodable(lens: Lens, probed: Sequence[Any], steps: Sequence[int], seed: int, progress: Progress) -> xr.Dataset:
-    """Scores of probes in the model and in the control; empty where nothing is probed."""
-    if not probed:
-        return xr.Dataset()
-    with shuffled_weights(lens, seed) as untrained:
-        return decodability(lens, untrained, probed, steps, seed=seed + PROBE_SEED, progress=progress)
-
-
-def _ensembles(lens: Lens, drawn: Sequence[Any], seed: int) -> xr.Dataset:
-    """Scores of shared latents and their controls, one row a condition."""
-    judged = [task for task in drawn if hasattr(task, "score")]
-    found = measure_ensembles(lens, judged, other_layers=(), seed=seed).isel(metric=0).sel(continued="one")
-    kept = found[["score", "low", "high", "n", "gain", "gain_low", "gain_high", "null"]].rename(score="value")
-    return kept.drop_vars([c for c in kept.coords if c != "condition"])
-
-
-def _clips(lens: Lens, first: Sequence[Run], effects: xr.Dataset, most: int = 4) -> dict[Any, Any]:
-    """Base, source, patched and placebo videos (x0_hat of the patched step) behind the largest effects."""
-    base, source, placebo = first
-    values = effects["value"].transpose("step", "layer")
-    order = np.argsort(-np.abs(np.nan_to_num(values.values)), axis=None)[:most]
-    found = {}
-    for s, layer in zip(*np.unravel_index(order, values.shape), strict=True):
-        place = {"step": int(values["step"][s]), "layer": int(values["layer"][layer])}
-        work = Sweep(lens, base, source, placebo=placebo, steps=[place["step"]], layers=[place["layer"]])
-        runs = work.clips(0, **place)
-        found[place["step"], place["layer"]] = {k: (r.video * 255).round().astype(np.uint8) for k, r in runs.items()}
-    return found
 
 
 def _scores(found: xr.Dataset) -> xr.Dataset:
@@ -241,34 +185,19 @@ def _scores(found: xr.Dataset) -> xr.Dataset:
     return kept.assign_attrs(null_name="control")
 
 
-def _spread(steps: Sequence[int], experts: Sequence[str]) -> list[int]:
-    """Every second step of each expert, its first among them."""
-    return [s for e in dict.fromkeys(experts) for s in [s for s, x in zip(steps, experts, strict=True) if x == e][::2]]
+def _by_cell(clips: xr.DataArray) -> dict[tuple[int, int], dict[str, np.ndarray]]:
+    """Clips (place, clip, ...) as ``Map.clips`` has them."""
+    return {
+        (int(place["step"]), int(place["layer"])): {str(one["clip"].item()): one.values for one in place}
+        for place in clips
+    }
 
 
-def _energy(base: Run, shown: Sequence[str], seed: int) -> xr.DataArray:
-    """Energy of the regions to show, (step, layer, region, kind); NaN for those that this puzzle has not."""
-    masks = {name: base.regions[name] for name in shown if name in base.regions}
-    there = [name for name, mask in masks.items() if mask.any() and not mask.all()]
-    return region_energy(base, there, seed=seed).isel(branch=0, drop=True).reindex(region=list(shown))
+def _effect(cell: xr.Dataset) -> str:
+    value, low, high, null = (float(cell[k]) for k in ("value", "low", "high", "null"))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}], placebo {null:.2f}, n = {int(cell['n'])} (0 = base, 1 = source)"
 
 
-def _held(lens: Lens, base: Run, source: Run, placebo: Run, groups: Sequence[range]) -> xr.DataArray:
-    """Effect on the finished video, (kind, layers), of updates held over all steps in each group of layers."""
-    found = Sweep(
-        lens, base, source, placebo=placebo, steps=[range(base.plan.n_steps)], layers=groups, horizon="final"
-    ).run(lambda done, total, what: None)
-    kinds = [found[f"raw_{kind}"].squeeze(drop=True).reset_coords(drop=True) for kind in ("effect", "placebo")]
-    joined = xr.concat(kinds, dim="kind").rename(layer="layers").assign_coords(kind=["effect", "placebo"])
-    about = {"long_name": "effect on the video, updates held over all steps", "units": "0 = base, 1 = source"}
-    return joined.rename(None).assign_attrs(about)
-
-
-def _joined(rows: Sequence[xr.DataArray]) -> xr.DataArray:
-    return xr.concat(rows, dim="puzzle", coords="minimal", compat="override")
-
-
-def _paired(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:
-    """Summary of one kind with the mean of its null beside it."""
-    found = summarise(values.sel(kind=kind, drop=True))
-    return found.assign(null=summarise(values.sel(kind=null, drop=True), resamples=1)["value"])
+def _number(cell: xr.Dataset, name: str) -> str:
+    value, low, high, null = (float(cell[f"{name}{end}"]) for end in ("", "_low", "_high", "_null"))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}], control {null:.2f}, n = {int(cell[f'{name}_n'])}"

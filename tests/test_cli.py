@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -104,6 +105,17 @@ def test_plan_and_points_for_scripts(loaded) -> None:
     assert "update" in by_name and not any("img" in name for name in by_name)  # lab has no image context
 
 
+def test_plan_and_points_read_no_weights(tmp_path) -> None:
+    files = [file for file in dl.lab.weights_path().rglob("*.json") if "_encoder" not in str(file)]
+    for file in files:
+        (tmp_path / file.relative_to(dl.lab.weights_path()).parent).mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / file.relative_to(dl.lab.weights_path()))
+    for words in (["plan", "{}"], ["plan", "{}", "--json"], ["points", "{}"], ["points", "{}", "--json"]):
+        told = [run(*(word.format(model) for word in words)) for model in ("lab", tmp_path)]
+        assert told[0].exit_code == told[1].exit_code == 0, told[1].output
+        assert told[0].stdout == told[1].stdout.replace(str(tmp_path), "lab")
+
+
 # -- generating
 
 
@@ -133,8 +145,15 @@ def test_generate_for_scripts_with_other_noise_and_without_a_task(loaded, tmp_pa
 
 
 def test_a_generation_that_fails_leaves_no_folder(loaded, tmp_path) -> None:
+    told = run("generate", "lab", "--task", "maze", "--height", 100, "--out", tmp_path / "g")
+    assert told.exit_code == 1 and "use 112 x 96" in told.stderr and not (tmp_path / "g").exists()
+
+
+def test_a_picture_that_is_needed_is_asked_for_before_the_model_is_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(look, "load", None)
     told = run("generate", "lab", "--prompt", "no image", "--out", tmp_path / "g")
-    assert told.exit_code == 1 and "image=" in told.stderr and not (tmp_path / "g").exists()
+    assert told.exit_code == 1 and "give --image" in told.stderr and "image=" not in told.stderr
+    assert not (tmp_path / "g").exists()
 
 
 # -- reports
@@ -211,7 +230,7 @@ def test_a_stop_where_nothing_is_kept_says_so(loaded, tmp_path, monkeypatch) -> 
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(look, "_watched", stopped)
+    monkeypatch.setattr(type(loaded), "generate", stopped)
     told = run("generate", "lab", "--task", "maze", "--out", tmp_path / "g")
     assert told.exit_code == 130 and "nothing was kept" in told.stderr and not (tmp_path / "g").exists()
     monkeypatch.setattr("dit_lens.lab.train.main", stopped)
@@ -280,7 +299,7 @@ def test_probe_refuses_at_once(loaded, tmp_path, monkeypatch) -> None:
         (["generate", "lab"], "--task"),
         (["generate", "lab", "--task", "maze", "--prompt", "both"], "one of the two"),
         (["generate", "lab", "--task", "maze", "--image", "nowhere.png"], "does not exist"),
-        (["plan", "lab", "--dtype", "int3"], "bfloat16"),
+        (["map", "lab", "--dtype", "int3"], "bfloat16"),
         (["probe", "lab"], "--label"),
         (["mpa"], "map"),
     ],
@@ -353,6 +372,24 @@ def test_a_caller_that_knows_the_time_left_is_believed() -> None:
 def test_values_become_json(capsys) -> None:
     common.tell_json({"a": float("nan"), "b": torch.tensor(1.5), "c": (1, None), "d": lab.__name__, 5: True})
     assert json.loads(capsys.readouterr().out) == {"a": None, "b": 1.5, "c": [1, None], "d": lab.__name__, "5": True}
+
+
+def test_a_map_goes_on_in_its_folder(loaded, tmp_path, monkeypatch) -> None:
+    @contextmanager
+    def impatient(what):
+        def tell(done, total, now):
+            raise KeyboardInterrupt
+
+        yield tell
+
+    monkeypatch.setattr(measure, "progress", impatient)
+    words = ["map", "lab", "--task", "choose", "--num-steps", 3, "--out", tmp_path]
+    told = run(*words)
+    assert told.exit_code == 130 and "stopped with 0 parts done" in told.stderr
+    assert f"kept in {tmp_path}: the same command" in told.stderr
+    assert json.loads((tmp_path / "parts" / "parts.json").read_text())["sampling"] == {"steps": 3}
+    told = run(*words, "--seed", 1)
+    assert told.exit_code == 1 and "seed: 0 -> 1" in told.stderr and "another folder" in told.stderr
 
 
 @pytest.mark.slow  # most of a minute; a smaller one is in test_map.py

@@ -100,14 +100,16 @@ def test_import_is_light() -> None:
 #: Which rooms a room may use, besides itself. Rooms that are not listed may use everything.
 BELOW = {
     "errors": set(),
+    "progress": set(),
     "address": {"errors"},
     "tasks": {"address", "errors"},
     "wan": {"address", "errors", "lab"},  # lab: where the shipped weights lie
     "interventions": {"wan", "address", "errors"},
-    "measures": {"interventions", "wan", "store", "address", "errors"},
-    "experiments": {"measures", "interventions", "wan", "tasks", "store", "address", "errors"},
-    "sweeps": {"measures", "interventions", "wan", "store", "address", "errors"},
-    "probing": {"measures", "interventions", "wan", "tasks", "store", "address", "errors"},  # tasks: what labels are
+    "measures": {"interventions", "wan", "store", "address", "progress", "errors"},
+    "experiments": {"measures", "interventions", "wan", "tasks", "store", "address", "progress", "errors"},
+    "sweeps": {"measures", "interventions", "wan", "store", "address", "progress", "errors"},
+    # tasks: what labels are
+    "probing": {"measures", "interventions", "wan", "tasks", "store", "address", "progress", "errors"},
 }
 
 

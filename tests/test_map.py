@@ -8,6 +8,7 @@ import pytest
 
 import dit_lens as dl
 from dit_lens.experiments.roles import EVIDENCE
+from dit_lens.figures.folder import write_folder, write_tables
 from dit_lens.measures import energy_ratio
 
 
@@ -23,7 +24,7 @@ def lens():
 def found(lens):
     seen = []
     found = dl.map(lens, tasks=["choose"], n=2, seed=5, steps=(0, 2), scenes=0, progress=lambda *row: seen.append(row))
-    assert [(done, total) for done, total, _ in seen] == [(i, 4) for i in range(5)]  # trained, then control
+    assert [(done, total) for done, total, _ in seen] == [(i, 26) for i in (0, 10, 20, 23, 26)]  # trained, then control
     return found
 
 
@@ -67,11 +68,57 @@ def test_it_writes_a_report_tables_and_runs(found, tmp_path) -> None:
     assert np.array_equal(loaded.latents.numpy(), found.runs[0].latents.numpy())
 
 
+def test_its_tables_keep_what_their_columns_mean(found, tmp_path) -> None:
+    """A page made from the CSV files alone says which null it is, and in which units, as the map's own does."""
+    write_tables(tmp_path, found.tables())
+    page = write_folder(tmp_path, tmp_path / "page.html", load=lambda place: None).read_text(encoding="utf-8")
+    assert "shuffled masks" in page and "control" in page and "0 = base, 1 = source" in page
+    values = found.effects["value"].values
+    largest = values.flat[np.abs(values).argmax()]
+    assert f"{largest:.3g} [" in page and "placebo" in page
+    (tmp_path / "tables.json").unlink()
+    bare = write_folder(tmp_path, tmp_path / "page.html", load=lambda place: None).read_text(encoding="utf-8")
+    assert "shuffled masks" not in bare
+
+
+EVIL = '<script>alert("x")</script>'
+
+
+def test_a_map_says_what_it_found(found) -> None:
+    """In words and as HTML: model, puzzles, the cut with its p, the largest effect beside its placebo with n."""
+    told = repr(found)
+    assert told.startswith("Map of lab: 2 puzzles of choose\n") and 6 <= len(told.splitlines()) <= 10
+    assert "Expert high: " in told and "p = " in told and told.count("placebo") == 2 and "n = 2" in told
+    page = replace(found, about={**found.about, "model": EVIL, "control": EVIL})._repr_html_()
+    assert EVIL not in page and page.count("&lt;script&gt;") == 3
+    assert page.count("<tr>") == page.count("</tr>") > 24 and "3 steps, UniPCMultistepScheduler, guidance 1.5" in page
+    effect = float(found.layers["effect"].sel(expert="high", layer=3))
+    assert f'<td style="text-align:left;vertical-align:top">{effect:.2f} [' in page
+
+
 def test_probes_are_evidence(lens, tmp_path) -> None:
-    """Walls are read after the first layers and not before; what was probed stands in the table and on the page."""
+    """Walls are read after the first layers and not before; what was probed stands in the table and on the page.
+
+    Stopped on the way, every scene is kept, and at last only what was read of them.
+    """
+    told, kept = [], tmp_path / "parts"
+
+    def stop(done, total, what):
+        told.append(what)
+        if what == "probing the control, features of scene 3":
+            raise KeyboardInterrupt
+
+    how = {"tasks": ["choose"], "n": 2, "steps": (0,), "scenes": 12, "folder": kept}
+    with pytest.raises(KeyboardInterrupt, match="stopped with 4 parts done; run the same map with folder="):
+        dl.map(lens, **how, progress=stop)
+    assert len(told) == 4 + 12 + 4 and len(list((kept / "decodable" / "control").glob("*.safetensors"))) == 3
     told = []
-    found = dl.map(lens, ["choose"], n=2, steps=(0,), scenes=12, progress=lambda *row: told.append(row[:2]))
-    assert told[-1] == (28, 28)  # 2 puzzles and 12 scenes, in the model and in the control
+    found = dl.map(lens, **how, progress=lambda *row: told.append(row))
+    assert [what for *_, what in told] == [f"probing the control, features of scene {i}" for i in range(3, 12)] + [
+        "writing"
+    ]
+    assert told[-1][:2] == (50, 50)  # 2 puzzles and 12 scenes, in the model and in the control
+    assert not (kept / "decodable").exists() and (kept / "decodable.nc").is_file()
     wall = found.decodable.sel(label="wall", step=0)
     assert wall["value"].sel(layer=slice(2, None)).min() > 0.95 > wall["input"] + 0.1
     assert (wall["null"] < 0.9).all() and (wall["n"] <= 12).all()

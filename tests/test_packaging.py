@@ -75,7 +75,7 @@ def test_the_metadata_says_version_licence_and_extras(built) -> None:
     about = email.parser.HeaderParser().parsestr(wheel.read(name).decode())
     assert about["Version"] == dit_lens.__version__ and about["License-Expression"] == "Apache-2.0"
     assert about["Requires-Python"] == ">=3.11"
-    assert set(about.get_all("Provides-Extra")) == {"dev", "docs", "ray", "skops"}
+    assert set(about.get_all("Provides-Extra")) == {"dev", "docs", "notebooks", "ray", "skops"}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,11 @@ from families import FAMILIES
 
 import dit_lens as dl
 from dit_lens.address import Select
+from dit_lens.figures.run import score_of, write_run
+from dit_lens.tasks.task import Score
+from dit_lens.tasks.vbvr import Graded
 from dit_lens.wan import show
+from dit_lens.wan.notebook import judged
 
 EVIL = '<script>alert("x")</script>&amp;<img src=x onerror=alert(1)>'
 
@@ -104,12 +108,39 @@ def test_a_stopped_and_changed_run_says_so(lens) -> None:
     assert "not shown|" in Page(stopped.until(0)._repr_html_()).text  # nothing was done: nothing to show
 
 
-def test_a_task_that_cannot_judge_is_no_error(run) -> None:
+def test_a_task_that_cannot_judge_is_no_error(run, tmp_path) -> None:
     class Judge:
         def score(self, video):
             raise dl.TaskError("13 frames are too few")
 
-    assert "score|13 frames are too few|" in Page(replace(run, task=Judge())._repr_html_()).text
+    mute = replace(run, task=Judge(), _cache={})
+    assert "score|13 frames are too few|" in Page(mute._repr_html_()).text
+    assert "Not judged: 13 frames are too few" in write_run(mute, tmp_path / "run.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("said", "word", "summary"),
+    [
+        (Score(True, 0.5), "solved", "Solved (score 0.50)."),
+        (Score(False, 0.5), "failed", "Failed (score 0.50)."),
+        (True, "solved", "Solved."),
+        (Graded(0.25, 0.5), "Graded(value=0.25, static=0.5)", "Graded(value=0.25, static=0.5)."),
+    ],
+)
+def test_notebook_and_report_judge_alike(run, tmp_path, said, word, summary) -> None:
+    """A benchmark's number is no verdict: neither of them calls it solved."""
+
+    class Judge:
+        name, seed = "own", 1
+
+        def score(self, video):
+            return said
+
+    judging = replace(run, task=Judge(), _cache={})
+    assert judged(judging) == (said, word) and score_of(judging) == said
+    assert f"score|{word}" in Page(judging._repr_html_()).text
+    page = write_run(judging, tmp_path / "run.html").read_text(encoding="utf-8")
+    assert f"<li>{summary}</li>" in page and f"<dd>{word}</dd>" in page
 
 
 def test_a_lens_shows_family_experts_steps_and_points(lens) -> None:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import diffusers
 import numpy as np
@@ -376,6 +377,9 @@ def test_a_run_replaces_a_run_and_nothing_else(rich: Run, saved: Path) -> None:
     rich.save(saved.parent / "empty")
     with pytest.raises(dl.StoreError, match=r"cannot write a run .*can be written"):
         rich.save(saved.parent / "file" / "below")
+    full = mock.Mock(side_effect=store.SafetensorError("No space left on device (os error 28)"))  # which is no OSError
+    with mock.patch.object(store, "save_file", full), pytest.raises(dl.StoreError, match=r"No space.*can be written"):
+        rich.save(saved.parent / "empty")
 
 
 class Crash(BaseException):

@@ -6,9 +6,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from dit_lens.errors import LoadError, StoreError
+from dit_lens.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 #: Without a terminal, progress is said in lines, and no oftener than this many seconds.
 EVERY = 15.0
 
@@ -48,7 +47,7 @@ def examples(*lines: str) -> str:
 
 
 def load(model: str, device: str | None = None, dtype: str | None = None, offload: str | None = None) -> Any:
-    """The lens, quietly where loading takes a second."""
+    """The lens; a device that cannot be used is said by its option."""
     import torch
 
     import dit_lens
@@ -59,22 +58,8 @@ def load(model: str, device: str | None = None, dtype: str | None = None, offloa
         except (AssertionError, RuntimeError, NotImplementedError) as error:
             why = str(error).splitlines()[0]
             raise LoadError(f"--device {device} cannot be used here ({why}): leave it out for the CPU") from error
-    if model == "lab":  # a bar would only flicker
-        from diffusers.utils.logging import disable_progress_bar
-        from transformers.utils.logging import disable_progress_bar as disable_other_bar
-
-        disable_progress_bar()
-        disable_other_bar()
     kind = None if dtype is None else getattr(torch, dtype)
     return dit_lens.load(model, device=device, dtype=kind, offload=None if offload is None else str(offload))
-
-
-def with_steps(lens: Any, steps: int | None) -> Any:
-    """The lens with another number of steps as its default."""
-    if steps is not None:
-        lens.sampling(steps)
-        lens.defaults = replace(lens.defaults, steps=steps)
-    return lens
 
 
 def groups(text: str) -> Any:

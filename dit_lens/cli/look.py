@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,6 @@ from dit_lens.cli.common import (
     Json,
     Model,
     OffloadOf,
-    Progress,
     examples,
     folder,
     load,
@@ -23,7 +22,7 @@ from dit_lens.cli.common import (
     say,
     tell_json,
 )
-from dit_lens.errors import LoadError, StoreError
+from dit_lens.errors import LoadError, SamplerError, StoreError
 
 if TYPE_CHECKING:
     from dit_lens.wan.run import Run
@@ -31,13 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "examples"]
 
 
-def points(
-    model: Model = "lab", device: Device = None, dtype: DtypeOf = None, offload: OffloadOf = None, json: Json = False
-) -> None:
-    """List every named point of a model: name, path, shape, meaning. The model is loaded for this."""
+def points(model: Model = "lab", json: Json = False) -> None:
+    """List every named point of a model: name, path, shape, meaning. Reads its configuration; no weights."""
+    from dit_lens.loading import outline
     from dit_lens.wan import notebook
 
-    lens = load(model, device, dtype, offload)
+    lens = outline(model)
     if not json:
         return typer.echo(str(lens))
     layers = {name: expert.n_layers for name, expert in lens.experts.items()}
@@ -49,13 +47,12 @@ def plan(
     steps: Annotated[int | None, typer.Option(help="denoising steps (default: the model's own)")] = None,
     guidance: Annotated[float | None, typer.Option(help="guidance scale; 1 or less has no uncond calls")] = None,
     preset: Annotated[str | None, typer.Option(help="a named sampler: paper")] = None,
-    device: Device = None,
-    dtype: DtypeOf = None,
-    offload: OffloadOf = None,
     json: Json = False,
 ) -> None:
-    """List every denoiser call of a generation before it happens: step, branch, expert, noise level."""
-    found = load(model, device, dtype, offload).plan(steps=steps, guidance=guidance, preset=preset)
+    """List every denoiser call of a generation before it happens: step, branch, expert, noise level. No weights."""
+    from dit_lens.loading import outline
+
+    found = outline(model).plan(steps=steps, guidance=guidance, preset=preset)
     if json:
         tell_json({"steps": found.n_steps, **asdict(found)})
     else:
@@ -80,17 +77,25 @@ def generate(
     width: Annotated[int | None, typer.Option(help="pixels")] = None,
     frames: Annotated[int | None, typer.Option(help="frames of the video, 1 + a multiple of 4")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder to write (default: runs/TASK-SEED); an earlier run there is replaced")
+        Path | None,
+        typer.Option(
+            help="folder to write (default: runs/TASK-SEED); a run there is replaced, and one that was stopped goes on"
+        ),
     ] = None,
     device: Device = None,
     dtype: DtypeOf = None,
     offload: OffloadOf = None,
     json: Json = False,
 ) -> None:
-    """Generate one video; keep the run, the video, and a film of what the model expected at each step."""
+    """Generate one video; keep the run, the video, and a film of what the model expected at each step.
+
+    Stopped with ctrl-C, it keeps the steps that are done, and the same command goes on from there.
+    """
     import dit_lens
+    from dit_lens.cli.stoppable import Stoppable
     from dit_lens.figures.frames import mp4
     from dit_lens.figures.run import fps_of, score_of, strip_of
+    from dit_lens.loading import index_of
 
     if (task is None) == (prompt is None):
         raise typer.BadParameter("give --task, or --prompt (and --image for image-to-video): one of the two")
@@ -100,16 +105,20 @@ def generate(
         given["prompt"] = prompt
     if image is not None:
         given["image"] = _picture(image)
+    elif task is None and index_of(model)["_class_name"] == "WanImageToVideoPipeline":  # said before weights are read
+        raise SamplerError(
+            f"{model} makes video from an image: give --image beside --prompt, or a --task, which has one"
+        )
+    given |= {"seed": seed, "steps": steps, "guidance": guidance, "preset": preset}
+    given |= {"height": height, "width": width, "num_frames": frames}
     with folder(Path("runs") / _named(task, prompt, number, seed) if out is None else out) as place:
         lens = load(model, device, dtype, offload)
-        with progress("generate") as tell:
-            run = _watched(
-                lens, tell, seed=seed, steps=steps, guidance=guidance, preset=preset, height=height, width=width,
-                num_frames=frames, **given,
-            )  # fmt: skip
-        run.save(place / "run")
-        (place / "video.mp4").write_bytes(mp4(run.video, fps=fps_of(run)))
-        strip_of(run).save(place / "film.png")
+        with Stoppable(lens, place / "stopped", given) as work:
+            with progress("generate") as tell:
+                run = work.finish(tell)
+            run.save(place / "run")
+            (place / "video.mp4").write_bytes(mp4(run.video, fps=fps_of(run)))
+            strip_of(run).save(place / "film.png")
     score = score_of(run)
     if json:
         files = {"folder": place, "run": place / "run", "video": place / "video.mp4", "film": place / "film.png"}
@@ -156,27 +165,6 @@ def report(
     if runs_in(folder):
         say(f"decoding the films of {min(films, len(runs_in(folder)))} run(s)")
     typer.echo(str(write_folder(folder, page, load=attached, films=films)))
-
-
-def _watched(lens: Any, tell: Progress, **arguments: Any) -> Run:
-    """Generate, and tell each step; what is told changes nothing and leaves no trace in the run."""
-    from dit_lens.wan.edits import Edit, Fired
-
-    class Watch(Edit):
-        def bind(self, context: Any) -> Watch:
-            self.total = context.plan.n_steps
-            return self
-
-        def latents(self, step: int, x: Any) -> Any:
-            tell(step, self.total, f"step {step}")
-            return x
-
-        def finish(self, complete: bool = True) -> Fired:
-            return Fired(self.label, {})
-
-    run = lens.generate(interventions=[Watch("watch")], **arguments)
-    tell(run.n_steps, run.n_steps, "decoding")
-    return replace(run, fired=())
 
 
 def _named(task: str | None, prompt: str | None, number: int, seed: int) -> str:

@@ -23,13 +23,12 @@ from dit_lens.cli.common import (
     puzzles,
     resumable,
     tell_json,
-    with_steps,
 )
 
 
 def map_(
     model: Model = "lab",
-    out: Annotated[Path, typer.Option(help="folder to write")] = Path("map"),
+    out: Annotated[Path, typer.Option(help="folder to write; the same command goes on there")] = Path("map"),
     n: Annotated[int, typer.Option(help="puzzles of each task")] = 2,
     seed: Annotated[int, typer.Option(help="first seed; the same seed gives the same tables")] = 0,
     task: Task = None,
@@ -41,15 +40,17 @@ def map_(
     offload: OffloadOf = None,
     json: Json = False,
 ) -> None:
-    """Map which layers and steps of a model do what, in a report. Five minutes for lab on two cores."""
+    """Map which layers and steps of a model do what, in a report. Five minutes for lab on two cores; can be stopped."""
     import dit_lens
 
-    with folder(out), progress("map") as tell:
-        lens = with_steps(load(model, device, dtype, offload), num_steps)
-        found = dit_lens.map(lens, task or None, n=n, seed=seed, scenes=scenes, ensembles=ensembles, progress=tell)
+    with folder(out), resumable(out), progress("map") as tell:
+        found = dit_lens.map(
+            load(model, device, dtype, offload), task or None, n=n, seed=seed, scenes=scenes, ensembles=ensembles,
+            sampling=_sampling(num_steps), folder=out / "parts", progress=tell,
+        )  # fmt: skip
         report = found.write(out)
     if json:
-        tell_json({"report": report, "folder": out, "summary": found.roles.sentences(), "about": found.about})
+        tell_json({"report": report, "folder": out, "summary": found.summary(), "about": found.about})
     else:
         typer.echo(f"{report}  (tables and runs beside it; {found.about['seconds']} s)")
 
@@ -95,8 +96,8 @@ def sweep(
         **at,
         hooks=hook,
         metric=metric,
-        horizon=int(horizon) if horizon.isdigit() else horizon,  # Sweep says what is allowed
-        sampling=None if num_steps is None else {"steps": num_steps},
+        horizon=int(horizon) if horizon.isdigit() else horizon,  # type: ignore[arg-type]  # Sweep says what it takes
+        sampling=_sampling(num_steps),
         folder=out,
         shard=shard,
     )
@@ -108,18 +109,25 @@ def sweep(
         return
     with resumable(out), progress("sweep") as tell:
         found = work.run(tell, budget=None if budget is None else 60 * budget)
-    table = found[[v for v in found.data_vars if not str(v).startswith("raw_")]].to_dataframe().reset_index()
-    table.to_csv(out / "effects.csv", index=False)
-    written = {"effects": out / "effects.csv", "rows": len(table)}
+    from dit_lens.figures.folder import write_tables
+
+    table = found[[v for v in found.data_vars if not str(v).startswith("raw_")]]
+    write_tables(out, {"effects": table})
+    rows = table["value"].size
+    written = {"effects": out / "effects.csv", "rows": rows}
     if report:
         from dit_lens.figures.sweep import write_sweep
 
         written["report"] = write_sweep(work, found, out / "report.html")
     if json:
         return tell_json(written)
-    typer.echo(f"{written['effects']}  ({len(table)} rows)")
+    typer.echo(f"{written['effects']}  ({rows} rows)")
     if report:
         typer.echo(str(written["report"]))
+
+
+def _sampling(num_steps: int | None) -> dict[str, Any] | None:
+    return None if num_steps is None else {"steps": num_steps}
 
 
 #: Commands and their examples.

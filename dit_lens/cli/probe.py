@@ -160,10 +160,12 @@ def _sentence(row: dict[str, Any]) -> str:
 
 def _report(found: xr.Dataset, best: list[dict[str, Any]], path: Path) -> Path:
     from dit_lens.figures import Report
-    from dit_lens.figures.probes import decodability
+    from dit_lens.figures.probes import best_places, decodability
 
     methods = {k: v for k, v in found.attrs.items() if isinstance(v, str | int | float)}
     page = Report(f"Probes on {found.attrs.get('model', 'a model')}", summary=[*map(_sentence, best)], methods=methods)
+    if len(best) > 1:
+        page.figure(best_places(found), caption="Best of many places: high by selection, too; p corrects for it.")
     for name in found["label"].values:
         for hook in found["hook"].values:
             caption = f"Linear probes of {name} on {hook}, whole scenes held out, beside their memory of scenes."

@@ -1,20 +1,55 @@
 """Experiments: a lens, some tasks and a question in, a labelled dataset with its placebo out.
 
-A measure reads runs; an experiment also makes them. Each module holds one experiment of the paper with its controls,
-and ``claims``, which states what the paper said beside what was found: ``dl.experiments.energy.energy(lens, tasks)``,
-``dl.experiments.energy.claims(lens)``.
+A measure reads runs; an experiment also makes them. Each file holds one experiment of the paper with its controls, and
+what the paper said of it beside what is found: ``dl.experiments.energy(lens, tasks)``, and
+``dl.experiments.claims(lens, "energy")``.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
-from types import ModuleType
+from typing import Any
 
-__all__ = [m.name for m in pkgutil.iter_modules(__path__)]
+from dit_lens.errors import MeasureError
+from dit_lens.experiments.attention import attention_by_depth, knockouts
+from dit_lens.experiments.behaviour import perception_lag, plant_mistakes, watch_answers
+from dit_lens.experiments.branching import branching, fork, several
+from dit_lens.experiments.chain import chain_of_steps, over_puzzles
+from dit_lens.experiments.claim import Claim
+from dit_lens.experiments.energy import energy
+from dit_lens.experiments.ensembles import ensembles
+from dit_lens.experiments.layer_lens import layer_readout
+from dit_lens.experiments.memory import Hiding, decodable_while_hidden, used_while_hidden
+from dit_lens.experiments.noise import noise_at_frame, noise_at_step, peak, score_lost, sensitivity
+from dit_lens.experiments.schedules import few_steps, frames_curve
+from dit_lens.experiments.swap import swap
+from dit_lens.progress import Progress, silent
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.untrained import shuffled_weights
+
+#: The experiments that state claims, each by the name of its file.
+CLAIMS = (
+    "attention", "behaviour", "branching", "chain", "energy", "ensembles", "layer_lens", "memory", "noise", "roles",
+    "schedules", "swap",
+)  # fmt: skip
+__all__ = [
+    "CLAIMS", "Claim", "Hiding", "attention_by_depth", "branching", "chain_of_steps", "claims",
+    "decodable_while_hidden", "energy", "ensembles", "few_steps", "fork", "frames_curve", "knockouts", "layer_readout",
+    "noise_at_frame", "noise_at_step", "over_puzzles", "peak", "perception_lag", "plant_mistakes", "score_lost",
+    "sensitivity", "several", "shuffled_weights", "swap", "used_while_hidden", "watch_answers",
+]  # fmt: skip
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {__all__}")
+def claims(lens: Lens, experiment: str, *, progress: Progress = silent, **arguments: Any) -> list[Claim]:
+    """What the paper said of one experiment (a name of ``CLAIMS``) beside what is found here, on unseen puzzles.
+
+    ``arguments``: ``n`` puzzles, the first ``seed``, and what else ``claims`` of the experiment's file takes.
+
+    Errors: :class:`MeasureError` for another name.
+    """
+    if experiment not in CLAIMS:
+        raise MeasureError(f"experiment={experiment!r} states no claims: choose from {list(CLAIMS)}")
+    found: list[Claim] = importlib.import_module(f"{__name__}.{experiment}").claims(
+        lens, progress=progress, **arguments
+    )
+    return found

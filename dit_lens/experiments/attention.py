@@ -29,9 +29,11 @@ from dit_lens.address import ALL, Indices
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.claim import Claim, untestable
 from dit_lens.experiments.energy import FOREGROUND, SHIFT
-from dit_lens.experiments.rows import Progress, above_null, puzzle_names, text
+from dit_lens.experiments.rows import above_null, text
 from dit_lens.interventions.knockout import knockout
 from dit_lens.measures.attention_watch import watch_attention, watched_attention
+from dit_lens.measures.stats import puzzle_names
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.attending import Kind
 from dit_lens.wan.grid import Grid, token_regions
 from dit_lens.wan.lens import Lens
@@ -51,7 +53,7 @@ def attention_by_depth(
     steps: Indices | None = None,
     draws: int = 3,
     num_steps: int | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
     **arguments: Any,
 ) -> xr.Dataset:
     """Enrichment of every region as keys of self-attention, one generation a puzzle, ``cond`` branch.
@@ -71,7 +73,7 @@ def attention_by_depth(
         raise TaskError(
             f"{len(tasks)} puzzle gives no interval: measure two or more, dit_lens.tasks.batch('maze', n=12)"
         )
-    plan = lens.plan(num_steps)
+    plan = lens.plan_of(steps=num_steps, **arguments)
     wanted = sorted({round(q * (plan.n_steps - 1)) for q in np.linspace(0, 1, STEPS)}) if steps is None else steps
     found, texts = [], []
     for i, task in enumerate(tasks):
@@ -131,7 +133,7 @@ def knockouts(
     steps: Indices = ALL,
     seed: int = 0,
     num_steps: int | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
     **arguments: Any,
 ) -> xr.Dataset:
     """Whole generations with attention of the edges (from, to) cut, beside cuts to random tokens.
@@ -205,9 +207,7 @@ def elsewhere(mask: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndar
 # -- the paper's claims
 
 
-def claims(
-    lens: Lens, n: int = 12, seed: int = 0, progress: Progress = lambda done, total, what: None, **arguments: Any
-) -> list[Claim]:
+def claims(lens: Lens, n: int = 12, seed: int = 0, progress: Progress = silent, **arguments: Any) -> list[Claim]:
     """The paper's claims on where layers attend, on ``n`` unseen puzzles of each family; see :func:`read_claims`.
 
     The causal rows cut attention to the named goal of ``n`` ``choose`` puzzles, in windows of three layers.

@@ -1,8 +1,8 @@
 """Self-correction, and perception before action, read from the film of x0_hat; and recovery from a planted mistake.
 
-``watch`` generates and keeps, for every step, the verdict on x0_hat's answer (:mod:`dit_lens.measures.behaviour`) and
-three curves from 0 to 1. For a puzzle in which a mover goes to a place, with ``shown(place, frame)`` how much of the
-mover x0_hat shows there:
+``watch_answers`` generates and keeps, for every step, the verdict on x0_hat's answer
+(:mod:`dit_lens.measures.behaviour`) and three curves from 0 to 1. For a puzzle in which a mover goes to a place, with
+``shown(place, frame)`` how much of the mover x0_hat shows there:
 
 * ``identified``: shown(right end, last frame) less the most that any other place it could be at shows. Does x0_hat
   single out the named thing? (In ``occlude``: how far the named ball is gone from its place, less the other one.)
@@ -14,9 +14,9 @@ nulls: ``fade-in``, the finished video faded in over the still first frame, in w
 puzzles whose motion is determined (one solution). x0_hat averages the motions that are still open, so a lag that exists
 only where several are open is uncertainty about the way, not an order of seeing and moving.
 
-*Self-correction* is :func:`dit_lens.measures.behaviour.corrections` of the verdicts. ``planted`` asks for it where the
-film shows no mistakes: a generation is begun under another instruction (the twin of the same picture) and goes on under
-its own from step k (``planted``), beside the same never put right (``kept``) and never wrong (``own``).
+*Self-correction* is :func:`dit_lens.measures.behaviour.corrections` of the verdicts. ``plant_mistakes`` asks for it
+where the film shows no mistakes: a generation is begun under another instruction (the twin of the same picture) and
+goes on under its own from step k (``planted``), beside the same never put right (``kept``) and never wrong (``own``).
 
 When not to use: ``identified`` as when the model *knows*. It is what x0_hat's pixels show; a probe may know before.
 """
@@ -34,7 +34,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
-from dit_lens.experiments.rows import Progress, above_null, needed, puzzle_names, text
+from dit_lens.experiments.rows import above_null, needed, text
 from dit_lens.measures.behaviour import (
     VERDICTS,
     chance_events,
@@ -45,6 +45,8 @@ from dit_lens.measures.behaviour import (
     verdicts,
     wilson,
 )
+from dit_lens.measures.stats import puzzle_names
+from dit_lens.progress import Progress, silent
 from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p
 from dit_lens.wan.lens import Lens
@@ -83,14 +85,14 @@ def shown_curves(task: Any, film: np.ndarray) -> dict[str, np.ndarray]:
     return {"identified": identified, "arrived": _last(mover, end), "motion": _motion(mover, read == code, hides)}
 
 
-def watch(
+def watch_answers(
     lens: Lens,
     tasks: Sequence[Any],
     *,
     curves: Curves | None = shown_curves,
     seed: int = 0,
     generate: Mapping[str, Any] = MappingProxyType({}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """``verdict`` (puzzle, step), and every curve (film, puzzle, step) for x0_hat and for its ``fade-in``.
 
@@ -120,7 +122,7 @@ def watch(
     return out.assign_attrs(model=lens.name, seed=seed, n_steps=run.plan.n_steps)
 
 
-def lags(watched: xr.Dataset, level: float = LEVEL) -> xr.Dataset:
+def perception_lag(watched: xr.Dataset, level: float = LEVEL) -> xr.Dataset:
     """Onsets of the curves, and ``lag`` = onset(motion) - onset(identified); (film, puzzle), NaN where one is never."""
     found = xr.Dataset({name: onset(watched[name], level) for name in CURVES})
     return found.assign(lag=found["motion"] - found["identified"], solutions=watched["solutions"])
@@ -132,7 +134,7 @@ def other_instruction(task: Any) -> Any:
     return task.twin("other_answer")
 
 
-def planted(
+def plant_mistakes(
     lens: Lens,
     tasks: Sequence[Any],
     at: Sequence[int],
@@ -141,7 +143,7 @@ def planted(
     seed: int = 0,
     other_seed: int = 1000,
     generate: Mapping[str, Any] = MappingProxyType({}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Begin under the twin's instruction, go on under the task's own from step k: where does it end?
 
@@ -187,20 +189,20 @@ def planted(
     )
 
 
-def claims(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = lambda done, total, what: None) -> list[Claim]:
+def claims(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> list[Claim]:
     """The paper's claims of self-correction and of perception before action, on ``n`` unseen puzzles of each family."""
     families: Mapping[str, list[Any]] = {name: [puzzles.load(name, i) for i in range(n)] for name in puzzles.names()}
     movers = [task for name in ("maze", "choose", "occlude") for task in families[name]]
-    seen = watch(lens, movers, seed=seed, progress=progress)
-    more = watch(lens, families["pattern"], curves=None, seed=seed, progress=progress)
+    seen = watch_answers(lens, movers, seed=seed, progress=progress)
+    more = watch_answers(lens, families["pattern"], curves=None, seed=seed, progress=progress)
     last = lens.plan().n_steps
     at = sorted({max(1, round(q * last)) for q in (0.1, 0.25, 0.4, 0.55, 0.7)})
-    wrong = planted(lens, families["choose"], at, seed=seed, progress=progress)
+    wrong = plant_mistakes(lens, families["choose"], at, seed=seed, progress=progress)
     return read_claims(seen, xr.concat([seen["verdict"], more["verdict"]], "puzzle"), wrong)
 
 
 def read_claims(seen: xr.Dataset, states: xr.DataArray, wrong: xr.Dataset) -> list[Claim]:
-    """The claims from measured data: :func:`watch` of movers, verdicts of all puzzles, :func:`planted` mistakes."""
+    """The claims from :func:`watch_answers` of movers, the verdicts of all puzzles, and :func:`plant_mistakes`."""
     found = [_corrected(states)]
     recovered = wrong["outcome"].sel(end="own").astype(float).where(wrong["shows"]).mean("step")
     each = wrong["outcome"].sel(end="own", start="planted").mean("puzzle")
@@ -215,7 +217,7 @@ def read_claims(seen: xr.Dataset, states: xr.DataArray, wrong: xr.Dataset) -> li
             f"{', '.join(f'{float(v):.2f}' for v in shown)}; never wrong: {text(recovered.sel(start='own'))}.",
         )
     )  # fmt: skip
-    lag = lags(seen)
+    lag = perception_lag(seen)
     fixed = lag["solutions"] == 1
     orders = lag["lag"].sel(film="x0_hat")
     counts = ", ".join(f"{int((orders * sign > 0).sum())} {word}" for sign, word in ((1, "later"), (-1, "earlier")))

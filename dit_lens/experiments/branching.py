@@ -28,8 +28,10 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import indices
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
-from dit_lens.experiments.rows import Progress, above_null, prefixed, puzzle_names, text
+from dit_lens.experiments.rows import above_null, prefixed, text
 from dit_lens.interventions.renoise import renoise
+from dit_lens.measures.stats import puzzle_names
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 
@@ -69,7 +71,7 @@ def branching(
     seed: int = 0,
     placebo: bool = True,
     generate: Mapping[str, Any] = MappingProxyType({}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Answers of ``n`` branches at each of ``steps``, of ``n`` fresh seeds, and of the placebo.
 
@@ -149,7 +151,7 @@ def counted(own: Any, runs: Sequence[Run]) -> dict[str, float]:
     }
 
 
-def claims(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = lambda done, total, what: None) -> list[Claim]:
+def claims(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent) -> list[Claim]:
     """The claims about branches on ``n`` unseen puzzles each of ``maze`` and ``pattern`` with several answers."""
     parts = []
     for name in ("maze", "pattern"):

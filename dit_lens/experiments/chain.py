@@ -24,10 +24,11 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim, Verdict
-from dit_lens.experiments.rows import Progress, above_null, prefixed, puzzle_names, text
+from dit_lens.experiments.rows import above_null, prefixed, text
 from dit_lens.measures.candidates import candidates, pool
-from dit_lens.measures.stats import summarise
+from dit_lens.measures.stats import puzzle_names, summarise
 from dit_lens.measures.trajectory import commit_step, commitment
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 
@@ -43,7 +44,7 @@ def chain_of_steps(
     at_least: float = COMMITTED,
     frames: Sequence[int] = (-1,),
     generate: Mapping[str, Any] = MappingProxyType({}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Commitment and candidates at every step, over puzzles and seeds.
 
@@ -137,7 +138,7 @@ def _place(task: Any, end: Run) -> int:
 # -- claims
 
 
-def claims(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = lambda done, total, what: None) -> list[Claim]:
+def claims(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent) -> list[Claim]:
     """The paper's claims about steps on ``n`` unseen puzzles a family, two noise seeds each."""
     parts = {}
     for name in puzzles.names():

@@ -27,11 +27,12 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import Indices
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.claim import Claim, Verdict
-from dit_lens.experiments.rows import Progress, numbers
+from dit_lens.experiments.rows import numbers
 from dit_lens.measures.energy import energy_ratio, layer_energy, profile_stability
 from dit_lens.measures.maps import ChannelMoments, variance_ratio
-from dit_lens.measures.masks import change_mask, proper, shuffled
+from dit_lens.measures.masks import change_mask, proper, shuffled_mask
 from dit_lens.measures.stats import summarise
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.grid import Grid, token_regions
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import record
@@ -57,7 +58,7 @@ def energy(
     seed: int = 0,
     draws: int = 20,
     num_steps: int | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
     **arguments: Any,
 ) -> xr.Dataset:
     """Energy and channel variance of the foreground against the rest, one generation a puzzle.
@@ -104,7 +105,7 @@ def _one(
     grid = lens.grid_of(task, **how)
     mask = _mask(grid, task, foreground)
     rng = np.random.default_rng(seed)
-    regions = {"region": mask} | {f"null {i}": shuffled(mask, grid, rng) for i in range(_NULLS)}
+    regions = {"region": mask} | {f"null {i}": shuffled_mask(mask, grid, rng) for i in range(_NULLS)}
     moments = ChannelMoments(tuple(regions))
     wanted = [
         record(hook, reduce=reduce, steps=steps, branches="cond", name=f"{what}_{hook}")
@@ -169,9 +170,7 @@ def _with_input(measure: Callable[[str], xr.DataArray], hook: str) -> xr.DataArr
 # -- the paper's claims
 
 
-def claims(
-    lens: Lens, n: int = 24, seed: int = 0, progress: Progress = lambda done, total, what: None, **arguments: Any
-) -> list[Claim]:
+def claims(lens: Lens, n: int = 24, seed: int = 0, progress: Progress = silent, **arguments: Any) -> list[Claim]:
     """The paper's claims on layer energy, on ``n`` unseen puzzles of all families; see :func:`read_claims`."""
     return read_claims(energy(lens, puzzles.batch(puzzles.names(), n, seed), seed=seed, progress=progress, **arguments))
 

@@ -36,10 +36,10 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import ALL, Address, Call, Depth
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.claim import Claim, Verdict
-from dit_lens.experiments.rows import Progress
 from dit_lens.interventions.ensemble import PAPER_WINDOW
 from dit_lens.interventions.ensemble_modes import EnsembleMode, ensemble_mode, noise_mean
 from dit_lens.measures.stats import summarise
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.edits import Context, Edit, Intervention
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
@@ -48,7 +48,6 @@ from dit_lens.wan.run import Run
 Scorer = Callable[[Run], float]
 MODES = ("lockstep", "cached", "alpha", "updates")
 PLACEBO = "noise mean"
-SAMPLING = ("guidance", "guidance_2", "preset", "scheduler")
 SCORERS: Mapping[str, Scorer] = {
     "value": lambda run: float(run.score.value),
     "solved": lambda run: float(run.score.solved),
@@ -71,7 +70,7 @@ def ensembles(
     scorers: Mapping[str, Scorer] | None = None,
     seed: int = 0,
     num_steps: int | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
     **arguments: Any,
 ) -> xr.Dataset:
     """Score every mode in every window of layers, and its controls at equal compute, on every puzzle.
@@ -107,7 +106,7 @@ def ensembles(
     planned = _planned(modes, (layers, *other_layers), {**where, "alpha": alpha})
     edits, twins, remarks = _conditions(lens, planned, ensemble_mode("velocity", steps=steps, branches=branches))
     names = ["alone", f"random of {k}", f"best of {k}", *(name for name in edits if name != "alone"), *twins]
-    plan = lens.plan(num_steps, **{key: value for key, value in arguments.items() if key in SAMPLING})
+    plan = lens.plan_of(steps=num_steps, **arguments)
     raw = np.full((len(names), 2, len(judges), repeats, len(tasks)), np.nan)
     calls: dict[str, set[int]] = {name: set() for name in names}
     rng = np.random.default_rng(seed)
@@ -274,7 +273,7 @@ def claims(
     lens: Lens,
     n: int = 30,
     seed: int = 0,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
     *,
     name: str = "maze",
     num_steps: int | None = 3,

@@ -17,18 +17,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from dit_lens import tasks as puzzles
 from dit_lens.address import Indices, indices
 from dit_lens.errors import TaskError
 from dit_lens.experiments.claim import Claim, Verdict, untestable
-from dit_lens.experiments.rows import Progress, needed, numbers
+from dit_lens.experiments.rows import needed, numbers
 from dit_lens.measures.layer_lens import layer_lens, settles
 from dit_lens.measures.stats import summarise
 from dit_lens.measures.translator import fit_translators
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.untrained import shuffled_weights
 
 WEIGHTS = ("trained", "shuffled")
 
@@ -47,7 +48,7 @@ def layer_readout(
     seed: int = 0,
     fit_seed: int = 10_000,
     num_steps: int | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
     **arguments: Any,
 ) -> xr.Dataset:
     """Fit translators on the puzzles ``fit`` and read every layer out on ``tasks``.
@@ -70,7 +71,7 @@ def layer_readout(
         )
     if answers:
         needed(tasks, "answer", cure="pass answers=False")
-    chosen = indices(steps, lens.plan(num_steps).n_steps, "step", "the plan")
+    chosen = indices(steps, lens.plan_of(steps=num_steps, **arguments).n_steps, "step", "the plan")
     how = {"steps": num_steps, "stop_after": chosen[-1], **arguments}
     total = len(fit) + len(tasks)
 
@@ -98,43 +99,15 @@ def layer_readout(
     )  # fmt: skip
 
 
-def shuffled_weights(lens: Lens, seed: int = 0) -> Lens:
-    """The same model with the entries of every weight tensor of every expert shuffled: same norms, nothing learned.
-
-    A lens of its own with new experts; text encoder, VAE and scheduler are shared. Needs the memory of the experts once
-    more.
-    """
-    pipe = lens.pipe
-    generator = torch.Generator().manual_seed(seed)
-    parts = dict(pipe.components)
-    for name in ("transformer", "transformer_2"):
-        model = parts.get(name)
-        if model is None:
-            continue
-        twin = type(model).from_config(model.config)
-        weights = {k: _shuffle(v, generator) for k, v in model.state_dict().items()}
-        twin.load_state_dict(weights, assign=True)
-        parts[name] = twin.eval().requires_grad_(False)
-    options = {k: pipe.config[k] for k in ("boundary_ratio", "expand_timesteps") if k in pipe.config}
-    return Lens(type(pipe)(**parts, **options), lens.defaults, f"{lens.name}, weights shuffled")
-
-
-def _shuffle(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
-    return weight.flatten()[order].reshape(weight.shape)
-
-
 # -- the paper's claims
 
 
-def claims(
-    lens: Lens, n: int = 16, seed: int = 0, progress: Progress = lambda done, total, what: None, **arguments: Any
-) -> list[Claim]:
+def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent, **arguments: Any) -> list[Claim]:
     """What "late layers consolidate" means for a read-out, on ``n`` unseen puzzles of all families; seven steps.
 
     Translators are fitted on ``n`` other puzzles of the training split; see :func:`read_claims`.
     """
-    last = lens.plan(arguments.get("num_steps")).n_steps - 1
+    last = lens.plan_of(steps=arguments.get("num_steps"), **arguments).n_steps - 1
     at = sorted({round(q * last) for q in (0, 0.15, 0.3, 0.5, 0.7, 0.85, 1)})
     fit = puzzles.batch(puzzles.names(), n, seed, split="train")
     tasks = puzzles.batch(puzzles.names(), n, seed)

@@ -35,9 +35,11 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
-from dit_lens.experiments.rows import Progress, above_null, needed, puzzle_names, text
+from dit_lens.experiments.rows import above_null, needed, text
 from dit_lens.interventions.patch import patch
 from dit_lens.measures.decoding import choice, decode, shuffled
+from dit_lens.measures.stats import puzzle_names
+from dit_lens.progress import Progress, silent
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.task import Task
 from dit_lens.wan.grid import Grid
@@ -130,7 +132,7 @@ def relocate(task: Task) -> Task:
 TWINS: Mapping[str, Callable[[Any], Any]] = MappingProxyType({"identity": recolour, "place": relocate})
 
 
-def decodable(
+def decodable_while_hidden(
     lens: Lens,
     tasks: Sequence[Any],
     *,
@@ -142,7 +144,7 @@ def decodable(
     folds: int = 5,
     seed: int = 0,
     generate: Mapping[str, Any] = MappingProxyType({"steps": STEPS}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """How well identity and place are read while hidden: ``accuracy`` (what, kind, puzzle, step, layer).
 
@@ -203,7 +205,7 @@ def decodable(
     )
 
 
-def used(
+def used_while_hidden(
     lens: Lens,
     tasks: Sequence[Any],
     *,
@@ -214,7 +216,7 @@ def used(
     seed: int = 0,
     other_seed: int = 1000,
     generate: Mapping[str, Any] = MappingProxyType({"steps": STEPS}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """What the hidden tokens' updates do when they come from a twin: ``effect`` and ``flipped`` (what, arm, puzzle).
 
@@ -276,11 +278,11 @@ def used(
     )
 
 
-def claims(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = lambda done, total, what: None) -> list[Claim]:
+def claims(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> list[Claim]:
     """The paper's claim of working memory, asked of ``n`` unseen scenes of ``occlude``."""
     tasks = [puzzles.load("occlude", i) for i in range(n)]
-    read = decodable(lens, tasks, seed=seed, progress=progress)
-    return read_claims(read, used(lens, tasks, seed=seed, progress=progress))
+    read = decodable_while_hidden(lens, tasks, seed=seed, progress=progress)
+    return read_claims(read, used_while_hidden(lens, tasks, seed=seed, progress=progress))
 
 
 def read_claims(read: xr.Dataset, use: xr.Dataset) -> list[Claim]:

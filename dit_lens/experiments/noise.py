@@ -26,8 +26,10 @@ from dit_lens.address import ALL, Indices, indices
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim
 from dit_lens.experiments.injection import KINDS, SomeTokens, check, injection, latent_frames, pixel_frames, with_next
-from dit_lens.experiments.rows import Progress, above_null, needed, puzzle_names, text
+from dit_lens.experiments.rows import above_null, needed, text
 from dit_lens.measures.similarity import ESTIMATORS, dissimilarity
+from dit_lens.measures.stats import puzzle_names
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import record
 from dit_lens.wan.run import Run
@@ -61,7 +63,7 @@ def noise_at_step(
     noise_seed: int = 1,
     tokens: int = 1024,
     generate: Mapping[str, Any] = MappingProxyType({}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Inject noise at each of ``steps``, once per puzzle and kind; scores and the propagation map.
 
@@ -147,7 +149,7 @@ def sensitivity(found: xr.Dataset) -> xr.DataArray:
     return curve
 
 
-def drop(found: xr.Dataset, score: str = "score") -> xr.DataArray:
+def score_lost(found: xr.Dataset, score: str = "score") -> xr.DataArray:
     """Score lost to the noise, per puzzle: the clean run's minus the noised one's."""
     lost: xr.DataArray = found[f"clean_{score}"] - found[score]
     lost = lost.transpose(*found[score].dims)
@@ -183,7 +185,7 @@ def noise_at_frame(
     seed: int = 0,
     noise_seed: int = 1,
     generate: Mapping[str, Any] = MappingProxyType({}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Inject noise in each of ``frames`` (latent, or ``unit="pixel"``) at every step, once per puzzle and kind.
 
@@ -254,7 +256,7 @@ def _rms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # -- the paper's claims
 
 
-def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = lambda done, total, what: None) -> list[Claim]:
+def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> list[Claim]:
     """The paper's claims on noise, on ``n`` unseen puzzles of all families; see :func:`read_claims`."""
     tasks = puzzles.batch(puzzles.names(), n, seed)
     last = lens.plan().n_steps - 1
@@ -274,8 +276,9 @@ def read_claims(steps: xr.Dataset, frames: xr.Dataset, one: xr.Dataset) -> list[
 
     ``one``: :func:`noise_at_step` with one of the ``frames``, kinds unit and renewed, at some steps of ``steps``.
     """
-    lost, held = drop(steps).mean("step"), drop(frames)
-    spread = drop(frames, "elsewhere")
+    lost, held = score_lost(steps).mean("step"), score_lost(frames)
+    lost_at_all = score_lost(steps).sel(step=one["step"])
+    spread = score_lost(frames, "elsewhere")
     per_step = f"mean over steps {_list(steps['step'])}"
     found = [
         above_null(
@@ -301,13 +304,14 @@ def read_claims(steps: xr.Dataset, frames: xr.Dataset, one: xr.Dataset) -> list[
             "Noise in all frames costs more than in one (the fair pair: the same step, the same time to recover).",
             f"drop in score by unit noise in all frames minus in one, mean over steps {_list(one['step'])}",
             SCORE,
-            [(drop(steps).sel(step=one["step"]) - drop(one)).mean("step").sel(kind=k) for k in ("unit", "renewed")],
+            [(lost_at_all - score_lost(one)).mean("step").sel(kind=k) for k in ("unit", "renewed")],
             "own content, other noise",
         ),
     ]
     curve = sensitivity(steps).sel(of="latents", estimator="biased")
     n = steps.sizes["puzzle"]
-    for what, over in (("mean 1 - CKA of the latents after the injection", curve), ("drop in score", drop(steps))):
+    states = "mean 1 - CKA of the latents after the injection"
+    for what, over in ((states, curve), ("drop in score", score_lost(steps))):
         place, null = (peak(over.sel(kind=k), steps.attrs["n_steps"]) for k in ("unit", "renewed"))
         inside = place[1] >= 0.4 and place[2] <= 0.6
         found.append(
@@ -329,8 +333,8 @@ def read_claims(steps: xr.Dataset, frames: xr.Dataset, one: xr.Dataset) -> list[
             "1 - CKA",
             [middle.mean(("step", "later")).sel(kind=k) for k in ("unit", "renewed")],
             "own content, other noise",
-            f"Score lost to these injections: {text(drop(early).mean('step').sel(kind='unit'))}. What persists is the "
-            "noise: a redraw that keeps the content gives the same map.",
+            f"Score lost to these injections: {text(score_lost(early).mean('step').sel(kind='unit'))}. What persists "
+            "is the noise: a redraw that keeps the content gives the same map.",
         )
     )
     return found

@@ -36,8 +36,6 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.claim import Claim, Verdict
 from dit_lens.experiments.energy import FOREGROUND
-from dit_lens.experiments.layer_lens import shuffled_weights
-from dit_lens.experiments.rows import Progress
 from dit_lens.experiments.swap import PLACEBO_SEED
 from dit_lens.measures.attention_watch import region_attention
 from dit_lens.measures.energy import energy_ratio
@@ -46,9 +44,11 @@ from dit_lens.measures.local import local_effects
 from dit_lens.measures.masks import region_mask
 from dit_lens.measures.segments import Segments, segments
 from dit_lens.measures.stats import summarise
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import Record, record
 from dit_lens.wan.run import Run
+from dit_lens.wan.untrained import shuffled_weights
 
 EVIDENCE = ("attention", "writing", "effect", "readout")
 PROBED = ("scene", "choice")  # where probes were fitted
@@ -102,11 +102,11 @@ def layer_evidence(
 
 
 def puzzle_runs(
-    lens: Lens, task: Any, seed: int, steps: Sequence[int], *also: Record, **how: Any
+    lens: Lens, task: Any, seed: int, steps: Sequence[int], /, *also: Record, **how: Any
 ) -> tuple[Run, Run, Run]:
     """Base, source (the twin with another answer) and placebo of a puzzle; the base records what the evidence needs.
 
-    ``also``: further recordings of the base.
+    ``also``: further recordings of the base. ``how``: arguments of ``lens.generate``, whose ``steps`` is their number.
     """
     update = record("update", reduce="token_norm", branches="cond", steps=tuple(steps))
     return (
@@ -121,7 +121,7 @@ def control_evidence(
     tasks: Sequence[Any],
     seeds: Sequence[int],
     steps: Sequence[int],
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
     seed: int = 0,
     **how: Any,
 ) -> list[xr.Dataset]:
@@ -229,7 +229,7 @@ def _middle(draws: Sequence[float]) -> tuple[float, float]:
 # -- the paper's claim
 
 
-def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = lambda done, total, what: None) -> list[Claim]:
+def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> list[Claim]:
     """The paper's division of labour over layers, on ``n`` unseen puzzles of all families; see :func:`read_claims`.
 
     Four steps, read in the model and in the control.

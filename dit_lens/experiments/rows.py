@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import xarray as xr
@@ -10,8 +10,7 @@ import xarray as xr
 from dit_lens.errors import TaskError
 from dit_lens.experiments.claim import Claim
 from dit_lens.measures.stats import summarise
-
-Progress = Callable[[int, int, str], None]  # progress(done, total, what), before each piece of work
+from dit_lens.progress import Progress
 
 
 def needed(tasks: Sequence[Any], *parts: str, cure: str) -> None:
@@ -54,8 +53,3 @@ def text(values: xr.DataArray) -> str:
     """Mean and interval of (puzzle) values in words."""
     a = summarise(values)
     return f"{float(a['value']):.3f} [{float(a['low']):.3f}, {float(a['high']):.3f}], n = {int(a['n'])}"
-
-
-def puzzle_names(tasks: Sequence[Any]) -> list[str]:
-    """What the axis ``puzzle`` is labelled with: family and seed."""
-    return [f"{getattr(task, 'name', 'task')} {getattr(task, 'seed', i)}" for i, task in enumerate(tasks)]

@@ -28,9 +28,11 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.claim import Claim, untestable
-from dit_lens.experiments.rows import Progress, above_null, needed, puzzle_names, text
+from dit_lens.experiments.rows import above_null, needed, text
 from dit_lens.measures.candidates import candidates
+from dit_lens.measures.stats import puzzle_names
 from dit_lens.measures.trajectory import commit_step, commitment
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.plan import ExplicitGridEuler
 from dit_lens.wan.run import Run
@@ -101,7 +103,7 @@ def few_steps(
     *,
     seed: int = 0,
     generate: Mapping[str, Any] = MappingProxyType({}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Every measure at every number of steps and sampler: variables (puzzle, sampler, steps).
 
@@ -174,7 +176,7 @@ def frames_curve(
     *,
     seed: int = 0,
     generate: Mapping[str, Any] = MappingProxyType({}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Score of videos generated at each length of ``frames`` (1 + 4 k pixel frames): variables (puzzle, frames).
 
@@ -212,7 +214,7 @@ def frames_curve(
 # -- the paper's claims
 
 
-def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = lambda done, total, what: None) -> list[Claim]:
+def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> list[Claim]:
     """The paper's claims on few steps and few frames, on ``n`` unseen mazes with several shortest routes.
 
     Frame counts are measured on mazes that the shortest video has time for (at most four moves).

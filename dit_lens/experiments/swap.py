@@ -38,10 +38,10 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import Depth, indices
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.claim import Claim, Verdict, untestable
-from dit_lens.experiments.rows import Progress
 from dit_lens.interventions import patch
 from dit_lens.interventions.base import STREAM
 from dit_lens.measures.stats import summarise
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
 from dit_lens.wan.run import Run
@@ -67,7 +67,7 @@ def swap(
     seed: int = 0,
     placebo_seed: int = PLACEBO_SEED,
     num_steps: int | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
     **arguments: Any,
 ) -> xr.Dataset:
     """Swap every group of layers in every window of steps, for every hook, on every puzzle.
@@ -98,7 +98,7 @@ def swap(
         raise MeasureError(f"horizons {unknown or horizons} are unknown: choose from {list(HORIZONS)}")
     if len(tasks) < 2:
         raise TaskError(f"{len(tasks)} puzzle gives no interval: swap at least two, dit_lens.tasks.batch('maze', n=24)")
-    plan = lens.plan(num_steps, **{k: v for k, v in arguments.items() if k in _SAMPLING})
+    plan = lens.plan_of(steps=num_steps, **arguments)
     groups = spans(layers, lens.n_layers, "layer")
     windows = spans(steps, plan.n_steps, "step")
     shape = (len(MEASURES), len(KINDS), len(hooks), len(groups), len(windows), len(horizons), len(tasks))
@@ -138,7 +138,6 @@ def swap(
     return _table(cells).assign_attrs(about)
 
 
-_SAMPLING = ("guidance", "guidance_2", "preset", "scheduler")
 _INVARIANT = (
     "{kind} of the whole stream ({hook}, all tokens): base and donor share text and timestep, so it hands over the "
     "donor's velocity whatever the layer. Run once and filled in for all layers; the layer axis says nothing here"
@@ -269,9 +268,7 @@ _FLIP = (
 )
 
 
-def claims(
-    lens: Lens, n: int = 24, seed: int = 0, progress: Progress = lambda done, total, what: None, **arguments: Any
-) -> list[Claim]:
+def claims(lens: Lens, n: int = 24, seed: int = 0, progress: Progress = silent, **arguments: Any) -> list[Claim]:
     """The paper's two claims on swapping, on ``choose`` (same picture, other prompt) and ``maze`` (the reverse)."""
     found = []
     for name in ("choose", "maze"):

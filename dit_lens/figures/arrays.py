@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,13 +120,91 @@ def ticks(data: xr.DataArray, dim: str) -> list:
     return data.coords[dim].values.tolist() if dim in data.coords else list(range(data.sizes[dim]))
 
 
-def companions(data: xr.DataArray, dim: str) -> dict[str, list]:
-    """Other coordinates along one dim (sigma of a step, depth of a layer), to be said in hovers."""
-    found = {}
-    for name, coord in data.coords.items():
-        if name != dim and coord.dims == (dim,):
-            found[label(coord)] = coord.values.tolist()
-    return found
+def places(data: xr.DataArray, dim: str) -> list[str]:
+    """Each position along a dim as hovers say it: its label, and what else is known of it (sigma of a step)."""
+    title = axis_label(data, dim)
+    extra = {label(c): c.values.tolist() for name, c in data.coords.items() if name != dim and c.dims == (dim,)}
+    said = []
+    for i, at in enumerate(ticks(data, dim)):
+        more = ", ".join(f"{key} {number(values[i])}" for key, values in extra.items())
+        said.append(f"{title} {number(at)}" + (f" ({more})" if more else ""))
+    return said
+
+
+def hover(place: str, name: str, numbers: Mapping[str, float], null_name: str = "placebo") -> str:
+    """What a hover says of one point: where, then value, interval, placebo and count, those that ``numbers`` has."""
+    value = float(numbers["value"])
+    if np.isnan(value):
+        return f"{place}<br>not measured"
+    lines = [place, f"{name}: <b>{number(value)}</b>"]
+    if "low" in numbers:
+        lines[1] += " " + interval(numbers["low"], numbers["high"])
+    if "null" in numbers:
+        lines.append(f"{html.escape(null_name, quote=False)}: {number(float(numbers['null']))}")
+    if "n" in numbers:
+        lines.append(f"n = {number(whole(numbers['n']))}")
+    return "<br>".join(lines)
+
+
+def hovers(part: Mapping[str, np.ndarray], where: Sequence[str], name: str, null_name: str = "placebo") -> list[str]:
+    """:func:`hover` of every point of one series."""
+    return [hover(at, name, {key: row[j] for key, row in part.items()}, null_name) for j, at in enumerate(where)]
+
+
+def grids(q: Quantity, *dims: str) -> dict[str, np.ndarray]:
+    """The value and what belongs to it as plain floats, all over ``dims`` in that order."""
+    found = {name: getattr(q, name) for name in ("value", *COMPANIONS)}
+    return {
+        name: np.asarray(array.broadcast_like(q.value).transpose(*dims).values, dtype=float)
+        for name, array in found.items()
+        if array is not None
+    }
+
+
+def counts(q: Quantity, each: str) -> list[str]:
+    """The sentence about n below a figure, where n is known: "n = 8 per cell"."""
+    if q.n is None or not np.isfinite(q.n.values.astype(float)).any():
+        return []
+    n = np.unique(q.n.values[np.isfinite(q.n.values.astype(float))])
+    return [f"n = {number(whole(n[0]))} per {each}." if len(n) == 1 else f"n = {n[0]:g} to {n[-1]:g} per {each}."]
+
+
+def listed(
+    q: Quantity, down: str, across: str | None = None, null_name: str = "placebo", flip: bool = False
+) -> dict[str, list]:
+    """The numbers of a figure as the head and rows of a table, to copy or to hear; each cell is a list of lines.
+
+    flip: the last row first, as a figure shows it whose axis goes upwards.
+    """
+    dims = (down,) if across is None else (down, across)
+    found = {name: grid.reshape(grid.shape[0], -1) for name, grid in grids(q, *dims).items()}
+    same_n = "n" not in found or len(np.unique(found["n"])) == 1  # then the caption says it
+    rows = []
+    for i, name in enumerate(ticks(q.value, down)):
+        row: list[list[str]] = [[_named(name)]]
+        for j in range(found["value"].shape[1]):
+            cell = {key: grid[i, j] for key, grid in found.items()}
+            said = [number(cell["value"])]
+            if "low" in cell and np.isfinite(cell["value"]):
+                said.append(interval(cell["low"], cell["high"]))
+            if "null" in cell:
+                said.append(f"{null_name} {number(cell['null'])}")
+            if not same_n:
+                said.append(f"n = {number(whole(cell['n']))}")
+            row.append(said)
+        rows.append(row)
+    columns = [html.unescape(q.label)] if across is None else [_named(at) for at in ticks(q.value, across)]
+    head = [down if across is None else f"{down} ↓ {across} →", *columns]
+    return {"head": head, "rows": rows[::-1] if flip else rows}
+
+
+def _named(at: object) -> str:
+    return html.unescape(number(at))
+
+
+def whole(n: float) -> object:
+    """Counts that became floats (NaN in some cells) are still written as integers."""
+    return int(n) if np.isfinite(n) and float(n).is_integer() else float(n)
 
 
 def number(value: object) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dit_lens.errors import FigureError
-from dit_lens.figures.frames import as_frames, film_strip, mp4, shrink, spread
+from dit_lens.figures.frames import as_frames, factor_for, film_strip, mp4, shrink, spread
 
 #: Frames in the picture are reduced until their longer side is at most this.
 SIDE = 320
@@ -60,7 +60,7 @@ def film_folder(
         chosen = spread(len(clip), 5) if frames is None else [f + len(clip) if f < 0 else f for f in frames]
         if not all(0 <= f < len(clip) for f in chosen):
             raise FigureError(f"Frames {list(frames or ())} lie outside clips of {len(clip)} frames.")
-        kept.append(shrink(clip[chosen], -(-max(clip.shape[1:3]) // SIDE)))
+        kept.append(shrink(clip[chosen], factor_for(clip, SIDE)))
     if not kept:
         raise FigureError("The film is empty: pass run.film(), or clips of at least one step.")
     numbers = list(range(len(kept))) if steps is None else [int(step) for step in steps]

@@ -22,6 +22,7 @@ __all__ = [
     "SpriteSheet",
     "as_frames",
     "data_uri",
+    "factor_for",
     "film_strip",
     "mp4",
     "png",
@@ -118,7 +119,7 @@ def film_strip(
     sigmas: Sequence[float] | None = None,
     steps: Sequence[int] | None = None,
     frames: Sequence[int] | None = None,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int | str] | None = None,
     rows: Sequence[str] | None = None,
     scale: int = 1,
     gap: int = 6,
@@ -127,8 +128,9 @@ def film_strip(
 
     film: (S, F, H, W, 3). sigmas: noise level of each of the S steps. steps: positions along S (default: at most ten,
     evenly spread, first and last included). frames: positions along F (default: middle and last), negative from the
-    end. labels: the number of each of the S steps where the film does not hold all of them. rows: what each of the F
-    pictures of a step is, where it is no frame (such as a layer). scale: integer enlargement.
+    end. labels: the number of each of the S steps where the film does not hold all of them, or its heading in words
+    where it is no step (such as "base"). rows: what each of the F pictures of a step is, where it is no frame (such as
+    a layer). scale: integer enlargement.
 
     Raises FigureError for positions outside the film or sigmas of another length.
     """
@@ -145,6 +147,7 @@ def film_strip(
     if rows is not None and len(rows) != f:
         raise FigureError(f"The film has {f} pictures a step, but {len(rows)} rows were named.")
     names = [f"frame {i}" for i in range(f)] if rows is None else [str(row) for row in rows]
+    heads = [label if isinstance(label, str) else f"step {label}" for label in labels]
     if any(not 0 <= i < s for i in steps) or any(not 0 <= j < f for j in frames):
         raise FigureError(f"Steps {steps} or frames {frames} lie outside a film of {s} steps x {f} frames.")
     if scale < 1:
@@ -154,13 +157,13 @@ def film_strip(
     font = ImageFont.load_default(size=12)
     widest = max(font.getlength(text) for text in ("frame 00", *names))
     left, top = int(widest) + 2 * gap, (34 if sigmas is not None else 20)
-    cell = max(w, int(font.getlength("sigma 0.00")))
+    cell = max(w, *(int(font.getlength(text)) for text in ("sigma 0.00", *(heads[step] for step in steps))))
     page = Image.new("RGB", (left + len(steps) * (cell + gap), top + len(frames) * (h + gap)), "white")
     draw = ImageDraw.Draw(page)
     boxes = {}
     for column, step in enumerate(steps):
         x = left + column * (cell + gap)
-        draw.text((x, 2), f"step {labels[step]}", fill="#1f2328", font=font)
+        draw.text((x, 2), heads[step], fill="#1f2328", font=font)
         if sigmas is not None:
             draw.text((x, 17), f"sigma {float(sigmas[step]):.2f}", fill="#59636e", font=font)
         for row, frame in enumerate(frames):
@@ -173,6 +176,11 @@ def film_strip(
     buffer = io.BytesIO()
     page.save(buffer, "PNG", optimize=True)
     return FilmStrip(buffer.getvalue(), boxes)
+
+
+def factor_for(frames: np.ndarray, side: int) -> int:
+    """The smallest whole factor that brings the longer side of frames (..., H, W, 3) down to ``side``, for `shrink`."""
+    return max(1, -(-max(frames.shape[-3:-1]) // side))
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -2,8 +2,8 @@
 
 Steps run to the right and layers upwards, whatever the order of the array's dims. Values that cross zero take a
 diverging scale that is symmetric around zero; values of one sign a sequential one. A blank cell was not measured. The
-interval and the count of every cell stand in its hover text; a heatmap cannot *draw* an interval, so put `lines` beside
-it where the interval matters.
+interval and the count of every cell stand in its hover text and in the report's table; a heatmap cannot *draw* an
+interval, so put `lines` beside it where the interval matters.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from dit_lens.errors import FigureError
 from dit_lens.figures.arrays import (
     Quantity,
     axis_label,
-    companions,
+    counts,
     folded,
-    interval,
+    grids,
+    hovers,
+    listed,
     number,
+    places,
     quantity,
     require_same_cells,
     ticks,
@@ -74,30 +77,30 @@ def heatmap(
     up = given[0] if across == given[1] else given[1]
     q = _with_null(q, null)
     name = str(data.attrs.get("value_name", "effect"))
-    panels = [(name if q.null is not None else "", _laid(q, "value", up, across), q)]
+    panels = [(name if q.null is not None else "", q.label, q)]
     if q.null is not None:
-        twin = Quantity(q.null, q.null_low, q.null_high, q.n)
-        panels.append((null_name, _laid(q, "null", up, across), twin))
+        twin = Quantity(q.null.broadcast_like(q.value), q.null_low, q.null_high, q.n)
+        panels.append((null_name, html.escape(null_name, quote=False), twin))
 
-    low, high, diverging = _limits([z for _, z, _ in panels], limits)
+    drawn = [grids(part, up, across)["value"] for _, _, part in panels]
+    low, high, diverging = _limits(drawn, limits)
     columns, rows = ticks(q.value, across), ticks(q.value, up)
     fig = make_subplots(
         rows=1,
         cols=len(panels),
         shared_yaxes=True,
         horizontal_spacing=0.04,
-        subplot_titles=[name for name, _, _ in panels],
+        subplot_titles=[html.escape(panel, quote=False) for panel, _, _ in panels],
     )
-    for col, (_, z, part) in enumerate(panels, start=1):
-        text = _hover(part, z, up, across, q if col == 1 and len(panels) > 1 else None, null_name)
+    for col, (_, said, part) in enumerate(panels, start=1):
         trace = go.Heatmap(
-            z=z,
+            z=drawn[col - 1],
             x=columns,
             y=rows,
             coloraxis="coloraxis",
             xgap=1,
             ygap=1,
-            hovertext=text,
+            hovertext=_hover(part, up, across, said, null_name),
             hoverinfo="text",
             hoverongaps=True,
         )
@@ -134,12 +137,14 @@ def heatmap(
         },
         meta={
             "kind": "heatmap",
+            "name": html.unescape(q.label),
             "x": across,
             "y": up,
             "key": list(given),
             "panels": len(panels),
-            "alt": _alt(q, panels[0][1], across, up, columns, rows),
-            "notes": _notes(q, panels[0][1], diverging, None if mark is None else mark_label),
+            "alt": _alt(q, drawn[0], across, up, columns, rows),
+            "notes": _notes(q, drawn[0], diverging, None if mark is None else mark_label),
+            "table": listed(q, up, across, null_name, flip=True),
         },
     )
     return fig
@@ -152,12 +157,6 @@ def _with_null(q: Quantity, null: xr.DataArray | xr.Dataset | None) -> Quantity:
     twin = Quantity(q.null, q.null_low, q.null_high) if null is None else quantity(null)  # type: ignore[arg-type]
     require_same_cells(twin.value, q.value, "The placebo")
     return Quantity(q.value, q.low, q.high, q.n, twin.value, twin.low, twin.high)
-
-
-def _laid(q: Quantity, which: str, up: str, across: str) -> np.ndarray:
-    """One companion as a (rows, columns) array."""
-    array = getattr(q, which)
-    return np.asarray(array.broadcast_like(q.value).transpose(up, across).values, dtype=float)
 
 
 def _limits(parts: list[np.ndarray], limits: tuple[float, float] | None) -> tuple[float, float, bool]:
@@ -174,49 +173,14 @@ def _limits(parts: list[np.ndarray], limits: tuple[float, float] | None) -> tupl
     return low, high, low < 0 < high
 
 
-def _hover(
-    part: Quantity, z: np.ndarray, up: str, across: str, paired: Quantity | None, null_name: str
-) -> list[list[str]]:
-    """Hover text per cell: where, value, interval, placebo, n."""
-    grids = {}
-    for name in ("low", "high", "n"):
-        array = getattr(part, name)
-        if array is not None:
-            grids[name] = np.asarray(array.broadcast_like(part.value).transpose(up, across).values)
-    null = None if paired is None else _laid(paired, "null", up, across)
-    where = {
-        dim: (axis_label(part.value, dim), ticks(part.value, dim), companions(part.value, dim)) for dim in (across, up)
-    }
-    name = part.label
-    out = []
-    for i in range(z.shape[0]):
-        row = []
-        for j in range(z.shape[1]):
-            place = []
-            for dim, at in ((across, j), (up, i)):
-                title, labels, extra = where[dim]
-                more = ", ".join(f"{key} {number(values[at])}" for key, values in extra.items())
-                place.append(f"{title} {number(labels[at])}" + (f" ({more})" if more else ""))
-            lines = [" · ".join(place)]
-            if np.isnan(z[i, j]):
-                lines.append("not measured")
-            else:
-                said = f"{name}: <b>{number(float(z[i, j]))}</b>"
-                if "low" in grids:
-                    said += " " + interval(grids["low"][i, j], grids["high"][i, j])
-                lines.append(said)
-                if null is not None:
-                    lines.append(f"{html.escape(null_name)}: {number(float(null[i, j]))}")
-                if "n" in grids:
-                    lines.append(f"n = {number(_whole(grids['n'][i, j]))}")
-            row.append("<br>".join(lines))
-        out.append(row)
-    return out
-
-
-def _whole(n: float) -> object:
-    """Counts that became floats (NaN in some cells) are still written as integers."""
-    return int(n) if np.isfinite(n) and float(n).is_integer() else float(n)
+def _hover(part: Quantity, up: str, across: str, name: str, null_name: str) -> list[list[str]]:
+    """Hover text per cell: where, value, interval, placebo (in the effect's panel), n."""
+    found = grids(part, up, across)
+    columns = places(part.value, across)
+    return [
+        hovers({k: grid[i] for k, grid in found.items()}, [f"{column} · {row}" for column in columns], name, null_name)
+        for i, row in enumerate(places(part.value, up))
+    ]
 
 
 def _add_marks(
@@ -265,12 +229,7 @@ def _notes(q: Quantity, z: np.ndarray, diverging: bool, mark_label: str | None) 
     notes = []
     if diverging:
         notes.append("Blue is below zero, red above; the scale is symmetric around zero.")
-    if q.n is not None:
-        n = np.unique(q.n.values[np.isfinite(q.n.values.astype(float))])
-        if len(n):
-            notes.append(
-                f"n = {number(_whole(n[0]))} per cell." if len(n) == 1 else f"n = {n[0]:g} to {n[-1]:g} per cell."
-            )
+    notes += counts(q, "cell")
     if np.isnan(z).any():
         notes.append("Blank cells were not measured.")
     if mark_label is not None:

@@ -1,4 +1,7 @@
-"""Curves of a quantity along one dim, one per value of another, each with its interval as a band."""
+"""Curves of a quantity along one dim, one per value of another, each with its interval as a band.
+
+When not to use: over words (conditions, labels, arms). Nothing lies between them: `forest` draws points.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,18 @@ from dit_lens.errors import FigureError
 from dit_lens.figures.arrays import (
     Quantity,
     axis_label,
-    companions,
+    counts,
     folded,
-    interval,
+    grids,
+    hovers,
+    listed,
     number,
+    places,
     quantity,
     require_same_cells,
     ticks,
 )
-from dit_lens.figures.theme import DASHES, SYMBOLS, Mode, series_colors, template
+from dit_lens.figures.theme import DASHES, GREY, SYMBOLS, Mode, series_colors, template
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -45,7 +51,7 @@ def lines(
     null: the placebo, dims (x,) or (x, by); drawn grey and dashed, once per curve where it has ``by``;
         ``attrs["null_name"]`` of ``data`` says what it is, where "placebo" is not the word.
 
-    Raises FigureError for other dims, one end of an interval, or nothing finite.
+    Raises FigureError for other dims, words along ``x``, one end of an interval, or nothing finite.
     """
     import plotly.graph_objects as go
 
@@ -68,33 +74,39 @@ def lines(
     names = [None] if by is None else ticks(q.value, by)
     ordered = by is not None and all(isinstance(name, (int, float)) for name in names)
     colors = series_colors(len(names), ordered)
-    grid = ticks(q.value, x)
-    numeric = all(isinstance(g, (int, float)) for g in grid)
+    along = ticks(q.value, x)
+    if not all(isinstance(at, (int, float)) for at in along):
+        also = "" if by is None else f", by={by!r}"
+        raise FigureError(
+            f"{x!r} holds words ({along[0]!r} first), and a curve says that something lies between them. Draw points "
+            f"with their intervals: dit_lens.figures.forest(array, rows={x!r}{also})."
+        )
+    found = grids(q, x) if by is None else grids(q, x, by)
+    where = places(q.value, x)
     fig = go.Figure()
     for i, name in enumerate(names):
-        part = {key: _row(getattr(q, key), by, i, q.value) for key in ("value", "low", "high", "n")}
+        part = {key: grid if by is None else grid[:, i] for key, grid in found.items()}
         title_of = "" if by is None else f"{axis_label(q.value, by)} {number(name)}" if ordered else number(name)
-        if part["low"] is not None and part["high"] is not None:
-            fig.add_traces(_bands(grid, part["low"], part["high"], colors[i], title_of))
+        if "low" in part:
+            fig.add_traces(_bands(along, part["low"], part["high"], colors[i], title_of))
         fig.add_trace(
             go.Scatter(
-                x=grid,
+                x=along,
                 y=part["value"],
-                mode="lines+markers" if len(grid) <= 60 else "lines",
+                mode="lines+markers" if len(along) <= 60 else "lines",
                 name=title_of,
                 legendgroup=title_of,
                 showlegend=name is not None,
                 line={"color": colors[i], "width": 2, "dash": "solid" if ordered else DASHES[i % len(DASHES)]},
                 marker={"size": 6, "symbol": SYMBOLS[i % len(SYMBOLS)]},
-                hovertext=_hover(q, x, part, title_of),
+                hovertext=hovers(part, [f"{title_of} · {at}" if title_of else at for at in where], q.label, called),
                 hoverinfo="text",
             )
         )
     if q.null is not None:
-        _add_null(fig, q, x, by, names, grid, called)
+        _add_null(fig, found["null"], names if by in q.null.dims else [None], along, called)
     fig.update_xaxes(
         title_text=axis_label(q.value, x),
-        type=None if numeric else "category",
         showgrid=False,
         zeroline=False,
         showline=True,
@@ -106,19 +118,18 @@ def lines(
         height=360,
         margin={"t": 60 if title else 30},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        meta={"kind": "lines", "alt": _alt(q, x, by, names), "notes": _notes(q, called)},
+        meta={
+            "kind": "lines",
+            "name": html.unescape(q.label),
+            "alt": _alt(q, x, by, names),
+            "notes": _notes(q, called),
+            "table": listed(q, x, by, called),
+        },
     )
     return fig
 
 
-def _row(array: xr.DataArray | None, by: str | None, i: int, like: xr.DataArray) -> np.ndarray | None:
-    if array is None:
-        return None
-    array = array.broadcast_like(like)
-    return np.asarray((array if by is None else array.isel({by: i})).values, dtype=float)
-
-
-def _bands(grid: list, low: np.ndarray, high: np.ndarray, color: str, group: str) -> list:
+def _bands(along: list, low: np.ndarray, high: np.ndarray, color: str, group: str) -> list:
     """The interval as filled traces: one per stretch without gaps (plotly would fill across a NaN)."""
     import plotly.graph_objects as go
 
@@ -126,7 +137,7 @@ def _bands(grid: list, low: np.ndarray, high: np.ndarray, color: str, group: str
     edges = np.flatnonzero(np.diff(np.concatenate([[0], good.astype(int), [0]])))
     bands = []
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        span = grid[start:stop]
+        span = along[start:stop]
         bands.append(
             go.Scatter(
                 x=span + span[::-1],
@@ -144,42 +155,21 @@ def _bands(grid: list, low: np.ndarray, high: np.ndarray, color: str, group: str
     return bands
 
 
-def _hover(q: Quantity, x: str, part: dict, title: str) -> list[str]:
-    extra = companions(q.value, x)
-    out = []
-    for j, at in enumerate(ticks(q.value, x)):
-        more = ", ".join(f"{key} {number(values[j])}" for key, values in extra.items())
-        said = [
-            (title + " · " if title else "") + f"{axis_label(q.value, x)} {number(at)}" + (f" ({more})" if more else "")
-        ]
-        text = f"{q.label}: <b>{number(float(part['value'][j]))}</b>"
-        if part["low"] is not None:
-            text += " " + interval(part["low"][j], part["high"][j])
-        said.append(text)
-        if part["n"] is not None and np.isfinite(part["n"][j]):
-            said.append(f"n = {number(int(part['n'][j]))}")
-        out.append("<br>".join(said))
-    return out
-
-
-def _add_null(fig: go.Figure, q: Quantity, x: str, by: str | None, names: list, grid: list, called: str) -> None:
+def _add_null(fig: go.Figure, null: np.ndarray, names: list, along: list, called: str) -> None:
+    """The placebo of each curve, or the one that they share."""
     import plotly.graph_objects as go
 
-    assert q.null is not None
-    many = by is not None and by in q.null.dims
-    for i, name in enumerate(names if many else [None]):
-        y = np.asarray(
-            (q.null.isel({by: i}) if many else q.null).broadcast_like(q.value[{by: 0}] if by else q.value).values
-        )
+    for i, name in enumerate(names):
+        y = null.reshape(len(along), -1)[:, i]
         fig.add_trace(
             go.Scatter(
-                x=grid,
+                x=along,
                 y=y,
                 mode="lines",
                 name=html.escape(called),
                 legendgroup="placebo",
                 showlegend=i == 0,
-                line={"color": "#8a8f96", "width": 1.4, "dash": "dash"},
+                line={"color": GREY, "width": 1.4, "dash": "dash"},
                 hovertext=[
                     f"{html.escape(called)}{'' if name is None else ' of ' + number(name)}: {number(float(v))}"
                     for v in y
@@ -198,9 +188,7 @@ def _alt(q: Quantity, x: str, by: str | None, names: list) -> str:
 
 def _notes(q: Quantity, called: str) -> list[str]:
     notes = ["Bands are intervals."] if q.low is not None else []
-    if q.n is not None:
-        n = np.unique(q.n.values)
-        notes.append(f"n = {n[0]:g} per point." if len(n) == 1 else f"n = {n[0]:g} to {n[-1]:g} per point.")
+    notes += counts(q, "point")
     if q.null is not None:
-        notes.append(f"Grey dashes: {html.escape(called)}.")
+        notes.append(f"Grey dashes: {called}.")
     return notes

@@ -1,4 +1,4 @@
-"""Figures of probes: decodability beside its control, selectivity, similarity of directions, confusions."""
+"""Figures of probes: decodability beside its control, best places, selectivity, similar directions, confusions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import FigureError
+from dit_lens.figures.forest import forest
 from dit_lens.figures.heatmap import heatmap
 from dit_lens.figures.lines import lines
 from dit_lens.figures.theme import Mode
@@ -53,6 +54,30 @@ def selectivity(found: xr.Dataset, label: str, hook: str | None = None, *, mode:
     return heatmap(data, mode=mode)
 
 
+def best_places(found: xr.Dataset, *, mode: Mode = "light") -> go.Figure:
+    """Every label where it is read best, with its interval, beside the control task at that place.
+
+    ``found``: from ``dit_lens.probing.grid``. The best of many places is good by selection, too: its p in ``found``
+    is corrected for that, its interval is not.
+    """
+    flat = found.drop_dims("puzzle", errors="ignore").stack(place=("hook", "step", "layer"))
+    top = flat.isel(place=flat["score"].fillna(-np.inf).argmax("place"))
+    rows = [
+        f"{label}: step {step}, layer {layer}" + (f", {hook}" if found.sizes["hook"] > 1 else "")
+        for label, (hook, step, layer) in zip(top["label"].values, top["place"].values, strict=True)
+    ]
+    parts = {"value": "score", "low": "low", "high": "high", "null": "control", "n": "n"}
+    data = xr.Dataset({new: ("label", top[old].values) for new, old in parts.items()}, {"label": rows})
+    names = {NAMES[str(metric)] for metric in np.atleast_1d(top["metric"].values)}
+    data["value"].attrs = {"long_name": " or ".join(sorted(names))}
+    if not np.isfinite(data["null"]).any():
+        data = data.drop_vars("null")
+    chances = set(np.atleast_1d(top["chance"].values).tolist())
+    data.attrs["null_name"] = "control task (memory of scenes)"
+    chance = chances.pop() if len(chances) == 1 else None
+    return forest(data, chance=chance, title="Where each label is read best", mode=mode)
+
+
 def by_layer(found: xr.Dataset, step: int, hook: str | None = None, *, mode: Mode = "light") -> go.Figure:
     """All labels at one step, by layer, with intervals."""
     hook = hook or str(found["hook"].values[0])
@@ -77,8 +102,9 @@ def confusion(probe: Any, *, mode: Mode = "light") -> go.Figure:
     counts = np.array(probe.scores["confusion"], dtype=float)
     names = [str(c) for c in probe.classes]
     share = xr.DataArray(
-        counts / counts.sum(1, keepdims=True), dims=("true", "said"), coords={"true": names, "said": names},
-        attrs={"long_name": f"{probe.label}: share of the true class", "units": "1", "n": int(counts.sum())},
+        counts / counts.sum(1, keepdims=True), dims=("true", "said"),
+        coords={"true": names, "said": names, "n": ("true", counts.sum(1).astype(int))},
+        attrs={"long_name": f"{probe.label}: share of the true class", "units": "1"},
     )  # fmt: skip
     return heatmap(share, x="said", limits=(0, 1), mode=mode)
 

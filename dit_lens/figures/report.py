@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import FigureError
-from dit_lens.figures.frames import SpriteSheet, as_frames, data_uri, mp4, shrink, spread, sprite_sheet
+from dit_lens.figures.frames import SpriteSheet, as_frames, data_uri, factor_for, mp4, shrink, spread, sprite_sheet
 from dit_lens.figures.tables import layer_table, plain_table, value_table
 
 if TYPE_CHECKING:
@@ -78,12 +78,12 @@ class Report:
         cells: Mapping[tuple, Mapping[str, np.ndarray]] | None = None,
         fps: float = 8,
     ) -> Report:
-        """Add a plotly figure; its title becomes the heading, and it follows the page between light and dark.
+        """Add a plotly figure; its title (else what it draws) becomes the heading, and it follows the page's colours.
 
-        alt: what the picture shows, for those who do not see it (default: a sentence made by ``heatmap`` and
-        ``lines``). cells: clips behind cells of a ``heatmap``, {(step, layer): {"base": (F, H, W, 3), "patched": ...}},
-            keys in the order of the drawn array's dims. A click on the cell, or the list below the figure, opens them
-            side by side.
+        alt: what the picture shows, for those who do not see it (default: a sentence; figures made in this room bring
+            their numbers as a table, too).
+        cells: clips behind cells of a ``heatmap``, {(step, layer): {"base": (F, H, W, 3), "patched": ...}}, keys in the
+            order of the drawn array's dims. A click on the cell, or the list below the figure, opens them side by side.
 
         Raises FigureError for cells on a figure that is not a ``heatmap``, or that its axes do not have.
         """
@@ -91,17 +91,18 @@ class Report:
         layout = spec["layout"]
         layout.pop("template", None)
         meta = layout.get("meta") if isinstance(layout.get("meta"), dict) else {}
+        table = meta.pop("table", None)
         title = _plain(layout.pop("title", {}).get("text") or "")
         if title:
             layout.setdefault("margin", {})["t"] = max(10, layout.get("margin", {}).get("t", 60) - 30)
         linked = self._link(spec, meta, cells) if cells else None
         item = {
-            "name": title or "Figure",
+            "name": title or meta.get("name") or "Figure",
             "caption": caption,
             "notes": meta.get("notes", []),
             "alt": alt or meta.get("alt") or caption or title or "Figure",
             "spec": spec,
-            "numbers": value_table(fig, meta) if meta.get("kind") == "heatmap" else "",
+            "numbers": value_table(table) if table else "",
             "height": layout.get("height", 450),
             "cells": linked,
             "fps": fps,
@@ -142,7 +143,7 @@ class Report:
         for name, frames in clips.items():
             if len(frames) != f:
                 raise FigureError(f"Puzzle {title!r}: the film has {f} frames, but {name} has {len(frames)}.")
-        factor = max(1, -(-max(film.shape[2:4]) // MAX_SPRITE))
+        factor = factor_for(film, MAX_SPRITE)
         panes = [{"name": "x0_hat at this step", "kind": "film", "sheet": self._sheet(film, factor)}]
         panes += [{"name": name, "kind": "clip", "sheet": self._sheet(c, factor)} for name, c in clips.items()]
         video = data_uri(mp4(clips["final clip"], fps=fps), "video/mp4") if "final clip" in clips else ""
@@ -236,7 +237,7 @@ class Report:
 
     def _sheet(self, frames: np.ndarray, factor: int = 1) -> str:
         """Store frames once, however often they are shown; returns the picture's id."""
-        sheet = sprite_sheet(shrink(frames, factor) if factor > 1 else frames)
+        sheet = sprite_sheet(shrink(frames, factor))
         key = "sheet-" + hashlib.sha256(sheet.png + bytes(f"{sheet.rows}x{sheet.columns}", "ascii")).hexdigest()[:16]
         self._sheets.setdefault(key, sheet)
         return key
@@ -257,7 +258,7 @@ class Report:
             lengths = {len(a) for a in arrays.values()}
             if len(lengths) != 1:
                 raise FigureError(f"The clips of cell {key} have different numbers of frames: {sorted(lengths)}.")
-            factor = max(1, -(-max(max(a.shape[1:3]) for a in arrays.values()) // MAX_SPRITE))
+            factor = max(factor_for(a, MAX_SPRITE) for a in arrays.values())
             label = ", ".join(f"{dim} {part}" for dim, part in zip(dims, key, strict=True))
             panes = [{"name": name, "sheet": self._sheet(a, factor)} for name, a in arrays.items()]
             at = [known[dim].index(str(part)) for part, dim in zip(key, dims, strict=True)]
@@ -267,7 +268,7 @@ class Report:
         entries.sort(key=lambda entry: entry[0])
         total = len(known[meta["x"]]) * len(known[meta["y"]])
         if 2 * len(entries) < total:
-            spec["data"].append(_rings([entry for _, entry in entries], dims, meta, trace))
+            spec["data"] += _rings([entry for _, entry in entries], dims, meta, trace)
         return {
             "dims": dims,
             "x": meta["x"],
@@ -277,19 +278,21 @@ class Report:
         }
 
 
-def _rings(entries: list[dict], dims: list[str], meta: dict, trace: dict) -> dict[str, Any]:
-    """Open squares on the cells that can be opened."""
-    return {
+def _rings(entries: list[dict], dims: list[str], meta: dict, trace: dict) -> list[dict[str, Any]]:
+    """Open squares on the cells that can be opened: white on dark, so that they show on every colour of every scale."""
+    ring = {
         "type": "scatter",
         "mode": "markers",
         "x": [entry["key"][dims.index(meta["x"])] for entry in entries],
         "y": [entry["key"][dims.index(meta["y"])] for entry in entries],
         "xaxis": trace.get("xaxis", "x"),
         "yaxis": trace.get("yaxis", "y"),
-        "marker": {"symbol": "square-open", "size": 11, "color": "#ffffff", "line": {"width": 1.6, "color": "#ffffff"}},
         "hoverinfo": "skip",
         "showlegend": False,
     }
+    rims = ((4, "#1f2328"), (1.6, "#ffffff"))
+    marker = {"symbol": "square-open", "size": 11}
+    return [ring | {"marker": marker | {"color": c, "line": {"width": width, "color": c}}} for width, c in rims]
 
 
 def _listed(values: Any) -> list[str]:

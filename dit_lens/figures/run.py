@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dit_lens.errors import DitLensError, FigureError
+from dit_lens.errors import FigureError
 from dit_lens.figures.film_folder import SIDE
-from dit_lens.figures.frames import FilmStrip, as_frames, film_strip, shrink, spread
+from dit_lens.figures.frames import FilmStrip, as_frames, factor_for, film_strip, shrink, spread
 from dit_lens.figures.report import MAX_SPRITE, Report
+from dit_lens.wan.notebook import WORDS, judged
 
 if TYPE_CHECKING:
     from dit_lens.wan.run import Run
@@ -41,7 +42,7 @@ def add_run(report: Report, run: Run, *, title: str = "", most: int = 10) -> Rep
     """Add the film, the clip and the truth of a run to a report."""
     film, steps = film_of(run, most)
     truth = getattr(run.task, "frames", None)
-    score = score_of(run)
+    score, word = judged(run)
     name = f"{getattr(run.task, 'name', 'seed')} {getattr(run.task, 'seed', run.seed)}"
     return report.puzzle(
         title=title or name,
@@ -51,7 +52,7 @@ def add_run(report: Report, run: Run, *, title: str = "", most: int = 10) -> Rep
         steps=steps,
         clip=run.video,
         truth=truth if truth is not None and np.shape(truth) == run.video.shape else None,
-        verdict="" if score is None else "solved" if score else "failed",
+        verdict="" if score is None else word,
         details={k: str(v) for k, v in getattr(score, "details", {}).items()},
         fps=fps_of(run),
     )
@@ -71,7 +72,7 @@ def film_of(run: Run, most: int = 10) -> tuple[np.ndarray, list[int]]:
 def strip_of(run: Run, most: int = 10, frames: Sequence[int] | None = None) -> FilmStrip:
     """The film as one picture: steps from left to right, frames downwards."""
     film, steps = film_of(run, most)
-    film = shrink(film, -(-max(film.shape[2:4]) // SIDE))
+    film = shrink(film, factor_for(film, SIDE))
     chosen = spread(film.shape[1], 4) if frames is None else frames
     sigmas = [run.sigmas[step] for step in steps]
     return film_strip(film, sigmas=sigmas, steps=range(len(steps)), frames=chosen, labels=steps)
@@ -79,12 +80,7 @@ def strip_of(run: Run, most: int = 10, frames: Sequence[int] | None = None) -> F
 
 def score_of(run: Run) -> Any:
     """The task's verdict on a finished run; None where there is no task that judges, or it cannot."""
-    if not run.complete or not hasattr(run.task, "score"):
-        return None
-    try:
-        return run.score
-    except DitLensError:  # a video of another length than the task's
-        return None
+    return judged(run)[0]
 
 
 def fps_of(run: Run) -> float:
@@ -114,8 +110,8 @@ def about(run: Run) -> dict[str, Any]:
 def _verdict(run: Run) -> str:
     if not run.complete:
         return f"Stopped after {run.n_steps} of {run.plan.n_steps} steps: the clip is of the last x0_hat."
-    score = score_of(run)
+    score, word = judged(run)
     if score is None:
-        return "No task judges this video."
+        return f"Not judged: {word}" if word else "No task judges this video."
     value = getattr(score, "value", None)
-    return ("Solved" if score else "Failed") + (f" (score {value:.2f})." if isinstance(value, float) else ".")
+    return word[:1].upper() + word[1:] + (f" (score {value:.2f})." if word in WORDS and value is not None else ".")

@@ -34,7 +34,7 @@ def write_sweep(sweep: Any, effects: xr.Dataset, path: str | Path, cells: int = 
     for place in zip(*np.unravel_index(order, drawn["value"].shape), strict=True):
         step, layer = (drawn[dim].values[i].item() for dim, i in zip(("step", "layer"), place, strict=True))
         runs = sweep.clips(item, step=step, layer=layer)
-        clips[step, layer] = {name: (run.video * 255).round().astype(np.uint8) for name, run in runs.items()}
+        clips[step, layer] = {name: run.video for name, run in runs.items()}
     best = next(iter(clips))
     top = drawn.sel(step=best[0], layer=best[1])
     report = Report(

@@ -5,7 +5,7 @@ Every cell is escaped. Headers carry ``scope`` so that screen readers can name t
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from dit_lens.figures.arrays import interval, number
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
 _SUFFIXES = ("_low", "_high", "_null", "_n")
 
@@ -90,15 +89,16 @@ def plain_table(data: xr.Dataset | xr.DataArray | pd.DataFrame) -> str:
     return _table(head, rows, "plain", numeric)
 
 
-def value_table(fig: go.Figure, meta: dict) -> str:
-    """The numbers of a ``heatmap`` figure's first panel, top row first as drawn, to copy or to hear."""
-    trace = fig.data[0]
-    head = [escape(f"{meta['y']} ↓ {meta['x']} →")] + [number(v) for v in trace.x]
+def value_table(table: Mapping[str, list]) -> str:
+    """The numbers of a figure (``arrays.listed``): the value on a cell's first line, what belongs to it below."""
     rows = []
-    for name, values in zip(reversed(trace.y), np.asarray(trace.z, dtype=float)[::-1], strict=True):
-        cells = "".join(f'<td class="num">{number(float(v))}</td>' for v in values)
-        rows.append(f'<tr><th scope="row">{number(name)}</th>{cells}</tr>')
-    return _table(head, rows, "plain", range(1, len(head)))
+    for (name, *_), *cells in table["rows"]:
+        said = "".join(
+            f'<td class="num">{escape(value)}{"".join(f"<small>{escape(line)}</small>" for line in below)}</td>'
+            for value, *below in cells
+        )
+        rows.append(f'<tr><th scope="row">{escape(name)}</th>{said}</tr>')
+    return _table([escape(head) for head in table["head"]], rows, "plain", range(1, len(table["head"])))
 
 
 def _table(head: list[str], rows: list[str], kind: str, numeric: Collection[int] = ()) -> str:

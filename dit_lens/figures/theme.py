@@ -24,6 +24,9 @@ SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C6BB1", "#E69F00", "#56
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down")
 
+#: What a placebo is drawn in: at least 3:1 against both pages.
+GREY = "#80858c"
+
 #: For many ordered series: blue to ochre (the axis that red-green blindness keeps), at a lightness both pages bear.
 ORDERED = ("#2f7ed8", "#7d74d3", "#b565b5", "#d4627f", "#db7040", "#b98a10")
 
@@ -120,7 +123,13 @@ def template(mode: Mode = "light") -> go.layout.Template:
             "legend": {"font": {"size": 12.5, "color": ink["text"]}, "bgcolor": "rgba(0,0,0,0)"},
             "annotationdefaults": {"font": {"size": 12.5, "color": ink["muted"]}, "arrowcolor": ink["line"]},
             "shapedefaults": {"line": {"color": ink["muted"]}},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": ink["line"], "activecolor": ink["muted"]},
+            # without the button that would upload the figure to plotly's servers
+            "modebar": {
+                "bgcolor": "rgba(0,0,0,0)",
+                "color": ink["muted"],
+                "activecolor": ink["text"],
+                "remove": ["sendChartToCloud"],
+            },
         }
     )
     pio.templates["dit_lens" if mode == "light" else "dit_lens_dark"] = made

@@ -1,27 +1,37 @@
 """Measures: functions from runs to labelled arrays, each with n, an interval and, for effects, a placebo.
 
-The most used are named here; the others live in modules of one idea each: ``dl.measures.layer_lens.layer_film(...)``.
+Each file holds one idea, told in its own text; what is called from outside is named here.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from types import ModuleType
-
 from dit_lens.measures.attention_watch import region_attention, watch_attention, watched_attention
-from dit_lens.measures.energy import energy_ratio, layer_energy, region_energy
+from dit_lens.measures.behaviour import corrections, verdicts
+from dit_lens.measures.candidates import candidates
+from dit_lens.measures.energy import energy_map, energy_ratio, layer_energy, region_energy
+from dit_lens.measures.layer_lens import layer_film, layer_lens, layer_velocity, settles
 from dit_lens.measures.local import local_effects
+from dit_lens.measures.maps import (
+    ChannelMoments,
+    channel_variance,
+    fit_components,
+    pca_map,
+    rgb,
+    top_channels,
+    variance_ratio,
+)
+from dit_lens.measures.masks import change_mask, given_mask, region_mask, shuffled_mask
+from dit_lens.measures.similarity import debiased_cka, dissimilarity, linear_cka
 from dit_lens.measures.stats import beside, summarise
+from dit_lens.measures.trajectory import commit_step, commitment, motion_energy
+from dit_lens.measures.translator import Translators, fit_translators
+from dit_lens.wan.attending import prompt_words
 
-_FILES = [m.name for m in pkgutil.iter_modules(__path__)]
 __all__ = [
-    "beside", "energy_ratio", "layer_energy", "local_effects", "region_attention", "region_energy", "summarise",
-    "watch_attention", "watched_attention", *_FILES,
+    "ChannelMoments", "Translators", "beside", "candidates", "change_mask", "channel_variance", "commit_step",
+    "commitment", "corrections", "debiased_cka", "dissimilarity", "energy_map", "energy_ratio", "fit_components",
+    "fit_translators", "given_mask", "layer_energy", "layer_film", "layer_lens", "layer_velocity", "linear_cka",
+    "local_effects", "motion_energy", "pca_map", "prompt_words", "region_attention", "region_energy", "region_mask",
+    "rgb", "settles", "shuffled_mask", "summarise", "top_channels", "variance_ratio", "verdicts", "watch_attention",
+    "watched_attention",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name in _FILES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {sorted(__all__)}")

@@ -6,7 +6,7 @@ depth, so what is compared is the ratio *within* one layer and step, as its loga
     ratio(l, s) = log2 ( mean of e over the foreground / mean of e over the rest )
 
 0 means no preference, 1 that a foreground token is twice as large, a negative number that the background is larger. The
-null is the same ratio for a mask of the same size in every frame at random places (``masks.shuffled``).
+null is the same ratio for a mask of the same size in every frame at random places (``shuffled_mask``).
 
 When not to use: as evidence of what a layer computes. A large token is not an important one; that is what patches ask.
 The norm is also dominated by a few channels wherever a model has massive activations.
@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import MeasureError, RecordError
-from dit_lens.measures.masks import proper, shuffled
+from dit_lens.measures.masks import proper, shuffled_mask
 from dit_lens.wan.run import Run
 
 KINDS = ["region", "null"]
@@ -49,7 +49,7 @@ def region_energy(run: Run, regions: Sequence[str], hook: str = "resid_post", se
     rows = []
     for name in regions:
         mask = proper(run.regions[name], f"the region {name!r}")
-        rows.append([_ratio(energy.values, m) for m in (mask, shuffled(mask, run.grid, rng))])
+        rows.append([_ratio(energy.values, m) for m in (mask, shuffled_mask(mask, run.grid, rng))])
     stacked = np.stack([np.stack(pair, -1) for pair in rows], -2)  # (step, branch, layer, region, kind)
     return _labelled(stacked, energy, {"region": list(regions), "kind": KINDS}, "region / rest")
 
@@ -72,7 +72,7 @@ def energy_ratio(run: Run, mask: np.ndarray, hook: str = "resid_post", draws: in
         )
     rng = np.random.default_rng(seed)
     found = _ratio(energy.values, proper(mask, "the mask"))
-    null = np.mean([_ratio(energy.values, shuffled(mask, run.grid, rng)) for _ in range(draws)], axis=0)
+    null = np.mean([_ratio(energy.values, shuffled_mask(mask, run.grid, rng)) for _ in range(draws)], axis=0)
     return _labelled(np.stack([found, null], -1), energy, {"kind": KINDS}, "foreground / rest")
 
 

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import xarray as xr
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from dit_lens.address import Branch
@@ -107,7 +106,7 @@ def channel_variance(run: Run, name: str = "moments") -> xr.DataArray:
 def variance_ratio(run: Run, name: str = "moments") -> xr.DataArray:
     """log2 of total channel variance in each region over that in the rest, (step, branch, layer, region).
 
-    Record the same region at random places (``masks.shuffled``) as another region: that is the null.
+    Record the same region at random places (``shuffled_mask``) as another region: that is the null.
     """
     variance = channel_variance(run, name).sum("channel", skipna=False)
     ratio = variance.sel(side="in", drop=True) / variance.sel(side="rest", drop=True)
@@ -176,6 +175,8 @@ def fit_components(
     stacked = np.concatenate(tokens) if tokens else np.zeros((0, 0))
     if not 0 < k <= min(stacked.shape):
         raise MeasureError(f"k={k} components of {stacked.shape} tokens x channels: give more tokens, or a smaller k")
+    from sklearn.decomposition import PCA  # takes half a second, and only this needs it
+
     pca = PCA(k, svd_solver="full").fit(stacked.astype(np.float64))
     return Components(
         hook,

@@ -105,7 +105,7 @@ def otsu(values: np.ndarray) -> float:
     return float(ordered[int(np.argmax(between))]) if len(low) else float(ordered[0])
 
 
-def shuffled(mask: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndarray:
+def shuffled_mask(mask: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndarray:
     """The mask's tokens put at random places of the same frame: the null that keeps its size in every frame."""
     return np.concatenate([rng.permutation(frame) for frame in mask.reshape(grid.frames, -1)])
 

@@ -1,8 +1,10 @@
-"""Means over puzzles with bootstrap intervals."""
+"""Means over puzzles with bootstrap intervals, and what the puzzles are called."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -51,3 +53,8 @@ def beside(values: xr.DataArray, null: xr.DataArray, over: str = "puzzle", seed:
     """Summary of ``values`` with the same summary of their null: ``value, low, high, n, null, null_low, null_high``."""
     found, other = summarise(values, over, seed=seed), summarise(null, over, seed=seed)
     return found.assign(null=other["value"], null_low=other["low"], null_high=other["high"])
+
+
+def puzzle_names(tasks: Sequence[Any]) -> list[str]:
+    """What the axis ``puzzle`` is labelled with: family and seed, or the place in the list where a task has none."""
+    return [f"{getattr(task, 'name', 'task')} {getattr(task, 'seed', i)}" for i, task in enumerate(tasks)]

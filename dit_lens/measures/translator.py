@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from dit_lens.address import Depth, Indices, Select
 from dit_lens.errors import MeasureError, StoreError
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
@@ -140,7 +141,7 @@ def fit_translators(
     entry: bool = True,
     tokens: int = 1024,
     seed: int = 0,
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Translators:
     """Fit one affine translator per (expert, layer) on recorded runs, replaying their calls.
 

@@ -14,7 +14,8 @@ where it enters: what stands in the input in another form was there before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,12 @@ from dit_lens.errors import ProbeError
 from dit_lens.probing.features import Features, collect
 from dit_lens.probing.labels import NAMES, Labels, label
 from dit_lens.probing.scan import grid
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.reduce import Tokens
 
 LABELS = ("wall", "goal", "path", "route")
 ROWS = 512  # tokens of a scene; of larger videos as many, drawn once
-Progress = Callable[[int, int, str], None]
 
 
 def decodability(
@@ -41,28 +42,36 @@ def decodability(
     labels: Sequence[str] = LABELS,
     folds: int = 4,
     seed: int = 0,
-    progress: Progress = lambda done, total, what: None,
+    generate: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """:func:`dit_lens.probing.grid` of ``resid_post`` at ``steps``, beside ``untrained`` on the same scenes and noise.
 
-    Labels that these tasks do not have are left out; a dataset without labels means that none was there.
+    Labels that these tasks do not have are left out; a dataset without labels means that none was there. ``generate``:
+    further arguments of ``lens.generate``. ``folder``: features and finished steps are kept there, and gone on with.
     """
-    shape = lens.grid_of(tasks[0])
+    given, kept = dict(generate or {}), None if folder is None else Path(folder)
+    shape = lens.grid_of(tasks[0], **given)
     chosen = np.random.default_rng(seed).permutation(shape.n_tokens)[:ROWS]
     how: Any = "raw" if shape.n_tokens <= ROWS else Tokens(tuple(sorted(int(i) for i in chosen)))
     total = 2 * len(tasks)
     seen = collect(
-        lens, tasks, steps=tuple(steps), reduce=how, seed=seed,
+        lens, tasks, steps=tuple(steps), reduce=how, seed=seed, generate=given, folder=kept and kept / "features",
         progress=lambda done, of, what: progress(done, total, f"probing, {what}"),
     )  # fmt: skip
     blank = collect(
-        untrained, tasks, steps=tuple(steps), reduce=how, seed=seed, generate={"stop_after": max(steps)},
+        untrained, tasks, steps=tuple(steps), reduce=how, seed=seed, generate={**given, "stop_after": max(steps)},
+        folder=kept and kept / "control",
         progress=lambda done, of, what: progress(len(tasks) + done, total, f"probing the control, {what}"),
     )  # fmt: skip
     ready = [one for name in labels if (one := _known(seen, name, folds)) is not None]
     if not ready:
         return xr.Dataset(coords={"label": [], "step": list(steps), "layer": list(seen.layers)})
-    return grid(seen, ready, folds=folds, permutations=0, untrained=blank, seed=seed).isel(hook=0)
+    scan = grid(
+        seen, ready, folds=folds, permutations=0, untrained=blank, seed=seed, folder=kept and kept / "scan"
+    )  # fmt: skip
+    return scan.isel(hook=0)
 
 
 def gains(found: xr.Dataset, experts: Sequence[str]) -> tuple[xr.Dataset, xr.Dataset]:

@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,16 +31,17 @@ from torch import Tensor
 
 from dit_lens.address import Address, Branch
 from dit_lens.errors import ProbeError, StoreError
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.grid import Grid
-from dit_lens.wan.identity import describe, differences, task_identity
+from dit_lens.wan.identity import describe, task_identity
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.place import begin, new_file
 from dit_lens.wan.record import record
 from dit_lens.wan.reduce import FrameMean, Raw, Reducer, RegionMean, Tokens, VideoMean, reducer
 from dit_lens.wan.run import Run
 
 FORMAT = 1
 HEAD, INPUT = "features.json", "input"
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +102,6 @@ class Features:
                 rows.append(self._rows(kept.get_tensor(key)))
         return np.stack(rows)
 
-    def address(self, hook: str, step: int, layer: int) -> Address:
-        return Address(step, self.branch, layer, hook)
-
     def per_video(self) -> Features:
         """The same scenes with one row each, the mean over units: for labels that a scene has one of."""
         return replace(self, pooled=True, unit="video", units=(0,))
@@ -150,7 +146,7 @@ def collect(
     seeds: int = 1,
     folder: str | Path | None = None,
     generate: Mapping[str, Any] | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Features:
     """Generate every task and keep what probes are fitted on; with ``folder`` it can be stopped and gone on with.
 
@@ -171,7 +167,7 @@ def collect(
         raise ProbeError(f"the tasks have different token grids ({', '.join(map(str, grids))}): collect each by itself")
     how = reducer(reduce)
     jobs = [(task, seed + i + len(tasks) * k) for k in range(seeds) for i, task in enumerate(tasks)]
-    plan = lens.plan(**{k: v for k, v in given.items() if k in ("steps", "guidance", "guidance_2", "scheduler")})
+    plan = lens.plan_of(**given)
     recipe = {
         "format": FORMAT, "fingerprint": lens.fingerprint, "sigmas": list(plan.sigmas), "guidance": plan.guidance,
         "hooks": list(hooks), "steps": describe(steps),
@@ -180,7 +176,7 @@ def collect(
     }  # fmt: skip
     temporary = tempfile.TemporaryDirectory(prefix="dit_lens-features-") if folder is None else None
     place = Path(temporary.name if temporary else folder)  # type: ignore[arg-type]
-    _open(place, recipe)
+    begin(place, HEAD, recipe, "set of features")
     wanted = record(*hooks, reduce=how, steps=steps, layers=layers, branches=branch)
     kept_steps = wanted.where.steps_of(plan.n_steps)
     scenes = []
@@ -272,39 +268,11 @@ def _write(file: Path, run: Run, how: Reducer, places: Sequence[Address]) -> Non
     for step in sorted({a.step for a in places}):
         kept[_key(INPUT, step, -1)] = how(_input(run, step)[None], run.grid, masks)[0].contiguous()
     answer = run.task.answer(run.video) if hasattr(run.task, "answer") and run.complete else None
-    scratch = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
     try:
-        save_file(kept, scratch, {"answer": json.dumps(answer)})
-        os.replace(scratch, file)
-    except OSError as error:
+        with new_file(file) as scratch:
+            save_file(kept, scratch, {"answer": json.dumps(answer)})
+    except (OSError, SafetensorError) as error:
         raise StoreError(f"cannot write {file}: {error}; choose a folder with room that can be written") from error
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _open(folder: Path, recipe: Mapping[str, Any]) -> None:
-    head, wanted = folder / HEAD, json.loads(json.dumps(recipe))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not head.exists():
-            if any(folder.iterdir()):
-                raise StoreError(f"{folder} holds something else than features: choose an empty folder")
-            scratch = folder / f".{HEAD}-{uuid.uuid4().hex}"
-            scratch.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-            os.replace(scratch, head)
-        found = json.loads(head.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{head} is damaged ({error}): remove the folder and collect again") from error
-    except OSError as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"cannot keep features in {folder}: {error}; choose a folder that can be written") from error
-    changed = differences(found, wanted)
-    if changed:
-        raise StoreError(
-            f"the features in {folder} were collected under other parameters:\n  " + "\n  ".join(changed[:12])
-            + "\nUse those to go on, or another folder"
-        )  # fmt: skip
 
 
 def _reading(file: Path) -> Any:

@@ -46,11 +46,16 @@ class Probe:
         return int(self.pipeline[0].n_features_in_)
 
     @property
+    def normals(self) -> np.ndarray:
+        """Its normals in the activation's own coordinates (scaling undone), (k, d): one for two classes or a
+        regression, else one a class, with the lengths that the decision has."""
+        scale = getattr(self.pipeline[0], "scale_", None)  # None: it only centres
+        return np.atleast_2d(self.pipeline[-1].coef_) / (1.0 if scale is None else scale)
+
+    @property
     def direction(self) -> np.ndarray:
-        """The unit normal in the activation's own coordinates (scaling undone): (d,) for two classes or a regression,
-        (classes, d) for more. What :func:`dit_lens.steer` takes."""
-        coef = np.atleast_2d(self.pipeline[-1].coef_) / self.pipeline[0].scale_  # (k, d)
-        rows = coef / np.linalg.norm(coef, axis=1, keepdims=True)
+        """The normals as unit vectors: (d,) for one, else (classes, d). What :func:`dit_lens.steer` takes."""
+        rows = self.normals / np.linalg.norm(self.normals, axis=1, keepdims=True)
         return rows[0] if len(rows) == 1 else rows
 
     def predict(self, x: Any) -> np.ndarray:
@@ -70,18 +75,25 @@ class Probe:
 
         Errors: :class:`ProbeError` for a run of another model, :class:`AddressError` where nothing was recorded.
         """
-        wanted, found = self.about.get("fingerprint"), run.meta.get("fingerprint")
-        if wanted and found and wanted != found:
-            raise ProbeError(
-                f"this probe was fitted on model {self.about.get('model')!r} ({wanted!s:.12}) and the run is of "
-                f"{run.meta.get('model')!r} ({found!s:.12}): fit one on runs of that model with dit_lens.probe(...)"
-            )
+        self.check_model(run.meta)
         values = self.decision(run[self.address])
         dims = [*run.dims.get(self.address.hook, {})][: run[self.address].ndim - 1]  # all but the channel
         if values.ndim > len(dims):
             dims.append("class")
         coords = {"class": [str(c) for c in self.classes]} if "class" in dims else {}
         return xr.DataArray(values, dims=dims, coords=coords, name=f"decision for {self.label}")
+
+    def check_model(self, other: Mapping[str, Any]) -> None:
+        """Refuse another model than the one it was fitted on; ``other``: ``lens.about`` or ``run.meta``.
+
+        Errors: :class:`ProbeError` where both fingerprints are known and differ.
+        """
+        wanted, found = self.about.get("fingerprint"), other.get("fingerprint")
+        if wanted and found and wanted != found:
+            raise ProbeError(
+                f"this probe was fitted on model {self.about.get('model')!r} ({wanted!s:.12}) and this is "
+                f"{other.get('model')!r} ({found!s:.12}): fit one on runs of that model with dit_lens.probe(...)"
+            )
 
     def save(self, folder: Any) -> Any:
         """Write ``probe.pkl``, ``probe.json`` and ``probe.skops``; :func:`dit_lens.load_probe` reads them safely."""

@@ -18,19 +18,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
 from dit_lens.errors import ProbeError, StoreError
-from dit_lens.measures.stats import summarise
+from dit_lens.measures.stats import puzzle_names, summarise
 from dit_lens.probing import scores
 from dit_lens.probing.controls import BASELINES, baselines, control_task, shuffles
 from dit_lens.probing.features import INPUT, Features
@@ -38,9 +37,10 @@ from dit_lens.probing.labels import Label, Labels, label
 from dit_lens.probing.moments import ALPHA
 from dit_lens.probing.reading import Estimator, Place, Reader, Ridge
 from dit_lens.probing.splits import folds_of
+from dit_lens.progress import Progress, silent
+from dit_lens.wan.place import new_file
 
 FORMAT = 1
-Progress = Callable[[int, int, str], None]
 Asked = str | Label | Labels
 
 
@@ -55,7 +55,7 @@ def grid(
     untrained: Features | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Fit and score a probe at every place of ``features``, for every label.
 
@@ -201,6 +201,7 @@ def _dataset(
     places = [Place(reader, np.asarray(plain[name])) for name in BASELINES]
     rows = [[np.nanmean(job.scores(place, only_true=True)) for place in places] for job in jobs]
     data["plain"] = (("label", "baseline"), rows)
+    named = puzzle_names([scene.task for scene in features.scenes])
     out = xr.Dataset(
         data,
         coords={
@@ -213,7 +214,7 @@ def _dataset(
             "sigma": ("step", list(features.sigmas)),
             "layer": list(features.layers),
             "baseline": list(BASELINES),
-            "puzzle": [_called(scene) for scene in features.scenes],
+            "puzzle": [f"{name}, seed {scene.seed}" for name, scene in zip(named, features.scenes, strict=True)],
         },
         attrs={
             "unit": features.unit, "branch": features.branch, "folds": folds, "permutations": permutations,
@@ -242,13 +243,21 @@ class _Kept:
 
     def get(self, name: str) -> dict[str, np.ndarray] | None:
         file = None if self.folder is None else self.folder / f"{name}.safetensors"
-        return load_file(file) if file is not None and file.exists() else None
+        if file is None or not file.exists():
+            return None
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"{file} cannot be read ({error}): remove this one file and run again") from error
 
     def put(self, name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self.folder is not None:
-            scratch = self.folder / f".{name}-{uuid.uuid4().hex}"
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, scratch)
-            os.replace(scratch, self.folder / f"{name}.safetensors")
+            file = self.folder / f"{name}.safetensors"
+            try:
+                with new_file(file) as scratch:
+                    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, scratch)
+            except (OSError, SafetensorError) as error:
+                raise StoreError(f"cannot write {file}: {error}; make room, then run the same grid again") from error
         return arrays
 
 
@@ -256,11 +265,6 @@ def _content(labels: Labels) -> list[Any]:
     values = labels.codes if labels.values is None else labels.values
     digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
     return [labels.name, list(labels.classes), digest]
-
-
-def _called(scene: Any) -> str:
-    task = scene.task
-    return f"{getattr(task, 'name', 'video')}-{getattr(task, 'seed', scene.seed)}/{scene.seed}"
 
 
 def _check_twin(features: Features, untrained: Features) -> None:

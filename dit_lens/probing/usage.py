@@ -38,9 +38,10 @@ from dit_lens.address import ALL, Address
 from dit_lens.errors import ProbeError
 from dit_lens.interventions.erase import erase
 from dit_lens.interventions.steer import steer
-from dit_lens.measures.stats import summarise
+from dit_lens.measures.stats import puzzle_names, summarise
 from dit_lens.probing.erasure import Eraser
 from dit_lens.probing.fitted import Probe
+from dit_lens.progress import Progress, silent
 from dit_lens.wan.edits import Intervention
 from dit_lens.wan.grid import Grid
 from dit_lens.wan.lens import Lens
@@ -80,7 +81,7 @@ def causal(
     random: Callable[[np.random.Generator], np.ndarray] | None = None,
     seeds: Sequence[int] | None = None,
     generate: Mapping[str, Any] | None = None,
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> xr.Dataset:
     """Each measure (puzzle, when, arm) and its null ``<name>_null`` (.., draw); of base runs ``base_score`` and ``sd``.
 
@@ -161,7 +162,7 @@ def causal(
     data |= {"base_score": ("puzzle", base_score), "sd": (("puzzle", "direction"), sds)}
     coords = {
         "direction": list(kinds),
-        "puzzle": [_name(t, i) for i, t in enumerate(tasks)],
+        "puzzle": puzzle_names(tasks),
         "when": list(WHEN),
         "arm": list(arms),
     }
@@ -176,7 +177,8 @@ def causal(
 def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
     """Means over puzzles, (measure, when, arm): ``value``, ``null`` and their paired ``difference``; ``n`` puzzles.
 
-    Each with ``_low`` and ``_high`` (95 %, bootstrap over puzzles). The null of a puzzle is the mean over its draws.
+    Each with its interval (95 %, bootstrap over puzzles): ``low, high`` of ``value``, ``null_low, null_high``,
+    ``difference_low, difference_high``. The null of a puzzle is the mean over its draws.
     ``p``: how often the differences, with signs flipped at random puzzle by puzzle, give |sum d| / sqrt(sum d^2) as
     large *anywhere* among the arms of that measure: corrected for looking at all of them.
     """
@@ -188,7 +190,8 @@ def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
     out: dict[str, xr.DataArray] = {}
     for name, one in parts.items():
         s = summarise(one)
-        out |= {name: s["value"], f"{name}_low": s["low"], f"{name}_high": s["high"], "n": s["n"]}
+        ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+        out |= {name: s["value"], ends[0]: s["low"], ends[1]: s["high"], "n": s["n"]}
     d = parts["difference"].transpose("measure", "puzzle", "when", "arm").values
     p = np.stack([corrected_p(one, flips, seed) for one in d])
     out["p"] = xr.DataArray(p, dims=("measure", "when", "arm"))
@@ -208,12 +211,7 @@ def corrected_p(differences: np.ndarray, flips: int = 2000, seed: int = 0) -> np
 
 
 def _place(lens: Lens, probe: Probe, at: str | Address | None) -> Address:
-    wanted = probe.about.get("fingerprint")
-    if wanted and wanted != lens.fingerprint:
-        raise ProbeError(
-            f"this probe was fitted on model {probe.about.get('model')!r} ({str(wanted)[:12]}) and the lens holds "
-            f"{lens.name!r} ({lens.fingerprint[:12]}): fit one on this model with dit_lens.probe(...)"
-        )
+    probe.check_model(lens.about)
     place = probe.address if at is None else Address.parse(at) if isinstance(at, str) else at
     where = point(place.hook)
     if where.axis != "N" or where.per_head:
@@ -231,15 +229,9 @@ def _generation(probe: Probe) -> dict[str, Any]:
     return {k: v for k, v in given.items() if k != "scheduler" and (v is None or isinstance(v, (int, float, str)))}
 
 
-def _normals(probe: Probe) -> np.ndarray:
-    """The probe's normals in the activation's own coordinates, with their lengths, (k, d)."""
-    scale = getattr(probe.pipeline[0], "scale_", None)
-    return np.atleast_2d(probe.pipeline[-1].coef_) / (1.0 if scale is None else scale)
-
-
 def _direction(probe: Probe, contrast: Any, task: Any) -> np.ndarray:
     """The unit vector to push along, (d,)."""
-    normals, known = _normals(probe), list(probe.classes)
+    normals, known = probe.normals, list(probe.classes)
     pair = contrast(task) if callable(contrast) else contrast
     if len(normals) == 1:
         if pair is not None:
@@ -267,7 +259,7 @@ def _pattern(given: Any, d: int) -> np.ndarray:
 
 def _erasers(probe: Probe, eraser: Erasers | None, place: Address) -> Erasers:
     if eraser is None:
-        _, s, basis = np.linalg.svd(_normals(probe), full_matrices=False)
+        _, s, basis = np.linalg.svd(probe.normals, full_matrices=False)
         basis = basis[s > s[0] * 1e-6]  # (k, d): the normals of several classes depend on each other
         mean = getattr(probe.pipeline[0], "mean_", None)
         return Eraser(basis.T, basis, np.zeros(basis.shape[1]) if mean is None else mean)
@@ -359,7 +351,3 @@ def _read(task: Any, base: Run, run: Run, target: Callable[[Any], Any] | None) -
         "cosine": float((z * origin).sum() / (z.norm() * origin.norm())),
         "reached": np.nan if target is None else float(said in target(task).solutions),
     }
-
-
-def _name(task: Any, i: int) -> str:
-    return f"{getattr(task, 'name', 'task')} {getattr(task, 'seed', i)}"

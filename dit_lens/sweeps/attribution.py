@@ -34,10 +34,12 @@ from dit_lens.address import Call, Select
 from dit_lens.errors import InterventionError, MeasureError
 from dit_lens.interventions import patch
 from dit_lens.interventions.base import STREAM
+from dit_lens.progress import silent
 from dit_lens.sweeps.sweep import Sweep
 from dit_lens.wan import sampler
 from dit_lens.wan.conditions import Conditions
 from dit_lens.wan.expert import Hook
+from dit_lens.wan.gradients import frozen
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.plan import build
 from dit_lens.wan.points import point
@@ -142,7 +144,7 @@ def recheck(lens: Lens, base: Run, source: Run, found: xr.Dataset, top: int = 10
         exact = Sweep(
             lens, base, source, edit=patch, steps=[step], layers=[layer], hooks=name, placebo="none",
             heads=None if head is None else [head],
-        ).run(progress=lambda done, total, what: None)  # fmt: skip
+        ).run(progress=silent)  # fmt: skip
         rows.append({
             "hook": name, "step": step, "layer": layer, "head": -1 if head is None else head, "estimate": cell[-1],
             "exact": float(exact["value"].squeeze()), "chosen": "top" if len(rows) < top else "spread",
@@ -244,7 +246,8 @@ def _gradients(
     for path in paths:
         at = path.replace(".update", ".hook_resid_post")  # d/d update = d/d resid_post
         hooks.append((at, lambda x, hook, p=path: keep(x, hook, p)))
-    with torch.enable_grad(), _checkpointing(expert.transformer, checkpoint), expert.listening(hooks):
+    model = expert.transformer
+    with torch.enable_grad(), frozen(model), _checkpointing(model, checkpoint), expert.listening(hooks):
         t = scheduler.timesteps[call.step]
         velocity = sampler.denoise(pipe, conditions.to(device), latents.to(device), call, t)[0].float()
         found = torch.autograd.grad((velocity * slope.to(device)).sum(), [kept[p] for p in paths], allow_unused=True)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -22,6 +22,8 @@ from dit_lens.errors import DitLensError, LoadError, MeasureError, StoreError
 from dit_lens.sweeps.cells import Cell, grouped
 from dit_lens.sweeps.tally import Result, Tally
 from dit_lens.wan.identity import differences
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.run import Run
 
 Group = list[Cell]
 
@@ -79,11 +81,11 @@ class Ray:
         ray = _ray()
         import torch
 
-        from dit_lens.sweeps.sweep import detached, setting
+        from dit_lens.sweeps.sweep import setting
 
         if not ray.is_initialized():
             ray.init(log_to_driver=False, include_dashboard=False)
-        recipe = {k: detached(v) for k, v in sweep.recipe.items() if k != "folder"}
+        recipe = {k: _detached(v) for k, v in sweep.recipe.items() if k != "folder"}
         load = self.load or _by_name(sweep.lens.name)
         # As bytes: an actor reads them when it can find the driver's modules, and says so where it cannot.
         packed = ray.cloudpickle.dumps((load, recipe, setting(sweep.lens), torch.get_num_threads()))
@@ -153,7 +155,7 @@ class Worker:
     def _prepare(self) -> Any:
         import torch
 
-        from dit_lens.sweeps.sweep import Sweep, attached, setting
+        from dit_lens.sweeps.sweep import Sweep, setting
 
         folders, packed = self.given
         sys.path += [folder for folder in folders if folder not in sys.path]
@@ -166,7 +168,7 @@ class Worker:
                 "an actor's model is not the one that began the sweep:\n  " + "\n  ".join(changed) + "\nGive "
                 "executor=dit_lens.sweeps.Ray(load=...) a recipe for the same model, and the actors the same packages"
             )
-        self.sweep = Sweep(lens, **{k: attached(lens, v) for k, v in recipe.items()})
+        self.sweep = Sweep(lens, **{k: _attached(lens, v) for k, v in recipe.items()})
         return self.sweep
 
 
@@ -192,6 +194,20 @@ class _Desk:
 
     def is_open(self) -> bool:
         return not self._closed
+
+
+def _detached(value: Any) -> Any:
+    """Runs without their model, so that they can travel; :func:`_attached` gives it back."""
+    if isinstance(value, Run):
+        return replace(value, _decode=None, _cache={})
+    return [_detached(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _attached(lens: Lens, value: Any) -> Any:
+    """Runs with a model again."""
+    if isinstance(value, Run):
+        return lens.attach(value)
+    return [_attached(lens, one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _ray() -> Any:

@@ -11,7 +11,6 @@ the same content; ``claim`` keeps them from doing the same work twice.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from dit_lens.errors import StoreError
 from dit_lens.sweeps.cells import Cell
-from dit_lens.wan.identity import differences
+from dit_lens.wan.place import begin, new_file
 
 FORMAT = 1
 HEAD, CELLS, CLAIMS = "sweep.json", "cells", "claims"
@@ -40,32 +39,15 @@ class Ledger:
         else, or cannot be written.
         """
         self.folder = Path(folder)
-        self.parameters = ""  # their checksum: a cell measured under others is never taken for one of ours
-        wanted = json.loads(json.dumps({"format": FORMAT, **parameters}))  # as it will be read back
         try:
             (self.folder / CELLS).mkdir(parents=True, exist_ok=True)
             (self.folder / CLAIMS).mkdir(exist_ok=True)
-            head = self.folder / HEAD
-            if not head.exists():
-                # Whoever links first sets the parameters; the other process reads them like any later one.
-                _write(head, json.dumps(wanted, indent=1), once=True)
-            found = json.loads(head.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise StoreError(
-                f"{self.folder / HEAD} is damaged ({error}): remove this one file and run the same sweep again (its "
-                "finished cells are kept if the parameters are the same)"
-            ) from error
         except OSError as error:
             raise StoreError(
                 f"cannot keep a sweep in {self.folder}: {error}; choose a folder that can be written"
             ) from error
-        changed = differences(found, wanted)
-        if changed:
-            raise StoreError(
-                f"the sweep in {self.folder} was begun under other parameters, so its cells cannot be mixed with new "
-                "ones:\n  " + "\n  ".join(changed) + "\nUse the old parameters to resume it, or another folder"
-            )
-        self.parameters = _checksum(wanted)
+        kept = begin(self.folder, HEAD, {"format": FORMAT, **parameters}, "sweep", marked=True)
+        self.parameters = _checksum(kept)  # a cell measured under others is never taken for one of ours
 
     def done(self, cell: Cell) -> dict[str, Any] | None:
         """What was measured, or None when the cell is not done."""
@@ -89,7 +71,8 @@ class Ledger:
         said = json.loads(json.dumps(dict(result)))  # as it will be read back
         record = {"cell": str(cell), "result": said, "sum": _checksum(self.parameters, str(cell), said)}
         try:
-            _write(self._file(cell), json.dumps(record))
+            with new_file(self._file(cell)) as scratch:
+                scratch.write_text(json.dumps(record), encoding="utf-8")
         except OSError as error:
             raise StoreError(
                 f"cannot store a finished cell in {self.folder}: {error}. Everything stored before is safe; make room, "
@@ -121,42 +104,3 @@ class Ledger:
 
 def _checksum(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _write(file: Path, text: str, once: bool = False) -> None:
-    """Write a whole file or nothing: a scratch file, flushed to the disk, then renamed (or linked, if only once)."""
-    scratch = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
-    try:
-        with scratch.open("w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        if not (once and _link(scratch, file)):
-            os.replace(scratch, file)
-        _flush(file.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-
-
-def _link(scratch: Path, file: Path) -> bool:
-    """Give a file its name unless the name is taken; False where the file system has no links."""
-    try:
-        os.link(scratch, file)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        return False
-    return True
-
-
-def _flush(folder: Path) -> None:
-    """Make a rename last through a power cut, where folders can be flushed."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

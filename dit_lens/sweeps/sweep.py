@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,13 +23,14 @@ import xarray as xr
 
 from dit_lens.errors import MeasureError
 from dit_lens.interventions import patch
+from dit_lens.progress import Progress
 from dit_lens.sweeps import chunks, cost, executors, metrics, setup
 from dit_lens.sweeps.cells import Axes, Cell, Kind, axes, grouped
 from dit_lens.sweeps.engine import Edit, Engine, Item
 from dit_lens.sweeps.gather import gather
 from dit_lens.sweeps.ledger import Ledger
 from dit_lens.sweeps.metrics import Metric
-from dit_lens.sweeps.tally import Progress, Result, Tally
+from dit_lens.sweeps.tally import Result, Tally
 from dit_lens.wan import show
 from dit_lens.wan.conditions import Conditions
 from dit_lens.wan.fingerprint import digest
@@ -42,7 +42,6 @@ from dit_lens.wan.run import Run
 
 PLACEBO_SEED = 10_000  # added to an item's seed: same scene, other noise
 _OURS = ("task", "seed", "interventions", "record", "resume", "stop_after", "batch")
-_OF_PLAN = ("steps", "guidance", "guidance_2", "preset", "scheduler")
 
 
 class Sweep:
@@ -84,7 +83,7 @@ class Sweep:
         self.sampling = setup.sampling_of(base, sampling)
         if set(self.sampling) & set(_OURS):
             raise MeasureError(f"sampling= takes what lens.generate takes but {_OURS}, which a sweep sets itself")
-        own = lens.plan(**{k: v for k, v in self.sampling.items() if k in _OF_PLAN})
+        own = lens.plan_of(**self.sampling)
         self.model_plan: Plan = base.plan if isinstance(base, Run) else own
         expert = lens.experts["high"]
         self.axes: Axes = axes(
@@ -304,33 +303,71 @@ class Sweep:
         return show.facts(f"Sweep of {len(self.cells)} cells", rows, axes)
 
 
-def sweep(lens: Lens, base: Any = None, source: Any = None, **arguments: Any) -> xr.Dataset:
+def sweep(
+    lens: Lens,
+    base: Any = None,
+    source: Any = None,
+    *,
+    tasks: Sequence[Any] | None = None,
+    seeds: int | Sequence[int] = 0,
+    edit: Edit = patch,
+    steps: Any = "all",
+    layers: Any = "all",
+    hooks: str | Sequence[str] | None = "update",
+    heads: Any = None,
+    regions: str | Sequence[str] | None = None,
+    branch: str | Sequence[str] = "all",
+    metric: str | Metric | None = None,
+    horizon: Literal["local", "final"] | int = "local",
+    placebo: Edit | Run | Literal["seed", "none"] | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    shard: str | tuple[int, int] = (0, 1),
+    memory: int = 4 << 30,
+    progress: Progress | None = None,
+    budget: float | None = None,
+    executor: Any = "serial",
+) -> xr.Dataset:
     """Measure one intervention at every (step, layer, hook, head, region, branch) asked for.
 
-    ``base``: a task or a run; or ``tasks``: a list, with ``seeds``. ``source``: where activations come from: a twin's
-    kind (``"other_answer"``), a task, a run, a list with one for each task, a function of the task, or None for edits
-    that need none. ``edit``: makes the intervention, called with ``steps, hook, branches`` and, where they apply,
-    ``layers, heads, tokens``: ``dl.patch``, ``dl.ablate``, or your own. ``steps``, ``layers``: ``"all"`` or a list of
-    indices and groups held at once (``range(0, 8)``). ``hooks=None``: an edit of the latents, called with ``steps``
-    alone (``dl.noise``). ``metric``: ``"projection"`` (the default), ``"change"`` (the default without a source),
+    *What.* ``base``: a task or a run; or ``tasks``: a list, each generated with every one of ``seeds``. ``source``:
+    where activations come from: a twin's kind (``"other_answer"``), a task, a run, a list with one for each task, a
+    function of the task, or None for edits that need none. ``edit``: makes the intervention, called with ``steps, hook,
+    branches`` and, where they apply, ``layers, heads, tokens``: ``dl.patch``, ``dl.ablate``, or your own.
+
+    *Where.* ``steps``, ``layers``: ``"all"``, or a list whose entries are one index or a group held at once
+    (``range(0, 8)``, ``(3, 5)``, ``dl.Depth(.5, .75)``). ``hooks``: a name or a list; None for an edit of the latents,
+    called with ``steps`` alone (``dl.noise``). ``heads``: indices, of hooks that have heads, each by itself.
+    ``regions``: names of the tasks' regions; all tokens by default. ``branch``: ``"all"`` (both at once), ``"cond"``,
+    ``"uncond"``, or a list.
+
+    *Measured how.* ``metric``: ``"projection"`` (the default), ``"change"`` (the default without a source),
     ``"answer"``, ``"score"`` or ``metric(run, base, source) -> float``. ``horizon``: ``"local"`` (x0_hat of the last
     patched step), a number of further steps, or ``"final"``. ``placebo``: ``"seed"`` (same scene, seed + 10,000: the
     default with a source), a run to take from instead, an edit, or ``"none"``. ``sampling``: arguments of
-    ``lens.generate``. ``folder``: keep finished cells there; the same sweep with the same folder goes on.
-    ``shard="0/4"``: this process's part. ``memory``: bytes that may be held for reuse on the model's device.
-    ``progress(done, total, what)``: a bar by default. ``budget``: seconds; a longer sweep is refused with coarser ones
-    to choose from. ``executor``: ``"serial"``, ``"ray"``, or ``dl.sweeps.Ray(...)``.
+    ``lens.generate``.
+
+    *Run how.* ``folder``: keep finished cells there; the same sweep with the same folder goes on. ``shard="0/4"``: this
+    process's part. ``memory``: bytes that may be held for reuse on the model's device. ``progress(done, total, what)``:
+    a bar by default. ``budget``: seconds; a longer sweep is refused with coarser ones to choose from. ``executor``:
+    ``"serial"``, ``"ray"``, or ``dl.sweeps.Ray(...)``.
 
     Returns a Dataset over (step, layer, and each further axis that has several entries): ``value`` with 95 % interval
     ``low, high`` over tasks (over seeds if there is one task), ``n``, the placebo's ``null, null_low, null_high``, all
-    normalised (0 = base, 1 = source), and the raw metric per task and seed. ``.to_dataframe()`` gives a table.
+    normalised (0 = base, 1 = source), and the raw metric per task and seed. ``.to_dataframe()`` gives a table. Labels
+    of ``step`` and ``layer`` are numbers where every entry is one index (``sel(step=5)``); one group among them makes
+    all of that axis texts (``sel(step="5")``, ``sel(step="0-7")``, ``"3,5"``).
 
     Errors: :class:`AddressError` outside plan or model, :class:`InterventionError` for a wrong edit,
     :class:`MeasureError` for what cannot be compared or measured, :class:`StoreError` for a folder of other parameters,
     all before the long work starts where they can be known.
     """
-    how = {k: arguments.pop(k) for k in ("progress", "budget", "executor") if k in arguments}
-    return Sweep(lens, base, source, **arguments).run(**how)
+    made = Sweep(
+        lens, base, source, tasks=tasks, seeds=seeds, edit=edit, steps=steps, layers=layers, hooks=hooks, heads=heads,
+        regions=regions, branch=branch, metric=metric, horizon=horizon, placebo=placebo, sampling=sampling,
+        folder=folder, shard=shard, memory=memory,
+    )  # fmt: skip
+    return made.run(progress, budget, executor)
 
 
 def setting(lens: Lens) -> dict[str, Any]:
@@ -356,17 +393,3 @@ class _Likeness:
 
     def __init__(self, plan: Plan, grid: Grid) -> None:
         self.plan, self.grid = plan, grid
-
-
-def detached(value: Any) -> Any:
-    """Runs without their model, so that they can travel; :func:`attached` gives it back."""
-    if isinstance(value, Run):
-        return replace(value, _decode=None, _cache={})
-    return [detached(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
-def attached(lens: Lens, value: Any) -> Any:
-    """Runs with a model again."""
-    if isinstance(value, Run):
-        return lens.attach(value)
-    return [attached(lens, one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from dit_lens.progress import Progress
 from dit_lens.sweeps.cells import Cell
 from dit_lens.sweeps.ledger import Ledger
 
-#: Told after every cell: how many are done, of how many, and what was done last with the time left.
-Progress = Callable[[int, int, str], None]
 Result = dict[str, float]
 
 

@@ -88,6 +88,15 @@ class Size:
         if self.num_frames < 1 or (self.num_frames - 1) % stride:
             near = max(0, round((self.num_frames - 1) / stride)) * stride + 1
             raise SamplerError(f"num_frames={self.num_frames} is not 1 + a multiple of {stride}: use {near}")
+        space, most = pipe.vae_scale_factor_spatial, pipe.transformer.config.rope_max_seq_len
+        places = [(self.num_frames - 1) // stride + 1, self.height // space, self.width // space]
+        places = [n // p for n, p in zip(places, patch, strict=True)]
+        if max(places) > most:
+            raise SamplerError(
+                f"{self.num_frames} frames of {self.height} x {self.width} are {places} tokens along time, height and "
+                f"width, and this model has positions for {most}: give generate a smaller height=, width= or "
+                "num_frames=, or say once what the model is for, dit_lens.load(..., defaults={'height': ...})"
+            )
         return self
 
 

@@ -10,10 +10,12 @@ When not to use: for the effect of a large change, which a gradient only estimat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dit_lens.address import Call, Depth, Indices, Select
 from dit_lens.wan.expert import Hook
@@ -29,7 +31,8 @@ class Gradients:
 
     ``with lens.gradients(run, step=5) as call: v, acts = call("resid_post", layers=...)`` gives the velocity and the
     activations, attached, as ``path -> tensor``; ``torch.autograd.grad(metric(v), list(acts.values()))`` works inside.
-    ``"update"`` is a hook, too, in fp32 under the path ``blocks.7.update``.
+    ``"update"`` is a hook, too, in fp32 under the path ``blocks.7.update``. Weights take no part: nothing is kept for
+    them, and ``backward()`` leaves their ``.grad`` alone.
     """
 
     def __init__(self, lens: Lens, run: Run, call: Call) -> None:
@@ -56,6 +59,19 @@ class Gradients:
             hooks += _updates(layer, kept) if p.name == "update" else [_at(p.at(layer), kept)]
         velocity = self.lens.replay(self.run, self.call, hooks)
         return velocity, kept
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Weights that ask for no gradient in this block: a graph made here holds activations only."""
+    learning = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for name, weight in model.named_parameters():  # an offload hook may have put others in their places
+            if name in learning:
+                weight.requires_grad_(True)
 
 
 def _attached(x: Tensor) -> Tensor:

@@ -34,12 +34,7 @@ def check_pipeline(pipe: Any) -> None:
             f"{type(pipe).__name__} has no WanTransformer3DModel as its transformer: give a diffusers WanPipeline or "
             "WanImageToVideoPipeline, a folder in diffusers layout, a hub id, or 'lab'"
         )
-    supported = ("WanPipeline", "WanImageToVideoPipeline")
-    if type(pipe).__name__ not in supported:
-        raise LoadError(
-            f"{type(pipe).__name__} is not supported: its adapters write to the stream between blocks, or its loop "
-            f"differs; use one of {supported}"
-        )
+    check_kind(type(pipe).__name__)
     ratio, second = pipe.config.boundary_ratio, getattr(pipe, "transformer_2", None)
     if ratio is not None and second is None:
         raise LoadError(
@@ -54,6 +49,16 @@ def check_pipeline(pipe: Any) -> None:
     for model in _experts(pipe):
         _check_running(model)
         _check_modules(model)
+
+
+def check_kind(name: str) -> None:
+    """Refuse a pipeline by the name of its class."""
+    supported = ("WanPipeline", "WanImageToVideoPipeline")
+    if name not in supported:
+        raise LoadError(
+            f"{name} is not supported: its adapters write to the stream between blocks, or its loop differs; use one "
+            f"of {supported}"
+        )
 
 
 def _experts(pipe: Any) -> list[Any]:
@@ -99,8 +104,10 @@ def _check_running(model: Any) -> None:
         )
     every = list(modules(model))
     for module in every:
-        names = getattr(module.__dict__.get("_diffusers_hook"), "hooks", ())
-        strange = [name for name in names if not name.startswith(_HARMLESS_HOOKS)]
+        hooks = getattr(module.__dict__.get("_diffusers_hook"), "hooks", {})
+        if "layerwise_casting" in hooks:
+            _check_casting(model, hooks["layerwise_casting"].compute_dtype)
+        strange = [name for name in hooks if not name.startswith(_HARMLESS_HOOKS)]
         if strange:
             raise BypassError(
                 f"{type(module).__name__} runs under the diffusers hook {strange[0]!r}, which skips blocks, splits "
@@ -115,10 +122,20 @@ def _check_running(model: Any) -> None:
         )
 
 
+def _check_casting(model: Any, computed: torch.dtype) -> None:
+    entry = model.patch_embedding  # which diffusers leaves as it is
+    if "_diffusers_hook" not in entry.__dict__ and entry.weight.dtype != computed:
+        raise LoadError(
+            f"layerwise casting computes in {computed}, and the parts that it leaves alone are {entry.weight.dtype}, "
+            f"so that no call can run: load the pipeline with dtype={str(computed).removeprefix('torch.')!r}, or again "
+            f"and give enable_layerwise_casting(compute_dtype={entry.weight.dtype})"
+        )
+
+
 def check_ready(pipe: Any, grad: bool = False) -> None:
     """Refuse a generation whose hooks would be bypassed by something done to the pipeline since it was wrapped.
 
-    Errors: :class:`BypassError`.
+    Errors: :class:`BypassError`; :class:`LoadError` for layerwise casting between two dtypes.
     """
     for model in _experts(pipe):
         _check_running(model)

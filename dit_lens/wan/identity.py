@@ -91,8 +91,8 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
         for key in sorted({*old, *new}, key=str):
             place = f"{at}.{key}" if at else str(key)
             if key not in old or key not in new:
-                lines.append(f"{place}: {'absent' if key not in old else repr(old[key])} -> "
-                             f"{'absent' if key not in new else repr(new[key])}")  # fmt: skip
+                lines.append(f"{place}: {'absent' if key not in old else _short(old[key])} -> "
+                             f"{'absent' if key not in new else _short(new[key])}")  # fmt: skip
             else:
                 lines += differences(old[key], new[key], place)
         return lines

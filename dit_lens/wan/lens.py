@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from dit_lens.wan import conditions as cond
 from dit_lens.wan.edits import Context, Intervention
 from dit_lens.wan.expert import Expert, Hook
 from dit_lens.wan.fingerprint import Fingerprint
-from dit_lens.wan.gradients import Gradients
+from dit_lens.wan.gradients import Gradients, frozen
 from dit_lens.wan.grid import Grid, token_regions
 from dit_lens.wan.plan import Plan, Sampling, build, preset
 from dit_lens.wan.points import point, table, there
@@ -31,6 +31,8 @@ from dit_lens.wan.record import DEFAULT_LIMIT, Extent, Record, Recorder, check_l
 from dit_lens.wan.reuse import Replay, Reuse
 from dit_lens.wan.run import Run
 from dit_lens.wan.versions import versions
+
+OF_PLAN = ("steps", "guidance", "guidance_2", "preset", "scheduler")  # arguments of generate that make the plan
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,12 @@ class Lens:
 
     def plan(self, steps: int | None = None, guidance: float | None = None, **more: Any) -> Plan:
         """Every denoiser call of a generation, before it happens. Arguments as in :meth:`generate`."""
-        return build(self.pipe, self.sampling(steps, guidance, preset_name=more.pop("preset", None), **more))[0]
+        sampling = self.sampling(steps, guidance, preset_name=more.pop("preset", None), **more)
+        return build(self.pipe, sampling, "cpu")[0]  # numbers only, so wherever the model is
+
+    def plan_of(self, **arguments: Any) -> Plan:
+        """The plan of what ``generate(task, **arguments)`` makes: of its arguments, those that concern the sampling."""
+        return self.plan(**{name: value for name, value in arguments.items() if name in OF_PLAN})
 
     def grid(self, size: cond.Size) -> Grid:
         """The token grid of a video size."""
@@ -274,7 +281,7 @@ class Lens:
             grid,
             masks,
             tuple(run.seed for run in runs),
-            self.fingerprint if edits else "",
+            str(runs[0].meta["fingerprint"]),  # of the weights as they are: generate() and fork() have just read it
             replay or self.replay,
         )
         bound = [edit.bind(context) for edit in edits]
@@ -304,7 +311,7 @@ class Lens:
     def replay(self, runs: Sequence[Run] | Run, call: Call, hooks: Sequence[Hook] = ()) -> Tensor:
         """Run one recorded call again on the run's own latents, with hooks; its velocity (B, C, F, h, w).
 
-        Exact: without hooks it equals what happened. Gradients flow where the caller enabled them.
+        Exact: without hooks it equals what happened. Gradients flow from what a hook makes a leaf, never to weights.
         """
         runs = [runs] if isinstance(runs, Run) else list(runs)
         guards.check_ready(self.pipe, grad=torch.is_grad_enabled())
@@ -319,7 +326,9 @@ class Lens:
         conditions = cond.stack([run.conditions for run in runs]).to(device)
         latents = torch.stack([run.latents[call.step] for run in runs]).to(device)
         guards.check_floats(latents)
-        with self.experts[call.expert].listening(hooks):
+        expert = self.experts[call.expert]
+        still = frozen(expert.transformer) if torch.is_grad_enabled() else nullcontext()
+        with still, expert.listening(hooks):
             return sampler.denoise(self.pipe, conditions, latents, call, scheduler.timesteps[call.step])
 
     # -- the two engines

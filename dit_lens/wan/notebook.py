@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: What points are said by, one word each.
 COLUMNS = ("name", "path", "shape", "meaning")
+#: What a task says of a video.
+WORDS = ("solved", "failed")
 
 
 def lens_html(lens: Lens) -> str:
@@ -67,7 +69,7 @@ def run_html(run: Run) -> str:
         "seed": str(run.seed),
         "steps": f"{plan.n_steps}, {plan.scheduler}, guidance {_scales(plan)}{done}",
         "video": f"{size.num_frames} frames of {size.height} x {size.width} ({run.grid})",
-        "score": _score(run) if clip and run.complete and hasattr(run.task, "score") else "",
+        "score": _score(run) if clip else "",
         "changed": "; ".join(map(str, run.fired)),
         "recorded": f"{len(run.activations)} activations of {', '.join(hooks)}" if hooks else "",
         "not shown": missing,
@@ -83,15 +85,25 @@ def _video(run: Run) -> tuple[Markup, str]:
         return Markup(), str(error)
 
 
-def _score(run: Run) -> str:
+def judged(run: Run) -> tuple[Any, str]:
+    """The score of a finished run and its words: one of ``WORDS``, or the score itself where it is only a number.
+
+    Without a task that judges, (None, ""); where the task cannot judge, None and why.
+    """
+    if not run.complete or not hasattr(run.task, "score"):
+        return None, ""
     try:
         score = run.score
-    except DitLensError as error:
-        return str(error)
+    except DitLensError as error:  # a video of another length than the task's, say
+        return None, str(error)
+    solved = getattr(score, "solved", score if isinstance(score, bool) else None)
+    return score, str(score) if solved is None else WORDS[not solved]
+
+
+def _score(run: Run) -> str:
+    score, words = judged(run)
     value = getattr(score, "value", None)
-    if not hasattr(score, "solved"):
-        return str(score)
-    return ("solved" if score.solved else "failed") + ("" if value is None else f", value {value:.2f}")
+    return words if words not in WORDS or value is None else f"{words}, value {value:.2f}"
 
 
 def _scales(plan: Any) -> str:

@@ -112,7 +112,8 @@ class Run:
     def array(self, hook: str, branch: Branch | None = None) -> xr.DataArray:
         """All recorded activations of one hook as a labelled array (step, branch, layer, ...); NaN where not recorded.
 
-        Points outside the blocks have no ``layer`` axis. ``branch`` picks one and drops the axis.
+        Steps carry their ``sigma`` and ``expert``. Points outside the blocks have no ``layer`` axis. ``branch`` picks
+        one and drops the axis.
         """
         found = {a: v for a, v in self.activations.items() if a.hook == hook and (branch is None or a.branch == branch)}
         if not found:
@@ -129,6 +130,7 @@ class Run:
         names = [*self.dims.get(hook, {})] or [f"axis_{i}" for i in range(sample.ndim)]
         coords: dict[str, Any] = {"step": steps, "branch": branches, "layer": layers}
         coords["sigma"] = ("step", [self.sigmas[s] for s in steps])
+        coords["expert"] = ("step", [self.plan.at(s).expert for s in steps])
         coords |= {k: list(v) for k, v in self.dims.get(hook, {}).items() if isinstance(v, tuple)}
         array = xr.DataArray(values, dims=("step", "branch", "layer", *names), coords=coords, name=hook)
         if layers == [-1]:

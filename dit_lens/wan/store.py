@@ -73,7 +73,7 @@ def save_run(run: Run, folder: str | Path) -> Path:
             (scratch / ABOUT).write_text(json.dumps(about, indent=1, default=_plain), encoding="utf-8")
     except StoreError:
         raise
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         raise StoreError(f"cannot write a run to {folder}: {error}; choose a folder that can be written") from error
     return folder
 

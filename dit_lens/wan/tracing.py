@@ -258,9 +258,7 @@ def trace(lens: Any, task: Any, step: int | None, branch: Branch, arguments: dic
             "step= chooses the call of a recorded run, lens.trace(run, step=5); in a generation write t.at(step=5)"
         )
     before, last = arguments.get("resume"), arguments.get("stop_after")
-    names = ("steps", "guidance", "guidance_2", "preset", "scheduler")
-    given = {name: arguments[name] for name in names if arguments.get(name) is not None}
-    plan = lens.plan(**given) if before is None else before.plan
+    plan = lens.plan_of(**arguments) if before is None else before.plan
     begin = 0 if before is None else before.n_steps
     end = plan.n_steps if last is None else last + 1
 

@@ -40,7 +40,7 @@ def planted_lag(task: Any, film: np.ndarray) -> float:
     """The lag of a film, as ``lags`` has it."""
     curves = behaviour.shown_curves(task, film)
     seen = xr.Dataset({k: (("puzzle", "step"), v[None]) for k, v in curves.items()}, coords={"step": range(len(film))})
-    return float(behaviour.lags(seen.assign(solutions=("puzzle", [1])))["lag"][0])
+    return float(behaviour.perception_lag(seen.assign(solutions=("puzzle", [1])))["lag"][0])
 
 
 # -- perception before action
@@ -91,7 +91,7 @@ def test_tasks_without_a_mover_are_refused() -> None:
 
 def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
     batch = [tasks.load("choose", 3), tasks.load("occlude", 0)]
-    found = behaviour.watch(lens, batch, generate={"steps": 3})
+    found = behaviour.watch_answers(lens, batch, generate={"steps": 3})
     assert found["verdict"].sizes == {"puzzle": 2, "step": 4}
     assert found["motion"].sizes == {"puzzle": 2, "film": 2, "step": 4}
     assert found["film"].values.tolist() == ["x0_hat", "fade-in"]
@@ -105,10 +105,10 @@ def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
             found["motion"][i].sel(film="x0_hat"), behaviour.shown_curves(task, np.stack(film))["motion"]
         )
         np.testing.assert_allclose(found["motion"][i][:, -1], found["motion"][i, 0, -1], atol=1e-6)
-    alone = behaviour.watch(lens, batch[:1], curves=None, generate={"steps": 3})
+    alone = behaviour.watch_answers(lens, batch[:1], curves=None, generate={"steps": 3})
     assert list(alone.data_vars) == ["verdict", "solutions"]
     with pytest.raises(MeasureError, match="no tasks to watch"):
-        behaviour.watch(lens, [])
+        behaviour.watch_answers(lens, [])
 
 
 # -- planted mistakes
@@ -116,14 +116,15 @@ def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
 
 def test_planting_nothing_changes_nothing(lens: Any) -> None:
     task = tasks.load("choose", 3)
-    found = behaviour.planted(lens, [task], [1, 3], twin=lambda task: task, generate={"steps": 4})
+    found = behaviour.plant_mistakes(lens, [task], [1, 3], twin=lambda task: task, generate={"steps": 4})
     outcome = found["outcome"]
     assert (outcome.sel(start="planted") == outcome.sel(start="kept")).all(), "the resumed run is the kept one"
     assert found["shows"].all(), "its twin is itself, so its own answer counts as the twin's"
 
 
 def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
-    found = behaviour.planted(lens, [tasks.load("choose", 3)], [1, 3], generate={"steps": 4})["outcome"].isel(puzzle=0)
+    found = behaviour.plant_mistakes(lens, [tasks.load("choose", 3)], [1, 3], generate={"steps": 4})
+    found = found["outcome"].isel(puzzle=0)
     assert found.sum("end").values.tolist() == [[1, 1]] * 3
     assert found.sel(start="own", end="own").all() and found.sel(start="kept", end="twin").all()
     assert found.sel(start="planted", step=1, end="own") and found.sel(start="planted", step=3, end="twin")
@@ -132,10 +133,10 @@ def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
 def test_what_cannot_be_planted_is_refused(lens: Any) -> None:
     task = tasks.load("choose", 0)
     with pytest.raises(MeasureError, match="only the instruction may differ"):
-        behaviour.planted(lens, [task], [1], twin=lambda t: t.twin("same_answer"), generate={"steps": 2})
+        behaviour.plant_mistakes(lens, [task], [1], twin=lambda t: t.twin("same_answer"), generate={"steps": 2})
     for at in ([0], [2]):
         with pytest.raises(MeasureError, match="plant at steps from 1 to 1"):
-            behaviour.planted(lens, [task], at, generate={"steps": 2})
+            behaviour.plant_mistakes(lens, [task], at, generate={"steps": 2})
 
 
 # -- claims about films, on planted numbers
@@ -227,10 +228,11 @@ def in_sight(task: Any, grid: Grid) -> memory.Hiding:
 def test_what_stands_in_the_input_is_read_from_it_and_what_is_hidden_is_not(lens: Any) -> None:
     some = [tasks.load("occlude", i) for i in range(12)]
     how: dict[str, Any] = {"at": (0,), "layers": 5, "folds": 4, "generate": {"steps": 3}}
-    plain = memory.decodable(lens, some, hiding=in_sight, **how)["accuracy"].mean("puzzle").sel(layer=-1, step=0)
+    plain = memory.decodable_while_hidden(lens, some, hiding=in_sight, **how)["accuracy"]
+    plain = plain.mean("puzzle").sel(layer=-1, step=0)
     assert plain.sel(what="identity", kind="hidden") > 0.8 and plain.sel(what="identity", kind="elsewhere") < 0.5
     assert plain.sel(what="identity", kind="shuffled") < 0.5
-    found = memory.decodable(lens, some, **how)
+    found = memory.decodable_while_hidden(lens, some, **how)
     hidden = found["accuracy"].mean("puzzle").sel(layer=-1, step=0, kind="hidden")
     assert hidden.sel(what="identity") < 0.55 and hidden.sel(what="place") < 0.45
     assert found["accuracy"].sizes == {"what": 2, "kind": 3, "puzzle": 12, "step": 1, "layer": 2}
@@ -238,17 +240,17 @@ def test_what_stands_in_the_input_is_read_from_it_and_what_is_hidden_is_not(lens
     named = Counter(p.NAMES[one.scene.colour] for task in some for one in (task, memory.recolour(task)))
     assert float(found["chance"].sel(what="identity")) == max(named.values()) / 24
     with pytest.raises(MeasureError, match="more tasks, or fewer folds"):
-        memory.decodable(lens, some[:2])
+        memory.decodable_while_hidden(lens, some[:2])
 
 
 def test_the_positive_control_gives_the_sources_outcome(lens: Any) -> None:
     how: dict[str, Any] = {"twins": {"identity": memory.recolour}, "generate": {"steps": 2}}
-    found = memory.used(lens, [tasks.load("occlude", 0)], **how).isel(what=0, puzzle=0)
+    found = memory.used_while_hidden(lens, [tasks.load("occlude", 0)], **how).isel(what=0, puzzle=0)
     assert float(found["effect"].sel(arm="after")) == pytest.approx(1, abs=0.01)
     assert found["flipped"].sel(arm="after") and found["kept"]
     assert np.isfinite(found["effect"]).all() and found["effect"].dims == ("arm",)
     # At the first step alone, the second, with the base's own text and picture, undoes it.
-    once = memory.used(lens, [tasks.load("occlude", 0)], steps=0, **how).isel(what=0, puzzle=0)
+    once = memory.used_while_hidden(lens, [tasks.load("occlude", 0)], steps=0, **how).isel(what=0, puzzle=0)
     assert float(once["effect"].sel(arm="after")) < 0.9
 
 
@@ -260,7 +262,7 @@ def test_each_arm_takes_from_where_it_says(lens: Any) -> None:
         return replace(about, hidden=about.after)
 
     how: dict[str, Any] = {"twins": {"identity": memory.recolour}, "generate": {"steps": 2}}
-    found = memory.used(lens, [tasks.load("occlude", 0)], hiding=seen, **how).isel(what=0, puzzle=0)
+    found = memory.used_while_hidden(lens, [tasks.load("occlude", 0)], hiding=seen, **how).isel(what=0, puzzle=0)
     effect, flipped = (dict(zip(memory.ARMS, found[name].values, strict=True)) for name in ("effect", "flipped"))
     assert effect["hidden"] == effect["after"] == pytest.approx(1, abs=0.01)
     assert abs(effect["placebo"]) < 0.1 and abs(effect["random"]) < 0.1
@@ -269,7 +271,8 @@ def test_each_arm_takes_from_where_it_says(lens: Any) -> None:
 
 def test_a_twin_that_makes_no_difference_is_refused(lens: Any) -> None:
     with pytest.raises(MeasureError, match="choose a twin that makes a difference"):
-        memory.used(lens, [tasks.load("occlude", 0)], twins={"nothing": lambda task: task}, generate={"steps": 2})
+        same = {"nothing": lambda task: task}
+        memory.used_while_hidden(lens, [tasks.load("occlude", 0)], twins=same, generate={"steps": 2})
 
 
 def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr.Dataset]:

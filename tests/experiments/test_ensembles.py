@@ -18,8 +18,8 @@ from torch import Tensor
 
 import dit_lens as dl
 from dit_lens.errors import AddressError, InterventionError, MeasureError, SamplerError, TaskError
-from dit_lens.experiments import ensembles as module
-from dit_lens.experiments.ensembles import MODES, PLACEBO, CallMeter, check_members, ensembles
+from dit_lens.experiments import claims, ensembles
+from dit_lens.experiments.ensembles import MODES, PLACEBO, CallMeter, _conditions, _table, check_members, read_claims
 from dit_lens.interventions import ensemble
 from dit_lens.interventions.ensemble_modes import _NoiseMeanEdit, different_members, ensemble_mode, noise_mean
 from dit_lens.measures.stats import summarise
@@ -224,13 +224,13 @@ def test_equal_means_are_run_once_and_said(found: xr.Dataset, lens: Any) -> None
     assert any("lockstep mean over layers 4-7 is the mean at layer 4 alone" in remark for remark in remarks)
     modes = [ensemble_mode("lockstep", layers=layers) for layers in (range(3), "all", range(3, 5))]
     modes.append(ensemble_mode("cached", layers=range(1, 4)))
-    edits, twins, said = module._conditions(lens, modes, ensemble_mode("velocity"))
+    edits, twins, said = _conditions(lens, modes, ensemble_mode("velocity"))
     assert list(edits) == ["alone", PLACEBO, "velocity mean", "lockstep 0-2", "lockstep 3-4"]
     assert twins == {"lockstep 0-11": "lockstep 0-2", "cached 1-3": "lockstep 3-4"}
     assert any("the same mean at layer 3: run once" in remark for remark in said)
     # With rescaling each member keeps its own norms, so the whole window of a lock-step mean counts.
     scaled = [replace(mode, rescale=True) for mode in modes[:2]]
-    assert module._conditions(lens, scaled, ensemble_mode("velocity"))[1] == {}
+    assert _conditions(lens, scaled, ensemble_mode("velocity"))[1] == {}
 
 
 def test_scores_of_the_task_by_default(lens: Any, tasks: list[Any]) -> None:
@@ -320,7 +320,7 @@ def result(gains: dict[str, float], n: int = 30) -> xr.Dataset:
     raw[:] = 0.5 + 0.01 * np.random.default_rng(0).standard_normal(raw.shape)
     for name, gain in gains.items():
         raw.loc[{"condition": name}] += gain
-    return module._table(raw).assign_attrs(k=3, steps="0", sampling_steps=3, remarks=[])
+    return _table(raw).assign_attrs(k=3, steps="0", sampling_steps=3, remarks=[])
 
 
 @pytest.mark.parametrize(
@@ -334,22 +334,22 @@ def result(gains: dict[str, float], n: int = 30) -> xr.Dataset:
 )
 def test_verdicts_follow_the_numbers(middle: float, early: float, whole: float, verdicts: list[str]) -> None:
     found = result({"updates 6-8": middle, "updates 0-2": early, "updates 0-11": whole})
-    claims = module.read_claims(found)
-    assert [claim.verdict for claim in claims] == verdicts
-    assert claims[0].value == pytest.approx(middle, abs=0.01) and claims[0].n == 30
-    assert claims[1].value == pytest.approx(middle - max(early, whole), abs=0.01)
-    assert all(claim.low <= claim.value <= claim.high for claim in claims)
+    rows = read_claims(found)
+    assert [claim.verdict for claim in rows] == verdicts
+    assert rows[0].value == pytest.approx(middle, abs=0.01) and rows[0].n == 30
+    assert rows[1].value == pytest.approx(middle - max(early, whole), abs=0.01)
+    assert all(claim.low <= claim.value <= claim.high for claim in rows)
     gain = summarise((found["raw"].sel(condition="updates 6-8") - found["raw"].sel(condition="alone")).mean("repeat"))
-    assert claims[0].low == gain["low"].sel(continued="one").item()
+    assert rows[0].low == gain["low"].sel(continued="one").item()
 
 
 def test_a_placebo_that_gains_as_much_is_no_support() -> None:
-    claims = module.read_claims(result({"updates 6-8": 0.1, PLACEBO: 0.2}))
-    assert [claim.verdict for claim in claims] == ["not supported"]
+    rows = read_claims(result({"updates 6-8": 0.1, PLACEBO: 0.2}))
+    assert [claim.verdict for claim in rows] == ["not supported"]
 
 
 @pytest.mark.slow
 def test_the_claims_are_made_from_runs(lens: Any) -> None:
-    claims = module.claims(lens, n=2, seed=50, num_steps=2)
-    assert len(claims) == len(MODES) + 1 and all(claim.n == 2 for claim in claims)
-    assert "first seed continued" in claims[0].measure and "'updates 0-2'" in claims[-1].remark
+    rows = claims(lens, "ensembles", n=2, seed=50, num_steps=2)
+    assert len(rows) == len(MODES) + 1 and all(claim.n == 2 for claim in rows)
+    assert "first seed continued" in rows[0].measure and "'updates 0-2'" in rows[-1].remark

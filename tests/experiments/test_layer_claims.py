@@ -11,10 +11,11 @@ import torch
 import xarray as xr
 from families import Family
 
-from dit_lens import tasks
+from dit_lens import experiments, tasks
 from dit_lens.errors import MeasureError, TaskError
-from dit_lens.experiments import energy as e
-from dit_lens.experiments import layer_lens as ll
+from dit_lens.experiments.energy import read_claims as read_energy
+from dit_lens.experiments.layer_lens import WEIGHTS, layer_readout
+from dit_lens.experiments.layer_lens import read_claims as read_lens
 from dit_lens.loading import load
 from dit_lens.measures.energy import energy_ratio
 from dit_lens.measures.layer_lens import layer_lens
@@ -22,6 +23,7 @@ from dit_lens.measures.masks import region_mask
 from dit_lens.measures.translator import fit_translators
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import record
+from dit_lens.wan.untrained import shuffled_weights
 
 LAYERS = 12
 
@@ -37,7 +39,7 @@ def lab() -> Iterator[Lens]:
 
 @pytest.fixture(scope="module")
 def measured(lab: Lens) -> xr.Dataset:
-    return e.energy(lab, tasks.batch(tasks.names(), 4), num_steps=2, draws=3, seed=5)
+    return experiments.energy(lab, tasks.batch(tasks.names(), 4), num_steps=2, draws=3, seed=5)
 
 
 def test_energy_is_that_of_a_run(lab: Lens, measured: xr.Dataset) -> None:
@@ -54,7 +56,7 @@ def test_energy_is_that_of_a_run(lab: Lens, measured: xr.Dataset) -> None:
     entry = measured["energy"].sel(layer=-1)
     np.testing.assert_array_equal(entry.sel(hook="update"), entry.sel(hook="resid_post"))  # before any block
     assert measured[["energy", "variance", "norm"]].notnull().all().to_array().all()
-    assert len(e.read_claims(measured)) == 10
+    assert len(read_energy(measured)) == 10
 
 
 def test_a_users_mask_and_a_still_video(lab: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,8 +66,8 @@ def test_a_users_mask_and_a_still_video(lab: Lens, monkeypatch: pytest.MonkeyPat
     def nothing(run: Any) -> np.ndarray:
         raise MeasureError("nothing changed")
 
-    monkeypatch.setattr(e, "change_mask", nothing)
-    found = e.energy(lab, tasks.batch("maze", 2), foreground=top, num_steps=1, draws=2)
+    monkeypatch.setitem(experiments.energy.__globals__, "change_mask", nothing)
+    found = experiments.energy(lab, tasks.batch("maze", 2), foreground=top, num_steps=1, draws=2)
     assert found["energy"].sel(source="difference").isnull().all()
     assert found["energy"].sel(source="regions").notnull().all()
     assert found.attrs["foreground"] == "own function"
@@ -73,11 +75,12 @@ def test_a_users_mask_and_a_still_video(lab: Lens, monkeypatch: pytest.MonkeyPat
 
 def test_energy_errors(lab: Lens) -> None:
     with pytest.raises(TaskError, match="measure two or more"):
-        e.energy(lab, tasks.batch("maze", 1))
+        experiments.energy(lab, tasks.batch("maze", 1))
     with pytest.raises(MeasureError, match=r"none of the regions \['absent'\].*foreground=function"):
-        e.energy(lab, tasks.batch("maze", 2), foreground=("absent",))
+        experiments.energy(lab, tasks.batch("maze", 2), foreground=("absent",))
     with pytest.raises(MeasureError, match="the given mask holds every token"):
-        e.energy(lab, tasks.batch("maze", 2), foreground=lambda task: np.ones((task.height, task.width), bool))
+        two = tasks.batch("maze", 2)
+        experiments.energy(lab, two, foreground=lambda task: np.ones((task.height, task.width), bool))
 
 
 def planted(early: float, later: float, deep: float, seed: int = 0, n: int = 20) -> xr.Dataset:
@@ -110,7 +113,7 @@ def planted(early: float, later: float, deep: float, seed: int = 0, n: int = 20)
 
 
 def test_verdicts_on_planted_energy() -> None:
-    found = e.read_claims(planted(early=-0.5, later=0.5, deep=1.0))
+    found = read_energy(planted(early=-0.5, later=0.5, deep=1.0))
     assert [c.verdict for c in found] == ["supported"] * 10
     assert [c.value for c in found] == pytest.approx([-0.5, 1, -0.5, 1, 1, 1, -0.5, 1, 1, 1], abs=0.05)
     assert all(c.low <= c.value <= c.high and c.n == 20 and c.rule for c in found)
@@ -119,11 +122,11 @@ def test_verdicts_on_planted_energy() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_verdicts_on_nothing(seed: int) -> None:
-    assert [c.verdict for c in e.read_claims(planted(0, 0, 0, seed))] == ["not supported"] * 10
+    assert [c.verdict for c in read_energy(planted(0, 0, 0, seed))] == ["not supported"] * 10
 
 
 def test_verdicts_on_the_contrary() -> None:
-    found = e.read_claims(planted(early=0.5, later=-0.5, deep=-1.0))
+    found = read_energy(planted(early=0.5, later=-0.5, deep=-1.0))
     assert [c.verdict for c in found] == [*["not supported"] * 5, "supported", *["not supported"] * 3, "supported"]
     assert all("Pearson" in c.measure for c in (found[5], found[9]))  # stable all the same
 
@@ -134,7 +137,7 @@ def test_verdicts_on_the_contrary() -> None:
 @pytest.fixture(scope="module")
 def read(lab: Lens) -> xr.Dataset:
     fit = tasks.batch(["maze", "choose"], 2, split="train")
-    return ll.layer_readout(lab, tasks.batch(["maze", "choose"], 2), fit, num_steps=2, layers=[0, 5, 8, 11])
+    return layer_readout(lab, tasks.batch(["maze", "choose"], 2), fit, num_steps=2, layers=[0, 5, 8, 11])
 
 
 def test_read_outs_are_those_of_the_measure(lab: Lens, read: xr.Dataset) -> None:
@@ -149,7 +152,7 @@ def test_read_outs_are_those_of_the_measure(lab: Lens, read: xr.Dataset) -> None
         np.testing.assert_allclose(read[name].sel(weights="trained", puzzle=1), direct[name], atol=1e-6)
     assert read[["answer", "choice"]].sel(weights="shuffled").to_array().isnull().all()
     assert (read["choice"].sel(weights="trained", layer=11) == 1).all()
-    assert len(ll.read_claims(read)) == 3
+    assert len(read_lens(read)) == 3
 
 
 def test_a_shuffled_model_has_the_same_weights_elsewhere(family: Family) -> None:
@@ -157,7 +160,7 @@ def test_a_shuffled_model_has_the_same_weights_elsewhere(family: Family) -> None
         before = lens.fingerprint
         call = {**family.call, "steps": 1, "guidance": 5.0, "seed": 3}
         run = lens.generate(**call)
-        with ll.shuffled_weights(lens) as twin:
+        with shuffled_weights(lens) as twin:
             assert twin.experts.keys() == lens.experts.keys() and twin.fingerprint != before
             for name, expert in lens.experts.items():
                 for key, value in expert.transformer.state_dict().items():
@@ -172,9 +175,9 @@ def test_readout_errors(lab: Lens) -> None:
     two = tasks.batch("maze", 2)
     for measure, fit in ((two[:1], two), (two, [])):
         with pytest.raises(TaskError, match="split='train'"):
-            ll.layer_readout(lab, measure, fit)
+            layer_readout(lab, measure, fit)
     with pytest.raises(MeasureError, match="fitted on this puzzle"):
-        ll.layer_readout(lab, two, two[:1], num_steps=1, layers=[0, 11], null=False, answers=False)
+        layer_readout(lab, two, two[:1], num_steps=1, layers=[0, 11], null=False, answers=False)
 
 
 def planted_read(settle: float, null: float, answer: float, n: int = 12) -> xr.Dataset:
@@ -192,7 +195,7 @@ def planted_read(settle: float, null: float, answer: float, n: int = 12) -> xr.D
             "choice": (dims, shares), "answer": (dims, shares.copy()),
         },
         coords={
-            "weights": list(ll.WEIGHTS), "readout": ["raw", "translated"], "layer": layers,
+            "weights": list(WEIGHTS), "readout": ["raw", "translated"], "layer": layers,
             "depth": ("layer", depth), "task": ("puzzle", ["maze"] * n),
         },
         attrs={"n_layers": 40},
@@ -200,13 +203,13 @@ def planted_read(settle: float, null: float, answer: float, n: int = 12) -> xr.D
 
 
 def test_verdicts_on_planted_read_outs() -> None:
-    found = ll.read_claims(planted_read(settle=0.5, null=0.0, answer=0.5))
+    found = read_lens(planted_read(settle=0.5, null=0.0, answer=0.5))
     assert [c.verdict for c in found] == ["supported"] * 3
     assert [(c.value, c.null) for c in found] == [pytest.approx(p) for p in ((0.5, 0.0), (1.0, 0.0), (1.0, 0.0))]
-    found = ll.read_claims(planted_read(settle=0.9, null=0.0, answer=0.9))
+    found = read_lens(planted_read(settle=0.9, null=0.0, answer=0.9))
     assert [c.verdict for c in found] == ["not supported"] * 3
     mute = planted_read(settle=0.5, null=0.0, answer=0.5)
     mute["answer"][:] = np.nan
-    assert [c.verdict for c in ll.read_claims(mute)] == [*["supported"] * 2, "cannot be tested on this model"]
+    assert [c.verdict for c in read_lens(mute)] == [*["supported"] * 2, "cannot be tested on this model"]
     # As early as a model that has learned nothing: no evidence of anything.
-    assert ll.read_claims(planted_read(settle=0.5, null=0.5, answer=0.5))[0].verdict == "not supported"
+    assert read_lens(planted_read(settle=0.5, null=0.5, answer=0.5))[0].verdict == "not supported"

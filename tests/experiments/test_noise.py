@@ -64,7 +64,7 @@ def test_restart_is_an_exact_placebo_without_memory(euler: xr.Dataset) -> None:
     assert float(abs(placebo["dissimilarity"]).max()) == 0
     for name in ("score", "solved"):
         assert (placebo[name] == placebo[f"clean_{name}"]).all()
-        assert (noise.drop(euler, name).sel(kind="restart") == 0).all()
+        assert (noise.score_lost(euler, name).sel(kind="restart") == 0).all()
     assert (noise.sensitivity(euler).sel(kind="restart", of="latents") == 0).all()
 
 
@@ -109,8 +109,8 @@ def test_one_frame_of_one_step(lens: Any, tasks: Any) -> None:
         "else": lambda run: float(run.latents[2, :, 2].std()),
     }
     found = noise.noise_at_step(lens, tasks, [2], ["unit"], frames=[1], scores=planted, generate=EULER)
-    assert (noise.drop(found, "else") == 0).all()
-    assert (noise.drop(found, "own") != 0).all()
+    assert (noise.score_lost(found, "else") == 0).all()
+    assert (noise.score_lost(found, "own") != 0).all()
     assert set(found.data_vars) == {"own", "else", "clean_own", "clean_else", "dissimilarity", "unrelated"}
 
 
@@ -220,18 +220,18 @@ def test_sensitivity_is_the_mean_over_later_states() -> None:
 
 @pytest.mark.parametrize("where", [0.2, 0.5, 0.8])
 def test_peak_is_found_where_it_was_planted(where: float) -> None:
-    value, low, high = noise.peak(noise.drop(planted(where)).sel(kind="unit"), 20)
+    value, low, high = noise.peak(noise.score_lost(planted(where)).sel(kind="unit"), 20)
     assert (value, low, high) == (where, where, where)
 
 
 def test_peak_of_nothing_is_anywhere() -> None:
-    flat = noise.drop(planted(0.5)).sel(kind="renewed")
+    flat = noise.score_lost(planted(0.5)).sel(kind="renewed")
     _, low, high = noise.peak(flat, 20)
     assert high - low > 0.5
 
 
 def test_peak_refusals() -> None:
-    curve = noise.drop(planted(0.5)).sel(kind="unit")
+    curve = noise.score_lost(planted(0.5)).sel(kind="unit")
     with pytest.raises(MeasureError, match="at least two puzzles"):
         noise.peak(curve.isel(puzzle=[0]), 20)
     with pytest.raises(MeasureError, match="finite"):
@@ -256,7 +256,7 @@ def test_claims_follow_the_data() -> None:
 def test_claim_numbers_are_the_planted_ones() -> None:
     found, one = planted(0.5, noise_level=0), planted(0.5, noise_level=0).sel(kind=["unit", "renewed"], step=[10])
     one["score"] = one["score"] * 0 + 0.75
-    lost = float(noise.drop(found).sel(kind="unit").mean())
+    lost = float(noise.score_lost(found).sel(kind="unit").mean())
     a, b, c, d, e, _ = noise.read_claims(found, at_frames(0.1, 0.02), one)
     assert (a.value, b.value, c.value) == pytest.approx((lost - 0.1, lost - 0.02, 1 - 0.25))
     assert (a.null, b.null, c.null) == pytest.approx((0, 0, -0.25))

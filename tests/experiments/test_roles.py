@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import dit_lens as dl
-from dit_lens.experiments.layer_lens import shuffled_weights
+from dit_lens.experiments import shuffled_weights
 from dit_lens.experiments.roles import EVIDENCE, centre, read_claims, roles
 
 N, L = 8, 12

@@ -16,8 +16,20 @@ from hypothesis import strategies as st
 
 import dit_lens as dl
 from dit_lens.errors import AddressError, InterventionError, MeasureError, SamplerError, TaskError
-from dit_lens.experiments import swap as module
-from dit_lens.experiments.swap import HORIZONS, KINDS, MEASURES, share, shared_text, spans, swap
+from dit_lens.experiments import claims, swap
+from dit_lens.experiments.swap import (
+    HORIZONS,
+    KINDS,
+    MEASURES,
+    _flips,
+    _middle,
+    _table,
+    _Trio,
+    _trio,
+    share,
+    shared_text,
+    spans,
+)
 from dit_lens.tasks import batch
 
 HOW = {"num_steps": 2, "seed": 40, "guidance": 1.0}  # without guidance each step is one call
@@ -46,7 +58,7 @@ def maze() -> list[Any]:
 @pytest.fixture(scope="module")
 def local(lens: Any, choose: list[Any]) -> Any:
     """The local effect of one swap in one puzzle: ``local(hook, layers, heads=..., tokens=..., branches=...)``."""
-    trio = module._trio(lens, choose[0], "other_answer", 40, 10_000, {"steps": 2, "stop_after": 0, "guidance": 1.5})
+    trio = _trio(lens, choose[0], "other_answer", 40, 10_000, {"steps": 2, "stop_after": 0, "guidance": 1.5})
 
     def effect(hook: str = "update", layers: Any = range(12), **where: Any) -> float:
         return trio.judge(lens, trio.source, hook, list(layers), [0], ("window",), where)[MEASURES.index("effect"), 0]
@@ -192,7 +204,7 @@ def test_both_branches_or_one(lens: Any, choose: list[Any], local: Any) -> None:
 
 def test_with_another_picture_each_branch_carries_its_share(lens: Any, maze: list[Any]) -> None:
     """v = v_u + g (v_c - v_u) is linear: at the last layer the two branches' effects add up to that of both."""
-    trio = module._trio(lens, maze[0], "other_answer", 40, 10_000, {"steps": 2, "stop_after": 0})
+    trio = _trio(lens, maze[0], "other_answer", 40, 10_000, {"steps": 2, "stop_after": 0})
     at = (trio.source, "resid_post", [11], [0], ("window",))
     parts = {b: trio.judge(lens, *at, {"branches": b})[-1, 0] for b in ("cond", "uncond")}
     assert sum(parts.values()) == pytest.approx(1, abs=1e-4)
@@ -245,13 +257,13 @@ A, B = torch.zeros(1, 2, 2, 2), torch.ones(1, 2, 2, 2)
     ],
 )
 def test_a_planted_run_is_judged_right(base: Any, source: Any, now: Any, share_of_way: float, wanted: Any) -> None:
-    trio = module._Trio(planted(base, A), planted(source, B), planted(base, A))
+    trio = _Trio(planted(base, A), planted(source, B), planted(base, A))
     for step in (None, 0):
         assert np.array_equal(trio._at(planted(now, A + share_of_way * B), step), wanted, equal_nan=True)
 
 
 def test_no_difference_has_no_direction() -> None:
-    trio = module._Trio(planted("left", A), planted("right", A), planted("left", A))
+    trio = _Trio(planted("left", A), planted("right", A), planted("left", A))
     assert np.array_equal(trio._at(planted("right", B), None), (1, 1, np.nan, np.nan), equal_nan=True)
 
 
@@ -343,7 +355,7 @@ def result(flipped: float, placebo: float, n: int = 24, layers: tuple[str, ...] 
     for kind, portion in (("swap", flipped), ("placebo", placebo)):
         for measure in ("flipped", "effect"):
             raw.loc[{"kind": kind, "measure": measure}][..., : round(portion * n)] = 1
-    return module._table(raw).assign_attrs(remarks=[])
+    return _table(raw).assign_attrs(remarks=[])
 
 
 @pytest.mark.parametrize(
@@ -351,7 +363,7 @@ def result(flipped: float, placebo: float, n: int = 24, layers: tuple[str, ...] 
     [(1.0, 0.0, "supported"), (0.0, 0.0, "not supported"), (0.5, 0.0, "not supported"), (1.0, 1.0, "not supported")],
 )
 def test_the_verdict_on_flips_follows_the_numbers(flipped: float, placebo: float, verdict: str) -> None:
-    claim = module._flips("choose", 6, result(flipped, placebo))
+    claim = _flips("choose", 6, result(flipped, placebo))
     assert (claim.verdict, claim.value, claim.null, claim.n) == (verdict, flipped, placebo, 24)
     assert claim.low <= claim.value <= claim.high
 
@@ -359,25 +371,25 @@ def test_the_verdict_on_flips_follows_the_numbers(flipped: float, placebo: float
 def test_videos_that_cannot_be_read_give_no_verdict() -> None:
     found = result(0.0, 0.0)
     found["raw"].loc[{"measure": "flipped"}] = np.nan
-    claim = module._flips("choose", 6, module._table(found["raw"]).assign_attrs(remarks=[]))
+    claim = _flips("choose", 6, _table(found["raw"]).assign_attrs(remarks=[]))
     assert claim.verdict == "cannot be tested on this model" and "could be read" in claim.remark
 
 
 def test_the_verdict_on_layers_follows_the_numbers() -> None:
     layers = tuple(map(str, range(12)))
     found = result(0.0, 0.0, layers=layers)
-    assert module._middle("choose", (6, 7, 8), found).verdict == "not supported"
+    assert _middle("choose", (6, 7, 8), found).verdict == "not supported"
     found["raw"].loc[{"measure": "effect", "kind": "swap", "layers": ["6", "7", "8"]}] = 0.5
-    good = module._middle("choose", (6, 7, 8), found)
+    good = _middle("choose", (6, 7, 8), found)
     assert (good.verdict, good.value, good.null) == ("supported", 0.5, 0.0)
     found["raw"].loc[{"measure": "effect", "kind": "placebo", "layers": ["6", "7", "8"]}] = 0.6
-    assert module._middle("choose", (6, 7, 8), found).verdict == "not supported"
-    assert module._middle("choose", (0, 1, 2), found).value < 0
+    assert _middle("choose", (6, 7, 8), found).verdict == "not supported"
+    assert _middle("choose", (0, 1, 2), found).value < 0
 
 
 @pytest.mark.slow
 def test_the_claims_are_made_from_runs(lens: Any) -> None:
-    found = module.claims(lens, n=2, seed=40, num_steps=2)
+    found = claims(lens, "swap", n=2, seed=40, num_steps=2)
     assert ["Fig. 6b" in claim.paper for claim in found] == [True] * 4
     local = [claim for claim in found if "local" in claim.measure]
     assert [claim.n for claim in local] == [2, 2] and "choose" in local[0].measure and "maze" in local[1].measure

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dit_lens.errors import FigureError
 from dit_lens.figures import film_strip, mp4, sprite_sheet
-from dit_lens.figures.frames import as_frames, shrink, spread
+from dit_lens.figures.frames import as_frames, factor_for, shrink, spread
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -61,6 +61,14 @@ def test_strip_labels_leave_ink_above_the_frames(film):
     assert (pixels(film_strip(film, sigmas=[0.5] * len(film)).png)[:top] < 128).any()
 
 
+def test_strip_headings_may_be_words_and_have_room(film):
+    numbered, words = (film_strip(film, labels=labels) for labels in (range(6), [f"step {i}" for i in range(6)]))
+    assert words.png == numbered.png
+    narrow, wide = (film_strip(film, labels=[text, "a", "b", "c", "d", "e"]) for text in ("base", "base " * 9))
+    lefts = [[strip.boxes[step, 4][0] for step in range(6)] for strip in (narrow, wide)]
+    assert np.diff(lefts[1]).min() > 2 * np.diff(lefts[0]).min() and narrow.png != wide.png
+
+
 def test_spread_keeps_both_ends():
     assert spread(50, 10)[0] == 0 and spread(50, 10)[-1] == 49 and len(spread(50, 10)) == 10
     assert spread(3, 10) == [0, 1, 2]
@@ -71,6 +79,11 @@ def test_shrink_averages_blocks():
     frames[0, :2, :2] = [[[0], [100]], [[100], [200]]]
     assert shrink(frames, 2).shape == (1, 2, 2, 3)
     assert shrink(frames, 2)[0, 0, 0].tolist() == [100, 100, 100]
+
+
+def test_frames_are_reduced_by_the_smallest_whole_factor():
+    sizes = [(192, 100), (193, 100), (100, 385), (1, 1)]
+    assert [factor_for(np.zeros((2, *size, 3), np.uint8), 192) for size in sizes] == [1, 2, 3, 1]
 
 
 def decoded(video: bytes, tmp_path) -> np.ndarray:

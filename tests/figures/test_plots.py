@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+import dit_lens as dl
 from dit_lens.errors import FigureError
-from dit_lens.figures import heatmap, layer_table, lines, template
+from dit_lens.figures import forest, heatmap, layer_table, lines, template, theme
 from dit_lens.figures.arrays import folded, number
 from dit_lens.figures.tables import plain_table
 
@@ -108,6 +109,88 @@ def test_many_ordered_curves_have_distinct_colours():
     assert len(colors) == 40
 
 
+@pytest.fixture
+def arms() -> xr.Dataset:
+    """(arm, when) in [0, 1]: each value differs, each interval is lopsided, the placebo is one number per arm."""
+    coords = {"arm": ["pushed", "steered", "<b>left</b>"], "when": ["once", "held"]}
+    data = xr.Dataset({"value": (("when", "arm"), np.arange(6).reshape(2, 3) / 10)}, coords=coords)
+    data["value"].attrs = {"long_name": "answers changed", "units": "share"}
+    data["low"], data["high"] = data["value"] - 0.2, data["value"] + 0.1
+    data["n"] = ("arm", [8, 8, 7])
+    data["null"] = ("arm", [0.5, 0.6, 0.7])
+    return data
+
+
+def test_forest_draws_each_point_with_its_interval_and_its_placebo_below(arms):
+    fig = forest(arms, rows="arm", by="when", chance=0.5)
+    once, null, held, _ = fig.data
+    assert (once.name, held.name, null.name) == ("once", "held", "placebo")
+    assert np.allclose(once.x, [0, 0.1, 0.2]) and np.allclose(held.x, [0.3, 0.4, 0.5])
+    assert np.allclose(held.error_x.array, 0.1) and np.allclose(held.error_x.arrayminus, 0.2)
+    assert np.allclose(null.x, [0.5, 0.6, 0.7]) and null.marker.symbol.endswith("-open") and null.error_x.array is None
+    order = np.array([once.y, null.y, held.y, fig.data[3].y])
+    assert (np.diff(order, axis=0) > 0).all() and (np.abs(order - np.arange(3)) < 0.5).all()  # in their own row
+    assert fig.layout.yaxis.range == (2.5, -0.5)  # the first row on top
+    assert list(fig.layout.yaxis.ticktext) == ["pushed", "steered", "&lt;b&gt;left&lt;/b&gt;"]
+    assert [shape.x0 for shape in fig.layout.shapes] == [0.5]
+    assert "<b>0.300</b> [0.100, 0.400]<br>placebo: 0.500<br>n = 8" in held.hovertext[0]
+    assert fig.layout.meta["notes"] == [
+        "Bars are intervals.", "n = 7 to 8 per point.", "Hollow: placebo.", "Dashed: chance, 0.500."
+    ]  # fmt: skip
+
+
+def test_forest_of_one_dim_needs_no_names_and_draws_the_interval_of_the_placebo(arms):
+    one = arms.sel(when="once", drop=True).assign(null_low=arms["null"] - 0.3, null_high=arms["null"] + 0.05)
+    point, null = forest(one.assign_attrs(null_name="random <i>arm</i>")).data
+    assert np.allclose(null.error_x.arrayminus, 0.3) and np.allclose(null.error_x.array, 0.05)
+    assert "<i>" not in null.name and "<i>" not in null.hovertext[0] and not point.showlegend
+    assert len(forest(one["value"], null=one["null"]).data) == 2 and len(forest(one["value"]).data) == 1
+
+
+def test_forest_leaves_out_what_was_not_measured(arms):
+    arms["value"][0, 1] = np.nan
+    fig = forest(arms, rows="arm", by="when")
+    assert "not measured" in fig.data[0].hovertext[1] and np.isnan(fig.data[0].x[1])
+    assert "0.200 to" not in fig.layout.meta["alt"] and "range 0.000 to 0.500" in fig.layout.meta["alt"]
+
+
+def test_forest_refuses_other_dims_and_other_cells(arms):
+    with pytest.raises(FigureError, match="rows= and by="):
+        forest(arms)
+    with pytest.raises(FigureError, match="'arm' labels"):
+        forest(arms, rows="arm", by="when", null=arms["null"].assign_coords(arm=["a", "b", "c"]))
+
+
+def test_curves_over_words_are_refused_and_the_remedy_draws_them(arms):
+    with pytest.raises(FigureError, match=r"forest\(array, rows='arm', by='when'\)"):
+        lines(arms, x="arm", by="when")
+    with pytest.raises(FigureError, match=r"forest\(array, rows='arm'\)\."):
+        lines(arms["value"].sel(when="once"), x="arm")
+    assert forest(arms["value"].sel(when="once"), rows="arm").data
+
+
+def test_every_figure_brings_its_numbers_as_a_table(arms, effects):
+    head, rows = heatmap(effects).layout.meta["table"].values()
+    assert head == ["layer ↓ step →", "0", "1", "2", "3", "4", "5"]
+    assert [row[0] for row in rows] == [["3"], ["2"], ["1"], ["0"]]  # as drawn
+    assert rows[2][1 + 3] == ["0.200", "[0.150, 0.250]", "placebo 0.010"]
+    head, rows = lines(effects, x="step", by="layer").layout.meta["table"].values()
+    assert head[0] == "step ↓ layer →" and rows[3][1 + 1] == ["0.200", "[0.150, 0.250]", "placebo 0.010"]
+    head, rows = forest(arms.sel(when="held", drop=True)).layout.meta["table"].values()
+    assert head == ["arm", "answers changed [share]"]
+    assert rows[2] == [["<b>left</b>"], ["0.500", "[0.300, 0.600]", "placebo 0.700", "n = 7"]]
+    report = dl.figures.Report("t").figure(forest(arms, rows="arm", by="when"))
+    page = report.html()
+    assert "<small>[0.300, 0.600]</small><small>placebo 0.700</small><small>n = 7</small>" in page
+    assert '<th scope="row">&lt;b&gt;left&lt;/b&gt;</th>' in page
+    assert "table" not in report._sections[0]["items"][0]["spec"]["layout"]["meta"]  # not twice in the page
+
+
+def test_a_placebo_that_all_columns_share_is_drawn_in_each(effects):
+    shared = effects.assign(null=effects["null"].isel(step=0, drop=True))
+    assert np.asarray(heatmap(shared).data[1].z).shape == (4, 6)
+
+
 @pytest.mark.parametrize("draw", [heatmap, lambda data: lines(data, x="step", by="layer")])
 @pytest.mark.parametrize(
     ("data", "message"),
@@ -192,9 +275,34 @@ def test_long_labels_break_before_their_units():
     assert folded("short [unit]") == "short [unit]"
 
 
+def test_what_users_call_is_exported():
+    from dit_lens.figures import probes
+
+    assert all(hasattr(dl.figures, name) for name in dl.figures.__all__)
+    assert dl.figures.FigureError is dl.FigureError is FigureError
+    assert (dl.figures.decodability, dl.figures.confusion) == (probes.decodability, probes.confusion)
+
+
 def test_importing_figures_does_not_import_plotly():
     code = "import sys, dit_lens.figures; assert not {'plotly', 'jinja2', 'PIL', 'imageio_ffmpeg'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_lines_and_text_stand_out_from_the_page(mode):
+    """3:1 for lines and marks, 4.5:1 for text (WCAG 2.2)."""
+
+    def light(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    def contrast(color: str) -> float:
+        dark, bright = sorted((light(color), light(theme.INK[mode]["page"])))
+        return (bright + 0.05) / (dark + 0.05)
+
+    assert min(map(contrast, (*theme.SERIES[:5], *theme.ORDERED, theme.GREY))) >= 3
+    assert min(contrast(theme.INK[mode][name]) for name in ("text", "muted")) >= 4.5
 
 
 def test_templates_refuse_another_mode():

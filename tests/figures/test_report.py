@@ -195,6 +195,11 @@ def test_methods_say_every_parameter():
         assert said in page
 
 
+def test_a_figure_without_a_title_is_headed_by_what_it_draws(effects):
+    page = Report("t").figure(heatmap(effects)).figure(lines(effects, x="step", by="layer", title="Curves")).html()
+    assert "<h3>local effect [share]</h3>" in page and "<h3>Curves</h3>" in page
+
+
 def test_things_without_a_section_gather_by_kind(effects, film):
     report = Report("t").figure(heatmap(effects)).figure(heatmap(effects)).puzzle(title="p", prompt="", film=film)
     assert [section["title"] for section in report._sections] == ["Results", "Puzzles"]

@@ -1,11 +1,12 @@
 """The report in a real browser, opened from a file: it works, it says nothing on the console, it fetches nothing."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dit_lens.figures import Report, heatmap, lines
+from dit_lens.figures import Report, forest, heatmap, lines
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -36,6 +37,9 @@ def url(effects, film, tmp_path) -> str:
     cells = {(0, 1): {"base": film[-1], "patched": film[0]}, (3, 2): {"base": film[-1], "patched": film[1]}}
     report.figure(heatmap(effects, title="Effect"), cells=cells)
     report.figure(lines(effects, x="step", by="layer", title="Curves"))
+    arms = effects.isel(step=0, drop=True).assign_coords(layer=["alone", "noise mean", "shared latents", "all"])
+    report.figure(forest(arms, chance=-0.1, title="Arms"))
+    report.table("Layers", effects.isel(step=0, drop=True))
     sigmas = np.linspace(1, 0.2, len(film))
     report.puzzle(title="maze", prompt=EVIL, film=film, sigmas=sigmas, clip=film[-1], truth="right", verdict="solved")
     return report.write(tmp_path / "report.html").as_uri()
@@ -186,9 +190,115 @@ def test_a_phone_needs_no_sideways_scrolling(page):
 
 def test_figures_can_be_saved_under_the_page_policy(page):
     with page.expect_download() as download:
-        page.locator(".plot").first.hover()
-        page.locator(".plot").first.locator(".modebar-btn[data-title*='ownload']").click()
-    assert download.value.suggested_filename.endswith(".svg")
+        page.get_by_role("button", name="Save as SVG: Effect").press("Enter")
+    assert download.value.suggested_filename == "effect.svg"
+    assert "local effect" in Path(download.value.path()).read_text(encoding="utf-8")
+
+
+def test_no_button_sends_a_figure_away(page, effects, tmp_path):
+    page.locator(".plot").first.hover()
+    assert page.locator(".modebar-btn").count() == 0
+    heatmap(effects).write_html(tmp_path / "alone.html")  # as in a notebook
+    page.goto((tmp_path / "alone.html").as_uri())
+    page.wait_for_selector(".modebar-btn", state="attached")
+    names = page.locator(".modebar-btn").evaluate_all("all => all.map((b) => b.dataset.title)")
+    assert any("Download" in name for name in names) and not any("Share" in name for name in names)
+
+
+#: Texts under 4.5:1, controls without a name, headings that skip a level, and things wider than the window.
+FAULTS = """() => {
+  const light = (c) => { const [r, g, b] = c.map((v) => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+                         return .2126 * r + .7152 * g + .0722 * b; };
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+                                                           if (c.length < 4 || c[3] > .5) return c.slice(0, 3); } };
+  const seen = (e) => e.getClientRects().length > 0;
+  const all = (s) => Array.from(document.querySelectorAll(s));
+  const found = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const e = texts.currentNode.parentElement, style = getComputedStyle(e), svg = e instanceof SVGElement;
+    if (!texts.currentNode.textContent.trim() || e.matches("script, noscript") || !seen(e)) continue;
+    const ink = rgb(svg ? style.fill : style.color).slice(0, 3);
+    const paper = behind(svg ? e.ownerSVGElement.parentElement : e);
+    const [a, b] = [light(ink), light(paper)].sort((x, y) => y - x);
+    if ((a + .05) / (b + .05) < 4.5) found.push(`pale: ${texts.currentNode.textContent.trim()}`);
+  }
+  all("a, button, input, select, summary, video, canvas, [role=img], [tabindex='0']").filter(seen).forEach((e) => {
+    const named = e.getAttribute("aria-label") || e.textContent.trim() || (e.labels || []).length;
+    if (!named) found.push(`mute: ${e.outerHTML}`);
+    if (!e.matches("canvas, [role=img]") && e.tabIndex < 0) found.push(`no keyboard: ${e.outerHTML}`);
+  });
+  all("h1, h2, h3, h4").map((e) => Number(e.tagName[1])).reduce((last, now) => {
+    if (now > last + 1) found.push(`heading ${now} after ${last}`);
+    return now;
+  }, 0);
+  if (document.documentElement.scrollWidth > innerWidth) found.push(`wide: ${document.documentElement.scrollWidth}`);
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_everybody_can_read_the_page(page, width, scheme):
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_selector(f"html[data-theme={scheme}]")
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })")
+    page.get_by_label("Clips of a cell").select_option(index=1)
+    page.wait_for_selector(".cells .viewer:not([hidden])")
+    assert page.evaluate(FAULTS) == []
+
+
+def test_the_reader_of_faults_sees_them(page):
+    spoilt = """() => { document.querySelector('h3').outerHTML = '<h5>x</h5><h4 style="color: #999">pale one</h4>';
+                        document.querySelector('.prompt').innerHTML = '<button tabindex="-1"></button>';
+                        document.querySelector('main').style.minWidth = '2000px' }"""
+    page.evaluate(spoilt)
+    kinds = {fault.split(":")[0].split(" ")[0] for fault in page.evaluate(FAULTS)}
+    assert kinds == {"pale", "mute", "no", "heading", "wide"}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_keyboard_reaches_every_control_and_shows_where_it_is(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_selector(f"html[data-theme={scheme}]")
+    left = page.evaluate(
+        """() => { const all = Array.from(document.querySelectorAll('a[href], button, input, select, summary'))
+                                    .filter((e) => e.getClientRects().length && !e.disabled);
+                   all.forEach((e, i) => { e.dataset.stop = i }); return all.length }"""
+    )
+    assert left > 20
+    reached = set()
+    for _ in range(3 * left):
+        page.keyboard.press("Tab")
+        stop, ring = page.evaluate(
+            """() => { const e = document.activeElement, s = getComputedStyle(e);
+                       return [e.dataset.stop, s.outlineStyle === 'none' ? '' : s.outlineColor] }"""
+        )
+        if stop is None and page.evaluate("document.activeElement === document.body"):
+            break
+        if stop is not None:
+            reached.add(int(stop))
+            assert ring == ("rgb(11, 98, 166)" if scheme == "light" else "rgb(124, 188, 240)")
+    assert reached == set(range(left))
+
+
+def test_playing_is_not_read_aloud_and_the_step_shown_is_named(page):
+    page.get_by_role("button", name="step 3").click()
+    assert page.locator("[data-go][aria-current=step]").text_content().startswith("step 3")
+    assert set(page.locator("output").evaluate_all("all => all.map((o) => o.getAttribute('aria-live'))")) == {"off"}
+
+
+def test_a_finger_scrolls_past_a_figure(browser, url):
+    context = browser.new_context(viewport={"width": 390, "height": 760}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_selector("html[data-ready=yes]")
+    assert page.evaluate("document.querySelector('.plot')._fullLayout.dragmode") is False
+    page.touchscreen.tap(*cell_at(page, 3, 2))
+    page.wait_for_selector(".cells .viewer:not([hidden])")
+    context.close()
 
 
 def test_the_clip_plays(page):

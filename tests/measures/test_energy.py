@@ -245,7 +245,7 @@ def test_otsu_is_the_best_split(values: np.ndarray) -> None:
 @settings(max_examples=30, deadline=None)
 def test_a_shuffled_mask_keeps_its_size_in_every_frame(mask: np.ndarray, seed: int) -> None:
     grid = _grid()
-    other = masks.shuffled(mask, grid, np.random.default_rng(seed))
+    other = masks.shuffled_mask(mask, grid, np.random.default_rng(seed))
     np.testing.assert_array_equal(mask.reshape(GRID).sum((1, 2)), other.reshape(GRID).sum((1, 2)))
 
 

@@ -22,8 +22,7 @@ from dit_lens.address import Depth
 from dit_lens.errors import AddressError, FigureError, MeasureError, StoreError
 from dit_lens.figures import film_strip
 from dit_lens.loading import load
-from dit_lens.measures import layer_lens as layer_lens_module
-from dit_lens.measures.layer_lens import layer_film, layer_lens, layer_velocity, settles
+from dit_lens.measures.layer_lens import _drawn, _nearest, layer_film, layer_lens, layer_velocity, settles
 from dit_lens.measures.translator import Translator, Translators, _Sums, fit_translators, puzzle_key
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
@@ -262,12 +261,12 @@ def test_translation_helps_on_a_held_out_puzzle(lab: Lens, fitted: tuple[list[Ru
 def test_choice_is_among_drawn_answers(lab: Lens) -> None:
     """A task whose final answer is drawn in full chooses it; a task that cannot draw answers has no choice."""
     task = tasks.load("choose", seed=2)
-    drawn = layer_lens_module._drawn(task)
+    drawn = _drawn(task)
     answers = [*task.solutions[:5], *task.decoys(5)]
     assert len(drawn) == len(answers) > 1
     for i, answer in enumerate(answers):
         half = 0.6 * task.render(answer) / 255 + 0.4 * task.frames / 255  # a mixture is nearest to its larger part
-        assert layer_lens_module._nearest(half, drawn) == i
+        assert _nearest(half, drawn) == i
 
     class Mute:
         def answer(self, video: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from dit_lens.address import Address
 from dit_lens.errors import MeasureError, RecordError
 from dit_lens.loading import load
 from dit_lens.measures import maps
-from dit_lens.measures.masks import shuffled
+from dit_lens.measures.masks import shuffled_mask
 from dit_lens.wan.grid import Grid
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.record import record
@@ -115,7 +115,7 @@ def recorded(run: Run, tokens: np.ndarray, masks: dict[str, np.ndarray]) -> Run:
 def test_a_planted_variance_is_found_and_its_null_is_not(run: Run) -> None:
     rng = np.random.default_rng(0)
     tokens = rng.normal(size=(N, 4000)) * np.where(HALF, 2.0, 1.0)[:, None]
-    found = maps.variance_ratio(recorded(run, tokens, {"half": HALF, "null": shuffled(HALF, run.grid, rng)}))
+    found = maps.variance_ratio(recorded(run, tokens, {"half": HALF, "null": shuffled_mask(HALF, run.grid, rng)}))
     assert found.dims == ("step", "branch", "layer", "region")
     np.testing.assert_allclose(found.sel(region="half"), 2.0, atol=0.1)  # log2 of 4
     alike = maps.variance_ratio(recorded(run, rng.normal(size=(N, 4000)), {"half": HALF}))

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dit_lens.address import Address
-from dit_lens.probing import manifest
+from dit_lens.probing import manifest, mean_difference
 from dit_lens.probing.fitted import Probe
 
 ADDRESS = Address(5, "cond", 7, "resid_post")
@@ -24,7 +24,7 @@ ESTIMATORS = {
     "ridge classifier": RidgeClassifier,
     "ridge": Ridge,
     "lda": LinearDiscriminantAnalysis,
-    "mean difference": lambda: LinearDiscriminantAnalysis(solver="lsqr", shrinkage=1.0),
+    "mean difference": mean_difference,
 }
 
 

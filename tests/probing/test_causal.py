@@ -285,7 +285,7 @@ def test_the_summary_is_paired_and_corrected_for_its_arms() -> None:
     s = summary(made(effect, null)).sel(measure="score")
     there = s.sel(when="held", arm="arm 2")
     assert float(there["difference_low"]) > 2 and float(there["p"]) < 0.01
-    assert float(there["value_low"]) < float(there["null_high"])  # unpaired, nothing would be seen
+    assert float(there["low"]) < float(there["null_high"])  # unpaired, nothing would be seen
     others = s["p"].values.ravel()[:-1]
     assert (others > 0.05).all()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from planting import planted
 
+from dit_lens.cli.probe import _best, _report
 from dit_lens.errors import FigureError, ProbeError
 from dit_lens.figures import probes as figures
 from dit_lens.probing import directions, grid, probe, similarity
@@ -60,8 +61,18 @@ def test_figures_say_what_they_show(tmp_path: Path, halves: np.ndarray) -> None:
     assert len(dots) == 1 and len(dots[0].x) == 2 and set(dots[0].x) == {1}  # both layers of the planted step
     assert "selectivity" in figures.selectivity(found, "planted").layout.coloraxis.colorbar.title.text
     assert len(figures.by_layer(found, 1).data) >= 1
+    two = grid(features, {"planted": halves, "odd": np.arange(40) % 2}, permutations=0)
+    best = figures.best_places(two)
+    point, null = best.data
+    assert best.layout.yaxis.ticktext[0].startswith("planted: step 1, layer") and len(point.x) == len(null.x) == 2
+    assert point.x[0] == float(found["score"].max()) and best.layout.shapes[0].x0 == 0.5
+    rows = [_best(two.sel(label=name)) for name in two["label"].values]
+    page = _report(two, rows, tmp_path / "probes.html").read_text(encoding="utf-8")
+    assert page.count("<h3>Where each label is read best</h3>") == 1 and page.count("area under the ROC curve") > 2
     figures.similar(similarity(directions(features, halves), "step").sel(layer=0))
-    table = figures.confusion(probe(features, halves, "step=1 layer=0 hook=resid_post", permutations=0))
+    fitted = probe(features, halves, "step=1 layer=0 hook=resid_post", permutations=0)
+    table = figures.confusion(fitted)
+    assert f"n = {sum(fitted.scores['confusion'][0])}" in table.data[0].hovertext[0][1]  # of the true class
     np.testing.assert_allclose(np.sum(table.data[0].z, axis=1), 1)  # rows are true classes
     with pytest.raises(FigureError, match="no label"):
         figures.decodability(found, "other")

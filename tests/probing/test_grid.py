@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -247,6 +249,48 @@ def test_collecting_goes_on_and_refuses_other_parameters(lens: Any, tmp_path: Pa
     with pytest.raises(dl.StoreError, match="branch: 'cond' -> 'uncond'") as refused:
         collect(lens, tasks, "attn_out", **{**call, "branch": "uncond"})
     assert "another folder" in str(refused.value)
+
+
+def test_a_preset_is_honoured(lens: Any) -> None:
+    """Steps and noise levels are those of the preset's 50, which is how the scenes are made."""
+    task = dl.tasks.load("maze", seed=0)
+    features = collect(lens, [task], steps=[1, 2], layers=[0], generate={"preset": "paper", "stop_after": 2})
+    run = lens.generate(task, preset="paper", stop_after=2, record=dl.record("resid_post", layers=0))
+    assert features.sigmas == run.sigmas[1:3] and run.plan.n_steps == 50
+    assert np.array_equal(features.cell("resid_post", 2, 0)[0], run["step=2 layer=0 hook=resid_post"].float().numpy())
+
+
+def test_per_video_is_the_mean_over_units(tmp_path: Path) -> None:
+    features = planted(tmp_path, 12)
+    pooled = features.per_video()
+    assert (pooled.unit, pooled.units) == ("video", (0,)) and features.unit == "token"
+    rows = features.cell("resid_post", 1, 0)
+    assert np.array_equal(pooled.cell("resid_post", 1, 0), rows.mean(1, keepdims=True))
+    assert np.array_equal(pooled.block("resid_post", 1)[0], rows.mean(1, keepdims=True))
+
+
+def test_a_full_disk_loses_only_what_is_in_flight(tmp_path: Path, lens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted").mkdir()
+    tasks, features = [dl.tasks.load("maze", seed=i) for i in range(2)], planted(tmp_path / "planted")
+    works = [
+        lambda: collect(lens, tasks, steps=[0], generate={"steps": 2}, folder=tmp_path / "features"),
+        lambda: grid(features, {"y": np.arange(30) % 2}, permutations=0, folder=tmp_path / "scan"),
+    ]
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for work in works:
+        with monkeypatch.context() as m:
+            m.setattr(os, "replace", full)
+            with pytest.raises(dl.StoreError, match=r"No space left on device.* room"):
+                work()
+        work()
+    assert not list(tmp_path.rglob(".*"))
+    (kept,) = (tmp_path / "scan").rglob("*-0.safetensors")
+    kept.write_bytes(kept.read_bytes()[:50])
+    with pytest.raises(dl.StoreError, match="remove this one file"):
+        works[1]()
 
 
 def test_other_defaults_of_the_lens_are_other_parameters(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import dit_lens as dl
-from dit_lens.experiments.layer_lens import shuffled_weights
+from dit_lens.experiments import shuffled_weights
 from dit_lens.probing import Label, collect, grid
 
 SCENES = 24

@@ -114,7 +114,7 @@ def test_runs_that_do_not_fit(model: Any, base: Any) -> None:
                 make(model, source)  # the base is not there yet
         sizes = ("height", "width", "num_frames")
         with pytest.raises(dl.MeasureError, match="same size and frame count"):
-            make(model, tasks=[Sized(), puzzle], sampling={k: v for k, v in sampling.items() if k not in sizes})
+            make(model, tasks=[Sized(), Longer()], sampling={k: v for k, v in sampling.items() if k not in sizes})
         with pytest.raises(dl.MeasureError, match="finish it first"):
             Sweep(lens, base, short, sampling=more)
         with pytest.raises(
@@ -145,7 +145,11 @@ class Sized(Puzzle):
     num_frames, height, width = 5, 32, 64
 
     def twin(self, kind: str) -> Puzzle:
-        return Puzzle()
+        return type(self)()
+
+
+class Longer(Sized):
+    num_frames = 9
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,15 @@ def test_labels(model: Any) -> None:
     assert {"value", "low", "high", "n", "null"} <= set(found.to_dataframe().columns)
 
 
+def test_labels_are_numbers_unless_a_group_stands_among_them(model: Any) -> None:
+    found = make(model, steps=[2, 0], layers=[(0, 1), 2], placebo="none").run(progress=quiet)["value"]
+    assert found["step"].dtype.kind == "i" and found["step"].values.tolist() == [2, 0]
+    assert found["layer"].values.tolist() == ["0-1", "2"]
+    assert found.sel(step=2, layer="2").item() == found.isel(step=0, layer=1).item()
+    with pytest.raises(KeyError):
+        found.sel(layer=2)
+
+
 def test_hooks_outside_the_blocks_stand_at_every_layer(model: Any) -> None:
     sweep = make(model, hooks=["text_embed", "update"], steps=[1], placebo="none")
     assert len(sweep.cells) == 1 + 3

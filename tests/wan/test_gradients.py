@@ -12,6 +12,8 @@ from torch import Tensor
 from dit_lens.address import Depth
 from dit_lens.errors import AddressError
 from dit_lens.loading import load
+from dit_lens.sweeps.attribution import attribute
+from dit_lens.wan import sampler
 from dit_lens.wan.record import record
 
 
@@ -110,3 +112,63 @@ def test_which_layers() -> None:
             assert list(call("velocity")[1]) == ["hook_velocity"]
             with pytest.raises(AddressError, match="0 to 2"):
                 call("update", 3)
+
+
+def reached(velocity: Tensor) -> set[int]:
+    """Ids of the leaves that the graph of a tensor would give a gradient to."""
+    waiting, seen, leaves = [velocity.grad_fn], set(), set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaves |= {id(node.variable)} if hasattr(node, "variable") else set()
+        waiting += [one for one, _ in node.next_functions]
+    return leaves
+
+
+def test_weights_take_no_part() -> None:
+    """As diffusers loads them, all weights ask for gradients; here all but one do."""
+    family = FAMILIES["i2v22"]
+    pipe = family.build()
+    weights = [w for model in (pipe.transformer, pipe.transformer_2) for w in model.parameters()]
+    with load(pipe) as lens:
+        run = generate(lens, family)
+        slopes = []
+        for learning in (False, True):
+            for weight in weights[1:]:
+                weight.requires_grad_(learning)
+            with lens.gradients(run, step=1) as call:
+                velocity, acts = call("update", "all")
+                slopes.append(torch.autograd.grad(velocity.sum(), list(acts.values()), retain_graph=True))
+                assert reached(velocity) == {id(acts["blocks.0.update"])}, "later updates depend on the first"
+            velocity.sum().backward()  # also after the block
+            assert acts["blocks.0.update"].grad is not None
+            assert all(w.grad is None for w in weights)
+            assert [w.requires_grad for w in weights] == [False] + [learning] * (len(weights) - 1)
+        assert all(map(torch.equal, *slopes))
+        plain = lens.replay(run, run.plan.at(1))  # where nobody asked for no_grad
+        assert not plain.requires_grad and torch.equal(plain, velocity.detach())
+        with pytest.raises(ZeroDivisionError):
+            lens.replay(run, run.plan.at(1), [("blocks.1.hook_resid_pre", lambda x, hook: 1 / 0)])
+        assert all(w.requires_grad for w in weights[1:])
+
+
+def test_attribution_keeps_nothing_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = FAMILIES["t2v21"]
+    pipe = family.build()
+    pipe.transformer.requires_grad_(True)
+    graphs = []
+    denoise = sampler.denoise
+
+    def watching(*arguments: Any, **more: Any) -> Tensor:
+        velocity = denoise(*arguments, **more)
+        graphs.append(reached(velocity))
+        return velocity
+
+    with load(pipe) as lens:
+        base, source = (lens.generate(**family.call, seed=seed, steps=2) for seed in (1, 2))
+        monkeypatch.setattr(sampler, "denoise", watching)
+        attribute(lens, base, source, steps=[1], points=1)
+    assert [len(leaves) for leaves in graphs if leaves] == [1, 1], "one leaf, the tokens, for each branch"
+    assert all(w.requires_grad for w in pipe.transformer.parameters())

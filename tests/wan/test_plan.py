@@ -65,7 +65,10 @@ def test_the_lens_runs_what_it_planned(pipe: DiffusionPipeline, family: Family) 
             expert.transformer.register_forward_pre_hook(
                 lambda m, a, kw, name=name: seen.append((name, float(kw["timestep"].max()))), with_kwargs=True
             )
-        run = lens.generate(**family.call, steps=4, guidance=5.0)
+        how = {**family.call, "steps": 4, "guidance": 5.0}
+        run = lens.generate(**how)
+        assert lens.plan_of(**how, seed=0, stop_after=None) == run.plan  # what is not sampling is left out
+        assert lens.plan_of(**family.call, preset="paper") == lens.plan(preset="paper") != run.plan
     assert seen == [(c.expert, c.timestep) for c in run.plan]
 
 

@@ -136,6 +136,13 @@ def test_array_of_blocks(hook: str, reduce: Any, dims: tuple[str, ...], shape: t
     assert run.array(hook, "uncond").dims == ("step", "layer", *dims)
 
 
+def test_an_array_says_which_expert_ran_each_step() -> None:
+    run = generate(FAMILIES["i2v22"], record("z", reduce="token_norm"))
+    array = run.array("z", "cond")
+    assert array.expert.dims == ("step",) and list(array.expert.values) == ["high", "low"]
+    assert list(array.expert.values) == [run.plan.at(s).expert for s in array.step.values]
+
+
 @pytest.mark.parametrize(
     ("family", "hook", "reduce", "dims"),
     [

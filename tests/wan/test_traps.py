@@ -32,6 +32,7 @@ from dit_lens.errors import (
     BypassError,
     DitLensError,
     InterventionError,
+    LoadError,
     RecordError,
     SamplerError,
 )
@@ -60,6 +61,11 @@ def wrong_size(case: Case) -> None:
 @refused(SamplerError, "multiple of 32", "ti2v22")
 def size_below_the_residual_vaes_grid(case: Case) -> None:
     case.generate(height=48)
+
+
+@refused(SamplerError, r"\[3, 64, 4\] tokens.*positions for 32.*defaults=")
+def size_beyond_the_positions(case: Case) -> None:
+    case.generate(height=1024)
 
 
 @refused(SamplerError, "leave image out")
@@ -317,6 +323,45 @@ def group_offload_after(case: Case) -> Any:
     cpu = torch.device("cpu")
     case.pipe.transformer.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
     return lens
+
+
+def cast(case: Case, compute: torch.dtype = torch.float32) -> None:
+    for model in (case.pipe.transformer, case.pipe.transformer_2):
+        model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=compute)
+
+
+@handled("i2v22")
+def layerwise_casting_before(case: Case) -> Any:
+    cast(case)
+    return case.lens()
+
+
+@handled("i2v22")
+def layerwise_casting_after(case: Case) -> Any:
+    lens = case.lens()
+    cast(case)
+    return lens
+
+
+@handled("i2v22")
+def layerwise_casting_in_bf16(case: Case) -> Any:
+    case.pipe.save_pretrained(case.folder / "pipe")
+    case.pipe = type(case.pipe).from_pretrained(case.folder / "pipe", dtype=torch.bfloat16)
+    cast(case, torch.bfloat16)
+    return case.lens()
+
+
+@refused(LoadError, r"dtype='bfloat16'.*compute_dtype=torch\.float32", "i2v22")
+def layerwise_casting_to_another_dtype(case: Case) -> None:
+    cast(case, torch.bfloat16)
+    case.lens()
+
+
+@refused(LoadError, r"dtype='bfloat16'.*compute_dtype=torch\.float32", "i2v22")
+def layerwise_casting_to_another_dtype_after(case: Case) -> None:
+    lens = case.lens()
+    cast(case, torch.bfloat16)
+    case.generate(lens)
 
 
 @handled("i2v22")

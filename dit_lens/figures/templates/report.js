@@ -16,7 +16,6 @@
     const dark = mode() === "dark";
     button.textContent = dark ? "Light" : "Dark";
     button.setAttribute("aria-label", dark ? "Switch to light colours" : "Switch to dark colours");
-    button.setAttribute("aria-pressed", String(dark));
     plots.forEach((plot) => plot.draw());
   }
 
@@ -38,7 +37,10 @@
     Object.assign(layout.xaxis, { nticks: 8 });
     if (!both) return;
     Object.assign(layout.xaxis2, { nticks: 8 });
-    layout.xaxis.title = { text: "" }; // the lower panel says it for both
+    // the lower panel says it for both; as a note, since plotly sets the title of a moved axis over its ticks
+    const said = { text: layout.xaxis2.title.text, font: { size: 13 }, showarrow: false };
+    Object.assign(said, { x: 0.5, xref: "paper", y: 0, yref: "paper", yanchor: "top", yshift: -22 });
+    layout.xaxis.title = layout.xaxis2.title = { text: "" };
     const half = plain / inner;
     layout.xaxis.domain = layout.xaxis2.domain = [0, 1];
     layout.yaxis.domain = [1 - half, 1];
@@ -46,8 +48,11 @@
     Object.assign(layout.yaxis2, { showticklabels: true, title: layout.yaxis.title });
     layout.xaxis2.anchor = "y2";
     layout.yaxis2.anchor = "x2";
-    (layout.annotations || []).slice(0, 2).forEach((note, i) => Object.assign(note, { x: 0, xanchor: "left", y: i ? half : 1 }));
+    layout.annotations.slice(0, 2).forEach((note, i) => Object.assign(note, { x: 0, xanchor: "left", y: i ? half : 1 }));
+    layout.annotations.push(said);
   }
+
+  const touch = window.matchMedia("(pointer: coarse)").matches;
 
   class Plot {
     constructor(div) {
@@ -61,6 +66,7 @@
       const { data, layout } = JSON.parse(this.source); // plotly writes into what it is given: parse afresh
       layout.template = templates[mode()];
       layout.autosize = true;
+      layout.dragmode = touch ? false : "zoom"; // a finger that drags scrolls the page
       delete layout.width;
       const small = this.div.clientWidth < 560;
       if (small) narrow(layout);
@@ -70,12 +76,8 @@
         const line = { width: 2.5, color: mode() === "dark" ? "#ffffff" : "#111111" };
         layout.shapes = (layout.shapes || []).concat([{ type: "rect", xref: "x", yref: "y", x0, x1, y0, y1, line }]);
       }
-      // svg: the policy of this page forbids the blob: pictures that plotly makes for png
-      const config = {
-        responsive: true, displaylogo: false, scrollZoom: false,
-        toImageButtonOptions: { format: "svg" },
-        modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "pan2d"],
-      };
+      // no bar of plotly's: its buttons lie inside a picture, and one of them would send the figure away
+      const config = { responsive: true, displayModeBar: false, scrollZoom: false };
       if (this.narrow === small) Plotly.react(this.div, data, layout, config);
       else {
         // plotly keeps parts of the old arrangement on `react`: begin anew
@@ -86,6 +88,12 @@
       }
     }
   }
+
+  // svg: the policy of this page forbids the blob: pictures that plotly makes for png
+  document.querySelectorAll("[data-save]").forEach((b) => b.addEventListener("click", () => {
+    const div = $(b.dataset.save).querySelector(".plot");
+    Plotly.downloadImage(div, { format: "svg", filename: b.dataset.save, width: div.clientWidth, height: div.clientHeight });
+  }));
 
   // ---- frames ---------------------------------------------------------------------------------------------------
   const decoded = new Map();
@@ -140,7 +148,11 @@
       const sigma = this.sigmas.length ? ` · σ ${this.sigmas[step]}` : "";
       this.say("step", `${this.steps[step]} of ${this.steps[this.steps.length - 1]}${sigma}`);
       this.say("frame", `${frame} of ${this.last("frame")}`);
-      this.element.querySelectorAll("[data-go]").forEach((b) => b.classList.toggle("here", Number(b.dataset.go) === step));
+      this.element.querySelectorAll("[data-go]").forEach((b) => {
+        const here = Number(b.dataset.go) === step;
+        b.classList.toggle("here", here);
+        b.setAttribute("aria-current", here ? "step" : "false");
+      });
       this.element.querySelectorAll(".strip canvas").forEach((c) =>
         c.classList.toggle("here", Number(c.dataset.step) === step && Number(c.dataset.frame) === frame));
     }

@@ -1,0 +1,12 @@
+"""How long work tells where it is: ``progress(done, total, what)``, called before each piece of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+#: Pieces done, of how many, and what comes next (in sweeps: what was done last), in words.
+Progress = Callable[[int, int, str], None]
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """The progress that tells nothing."""

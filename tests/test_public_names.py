@@ -1,0 +1,103 @@
+"""The public names: every one is there, in one place, as what it says, and the documentation uses no other."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import dit_lens as dl
+from dit_lens import experiments
+from dit_lens.errors import MeasureError
+from dit_lens.sweeps import Sweep, sweep
+
+HOUSE = Path(__file__).resolve().parent.parent
+ROOMS = ("experiments", "figures", "interventions", "measures", "probing", "sweeps", "tasks")
+#: Reached by two dots: modules that are named as such.
+MODULES = {("tasks", "vbvr")}
+
+
+def public(room: str) -> dict[str, object]:
+    module = importlib.import_module(f"dit_lens.{room}")
+    return {name: getattr(module, name) for name in module.__all__}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_names_what_it_has_and_no_files(room: str) -> None:
+    """A file may have the name of what it holds: what the room gives is then the function."""
+    found = public(room)
+    assert found
+    modules = {(room, name) for name, value in found.items() if isinstance(value, ModuleType)}
+    assert modules <= MODULES
+
+
+def test_a_name_of_the_package_means_the_same_in_its_room() -> None:
+    for room in set(ROOMS) - {"tasks"}:  # dl.load gives a lens, dl.tasks.load a task
+        for name, value in public(room).items():
+            if name in dl.__all__ and not isinstance(getattr(dl, name), ModuleType):
+                assert getattr(dl, name) is value, f"dl.{name} and dl.{room}.{name}"
+
+
+def test_what_is_fetched_later_is_what_editors_are_told() -> None:
+    assert set(dl.__all__) >= {*dl._LAZY, *dl._MODULES}
+    tree = ast.parse(inspect.getsource(dl))
+    (told,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: f"{node.module}.{alias.name}"
+        for node in told.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen.keys() == {*dl._LAZY, *dl._MODULES}
+    for name, home in seen.items():
+        module, _, last = home.rpartition(".")
+        found = importlib.import_module(home) if name in dl._MODULES else getattr(importlib.import_module(module), last)
+        assert getattr(dl, name) is found
+
+
+def imports(page: Path) -> list[str]:
+    """The modules of ours that a page or notebook imports from."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    return re.findall(r"^(?:from|import) +dit_lens\.([\w.]+)", text, flags=re.M)
+
+
+PAGES = [*(HOUSE / "docs").rglob("*.md"), *(HOUSE / "notebooks").glob("*.ipynb"), HOUSE / "README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_documentation_needs_nothing_two_files_deep(page: Path) -> None:
+    assert [name for name in imports(page) if "." in name] == []
+
+
+def test_such_an_import_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("from dit_lens.measures.energy import energy_ratio\nfrom dit_lens.tasks import vbvr\n")
+    assert imports(page) == ["measures.energy", "tasks"]
+
+
+def test_sweep_takes_what_a_sweep_and_its_run_take() -> None:
+    """Spelled out, so that help and editors show it; so it must not part from what it passes on to."""
+    shown = dict(inspect.signature(sweep).parameters)
+    made = dict(inspect.signature(Sweep).parameters)
+    run = dict(inspect.signature(Sweep.run).parameters)
+    del run["self"]
+    assert list(shown) == [*made, *run]
+    for name, parameter in {**made, **run}.items():
+        assert (shown[name].default, shown[name].annotation) == (parameter.default, parameter.annotation), name
+        assert name == "lens" or f"``{name}" in sweep.__doc__, name
+
+
+def test_every_experiment_with_claims_is_listed() -> None:
+    files = [p.stem for p in (HOUSE / "dit_lens" / "experiments").glob("*.py") if p.stem != "__init__"]
+    stating = {name for name in files if hasattr(importlib.import_module(f"dit_lens.experiments.{name}"), "claims")}
+    assert set(experiments.CLAIMS) == stating
+    with pytest.raises(MeasureError, match=r"states no claims: choose from.*'energy'"):
+        experiments.claims(None, "astrology")
