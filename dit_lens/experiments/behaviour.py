@@ -43,9 +43,8 @@ from dit_lens.measures.behaviour import (
     fade_in,
     onset,
     verdicts,
-    wilson,
 )
-from dit_lens.measures.stats import puzzle_names
+from dit_lens.measures.stats import puzzle_names, wilson
 from dit_lens.progress import Progress, silent
 from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p

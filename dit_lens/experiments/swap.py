@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from scipy.stats import binomtest
 from torch import Tensor
 
 from dit_lens import tasks as puzzles
@@ -40,7 +39,7 @@ from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.claim import Claim, Verdict, untestable
 from dit_lens.interventions import patch
 from dit_lens.interventions.base import STREAM
-from dit_lens.measures.stats import summarise
+from dit_lens.measures.stats import share, summarise
 from dit_lens.progress import Progress, silent
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
@@ -245,18 +244,6 @@ def _table(cells: xr.DataArray) -> xr.Dataset:
                 found[f"{measure}{suffix}{name}"] = summary[part]
         found[measure].attrs |= dict(zip(("long_name", "units"), texts[measure], strict=True))
     return xr.Dataset(found | {"raw": cells})
-
-
-def share(values: xr.DataArray, over: str = "puzzle") -> xr.Dataset:
-    """Share of ones with its Wilson interval (95 %), ``value, low, high, n``; NaN entries are left out."""
-    n = values.notnull().sum(over)
-    k = values.sum(over)
-    low, high = np.full(n.shape, np.nan), np.full(n.shape, np.nan)
-    for at in np.ndindex(n.shape):
-        if n.values[at]:
-            ends = binomtest(int(k.values[at]), int(n.values[at])).proportion_ci(method="wilson")
-            low[at], high[at] = ends.low, ends.high
-    return xr.Dataset({"value": k / n.where(n > 0), "low": k.copy(data=low), "high": k.copy(data=high), "n": n})
 
 
 # -- the paper's claims

@@ -17,19 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 
 from dit_lens import tasks
 from dit_lens.lab import weights_path
 from dit_lens.lab.codec import LabVAE
 from dit_lens.lab.config import LabConfig
 from dit_lens.lab.data import Puzzles
-
-
-def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval for a share k / n (95 % by default)."""
-    centre = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * (k * (n - k) / n + z * z / 4) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def to_frames(latents: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> np.ndarray:
@@ -95,7 +89,7 @@ def shipped(
             for key, ok in score.details.items():
                 if ok is False and key != "other_goal":
                     failed[key] = failed.get(key, 0) + 1
-        low, high = wilson(solved, n)
+        low, high = binomtest(solved, n).proportion_ci(method="wilson")
         out[name] = {"solved": solved, "n": n, "low": low, "high": high, "value": value / n, "failed": failed}
         log(f"{name}: {solved}/{n} solved, 95 % interval {low:.3f}-{high:.3f}, value {value / n:.3f}, failed {failed}, "
             f"guidance {guidance}, {(time.time() - begun) / n:.2f} s each")  # fmt: skip

@@ -22,7 +22,7 @@ from dit_lens.measures.maps import (
 )
 from dit_lens.measures.masks import change_mask, given_mask, region_mask, shuffled_mask
 from dit_lens.measures.similarity import debiased_cka, dissimilarity, linear_cka
-from dit_lens.measures.stats import beside, summarise
+from dit_lens.measures.stats import beside, share, summarise, wilson
 from dit_lens.measures.trajectory import commit_step, commitment, motion_energy
 from dit_lens.measures.translator import Translators, fit_translators
 from dit_lens.wan.attending import prompt_words
@@ -32,6 +32,6 @@ __all__ = [
     "commitment", "corrections", "debiased_cka", "dissimilarity", "energy_map", "energy_ratio", "fit_components",
     "fit_translators", "given_mask", "layer_energy", "layer_film", "layer_lens", "layer_velocity", "linear_cka",
     "local_effects", "motion_energy", "pca_map", "prompt_words", "region_attention", "region_energy", "region_mask",
-    "rgb", "settles", "shuffled_mask", "summarise", "top_channels", "variance_ratio", "verdicts", "watch_attention",
-    "watched_attention",
+    "rgb", "settles", "share", "shuffled_mask", "summarise", "top_channels", "variance_ratio", "verdicts",
+    "watch_attention", "watched_attention", "wilson",
 ]  # fmt: skip

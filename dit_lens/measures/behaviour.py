@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.stats import binomtest
 
 from dit_lens.errors import MeasureError
+from dit_lens.measures.stats import wilson
 from dit_lens.wan.run import Run
 
 VERDICTS = ("none", "wrong", "right")
@@ -219,9 +219,3 @@ def _events(data: np.ndarray) -> dict[str, np.ndarray]:
         "corrected": (data[:, :-1] == WRONG).any(1) & (end == RIGHT),
         "corrupted": (data[:, :-1] == RIGHT).any(1) & (end != RIGHT),
     }
-
-
-def wilson(hits: int, n: int) -> tuple[float, float, float]:
-    """A share with Wilson's 95 % interval: (value, low, high)."""
-    interval = binomtest(hits, n).proportion_ci(method="wilson")
-    return hits / n, float(interval.low), float(interval.high)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.stats import binomtest
 
 from dit_lens.errors import MeasureError
 
@@ -53,6 +54,24 @@ def beside(values: xr.DataArray, null: xr.DataArray, over: str = "puzzle", seed:
     """Summary of ``values`` with the same summary of their null: ``value, low, high, n, null, null_low, null_high``."""
     found, other = summarise(values, over, seed=seed), summarise(null, over, seed=seed)
     return found.assign(null=other["value"], null_low=other["low"], null_high=other["high"])
+
+
+def share(values: xr.DataArray, over: str = "puzzle") -> xr.Dataset:
+    """Share of ones with Wilson's interval (95 %), ``value, low, high, n``; NaN entries are left out."""
+    n = values.notnull().sum(over)
+    k = values.sum(over)
+    ends = np.full((2, *n.shape), np.nan)
+    for at in np.ndindex(n.shape):
+        if n.values[at]:
+            ends[:, *at] = wilson(int(k.values[at]), int(n.values[at]))[1:]
+    low, high = (k.copy(data=end) for end in ends)
+    return xr.Dataset({"value": k / n.where(n > 0), "low": low, "high": high, "n": n})
+
+
+def wilson(hits: int, n: int) -> tuple[float, float, float]:
+    """A share with Wilson's 95 % interval, which has a width where nothing or everything hits: (value, low, high)."""
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return hits / n, float(interval.low), float(interval.high)
 
 
 def puzzle_names(tasks: Sequence[Any]) -> list[str]:

@@ -26,7 +26,6 @@ from dit_lens.experiments.swap import (
     _table,
     _Trio,
     _trio,
-    share,
     shared_text,
     spans,
 )
@@ -265,19 +264,6 @@ def test_a_planted_run_is_judged_right(base: Any, source: Any, now: Any, share_o
 def test_no_difference_has_no_direction() -> None:
     trio = _Trio(planted("left", A), planted("right", A), planted("left", A))
     assert np.array_equal(trio._at(planted("right", B), None), (1, 1, np.nan, np.nan), equal_nan=True)
-
-
-def test_shares_have_wilson_intervals() -> None:
-    values = xr.DataArray(np.zeros((3, 10)), dims=("layers", "puzzle"))
-    values[1] = 1
-    values[2, :6] = np.nan
-    found = share(values)
-    z2 = 1.959964**2
-    assert found["value"].values.tolist() == [0, 1, 0] and found["n"].values.tolist() == [10, 10, 4]
-    assert np.allclose(found["high"], [z2 / (10 + z2), 1, z2 / (4 + z2)], atol=1e-4)  # Wilson's, in closed form
-    assert np.allclose(found["low"], [0, 10 / (10 + z2), 0], atol=1e-4)
-    empty = share(values[:1] * np.nan)
-    assert np.isnan([empty[name].item() for name in ("value", "low", "high")]).all() and empty["n"].item() == 0
 
 
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=12))

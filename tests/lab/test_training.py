@@ -11,7 +11,6 @@ from diffusers import WanTransformer3DModel
 from dit_lens.errors import DitLensError
 from dit_lens.lab import fast, optim, text
 from dit_lens.lab.config import LabConfig
-from dit_lens.lab.evaluate import wilson
 from dit_lens.lab.fit import Log, draw_sigma, fit, phase
 from dit_lens.lab.train import prepare, ship, train
 
@@ -131,11 +130,3 @@ def test_known_prompts_fit_and_text_training_learns(capsys):
     losses = []
     text.train(iterations=40, batch=16, log=lambda line: losses.append(float(line.split()[-1])))
     assert losses[-1] < 0.8 * losses[0]
-
-
-def test_wilson_interval():
-    low, high = wilson(50, 100)
-    assert (round(low, 3), round(high, 3)) == (0.404, 0.596)
-    assert wilson(0, 10)[0] == 0
-    assert wilson(10, 10)[1] == 1
-    assert wilson(100, 100)[0] > 0.96

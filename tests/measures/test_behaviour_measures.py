@@ -24,7 +24,6 @@ from dit_lens.measures.behaviour import (
     fade_in,
     onset,
     verdicts,
-    wilson,
 )
 from dit_lens.measures.decoding import choice, decode, shuffled
 
@@ -126,11 +125,6 @@ def test_nothing_that_changes_gives_nothing() -> None:
     chance = chance_events(always, draws=5)
     assert not events(always)["corrected"].any() and chance["corrected"].values.tolist() == [0, 0, 0]
     np.testing.assert_allclose(corrections(always, resamples=3)["corrupted_flips"], 0)
-
-
-def test_wilson_gives_an_interval_where_nothing_happened() -> None:
-    value, low, high = wilson(0, 120)
-    assert value == low == 0 and 0.02 < high < 0.04  # z^2 / (n + z^2) = .031
 
 
 @pytest.mark.parametrize(

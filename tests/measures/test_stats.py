@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dit_lens.errors import MeasureError
-from dit_lens.measures.stats import beside, summarise
+from dit_lens.measures.stats import beside, share, summarise, wilson
 
 
 def puzzles(values: object, *dims: str) -> xr.DataArray:
@@ -93,3 +93,23 @@ def test_a_missing_axis_is_an_error_that_names_the_axes() -> None:
     with pytest.raises(MeasureError, match=r"axes \['layer'\], and 'puzzle' is none"):
         summarise(puzzles([1, 2], "layer"))
     assert int(summarise(puzzles([1, 2], "layer"), over="layer")["n"]) == 2
+
+
+def test_shares_have_wilson_intervals() -> None:
+    values = xr.DataArray(np.zeros((3, 10)), dims=("layers", "puzzle"))
+    values[1] = 1
+    values[2, :6] = np.nan
+    found = share(values)
+    z2 = 1.959964**2
+    assert found["value"].values.tolist() == [0, 1, 0] and found["n"].values.tolist() == [10, 10, 4]
+    assert np.allclose(found["high"], [z2 / (10 + z2), 1, z2 / (4 + z2)], atol=1e-4)  # Wilson's, in closed form
+    assert np.allclose(found["low"], [0, 10 / (10 + z2), 0], atol=1e-4)
+    empty = share(values[:1] * np.nan)
+    assert np.isnan([empty[name].item() for name in ("value", "low", "high")]).all() and empty["n"].item() == 0
+
+
+def test_wilson_gives_an_interval_where_nothing_happened() -> None:
+    value, low, high = wilson(0, 120)
+    assert value == low == 0 and 0.02 < high < 0.04  # z^2 / (n + z^2) = .031
+    value, low, high = wilson(50, 100)
+    assert (value, round(low, 3), round(high, 3)) == (0.5, 0.404, 0.596)
