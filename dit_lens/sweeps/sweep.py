@@ -280,7 +280,8 @@ class Sweep:
         return Sweep(self.lens, **{**self.recipe, **changes})
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{len(v)} {k}{'s' if len(v) > 1 else ''}" for k, v in self.axes.coords().items())
+        swept = {k: len(v) for k, v in self.axes.coords().items() if len(v) > 1 or k in ("step", "layer")}
+        sizes = ", ".join(f"{n} {k}{'s' if n > 1 else ''}" for k, n in swept.items())
         return f"Sweep of {len(self.cells)} cells on {self.lens.name}: {len(self.tasks)} tasks, {sizes}"
 
     def _repr_html_(self) -> str:
