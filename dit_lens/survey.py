@@ -19,7 +19,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.ensembles import ensembles
-from dit_lens.experiments.roles import layer_evidence, puzzle_runs
+from dit_lens.experiments.roles import layer_evidence, puzzle_evidence, puzzle_runs
 from dit_lens.experiments.rows import needed
 from dit_lens.measures import local_effects, region_energy, summarise
 from dit_lens.parts import Part, Parts
@@ -28,7 +28,7 @@ from dit_lens.progress import Progress, silent
 from dit_lens.sweeps import Sweep
 from dit_lens.sweeps.sweep import setting
 from dit_lens.wan.identity import describe, task_identity
-from dit_lens.wan.lens import Lens
+from dit_lens.wan.lens import OF_PLAN, Lens
 from dit_lens.wan.plan import Plan
 from dit_lens.wan.record import record
 from dit_lens.wan.run import Run
@@ -42,8 +42,7 @@ PROBE_SEED = 10_000  # puzzles for probes are other ones than those that are pat
 GROUPS = 4  # runs of layers whose update is held over all steps
 PUZZLE, CONTROL = 10, 3  # how long each takes beside a scene that is probed, about; for the time left
 SAMPLING = (  # arguments of lens.generate that a map does not set itself
-    "steps", "guidance", "guidance_2", "preset", "scheduler", "negative_prompt", "height", "width", "num_frames",
-    "max_sequence_length",
+    *OF_PLAN, "negative_prompt", "height", "width", "num_frames", "max_sequence_length",
 )  # fmt: skip
 
 
@@ -112,7 +111,8 @@ class Survey:
 
             def control(i: int) -> Part:
                 progress(PUZZLE * n + CONTROL * i, total, f"control, {self._called(i)}")
-                return {"evidence": self._evidence(nothing(), i)}, ()
+                found = puzzle_evidence(nothing(), self.tasks[i], self.seed + i, self.few, self.seed, **self.how)
+                return {"evidence": found}, ()
 
             def probes() -> Part:
                 found = decodability(
@@ -163,10 +163,6 @@ class Survey:
         evidence = layer_evidence(lens, base, source, placebo, self.few, effect["effect"]["value"], seed=self.seed)
         # Of the first puzzle clips are made, when all effects are known.
         return {**energy, **effect, "held": held, "evidence": evidence}, [base] if i else [base, source, placebo]
-
-    def _evidence(self, nothing: Lens, i: int) -> xr.Dataset:
-        runs = puzzle_runs(nothing, self.tasks[i], self.seed + i, self.few, **self.how)
-        return layer_evidence(nothing, *runs, self.few, seed=self.seed)
 
     def _held(self, base: Run, source: Run, placebo: Run, folder: Path | None) -> xr.DataArray:
         """Effect on the finished video, (kind, layers), of updates held over all steps in each group of layers."""

@@ -123,15 +123,19 @@ def control_evidence(
     steps: Sequence[int],
     progress: Progress = silent,
     seed: int = 0,
-    **how: Any,
 ) -> list[xr.Dataset]:
     """The same evidence from the model with shuffled weights, which learned nothing; one dataset a puzzle."""
     found = []
     with shuffled_weights(lens, seed) as nothing:
         for i, (task, number) in enumerate(zip(tasks, seeds, strict=True)):
             progress(i, len(tasks), f"control, {getattr(task, 'name', task)} {number}")
-            found.append(layer_evidence(nothing, *puzzle_runs(nothing, task, number, steps, **how), steps, seed=seed))
+            found.append(puzzle_evidence(nothing, task, number, steps, seed))
     return found
+
+
+def puzzle_evidence(lens: Lens, task: Any, number: int, steps: Sequence[int], seed: int, /, **how: Any) -> xr.Dataset:
+    """:func:`layer_evidence` of one puzzle, generated here; ``how``: arguments of ``lens.generate``."""
+    return layer_evidence(lens, *puzzle_runs(lens, task, number, steps, **how), steps, seed=seed)
 
 
 def by_layer(rows: Sequence[xr.Dataset]) -> xr.Dataset:
