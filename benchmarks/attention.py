@@ -36,9 +36,9 @@ sys.path.insert(0, str(HOUSE / "benchmarks"))
 from overhead import machine  # noqa: E402
 
 import dit_lens  # noqa: E402
-from dit_lens.measures import attention_watch  # noqa: E402
+from dit_lens.measures import region_attention  # noqa: E402
 from dit_lens.measures.attention import Regions, prepare, region_mass  # noqa: E402
-from dit_lens.measures.attention_watch import WatchAttention, watch_attention, watched_attention  # noqa: E402
+from dit_lens.measures.region_attention import WatchAttention, watch_attention, watched_attention  # noqa: E402
 
 KEYS = ("agent", "goal", "other_goal", "path", "walls", "background")
 HEADS, WIDTH, REGIONS = 4, 64, 8  # of the memory rows
@@ -72,11 +72,11 @@ def ways() -> dict[str, Way]:
 
     def watched(*watches: WatchAttention, mass: Any = region_mass) -> Way:
         def generate() -> Any:
-            attention_watch.region_mass = mass
+            region_attention.region_mass = mass
             try:
                 return lenses[0].generate(task, seed=0, interventions=list(watches))
             finally:
-                attention_watch.region_mass = region_mass
+                region_attention.region_mass = region_mass
 
         return generate
 

@@ -63,8 +63,8 @@ from torch import Tensor
 import dit_lens as dl
 from dit_lens.errors import SamplerError
 from dit_lens.measures.attention import CHUNK, prepare, region_mass
-from dit_lens.measures.attention_watch import watch_attention
-from dit_lens.sweeps import Sweep, metrics
+from dit_lens.measures.region_attention import watch_attention
+from dit_lens.runner import Sweep, metrics
 from dit_lens.wan.conditions import Size
 
 H100 = 365e12  # FLOP a second that a 14 B call was reported to reach

@@ -10,7 +10,7 @@ kept. For the local number a plain loop may stop after the patched step, and tha
 Every way has a pipeline of its own. The ways take turns within each round, and a ratio is taken within its round. All
 numbers of all ways are compared: one that differs in a single bit stops the program.
 
-The arithmetic bound is the ratio of denoiser blocks, baselines included (dit_lens/sweeps/cost.py). Not a test: numbers
+The arithmetic bound is the ratio of denoiser blocks, baselines included (dit_lens/runner/cost.py). Not a test: numbers
 depend on the machine. Keep it otherwise idle while this runs.
 """
 
@@ -30,8 +30,8 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 import dit_lens as dl
-from dit_lens.sweeps import Sweep
-from dit_lens.sweeps.attribution import attribute
+from dit_lens.runner import Sweep
+from dit_lens.runner.attribution import attribute
 
 Cell = tuple[int, int]  # step, layer
 Numbers = dict[Cell, float]

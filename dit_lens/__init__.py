@@ -30,8 +30,7 @@ from dit_lens.errors import (
 )
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot see what is fetched later
-    from dit_lens import experiments, figures, interventions, lab, measures, probing, sweeps, tasks
-    from dit_lens.atlas import map
+    from dit_lens import experiments, figures, interventions, lab, measures, probing, runner, tasks
     from dit_lens.interventions.ablate import ablate
     from dit_lens.interventions.ensemble import ensemble
     from dit_lens.interventions.erase import erase
@@ -39,27 +38,28 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot see what is fet
     from dit_lens.interventions.noise import noise
     from dit_lens.interventions.patch import patch
     from dit_lens.interventions.steer import steer
-    from dit_lens.loading import load
+    from dit_lens.layer_map.layer_map import map
     from dit_lens.probing import load_probe, probe
-    from dit_lens.store import load_run
-    from dit_lens.sweeps.attribution import attribute
-    from dit_lens.sweeps.sweep import Sweep, sweep
+    from dit_lens.runner.attribution import attribute
+    from dit_lens.runner.sweep import Sweep, sweep
+    from dit_lens.saved_runs import load_run
     from dit_lens.wan import points, reduce
+    from dit_lens.wan.call_plan import Plan
     from dit_lens.wan.lens import Lens
-    from dit_lens.wan.plan import Plan
-    from dit_lens.wan.record import record
+    from dit_lens.wan.loading import load
+    from dit_lens.wan.recording import record
     from dit_lens.wan.run import Run
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "load": "dit_lens.loading",
-    "record": "dit_lens.wan.record",
+    "load": "dit_lens.wan.loading",
+    "record": "dit_lens.wan.recording",
     "Lens": "dit_lens.wan.lens",
     "Run": "dit_lens.wan.run",
-    "Plan": "dit_lens.wan.plan",
-    "load_run": "dit_lens.store",
-    "map": "dit_lens.atlas",
+    "Plan": "dit_lens.wan.call_plan",
+    "load_run": "dit_lens.saved_runs",
+    "map": "dit_lens.layer_map.layer_map",
     "patch": "dit_lens.interventions",
     "ablate": "dit_lens.interventions",
     "noise": "dit_lens.interventions",
@@ -67,9 +67,9 @@ _LAZY = {
     "ensemble": "dit_lens.interventions",
     "knockout": "dit_lens.interventions",
     "erase": "dit_lens.interventions",
-    "sweep": "dit_lens.sweeps",
-    "Sweep": "dit_lens.sweeps",
-    "attribute": "dit_lens.sweeps.attribution",
+    "sweep": "dit_lens.runner",
+    "Sweep": "dit_lens.runner",
+    "attribute": "dit_lens.runner.attribution",
     "probe": "dit_lens.probing",
     "load_probe": "dit_lens.probing",
 }
@@ -80,7 +80,7 @@ _MODULES = {
     "figures": "dit_lens.figures",
     "measures": "dit_lens.measures",
     "experiments": "dit_lens.experiments",
-    "sweeps": "dit_lens.sweeps",
+    "runner": "dit_lens.runner",
     "probing": "dit_lens.probing",
     "reduce": "dit_lens.wan.reduce",
     "points": "dit_lens.wan.points",
@@ -91,7 +91,7 @@ __all__ = [
     "InterventionError", "Lens", "LoadError", "MeasureError", "Plan", "ProbeError", "RecordError", "Run",
     "SamplerError", "Select", "StoreError", "Sweep", "TaskError", "ablate", "attribute", "ensemble", "erase",
     "experiments", "figures", "interventions", "knockout", "lab", "load", "load_probe", "load_run", "map", "measures",
-    "noise", "patch", "points", "probe", "probing", "record", "reduce", "steer", "sweep", "sweeps", "tasks",
+    "noise", "patch", "points", "probe", "probing", "record", "reduce", "steer", "runner", "sweep", "tasks",
 ]  # fmt: skip
 
 

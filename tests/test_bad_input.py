@@ -19,8 +19,8 @@ import dit_lens as dl
 from dit_lens import experiments as ex
 from dit_lens import measures as ms
 from dit_lens.errors import DitLensError
-from dit_lens.experiments.behaviour import other_instruction
-from dit_lens.experiments.ensembles import check_members
+from dit_lens.experiments.seed_ensembles import check_members
+from dit_lens.experiments.self_correction import other_instruction
 from dit_lens.interventions import ensemble_mode, knockout, noise_mean, redraw, renoise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run

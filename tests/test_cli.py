@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import dit_lens as dl
-from dit_lens.cli import app, common, lab, look, main, measure, probe
+from dit_lens.cli import app, common, inspect_commands, lab, main, map_and_sweep, probe
 
 ALL = ("map", "generate", "sweep", "probe", "report", "points", "plan", "lab")
 SWEEP = ["sweep", "lab", "--task", "choose", "--n", "1", "--steps", "0", "--layers", "1,11", "--num-steps", "3"]
@@ -44,7 +44,7 @@ def lens():
 @pytest.fixture
 def loaded(lens, monkeypatch):
     """The model is loaded once for all tests; how it is loaded, the tests in processes of their own see."""
-    for module in (look, measure, probe):
+    for module in (inspect_commands, map_and_sweep, probe):
         monkeypatch.setattr(module, "load", lambda *_: lens)
     return lens
 
@@ -71,7 +71,7 @@ def test_help_of_the_lab_reaches_its_own_options(part, option) -> None:
 
 def test_examples_use_commands_and_options_that_exist() -> None:
     group = typer.main.get_command(app)
-    lines = [line for made in (measure, probe, look) for _, lines in made.COMMANDS for line in lines]
+    lines = [line for made in (map_and_sweep, probe, inspect_commands) for _, lines in made.COMMANDS for line in lines]
     assert len(lines) >= 12
     for line in lines:
         program, name, *words = shlex.split(line)
@@ -150,7 +150,7 @@ def test_a_generation_that_fails_leaves_no_folder(loaded, tmp_path) -> None:
 
 
 def test_a_picture_that_is_needed_is_asked_for_before_the_model_is_read(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(look, "load", None)
+    monkeypatch.setattr(inspect_commands, "load", None)
     told = run("generate", "lab", "--prompt", "no image", "--out", tmp_path / "g")
     assert told.exit_code == 1 and "give --image" in told.stderr and "image=" not in told.stderr
     assert not (tmp_path / "g").exists()
@@ -211,14 +211,14 @@ def test_a_stopped_sweep_says_how_to_go_on_and_does_and_writes_its_table(loaded,
 
         yield tell
 
-    monkeypatch.setattr(measure, "progress", impatient)
-    words = [*SWEEP, "--out", tmp_path, "--no-report", "--json"]  # the report: tests/sweeps/test_sweep_report.py
+    monkeypatch.setattr(map_and_sweep, "progress", impatient)
+    words = [*SWEEP, "--out", tmp_path, "--no-report", "--json"]  # the report: tests/runner/test_sweep_report.py
     told = run(*words)
     assert told.exit_code == 130 and told.stdout == ""
     assert "stopped after 3 of 4 cells" in told.stderr and f"kept in {tmp_path}: the same command" in told.stderr
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cells").glob("*.json")}
     seen.clear()
-    monkeypatch.setattr(measure, "progress", lambda what: nullcontext(lambda done, total, now: seen.append(done)))
+    monkeypatch.setattr(map_and_sweep, "progress", lambda what: nullcontext(lambda done, total, now: seen.append(done)))
     told = run(*words)
     assert json.loads(told.stdout) == {"effects": str(tmp_path / "effects.csv"), "rows": 2}
     assert seen[0] == 3 == len(kept) and {file: file.stat().st_mtime_ns for file in kept} == kept
@@ -382,7 +382,7 @@ def test_a_map_goes_on_in_its_folder(loaded, tmp_path, monkeypatch) -> None:
 
         yield tell
 
-    monkeypatch.setattr(measure, "progress", impatient)
+    monkeypatch.setattr(map_and_sweep, "progress", impatient)
     words = ["map", "lab", "--task", "choose", "--num-steps", 3, "--out", tmp_path]
     told = run(*words)
     assert told.exit_code == 130 and "stopped with 0 parts done" in told.stderr

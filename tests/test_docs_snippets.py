@@ -236,7 +236,7 @@ def test_mistakes_are_seen(tmp_path: Path) -> None:
         """# Wrong
 ```python
 import dit_lens as dl
-from dit_lens.measures.masks import region_mask, no_such_mask
+from dit_lens.measures.token_masks import region_mask, no_such_mask
 lens = dl.load("lab")
 lens.generate(dl.tasks.load("maze", seed=3), record=dl.record("resid_post"), sead=1)
 dl.ablait(step=1)

@@ -101,15 +101,25 @@ def test_import_is_light() -> None:
 BELOW = {
     "errors": set(),
     "progress": set(),
+    "display": {"errors", "wan"},
     "address": {"errors"},
     "tasks": {"address", "errors"},
-    "wan": {"address", "errors", "lab"},  # lab: where the shipped weights lie
+    "stats": {"errors"},
+    "store": {"wan", "address", "errors"},
+    "wan": {"display", "store", "address", "errors", "lab"},  # lab: where the shipped weights lie
+    "saved_runs": {"store", "tasks", "wan", "errors"},
     "interventions": {"wan", "address", "errors"},
-    "measures": {"interventions", "wan", "store", "address", "progress", "errors"},
-    "experiments": {"measures", "interventions", "wan", "tasks", "store", "address", "progress", "errors"},
-    "sweeps": {"measures", "interventions", "wan", "store", "address", "progress", "errors"},
+    "measures": {"interventions", "wan", "stats", "store", "address", "progress", "errors"},
+    "runner": {"measures", "interventions", "display", "wan", "stats", "store", "address", "progress", "errors"},
+    "experiments": {
+        "replication", "layer_map", "measures", "interventions", "wan", "tasks", "stats", "store", "address",
+        "progress", "errors",
+    },
     # tasks: what labels are
-    "probing": {"measures", "interventions", "wan", "tasks", "store", "address", "progress", "errors"},
+    "probing": {
+        "measures", "interventions", "display", "wan", "tasks", "stats", "store", "saved_runs", "address", "progress",
+        "errors",
+    },
 }
 
 

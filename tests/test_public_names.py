@@ -15,10 +15,10 @@ import pytest
 import dit_lens as dl
 from dit_lens import experiments
 from dit_lens.errors import MeasureError
-from dit_lens.sweeps import Sweep, sweep
+from dit_lens.runner import Sweep, sweep
 
 HOUSE = Path(__file__).resolve().parent.parent
-ROOMS = ("experiments", "figures", "interventions", "measures", "probing", "sweeps", "tasks")
+ROOMS = ("experiments", "figures", "interventions", "measures", "probing", "runner", "tasks")
 #: Reached by two dots: modules that are named as such.
 MODULES = {("tasks", "vbvr")}
 
@@ -96,8 +96,9 @@ def test_sweep_takes_what_a_sweep_and_its_run_take() -> None:
 
 
 def test_every_experiment_with_claims_is_listed() -> None:
-    files = [p.stem for p in (HOUSE / "dit_lens" / "experiments").glob("*.py") if p.stem != "__init__"]
-    stating = {name for name in files if hasattr(importlib.import_module(f"dit_lens.experiments.{name}"), "claims")}
-    assert set(experiments.CLAIMS) == stating
+    files = [f"{room}.{p.stem}" for room in ("experiments", "layer_map")
+             for p in (HOUSE / "dit_lens" / room).glob("*.py") if p.stem != "__init__"]  # fmt: skip
+    stating = {name for name in files if hasattr(importlib.import_module(f"dit_lens.{name}"), "claims")}
+    assert set(experiments.CLAIMS.values()) == stating
     with pytest.raises(MeasureError, match=r"states no claims: choose from.*'energy'"):
         experiments.claims(None, "astrology")

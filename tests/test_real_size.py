@@ -14,8 +14,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import dit_lens as dl
+from dit_lens.wan.call_plan import Sampling, build
 from dit_lens.wan.conditions import Size
-from dit_lens.wan.plan import Sampling, build
 
 HOUSE = Path(__file__).resolve().parent.parent
 

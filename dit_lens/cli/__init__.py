@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from dit_lens import __version__
-from dit_lens.cli import lab, look, measure, probe
+from dit_lens.cli import inspect_commands, lab, map_and_sweep, probe
 from dit_lens.errors import DitLensError
 
 
@@ -43,7 +43,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Look inside Wan video diffusion transformers while they reason.",
-    epilog=look.examples("dit-lens map", "dit-lens generate lab --task maze --seed 3", "dit-lens COMMAND --help"),
+    epilog=inspect_commands.examples(
+        "dit-lens map", "dit-lens generate lab --task maze --seed 3", "dit-lens COMMAND --help"
+    ),
 )
 
 
@@ -62,8 +64,8 @@ def _common(
     pass
 
 
-for made, examples in (*measure.COMMANDS, *probe.COMMANDS, *look.COMMANDS):
-    app.command(name=made.__name__.strip("_"), epilog=look.examples(*examples))(made)
+for made, examples in (*map_and_sweep.COMMANDS, *probe.COMMANDS, *inspect_commands.COMMANDS):
+    app.command(name=made.__name__.strip("_"), epilog=inspect_commands.examples(*examples))(made)
 app.add_typer(lab.app, name="lab")
 
 

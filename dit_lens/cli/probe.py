@@ -160,7 +160,7 @@ def _sentence(row: dict[str, Any]) -> str:
 
 def _report(found: xr.Dataset, best: list[dict[str, Any]], path: Path) -> Path:
     from dit_lens.figures import Report
-    from dit_lens.figures.probes import best_places, decodability
+    from dit_lens.figures.probe_figures import best_places, decodability
 
     methods = {k: v for k, v in found.attrs.items() if isinstance(v, str | int | float)}
     page = Report(f"Probes on {found.attrs.get('model', 'a model')}", summary=[*map(_sentence, best)], methods=methods)

@@ -11,27 +11,31 @@ import importlib
 from typing import Any
 
 from dit_lens.errors import MeasureError
-from dit_lens.experiments.attention import attention_by_depth, knockouts
-from dit_lens.experiments.behaviour import perception_lag, plant_mistakes, watch_answers
+from dit_lens.experiments.attention_by_depth import attention_by_depth, knockouts
 from dit_lens.experiments.branching import branching, fork, several
-from dit_lens.experiments.chain import chain_of_steps, over_puzzles
-from dit_lens.experiments.claim import Claim
-from dit_lens.experiments.energy import energy
-from dit_lens.experiments.ensembles import ensembles
-from dit_lens.experiments.layer_lens import layer_readout
-from dit_lens.experiments.memory import Hiding, decodable_while_hidden, used_while_hidden
-from dit_lens.experiments.noise import noise_at_frame, noise_at_step, peak, score_lost, sensitivity
+from dit_lens.experiments.chain_of_steps import chain_of_steps, over_puzzles
+from dit_lens.experiments.energy_by_depth import energy
+from dit_lens.experiments.layer_swapping import swap
+from dit_lens.experiments.noise_injection import noise_at_frame, noise_at_step, peak, score_lost, sensitivity
+from dit_lens.experiments.readout_by_depth import layer_readout
 from dit_lens.experiments.schedules import few_steps, frames_curve
-from dit_lens.experiments.swap import swap
+from dit_lens.experiments.seed_ensembles import ensembles
+from dit_lens.experiments.self_correction import perception_lag, plant_mistakes, watch_answers
+from dit_lens.experiments.working_memory import Hiding, decodable_while_hidden, used_while_hidden
 from dit_lens.progress import Progress, silent
+from dit_lens.replication.claim import Claim
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.untrained import shuffled_weights
+from dit_lens.wan.shuffled_weights import shuffled_weights
 
-#: The experiments that state claims, each by the name of its file.
-CLAIMS = (
-    "attention", "behaviour", "branching", "chain", "energy", "ensembles", "layer_lens", "memory", "noise", "roles",
-    "schedules", "swap",
-)  # fmt: skip
+#: The experiments that state claims, and the module that holds each.
+CLAIMS = {
+    "attention": "experiments.attention_by_depth", "behaviour": "experiments.self_correction",
+    "branching": "experiments.branching", "chain": "experiments.chain_of_steps",
+    "energy": "experiments.energy_by_depth", "ensembles": "experiments.seed_ensembles",
+    "layer_lens": "experiments.readout_by_depth", "memory": "experiments.working_memory",
+    "noise": "experiments.noise_injection", "roles": "layer_map.roles", "schedules": "experiments.schedules",
+    "swap": "experiments.layer_swapping",
+}  # fmt: skip
 __all__ = [
     "CLAIMS", "Claim", "Hiding", "attention_by_depth", "branching", "chain_of_steps", "claims",
     "decodable_while_hidden", "energy", "ensembles", "few_steps", "fork", "frames_curve", "knockouts", "layer_readout",
@@ -49,7 +53,7 @@ def claims(lens: Lens, experiment: str, *, progress: Progress = silent, **argume
     """
     if experiment not in CLAIMS:
         raise MeasureError(f"experiment={experiment!r} states no claims: choose from {list(CLAIMS)}")
-    found: list[Claim] = importlib.import_module(f"{__name__}.{experiment}").claims(
+    found: list[Claim] = importlib.import_module(f"dit_lens.{CLAIMS[experiment]}").claims(
         lens, progress=progress, **arguments
     )
     return found

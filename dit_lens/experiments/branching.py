@@ -27,11 +27,11 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.address import indices
 from dit_lens.errors import MeasureError
-from dit_lens.experiments.claim import Claim
-from dit_lens.experiments.rows import above_null, prefixed, text
 from dit_lens.interventions.renoise import renoise
-from dit_lens.measures.stats import puzzle_names
 from dit_lens.progress import Progress, silent
+from dit_lens.replication.claim import Claim
+from dit_lens.replication.rows import above_null, prefixed, text
+from dit_lens.stats.summary import puzzle_names
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 

@@ -27,14 +27,14 @@ import xarray as xr
 
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
-from dit_lens.experiments.claim import Claim, untestable
-from dit_lens.experiments.rows import above_null, needed, text
 from dit_lens.measures.candidates import candidates
-from dit_lens.measures.stats import puzzle_names
-from dit_lens.measures.trajectory import commit_step, commitment
+from dit_lens.measures.commitment import commit_step, commitment
 from dit_lens.progress import Progress, silent
+from dit_lens.replication.claim import Claim, untestable
+from dit_lens.replication.rows import above_null, needed, text
+from dit_lens.stats.summary import puzzle_names
+from dit_lens.wan.call_plan import ExplicitGridEuler
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.plan import ExplicitGridEuler
 from dit_lens.wan.run import Run
 
 Measure = Callable[[Run], float]
@@ -56,7 +56,7 @@ def committed_at(run: Run) -> float:
     if not hasattr(run.task, "answer"):
         raise MeasureError(
             "this task reads no answers: pass measures= of your own to few_steps, such as a threshold on the content "
-            "cosine of dit_lens.measures.trajectory.commitment"
+            "cosine of dit_lens.measures.commitment.commitment"
         )
     return float(commit_step(commitment(run)["answer"].sel(to="final"), 1.0))
 

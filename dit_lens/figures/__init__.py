@@ -22,9 +22,9 @@ from dit_lens.figures.forest import forest
 from dit_lens.figures.frames import FilmStrip, SpriteSheet, film_strip, mp4, sprite_sheet
 from dit_lens.figures.heatmap import heatmap
 from dit_lens.figures.lines import lines
-from dit_lens.figures.probes import best_places, confusion, decodability, selectivity, similar
+from dit_lens.figures.probe_figures import best_places, confusion, decodability, selectivity, similar
 from dit_lens.figures.report import Report
-from dit_lens.figures.run import write_run
+from dit_lens.figures.run_page import write_run
 from dit_lens.figures.tables import layer_table
 from dit_lens.figures.theme import template
 

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import FigureError
-from dit_lens.figures.arrays import (
+from dit_lens.figures.labelled_arrays import (
     Quantity,
     axis_label,
     counts,

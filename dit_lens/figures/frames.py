@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dit_lens.display.video import as_frames, data_uri, mp4, shrink
 from dit_lens.errors import FigureError
-from dit_lens.wan.video import as_frames, data_uri, mp4, shrink
 
 __all__ = [
     "FilmStrip",

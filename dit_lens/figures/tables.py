@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import FigureError
-from dit_lens.figures.arrays import interval, number
+from dit_lens.figures.labelled_arrays import interval, number
 
 if TYPE_CHECKING:
     import pandas as pd

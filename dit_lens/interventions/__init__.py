@@ -19,7 +19,7 @@ from dit_lens.interventions.patch import Patch, patch
 from dit_lens.interventions.redraw import Redraw, Restart, redraw, restart
 from dit_lens.interventions.renoise import Renoise, renoise
 from dit_lens.interventions.steer import Steer, steer
-from dit_lens.wan.edits import Edit
+from dit_lens.wan.editing import Edit
 
 __all__ = [
     "Ablate", "ActivationEdit", "Edit", "Ensemble", "EnsembleMode", "Erase", "Knockout", "Noise", "NoiseMean", "Patch",

@@ -18,7 +18,7 @@ from torch import Tensor
 from dit_lens.address import ALL, Call, Select
 from dit_lens.errors import InterventionError
 from dit_lens.interventions.base import ActivationEdit, select
-from dit_lens.wan.edits import Context
+from dit_lens.wan.editing import Context
 from dit_lens.wan.points import point
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dit_lens.address import ALL, Address, Call, MaskIndices, Select
 from dit_lens.errors import InterventionError
-from dit_lens.wan.edits import Context, Edit, keep_selected
+from dit_lens.wan.editing import Context, Edit, keep_selected
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.points import point
 

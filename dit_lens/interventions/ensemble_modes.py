@@ -33,7 +33,7 @@ from dit_lens.errors import InterventionError
 from dit_lens.interventions.base import ActivationEdit, select
 from dit_lens.interventions.ensemble import PAPER_WINDOW, Ensemble
 from dit_lens.interventions.patch import Patch
-from dit_lens.wan.edits import Context, Edit
+from dit_lens.wan.editing import Context, Edit
 from dit_lens.wan.run import Run
 
 Mode = Literal["lockstep", "cached", "alpha", "updates", "velocity"]

@@ -1,6 +1,7 @@
 """Erasing: take a concept out of an activation by an affine map, x <- x - P (x - mean).
 
-P (d, d) is what is taken out; an eraser of :mod:`dit_lens.probing.erasure` holds it as two thin factors. For one
+P (d, d) is what is taken out; an eraser of :mod:`dit_lens.probing.concept_erasure` holds it as two thin factors. For
+one
 direction u, P = u u^T is what :func:`dit_lens.steer` does with ``remove=True``, but about a mean, so that activations
 keep their usual level along u.
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from dit_lens.address import ALL, Call, Select
 from dit_lens.errors import InterventionError
 from dit_lens.interventions.base import ActivationEdit, select
-from dit_lens.wan.edits import Context
+from dit_lens.wan.editing import Context
 from dit_lens.wan.points import point
 
 
@@ -86,7 +87,7 @@ def erase(
         shapes = [None if t is None else tuple(t.shape) for t in (left, right, mean)]
         raise InterventionError(
             f"left, right and mean have shapes {shapes}: give a matrix (d, d) with a mean (d,), or an eraser as "
-            "dit_lens.probing.leace(x, z) makes it; for one direction u, numpy.outer(u, u)"
+            "dit_lens.probing.concept_erasure(x, z) makes it; for one direction u, numpy.outer(u, u)"
         )
     if not all(bool(torch.isfinite(t).all()) for t in (left, right, mean) if t is not None):
         raise InterventionError("the eraser holds NaN or infinity: fit it on finite activations")

@@ -30,7 +30,7 @@ from torch import Tensor
 from dit_lens.address import ALL, Call, Depth, Indices, Select
 from dit_lens.errors import InterventionError
 from dit_lens.interventions.base import ActivationEdit, select
-from dit_lens.wan.attending import (
+from dit_lens.wan.attention_sets import (
     PARTS,
     Kind,
     TextSeen,
@@ -42,7 +42,7 @@ from dit_lens.wan.attending import (
     key_mask,
     video_mask,
 )
-from dit_lens.wan.edits import Context
+from dit_lens.wan.editing import Context
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.points import point
 
@@ -83,7 +83,8 @@ def knockout(
 
     ``from_``: queries, video tokens. ``to``: keys, video tokens (``kind="self"``), text tokens (``"cross"``: ``"pad"``,
     ``"text"`` or indices) or CLIP tokens (``"image"``, indices). Names, or several for their union:
-    :mod:`dit_lens.wan.attending`. The other selections are those of :func:`dit_lens.patch`; ``heads=None``: every head.
+    :mod:`dit_lens.wan.attention_sets`. The other selections are those of :func:`dit_lens.patch`; ``heads=None``: every
+    head.
 
     Errors, when it is used: :class:`AddressError` for unknown names; :class:`InterventionError` for a region without
     tokens, and for a knockout of every key, which leaves nothing to attend to (``ablate(hook="z")`` does that).

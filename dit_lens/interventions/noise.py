@@ -24,7 +24,7 @@ from torch import Tensor
 from dit_lens.address import ALL, Address, Indices, Select, indices
 from dit_lens.errors import InterventionError
 from dit_lens.interventions.base import fixed, select
-from dit_lens.wan.edits import Context, Edit
+from dit_lens.wan.editing import Context, Edit
 
 
 @dataclass(frozen=True)

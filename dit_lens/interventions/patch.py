@@ -20,10 +20,10 @@ from torch import Tensor
 from dit_lens.address import ALL, Call, Select
 from dit_lens.errors import InterventionError
 from dit_lens.interventions.base import STREAM, ActivationEdit, select
-from dit_lens.wan.edits import Context
+from dit_lens.wan.editing import Context
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.points import point
-from dit_lens.wan.record import update_hooks
+from dit_lens.wan.recording import update_hooks
 from dit_lens.wan.run import Run
 
 

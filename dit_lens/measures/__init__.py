@@ -5,13 +5,15 @@ Each file holds one idea, told in its own text; what is called from outside is n
 
 from __future__ import annotations
 
-from dit_lens.measures.attention_watch import region_attention, watch_attention, watched_attention
-from dit_lens.measures.behaviour import corrections, verdicts
+from dit_lens.measures.answers_over_steps import corrections, verdicts
 from dit_lens.measures.candidates import candidates
+from dit_lens.measures.cka import debiased_cka, dissimilarity, linear_cka
+from dit_lens.measures.commitment import commit_step, commitment, motion_energy
 from dit_lens.measures.energy import energy_map, energy_ratio, layer_energy, region_energy
 from dit_lens.measures.layer_lens import layer_film, layer_lens, layer_velocity, settles
-from dit_lens.measures.local import local_effects
-from dit_lens.measures.maps import (
+from dit_lens.measures.local_effects import local_effects
+from dit_lens.measures.region_attention import region_attention, watch_attention, watched_attention
+from dit_lens.measures.token_maps import (
     ChannelMoments,
     channel_variance,
     fit_components,
@@ -20,12 +22,10 @@ from dit_lens.measures.maps import (
     top_channels,
     variance_ratio,
 )
-from dit_lens.measures.masks import change_mask, given_mask, region_mask, shuffled_mask
-from dit_lens.measures.similarity import debiased_cka, dissimilarity, linear_cka
-from dit_lens.measures.stats import beside, share, summarise, wilson
-from dit_lens.measures.trajectory import commit_step, commitment, motion_energy
-from dit_lens.measures.translator import Translators, fit_translators
-from dit_lens.wan.attending import prompt_words
+from dit_lens.measures.token_masks import change_mask, given_mask, region_mask, shuffled_mask
+from dit_lens.measures.tuned_lens import Translators, fit_translators
+from dit_lens.stats.summary import beside, share, summarise, wilson
+from dit_lens.wan.attention_sets import prompt_words
 
 __all__ = [
     "ChannelMoments", "Translators", "beside", "candidates", "change_mask", "channel_variance", "commit_step",

@@ -16,7 +16,7 @@ Sums over queries are fp32. Errors against the explicit softmax in fp64: below 1
 where the kernel rounds what it returns, below 4e-3 for a single query (measured 3.4e-3) and below 2e-4 for the mean of
 256 queries (measured 9e-5; CPU kernel, same rounded q and k).
 
-Read them from a generation with :mod:`dit_lens.measures.attention_watch`.
+Read them from a generation with :mod:`dit_lens.measures.region_attention`.
 
 When not to use: as evidence of what a head is *for*. Attention says where a head looks; cut it with ``knockout`` to see
 whether that matters. A region attends to itself because near tokens look alike, which a shuffled mask does not share:

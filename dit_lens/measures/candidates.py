@@ -47,7 +47,7 @@ from einops import rearrange
 from scipy.optimize import Bounds, LinearConstraint, milp, nnls
 
 from dit_lens.errors import MeasureError
-from dit_lens.measures.trajectory import clips_of
+from dit_lens.measures.commitment import clips_of
 from dit_lens.wan.run import Run
 
 SEEN = 0.25

@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import MeasureError, RecordError
-from dit_lens.measures.masks import proper, shuffled_mask
+from dit_lens.measures.token_masks import proper, shuffled_mask
 from dit_lens.wan.run import Run
 
 KINDS = ["region", "null"]
@@ -57,7 +57,8 @@ def region_energy(run: Run, regions: Sequence[str], hook: str = "resid_post", se
 def energy_ratio(run: Run, mask: np.ndarray, hook: str = "resid_post", draws: int = 20, seed: int = 0) -> xr.DataArray:
     """log2 of the foreground's energy over the rest's, (step, branch, layer, kind), beside a random-mask null.
 
-    ``mask``: bool (n_tokens,), from :mod:`dit_lens.measures.masks`. ``kind``: ``"region"``, and ``"null"``, the mean of
+    ``mask``: bool (n_tokens,), from :mod:`dit_lens.measures.token_masks`. ``kind``: ``"region"``, and ``"null"``, the
+    mean of
     ``draws`` shuffled masks. Points outside the blocks (``patch_embed``) have no ``layer`` axis.
 
     Errors: :class:`RecordError` when ``hook`` was not recorded with ``token_norm``; :class:`MeasureError` for a mask

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from dit_lens.address import Call, Depth, Indices, Select
 from dit_lens.errors import MeasureError
-from dit_lens.measures.translator import Translators, puzzle_key
+from dit_lens.measures.tuned_lens import Translators, puzzle_key
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run

@@ -2,11 +2,13 @@
 
     tasks or runs -> Features -> grid(labels) -> the place to look at -> Probe -> causal check, export
 
-One idea a file: ``features`` (activations by address, streamed to disk), ``labels``, ``splits``, ``moments`` and
-``reading`` (ridge from sufficient statistics, or any estimator), ``scores``, ``controls``, ``scan`` (a probe at every
-place), ``evidence`` (for the map), ``alike`` (directions), ``mdl``, ``fit`` (one place, for use), ``fitted``,
-``erasure`` and ``usage`` (is it used?), ``export`` and ``opening`` (safe loading; ``inert``, ``stock``, ``manifest``,
-``twin``, ``card`` are its parts), ``hub``.
+One idea a file: ``features`` (activations by address, streamed to disk), ``labels``, ``splits``, ``ridge_moments`` and
+``out_of_fold`` (ridge from sufficient statistics, or any estimator), ``scores``, ``controls``, ``probe_grid`` (a probe
+at
+every place), ``direction_similarity``, ``description_length``, ``fit`` (one place, for use), ``linear_probe``,
+``concept_erasure``
+and ``causal_check`` (is it used?), ``saving`` and ``safe_opening`` (with ``pickle_tree``, ``stored_numbers``,
+``probe_manifest``, ``skops_file``, ``probe_card``), ``hub``.
 
 Names are fetched when they are first used, so that opening a stored probe needs no model.
 """
@@ -17,12 +19,12 @@ import importlib
 from typing import Any
 
 _LAZY = {
-    "Eraser": "erasure", "Features": "features", "Label": "labels", "Labels": "labels", "Leace": "erasure",
-    "Probe": "fitted", "causal": "usage", "collect": "features", "decodability": "evidence",
-    "directions": "alike", "from_runs": "features", "grid": "scan", "label": "labels", "leace": "erasure",
-    "load_probe": "opening", "logistic": "fit", "mean_difference": "fit", "online_code": "mdl", "probe": "fit",
-    "pull_probe": "hub", "push_probe": "hub", "ridge": "fit", "save_probe": "export", "similarity": "alike",
-    "summary": "usage",
+    "Eraser": "concept_erasure", "Features": "features", "Label": "labels", "Labels": "labels",
+    "Leace": "concept_erasure", "Probe": "linear_probe", "causal": "causal_check", "collect": "features",
+    "directions": "direction_similarity", "from_runs": "features", "grid": "probe_grid", "label": "labels",
+    "leace": "concept_erasure", "load_probe": "safe_opening", "logistic": "fit", "mean_difference": "fit",
+    "online_code": "description_length", "probe": "fit", "pull_probe": "hub", "push_probe": "hub", "ridge": "fit",
+    "save_probe": "saving", "similarity": "direction_similarity", "summary": "causal_check",
 }  # fmt: skip
 
 __all__ = [*_LAZY]

@@ -32,13 +32,13 @@ from torch import Tensor
 from dit_lens.address import Address, Branch
 from dit_lens.errors import ProbeError, StoreError
 from dit_lens.progress import Progress, silent
-from dit_lens.wan.grid import Grid
-from dit_lens.wan.identity import describe, task_identity
+from dit_lens.store.atomic import begin, new_file
+from dit_lens.store.identity import describe, task_identity
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.place import begin, new_file
-from dit_lens.wan.record import record
+from dit_lens.wan.recording import record
 from dit_lens.wan.reduce import FrameMean, Raw, Reducer, RegionMean, Tokens, VideoMean, reducer
 from dit_lens.wan.run import Run
+from dit_lens.wan.token_grid import Grid
 
 FORMAT = 1
 HEAD, INPUT = "features.json", "input"

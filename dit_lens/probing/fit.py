@@ -22,17 +22,17 @@ from sklearn.preprocessing import StandardScaler
 
 from dit_lens.address import Address
 from dit_lens.errors import ProbeError
-from dit_lens.measures.stats import summarise
 from dit_lens.probing import scores
+from dit_lens.probing.description_length import online_code
 from dit_lens.probing.features import Features, from_runs
-from dit_lens.probing.fitted import Probe
 from dit_lens.probing.labels import Labels
 from dit_lens.probing.labels import label as make_label
-from dit_lens.probing.mdl import online_code
-from dit_lens.probing.moments import ALPHA
-from dit_lens.probing.reading import Estimator, Place
-from dit_lens.probing.scan import Asked, grid
+from dit_lens.probing.linear_probe import Probe
+from dit_lens.probing.out_of_fold import Estimator, Place
+from dit_lens.probing.probe_grid import Asked, grid
+from dit_lens.probing.ridge_moments import ALPHA
 from dit_lens.probing.splits import folds_of
+from dit_lens.stats.summary import summarise
 from dit_lens.wan.run import Run
 
 

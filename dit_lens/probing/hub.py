@@ -20,12 +20,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from dit_lens.errors import ProbeError
-from dit_lens.probing.export import refuse_other
-from dit_lens.probing.fitted import Probe
-from dit_lens.probing.inert import MAX_BYTES
-from dit_lens.probing.manifest import CARD, FILES, MANIFEST, MAX_MANIFEST, PICKLE
-from dit_lens.probing.opening import load_probe
-from dit_lens.wan.place import new_folder
+from dit_lens.probing.linear_probe import Probe
+from dit_lens.probing.pickle_tree import MAX_BYTES
+from dit_lens.probing.probe_manifest import CARD, FILES, MANIFEST, MAX_MANIFEST, PICKLE
+from dit_lens.probing.safe_opening import load_probe
+from dit_lens.probing.saving import refuse_other
+from dit_lens.store.atomic import new_folder
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 

@@ -22,7 +22,7 @@ import numpy as np
 from dit_lens.errors import AddressError, ProbeError
 from dit_lens.probing.features import Features, Scene
 from dit_lens.tasks import palette
-from dit_lens.wan.grid import Grid, token_regions
+from dit_lens.wan.token_grid import Grid, token_regions
 
 OUT = -1  # the code of a unit that is left out
 Kind = Literal["perception", "decision", "own"]

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dit_lens.wan.tree import modules
+from dit_lens.wan.module_tree import modules
 
 WHOLE = 2**20  # values: everything in a small model, all but the matrices in a real one
 SAMPLE = 256

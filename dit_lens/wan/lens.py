@@ -18,18 +18,18 @@ from torch import Tensor
 
 from dit_lens.address import Branch, Call, Select
 from dit_lens.errors import AddressError, SamplerError
-from dit_lens.wan import asked, guards, sampler, selfcheck
+from dit_lens.wan import bypass_guards, drift_check, request, sampler
 from dit_lens.wan import conditions as cond
-from dit_lens.wan.edits import Context, Intervention
+from dit_lens.wan.call_plan import Plan, Sampling, build, preset
+from dit_lens.wan.editing import Context, Intervention
 from dit_lens.wan.expert import Expert, Hook
 from dit_lens.wan.fingerprint import Fingerprint
 from dit_lens.wan.gradients import Gradients, frozen
-from dit_lens.wan.grid import Grid, token_regions
-from dit_lens.wan.plan import Plan, Sampling, build, preset
 from dit_lens.wan.points import point, table, there
-from dit_lens.wan.record import DEFAULT_LIMIT, Extent, Record, Recorder, check_limit, labels, needed_bytes
+from dit_lens.wan.recording import DEFAULT_LIMIT, Extent, Record, Recorder, check_limit, labels, needed_bytes
 from dit_lens.wan.reuse import Replay, Reuse
 from dit_lens.wan.run import Run
+from dit_lens.wan.token_grid import Grid, token_regions
 from dit_lens.wan.versions import versions
 
 OF_PLAN = ("steps", "guidance", "guidance_2", "preset", "scheduler")  # arguments of generate that make the plan
@@ -53,7 +53,7 @@ class Lens:
     """A wrapped pipeline. Make one with :func:`dit_lens.load`."""
 
     def __init__(self, pipe: Any, defaults: Defaults | None = None, name: str = "") -> None:
-        guards.check_pipeline(pipe)
+        bypass_guards.check_pipeline(pipe)
         self.pipe = pipe
         self.name = name or getattr(pipe.config, "_name_or_path", "") or type(pipe).__name__
         self.defaults = defaults or Defaults()
@@ -63,7 +63,7 @@ class Lens:
         self._weights = Fingerprint({name: expert.transformer for name, expert in self.experts.items()})
         try:
             for expert in self.experts.values():
-                selfcheck.verify(expert)
+                drift_check.verify(expert)
             _ = self.fingerprint  # now, while no offload hides the weights
         except BaseException:
             self.close()
@@ -125,7 +125,7 @@ class Lens:
     def grid_of(self, task: Any = None, **arguments: Any) -> Grid:
         """The token grid of what ``generate(task, **arguments)`` makes, before it is made."""
         height, width, num_frames = (arguments.get(name) for name in ("height", "width", "num_frames"))
-        return self.grid(asked.size_for(task, height, width, num_frames, self.defaults))
+        return self.grid(request.size_for(task, height, width, num_frames, self.defaults))
 
     # -- generating
 
@@ -167,24 +167,24 @@ class Lens:
 
         Returns a :class:`Run`, or a list of them. With no intervention it equals ``pipe(...)`` bit for bit.
         """
-        guards.check_ready(self.pipe)
+        bypass_guards.check_ready(self.pipe)
         records = (record,) if isinstance(record, Record) else tuple(record)
         edits = tuple(interventions) if isinstance(interventions, Sequence) else (interventions,)
         if resume is not None:
             with torch.no_grad():
                 return self.fork(resume, edits, records, limit, stop_after)
         with torch.no_grad(), self._loaded():
-            items, many = asked.items_of(task, prompt, image, seed, regions, cond.is_image_to_video(self.pipe))
-            at_once = asked.at_once(batch, len(items), edits)
+            items, many = request.items_of(task, prompt, image, seed, regions, cond.is_image_to_video(self.pipe))
+            at_once = request.at_once(batch, len(items), edits)
             d = self.defaults
-            size = asked.size_of(items, height, width, num_frames, d).check(self.pipe)
+            size = request.size_of(items, height, width, num_frames, d).check(self.pipe)
             sampling = self.sampling(steps, guidance, guidance_2, preset, scheduler)
             device, dtype, meta = self.pipe._execution_device, self.pipe.transformer.dtype, self.about
             plan, ready = build(self.pipe, sampling, device)
             rows = [
                 cond.encode(
-                    self.pipe, i.prompt, asked.first(negative_prompt, d.negative_prompt), i.image, size, i.seed,
-                    "uncond" in plan.branches, asked.first(max_sequence_length, d.max_sequence_length), device, dtype,
+                    self.pipe, i.prompt, request.first(negative_prompt, d.negative_prompt), i.image, size, i.seed,
+                    "uncond" in plan.branches, request.first(max_sequence_length, d.max_sequence_length), device, dtype,
                 )
                 for i in items
             ]  # fmt: skip
@@ -199,7 +199,7 @@ class Lens:
             ]  # fmt: skip
             chunks = [slice(n, n + at_once) for n in range(0, len(items), at_once)]
             if len(chunks) > 1:  # refused now, not when half is done: all are kept together
-                masks = asked.stack_regions([run.regions for run in blank])
+                masks = request.stack_regions([run.regions for run in blank])
                 extent = self._extent(cond.stack([row[0] for row in rows]), grid)
                 check_limit(needed_bytes(records, plan, self.n_layers, extent, grid, masks), limit)
             runs: list[Run] = []
@@ -248,7 +248,7 @@ class Lens:
             raise SamplerError(
                 "the pipeline's scheduler or experts changed since this run: its plan no longer holds here"
             )
-        guards.check_floats(run.latents)
+        bypass_guards.check_floats(run.latents)
         ready = sampler.rebuild(ready, run.latents[:-1, None].to(device), run.velocity[:, None].to(device), run.edited)
         return ready, run.latents[-1][None].to(device), run.conditions.to(device), self.pipe.transformer.dtype
 
@@ -272,7 +272,7 @@ class Lens:
         end = plan.n_steps if stop_after is None else stop_after + 1
         if not begin < end <= plan.n_steps:
             raise SamplerError(f"stop_after={stop_after}: give a step from {begin} to {plan.n_steps - 1}")
-        masks = asked.stack_regions([run.regions for run in runs])
+        masks = request.stack_regions([run.regions for run in runs])
         extent = self._extent(conditions, grid)
         recorder = Recorder(records, plan, self.n_layers, extent, grid, masks, limit)
         context = Context(
@@ -314,7 +314,7 @@ class Lens:
         Exact: without hooks it equals what happened. Gradients flow from what a hook makes a leaf, never to weights.
         """
         runs = [runs] if isinstance(runs, Run) else list(runs)
-        guards.check_ready(self.pipe, grad=torch.is_grad_enabled())
+        bypass_guards.check_ready(self.pipe, grad=torch.is_grad_enabled())
         device = self.pipe._execution_device
         plan, scheduler = build(self.pipe, runs[0].sampling, device)
         if plan != runs[0].plan:
@@ -325,7 +325,7 @@ class Lens:
             raise SamplerError(f"step {call.step} was not run, so it cannot be replayed")
         conditions = cond.stack([run.conditions for run in runs]).to(device)
         latents = torch.stack([run.latents[call.step] for run in runs]).to(device)
-        guards.check_floats(latents)
+        bypass_guards.check_floats(latents)
         expert = self.experts[call.expert]
         still = frozen(expert.transformer) if torch.is_grad_enabled() else nullcontext()
         with still, expert.listening(hooks):
@@ -348,11 +348,11 @@ class Lens:
 
         ``names_filter``: None (all points), a path (``blocks.3.hook_resid_post``), a list, or a predicate on the path.
         ``steps``, ``branches``: which calls to keep. ``num_steps`` is ``generate``'s ``steps``; the rest goes to
-        :meth:`generate` as it is. See :class:`dit_lens.wan.cache.AddressedCache`.
+        :meth:`generate` as it is. See :class:`dit_lens.wan.activation_cache.AddressedCache`.
 
         Errors: :class:`AddressError` for a filter that matches nothing, :class:`RecordError` when it cannot fit.
         """  # fmt: skip
-        from dit_lens.wan.cache import run_with_cache
+        from dit_lens.wan.activation_cache import run_with_cache
 
         return run_with_cache(self, task, names_filter, steps, branches, reduce, {"steps": num_steps, **arguments})
 
@@ -371,7 +371,7 @@ class Lens:
         ``hook.ctx["call"]`` is the call being run. Hooks are gone afterwards, also when ``fn`` raises. The other
         arguments are those of :meth:`run_with_cache`.
         """  # fmt: skip
-        from dit_lens.wan.cache import Hooks
+        from dit_lens.wan.activation_cache import Hooks
 
         given = arguments.pop("interventions", ())
         edits = tuple(given) if isinstance(given, Sequence) else (given,)
@@ -383,9 +383,9 @@ class Lens:
 
         ``for expert in t.at(step=5, branch="cond"): h = expert.blocks[7].hook_resid_post.output.save()`` reads or, by
         assignment, changes a point; ``t.run`` is the run. ``lens.trace(run, step=5)`` traces one recorded call instead,
-        and ``t.run`` is then its velocity. See :mod:`dit_lens.wan.tracing`.
+        and ``t.run`` is then its velocity. See :mod:`dit_lens.wan.nnsight_tracing`.
         """
-        from dit_lens.wan.tracing import trace
+        from dit_lens.wan.nnsight_tracing import trace
 
         if arguments.get("batch") is not None:
             raise AddressError(
@@ -456,7 +456,7 @@ class Lens:
         return f"Lens({self.name}; {type(self.pipe).__name__}; {experts}; {kinds} kinds of points)"
 
     def _repr_html_(self) -> str:
-        from dit_lens.wan.notebook import lens_html
+        from dit_lens.display.lens_and_run import lens_html
 
         return lens_html(self)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dit_lens.errors import RecordError
-from dit_lens.wan.grid import Grid
+from dit_lens.wan.token_grid import Grid
 
 Masks = Mapping[str, Tensor]  # name -> bool (B, N)
 

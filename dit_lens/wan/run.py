@@ -13,11 +13,11 @@ from torch import Tensor
 
 from dit_lens.address import BRANCHES, Address, Branch
 from dit_lens.errors import AddressError, RecordError
+from dit_lens.wan.call_plan import Plan, Sampling
 from dit_lens.wan.conditions import Conditions, Size
-from dit_lens.wan.edits import Fired
-from dit_lens.wan.grid import Grid
-from dit_lens.wan.plan import Plan, Sampling
+from dit_lens.wan.editing import Fired
 from dit_lens.wan.sampler import x0_hat
+from dit_lens.wan.token_grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,7 @@ class Run:
 
     def save(self, folder: Any) -> None:
         """Write to a folder (safetensors and JSON, atomic); ``dit_lens.load_run`` reads it."""
-        from dit_lens.wan.store import save_run
+        from dit_lens.store.runs import save_run
 
         save_run(self, folder)
 
@@ -176,6 +176,6 @@ class Run:
         return f"Run of {self.prompt!r}, seed {self.seed}: {self.plan.n_steps} steps{done}, {self.grid}{kept}{edits}"
 
     def _repr_html_(self) -> str:
-        from dit_lens.wan.notebook import run_html
+        from dit_lens.display.lens_and_run import run_html
 
         return run_html(self)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from dit_lens.address import Call
 from dit_lens.errors import SamplerError
+from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.conditions import Conditions
-from dit_lens.wan.edits import Edit
+from dit_lens.wan.editing import Edit
 from dit_lens.wan.expert import Expert, Hook
-from dit_lens.wan.plan import Plan
 from dit_lens.wan.reuse import Reuse
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dit_lens import tasks
 from dit_lens.errors import AddressError, InterventionError, MeasureError, TaskError
-from dit_lens.experiments.attention import (
+from dit_lens.experiments.attention_by_depth import (
     attention_by_depth,
     claims,
     elsewhere,
@@ -24,8 +24,8 @@ from dit_lens.experiments.attention import (
     shift,
 )
 from dit_lens.interventions import knockout
-from dit_lens.loading import load
-from dit_lens.wan.grid import Grid
+from dit_lens.wan.loading import load
+from dit_lens.wan.token_grid import Grid
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import xarray as xr
 from dit_lens import tasks
 from dit_lens.errors import AddressError, MeasureError
 from dit_lens.experiments.branching import branching, claims, counted, fork, judge, several
-from dit_lens.loading import load
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.loading import load
 
 STEPS = 4
 

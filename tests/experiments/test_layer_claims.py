@@ -13,17 +13,17 @@ from families import Family
 
 from dit_lens import experiments, tasks
 from dit_lens.errors import MeasureError, TaskError
-from dit_lens.experiments.energy import read_claims as read_energy
-from dit_lens.experiments.layer_lens import WEIGHTS, layer_readout
-from dit_lens.experiments.layer_lens import read_claims as read_lens
-from dit_lens.loading import load
+from dit_lens.experiments.energy_by_depth import read_claims as read_energy
+from dit_lens.experiments.readout_by_depth import WEIGHTS, layer_readout
+from dit_lens.experiments.readout_by_depth import read_claims as read_lens
 from dit_lens.measures.energy import energy_ratio
 from dit_lens.measures.layer_lens import layer_lens
-from dit_lens.measures.masks import region_mask
-from dit_lens.measures.translator import fit_translators
+from dit_lens.measures.token_masks import region_mask
+from dit_lens.measures.tuned_lens import fit_translators
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.record import record
-from dit_lens.wan.untrained import shuffled_weights
+from dit_lens.wan.loading import load
+from dit_lens.wan.recording import record
+from dit_lens.wan.shuffled_weights import shuffled_weights
 
 LAYERS = 12
 

@@ -9,9 +9,9 @@ import xarray as xr
 
 import dit_lens as dl
 from dit_lens.errors import RecordError, StoreError
-from dit_lens.figures.folder import labelled, runs_in, write_folder
+from dit_lens.figures.folder_report import labelled, runs_in, write_folder
 from dit_lens.figures.frames import spread
-from dit_lens.figures.run import film_of, strip_of, write_run
+from dit_lens.figures.run_page import film_of, strip_of, write_run
 
 EVIL = "<script>alert(1)</script>"
 

@@ -11,7 +11,7 @@ import xarray as xr
 import dit_lens as dl
 from dit_lens.errors import FigureError
 from dit_lens.figures import forest, heatmap, layer_table, lines, template, theme
-from dit_lens.figures.arrays import folded, number
+from dit_lens.figures.labelled_arrays import folded, number
 from dit_lens.figures.tables import plain_table
 
 
@@ -276,11 +276,11 @@ def test_long_labels_break_before_their_units():
 
 
 def test_what_users_call_is_exported():
-    from dit_lens.figures import probes
+    from dit_lens.figures import probe_figures
 
     assert all(hasattr(dl.figures, name) for name in dl.figures.__all__)
     assert dl.figures.FigureError is dl.FigureError is FigureError
-    assert (dl.figures.decodability, dl.figures.confusion) == (probes.decodability, probes.confusion)
+    assert (dl.figures.decodability, dl.figures.confusion) == (probe_figures.decodability, probe_figures.confusion)
 
 
 def test_importing_figures_does_not_import_plotly():

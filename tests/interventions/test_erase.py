@@ -16,7 +16,7 @@ from families import FAMILIES, HEAD_DIM, HEADS, LAYERS, Family
 
 import dit_lens as dl
 from dit_lens.interventions.erase import erase
-from dit_lens.loading import load
+from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
 
 D, STEPS = HEADS * HEAD_DIM, 3

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from families import FAMILIES, Family
 
 import dit_lens as dl
-from dit_lens.loading import load
+from dit_lens.wan.loading import load
 from dit_lens.wan.points import BY_NAME, IMAGE_CONTEXT
 from dit_lens.wan.run import Run
 

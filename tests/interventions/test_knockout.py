@@ -15,12 +15,12 @@ from torch import Tensor
 from dit_lens.address import Address
 from dit_lens.errors import AddressError, InterventionError, SamplerError
 from dit_lens.interventions.knockout import Knockout, knockout
-from dit_lens.loading import load
-from dit_lens.wan.attending import PARTS
-from dit_lens.wan.edits import Context, Edit
+from dit_lens.wan.attention_sets import PARTS
+from dit_lens.wan.editing import Context, Edit
 from dit_lens.wan.expert import Hook
+from dit_lens.wan.loading import load
 from dit_lens.wan.points import point
-from dit_lens.wan.record import record
+from dit_lens.wan.recording import record
 
 N = GRID[0] * GRID[1] * GRID[2]
 A, B = np.arange(N) % 3 == 0, np.arange(N) >= 18

@@ -12,7 +12,7 @@ from families import FAMILIES, Family
 from torch import Tensor
 
 import dit_lens as dl
-from dit_lens.loading import load
+from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
 
 STEPS, LAYERS = 3, 3

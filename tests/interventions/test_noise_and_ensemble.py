@@ -14,7 +14,7 @@ from torch import Tensor
 
 import dit_lens as dl
 from dit_lens.interventions.noise import draw
-from dit_lens.loading import load
+from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
 
 STEPS = 4

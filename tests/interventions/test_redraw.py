@@ -15,8 +15,8 @@ import dit_lens as dl
 from dit_lens.errors import AddressError, InterventionError
 from dit_lens.interventions.noise import draw
 from dit_lens.interventions.redraw import redraw, restart
-from dit_lens.loading import load
-from dit_lens.wan.plan import ExplicitGridEuler
+from dit_lens.wan.call_plan import ExplicitGridEuler
+from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
 
 STEPS, SEED = 4, 3

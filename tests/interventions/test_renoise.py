@@ -10,8 +10,8 @@ from families import FAMILIES, Family
 
 from dit_lens.errors import AddressError, InterventionError
 from dit_lens.interventions.renoise import renoise
-from dit_lens.loading import load
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
 
 CALL = {"steps": 4, "guidance": 5.0, "seed": 3}

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dit_lens as dl
-from dit_lens.loading import load
+from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
 
 FAMILY = FAMILIES["i2v22"]

@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dit_lens.errors import AddressError, InterventionError, MeasureError
 from dit_lens.interventions.ablate import ablate
-from dit_lens.loading import load
 from dit_lens.measures.attention import prepare, random_masks, region_mass, region_parts
-from dit_lens.measures.attention_watch import region_attention, watch_attention, watched_attention
-from dit_lens.wan.attending import prompt_words
-from dit_lens.wan.record import record
+from dit_lens.measures.region_attention import region_attention, watch_attention, watched_attention
+from dit_lens.wan.attention_sets import prompt_words
+from dit_lens.wan.loading import load
+from dit_lens.wan.recording import record
 
 N = GRID[0] * GRID[1] * GRID[2]
 REGIONS = {"half": np.arange(N) % 2 == 0, "rest": np.arange(N) % 2 == 1, "last": np.arange(N) >= 16}

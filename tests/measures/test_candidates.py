@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from dit_lens import tasks
 from dit_lens.errors import MeasureError
-from dit_lens.loading import load
 from dit_lens.measures.candidates import Pool, _fewest, candidates, pool
 from dit_lens.tasks.task import Task
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
 
 SEVERAL = ("maze", "choose", "pattern")

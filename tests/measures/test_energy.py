@@ -16,10 +16,10 @@ from hypothesis.extra.numpy import arrays
 
 from dit_lens.address import Address
 from dit_lens.errors import AddressError, MeasureError, RecordError
-from dit_lens.loading import load
 from dit_lens.measures import energy as e
-from dit_lens.measures import masks
-from dit_lens.wan.record import record
+from dit_lens.measures import token_masks
+from dit_lens.wan.loading import load
+from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
 
 N = GRID[0] * GRID[1] * GRID[2]
@@ -174,13 +174,13 @@ def test_stability_errors() -> None:
 
 
 def test_masks_from_regions(real: Run) -> None:
-    np.testing.assert_array_equal(masks.region_mask(real, ["object", "absent"]), OBJECT)
+    np.testing.assert_array_equal(token_masks.region_mask(real, ["object", "absent"]), OBJECT)
     with pytest.raises(MeasureError, match=r"none of the regions \['absent'\].*change_mask"):
-        masks.region_mask(real, ["absent"])
+        token_masks.region_mask(real, ["absent"])
     with pytest.raises(MeasureError, match=r"holds no token.*choose other regions"):
-        masks.region_mask(real, ["nothing"])
+        token_masks.region_mask(real, ["nothing"])
     with pytest.raises(MeasureError, match="holds every token"):
-        masks.region_mask(real, ["all", "object"])
+        token_masks.region_mask(real, ["all", "object"])
 
 
 def test_a_given_mask_in_every_form(real: Run) -> None:
@@ -190,11 +190,11 @@ def test_a_given_mask_in_every_form(real: Run) -> None:
     flat = np.kron(still[0], np.ones(pixels, bool))
     film = np.broadcast_to(flat, (real.grid.n_pixel_frames, *flat.shape))
     for mask in (still, still.reshape(-1), flat, film):
-        np.testing.assert_array_equal(masks.given_mask(real, mask), still.reshape(-1))
+        np.testing.assert_array_equal(token_masks.given_mask(real, mask), still.reshape(-1))
     with pytest.raises(MeasureError, match="the given mask holds every token"):
-        masks.given_mask(real, np.ones(N, bool))
+        token_masks.given_mask(real, np.ones(N, bool))
     with pytest.raises(AddressError, match="does not fit this video"):
-        masks.given_mask(real, np.ones((3, 3), bool))
+        token_masks.given_mask(real, np.ones((3, 3), bool))
 
 
 def moved(run: Run, changes: dict[tuple[int, int], float], noise: float = 0.0) -> np.ndarray:
@@ -212,22 +212,22 @@ def test_what_changed_is_found(real: Run) -> None:
     video = moved(real, {(0, 1): 0.5, (1, 3): 0.4}, noise=0.05)
     expected = np.zeros(GRID, bool)
     expected[:, 0, 1] = expected[:, 1, 3] = True
-    np.testing.assert_array_equal(masks.change_mask(real, video), expected.reshape(-1))
-    top = masks.change_mask(real, video, share=1 / 8).reshape(GRID)
+    np.testing.assert_array_equal(token_masks.change_mask(real, video), expected.reshape(-1))
+    top = token_masks.change_mask(real, video, share=1 / 8).reshape(GRID)
     assert top[:, 0, 1].all() and top.sum() == GRID[0]  # one place of eight, in all frames
-    assert masks.change_mask(real).shape == (N,)  # of the run's own video
+    assert token_masks.change_mask(real).shape == (N,)  # of the run's own video
 
 
 def test_what_changed_errors(real: Run) -> None:
     with pytest.raises(MeasureError, match=r"nothing changed.*use region_mask"):
-        masks.change_mask(real, moved(real, {}, noise=0.01))
+        token_masks.change_mask(real, moved(real, {}, noise=0.01))
     with pytest.raises(MeasureError, match="share=2 must lie between 0 and 1"):
-        masks.change_mask(real, moved(real, {(0, 0): 0.5}), share=2)
+        token_masks.change_mask(real, moved(real, {(0, 0): 0.5}), share=2)
     with pytest.raises(MeasureError, match="no first and final frame"):
-        masks.change_mask(real, np.zeros((1, *real.grid.size, 3)))
+        token_masks.change_mask(real, np.zeros((1, *real.grid.size, 3)))
     everywhere = {(r, c): 0.5 for r in range(GRID[1]) for c in range(GRID[2])}
     with pytest.raises(MeasureError, match=r"what changed holds no token|what changed holds every token"):
-        masks.change_mask(real, moved(real, everywhere))
+        token_masks.change_mask(real, moved(real, everywhere))
 
 
 @given(arrays(float, st.integers(2, 30), elements=st.floats(0, 1, width=32)))
@@ -238,19 +238,19 @@ def test_otsu_is_the_best_split(values: np.ndarray) -> None:
         return 0.0 if not len(low) or not len(high) else len(low) * len(high) * (low.mean() - high.mean()) ** 2
 
     best = max(between(v) for v in values)
-    assert between(masks.otsu(values)) == pytest.approx(best, rel=1e-6, abs=1e-9)
+    assert between(token_masks.otsu(values)) == pytest.approx(best, rel=1e-6, abs=1e-9)
 
 
 @given(arrays(bool, N), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
 def test_a_shuffled_mask_keeps_its_size_in_every_frame(mask: np.ndarray, seed: int) -> None:
     grid = _grid()
-    other = masks.shuffled_mask(mask, grid, np.random.default_rng(seed))
+    other = token_masks.shuffled_mask(mask, grid, np.random.default_rng(seed))
     np.testing.assert_array_equal(mask.reshape(GRID).sum((1, 2)), other.reshape(GRID).sum((1, 2)))
 
 
 def _grid() -> object:
-    from dit_lens.wan.grid import Grid
+    from dit_lens.wan.token_grid import Grid
 
     return Grid(*GRID)
 
@@ -270,7 +270,7 @@ def test_recordings_that_hold_no_energy_are_refused(real: Run) -> None:
 def test_masks_that_do_not_fit_are_refused(real: Run, mask: np.ndarray) -> None:
     with pytest.raises(MeasureError, match="does not fit: give bool"):
         e.energy_ratio(real, mask)
-    assert e.energy_ratio(real, masks.given_mask(real, OBJECT)).notnull().all()  # the remedy it names
+    assert e.energy_ratio(real, token_masks.given_mask(real, OBJECT)).notnull().all()  # the remedy it names
 
 
 def test_empty_masks_and_no_draws_are_refused(real: Run) -> None:

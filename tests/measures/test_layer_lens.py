@@ -21,10 +21,10 @@ from dit_lens import tasks
 from dit_lens.address import Depth
 from dit_lens.errors import AddressError, FigureError, MeasureError, StoreError
 from dit_lens.figures import film_strip
-from dit_lens.loading import load
 from dit_lens.measures.layer_lens import _drawn, _nearest, layer_film, layer_lens, layer_velocity, settles
-from dit_lens.measures.translator import Translator, Translators, _Sums, fit_translators, puzzle_key
+from dit_lens.measures.tuned_lens import Translator, Translators, _Sums, fit_translators, puzzle_key
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampler import guided
 

@@ -14,9 +14,9 @@ from families import FAMILIES, LAYERS
 
 from dit_lens import tasks
 from dit_lens.errors import MeasureError
-from dit_lens.loading import load
-from dit_lens.measures.local import local_effects
+from dit_lens.measures.local_effects import local_effects
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampler import x0_hat
 

@@ -235,7 +235,8 @@ for _share in (0.1, 0.5, 0.9, 0.999):
 for _module, _attribute in (
     ("sklearn.pipeline", "make_pipeline"), ("sklearn.pipeline", "Memory"), ("numpy", "load"), ("numpy", "fromfile"),
     ("numpy._core.multiarray", "fromfile"), ("sklearn.externals", "joblib"), ("SKLEARN.PIPELINE", "Pipeline"),
-    ("sklearn.pipeline ", "Pipeline"), ("builtins", "getattr"), ("dit_lens.probing.opening", "load_probe"), ("", ""),
+    ("sklearn.pipeline ", "Pipeline"), ("builtins", "getattr"), ("dit_lens.probing.safe_opening", "load_probe"),
+    ("", ""),
 ):  # fmt: skip
     DEAD[f"name_{_module}_{_attribute}"] = lambda mark, m=_module, a=_attribute: PROTO + name(m, a) + STOP
 DEAD["name_of_numbers"] = lambda mark: PROTO + b"K\x01K\x02\x93" + STOP

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from dit_lens.probing.features import Features, Scene
-from dit_lens.wan.grid import Grid
+from dit_lens.wan.token_grid import Grid
 
 GRID = Grid(3, 2, 4)
 

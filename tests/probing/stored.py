@@ -13,8 +13,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dit_lens.address import Address
-from dit_lens.probing import manifest, mean_difference
-from dit_lens.probing.fitted import Probe
+from dit_lens.probing import mean_difference, probe_manifest
+from dit_lens.probing.linear_probe import Probe
 
 ADDRESS = Address(5, "cond", 7, "resid_post")
 SCORES = {"score": 0.91, "majority": 0.5, "control": {"task": 0.55, "selectivity": 0.36}, "interval": [0.85, 0.97]}
@@ -57,23 +57,23 @@ def probe(pipeline: Pipeline | None = None, **more: Any) -> Probe:
 
 def rewrite(folder: Path, **changes: Any) -> None:
     """Change the manifest and put in the checksums that fit the files beside it, as anyone can."""
-    facts = json.loads((folder / manifest.MANIFEST).read_text(encoding="utf-8")) | changes
-    for name in (manifest.PICKLE, manifest.TWIN):
+    facts = json.loads((folder / probe_manifest.MANIFEST).read_text(encoding="utf-8")) | changes
+    for name in (probe_manifest.PICKLE, probe_manifest.TWIN):
         if (folder / name).is_file():
             data = (folder / name).read_bytes()
-            facts["files"][name] = {"sha256": manifest.sha256(data), "bytes": len(data)}
+            facts["files"][name] = {"sha256": probe_manifest.sha256(data), "bytes": len(data)}
     sign(folder, facts)
 
 
 def sign(folder: Path, facts: dict[str, Any]) -> None:
     facts.pop("digest", None)
-    facts["digest"] = manifest._digest(facts)
-    (folder / manifest.MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
+    facts["digest"] = probe_manifest._digest(facts)
+    (folder / probe_manifest.MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
 
 
 def forge(folder: Path, pickled: bytes) -> Path:
     """A folder like a saved probe's whose pickle is something else."""
     probe().save(folder)
-    (folder / manifest.PICKLE).write_bytes(pickled)
+    (folder / probe_manifest.PICKLE).write_bytes(pickled)
     rewrite(folder)
     return folder

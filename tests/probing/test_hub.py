@@ -17,8 +17,8 @@ from stored import fitted, forge, probe, rewrite
 
 from dit_lens.errors import ProbeError
 from dit_lens.probing.hub import pull_probe, push_probe
-from dit_lens.probing.manifest import FILES
-from dit_lens.probing.opening import load_probe
+from dit_lens.probing.probe_manifest import FILES
+from dit_lens.probing.safe_opening import load_probe
 
 REAL = huggingface_hub.HfApi
 

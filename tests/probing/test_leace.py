@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from dit_lens.errors import ProbeError
-from dit_lens.probing.erasure import Eraser, Leace, leace
+from dit_lens.probing.concept_erasure import Eraser, Leace, leace
 
 
 def rows(

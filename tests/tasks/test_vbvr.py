@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from dit_lens.errors import TaskError
-from dit_lens.loading import load as load_lens
 from dit_lens.tasks import clips, vbvr
+from dit_lens.wan.loading import load as load_lens
 from dit_lens.wan.lora import PAIR
 
 TASK = "O-47_sliding_puzzle_data-generator"

@@ -13,9 +13,9 @@ from families import FAMILIES, GRID
 from dit_lens.address import Address
 from dit_lens.errors import AddressError, InterventionError, RecordError, SamplerError
 from dit_lens.interventions.ensemble import ensemble
-from dit_lens.loading import load
-from dit_lens.wan.edits import Context, Edit
-from dit_lens.wan.record import record
+from dit_lens.wan.editing import Context, Edit
+from dit_lens.wan.loading import load
+from dit_lens.wan.recording import record
 
 FAMILY = FAMILIES["i2v22"]
 N = GRID[0] * GRID[1] * GRID[2]

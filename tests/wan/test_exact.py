@@ -17,12 +17,12 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from families import FAMILIES, Family
 from torch import Tensor
 
-from dit_lens.loading import load
-from dit_lens.wan.grid import Grid
-from dit_lens.wan.plan import ExplicitGridEuler
+from dit_lens.wan.call_plan import ExplicitGridEuler
+from dit_lens.wan.loading import load
 from dit_lens.wan.points import POINTS, split_path
-from dit_lens.wan.record import record
+from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
+from dit_lens.wan.token_grid import Grid
 
 STEPS, SEED = 4, 3
 

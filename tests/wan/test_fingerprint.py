@@ -15,9 +15,9 @@ from peft import LoraConfig
 from torch import nn
 
 from dit_lens.errors import SamplerError
-from dit_lens.loading import load
 from dit_lens.wan import fingerprint
 from dit_lens.wan.blocks import HELD, watched
+from dit_lens.wan.loading import load
 
 
 @pytest.fixture

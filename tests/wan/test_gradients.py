@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dit_lens.address import Depth
 from dit_lens.errors import AddressError
-from dit_lens.loading import load
-from dit_lens.sweeps.attribution import attribute
+from dit_lens.runner.attribution import attribute
 from dit_lens.wan import sampler
-from dit_lens.wan.record import record
+from dit_lens.wan.loading import load
+from dit_lens.wan.recording import record
 
 
 def generate(lens: Any, family: Family, **more: Any) -> Any:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from dit_lens import lab
 from dit_lens.errors import LoadError, SamplerError
-from dit_lens.loading import load, outline
+from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.lens import Defaults
-from dit_lens.wan.plan import Plan
+from dit_lens.wan.loading import load, outline
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "torch.bfloat16", torch.bfloat16], ids=str)

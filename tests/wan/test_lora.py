@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lens.errors import LoadError
-from dit_lens.loading import load
 from dit_lens.wan import lora
+from dit_lens.wan.loading import load
 
 D, FFN, RANK = HEADS * HEAD_DIM, 40, 4
 #: original name -> (module of diffusers' block, in, out): the six that the paper's adapters were trained on

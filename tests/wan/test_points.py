@@ -11,10 +11,10 @@ from families import FAMILIES, Family, real_configs
 from torch import Tensor
 
 from dit_lens.errors import AddressError
-from dit_lens.loading import load
 from dit_lens.wan.expert import Expert
+from dit_lens.wan.loading import load
 from dit_lens.wan.points import BY_NAME, IMAGE_CONTEXT, POINTS, UPDATE, point, split_path, table
-from dit_lens.wan.record import record
+from dit_lens.wan.recording import record
 
 CLIP_TOKENS = 257  # of the real image encoder: 16 x 16 patches and a class token
 

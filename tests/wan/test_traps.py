@@ -36,9 +36,9 @@ from dit_lens.errors import (
     RecordError,
     SamplerError,
 )
-from dit_lens.loading import load
 from dit_lens.wan import reduce
-from dit_lens.wan.record import record
+from dit_lens.wan.loading import load
+from dit_lens.wan.recording import record
 
 # -- generations that do not fit
 

@@ -23,7 +23,7 @@ from dit_lens.errors import (
     LoadError,
     SamplerError,
 )
-from dit_lens.loading import load
+from dit_lens.wan.loading import load
 
 # -- things that run the model around its points
 

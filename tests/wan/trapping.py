@@ -16,8 +16,8 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from families import HEAD_DIM, HEADS, Family
 from safetensors.torch import save_file
 
-from dit_lens.loading import load
-from dit_lens.wan import edits
+from dit_lens.wan import editing
+from dit_lens.wan.loading import load
 
 WIDTH = HEADS * HEAD_DIM
 
@@ -90,14 +90,14 @@ class Act:
     def __init__(self, change: Callable[..., Any] | None) -> None:
         self.change = change
 
-    def bind(self, context: edits.Context) -> edits.Edit:
+    def bind(self, context: editing.Context) -> editing.Edit:
         change = self.change
 
-        class _Edit(edits.Edit):
+        class _Edit(editing.Edit):
             def hooks(self, call: Any, latents: Any) -> Any:
                 if change is None:
                     return ()
-                self.fired[edits.Address(call.step, call.branch, 0, "resid_post")] += 1
+                self.fired[editing.Address(call.step, call.branch, 0, "resid_post")] += 1
                 return [("blocks.0.hook_resid_post", change)]
 
         return _Edit("a test")

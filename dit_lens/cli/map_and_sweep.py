@@ -1,0 +1,151 @@
+"""Commands that measure by changing: ``map`` and ``sweep``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dit_lens.cli.common import (
+    Device,
+    DtypeOf,
+    Json,
+    Model,
+    NumSteps,
+    OffloadOf,
+    Task,
+    folder,
+    groups,
+    load,
+    progress,
+    puzzles,
+    resumable,
+    tell_json,
+)
+
+
+def map_(
+    model: Model = "lab",
+    out: Annotated[Path, typer.Option(help="folder to write; the same command goes on there")] = Path("map"),
+    n: Annotated[int, typer.Option(help="puzzles of each task")] = 2,
+    seed: Annotated[int, typer.Option(help="first seed; the same seed gives the same tables")] = 0,
+    task: Task = None,
+    scenes: Annotated[int, typer.Option(help="further puzzles that probes are fitted on; 0 for no probes")] = 24,
+    ensembles: Annotated[bool, typer.Option("--ensembles", help="score shared latents too; minutes more")] = False,
+    num_steps: NumSteps = None,
+    device: Device = None,
+    dtype: DtypeOf = None,
+    offload: OffloadOf = None,
+    json: Json = False,
+) -> None:
+    """Map which layers and steps of a model do what, in a report. Five minutes for lab on two cores; can be stopped."""
+    import dit_lens
+
+    with folder(out), resumable(out), progress("map") as tell:
+        found = dit_lens.map(
+            load(model, device, dtype, offload), task or None, n=n, seed=seed, scenes=scenes, ensembles=ensembles,
+            sampling=_sampling(num_steps), folder=out / "parts", progress=tell,
+        )  # fmt: skip
+        report = found.write(out)
+    if json:
+        tell_json({"report": report, "folder": out, "summary": found.summary(), "about": found.about})
+    else:
+        typer.echo(f"{report}  (tables and runs beside it; {found.about['seconds']} s)")
+
+
+def sweep(
+    model: Model = "lab",
+    task: Task = None,
+    n: Annotated[int, typer.Option(help="puzzles of each task")] = 4,
+    seed: Annotated[int, typer.Option(help="first seed")] = 0,
+    steps: Annotated[str, typer.Option(help="'all', or groups such as 0,5,8-19 (8-19 is held as one)")] = "all",
+    layers: Annotated[str, typer.Option(help="'all', or groups such as 1,4,0-5")] = "all",
+    hook: Annotated[str, typer.Option(help="what is patched; dit-lens points lists the names")] = "update",
+    source: Annotated[str, typer.Option(help="twin that gives the activations: other_answer, same_answer")] = (
+        "other_answer"
+    ),
+    metric: Annotated[str, typer.Option(help="projection, answer or score")] = "projection",
+    horizon: Annotated[str, typer.Option(help="local, final, or a number of further steps")] = "local",
+    num_steps: NumSteps = None,
+    out: Annotated[Path, typer.Option(help="folder for finished cells; the same command goes on there")] = Path(
+        "sweep"
+    ),
+    shard: Annotated[str, typer.Option(help="this process's part, such as 0/4")] = "0/1",
+    budget: Annotated[float | None, typer.Option(help="refuse to run longer than this many minutes")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="print what it would cost, and stop")] = False,
+    report: Annotated[bool, typer.Option(help="write report.html, whose largest cells open their clips")] = True,
+    device: Device = None,
+    dtype: DtypeOf = None,
+    offload: OffloadOf = None,
+    json: Json = False,
+) -> None:
+    """Patch at every (step, layer) and measure, beside a placebo; says its cost first, and can be stopped."""
+    import dit_lens
+
+    at: dict[str, Any] = {"steps": groups(steps), "layers": groups(layers)}
+    tasks = puzzles(task, n, seed)
+    lens = load(model, device, dtype, offload)
+    work = dit_lens.Sweep(
+        lens,
+        None,
+        source,
+        tasks=tasks,
+        seeds=seed,
+        **at,
+        hooks=hook,
+        metric=metric,
+        horizon=int(horizon) if horizon.isdigit() else horizon,  # type: ignore[arg-type]  # Sweep says what it takes
+        sampling=_sampling(num_steps),
+        folder=out,
+        shard=shard,
+    )
+    cost = work.plan()
+    if plan and json:
+        return tell_json({**asdict(cost), "total": cost.total, "folder": out})
+    typer.echo(f"{work!r}\n{cost}", err=not plan)
+    if plan:
+        return
+    with resumable(out), progress("sweep") as tell:
+        found = work.run(tell, budget=None if budget is None else 60 * budget)
+    from dit_lens.figures.folder_report import write_tables
+
+    table = found[[v for v in found.data_vars if not str(v).startswith("raw_")]]
+    write_tables(out, {"effects": table})
+    rows = table["value"].size
+    written = {"effects": out / "effects.csv", "rows": rows}
+    if report:
+        from dit_lens.figures.sweep_report import write_sweep
+
+        written["report"] = write_sweep(work, found, out / "report.html")
+    if json:
+        return tell_json(written)
+    typer.echo(f"{written['effects']}  ({rows} rows)")
+    if report:
+        typer.echo(str(written["report"]))
+
+
+def _sampling(num_steps: int | None) -> dict[str, Any] | None:
+    return None if num_steps is None else {"steps": num_steps}
+
+
+#: Commands and their examples.
+COMMANDS: Any = (
+    (
+        map_,
+        (
+            "dit-lens map",
+            "dit-lens map lab --task maze --task choose --n 8 --out map",
+            "dit-lens map path/to/model --device cuda --dtype bfloat16",
+        ),
+    ),
+    (
+        sweep,
+        (
+            "dit-lens sweep lab --task choose --steps 0,0-19 --plan",
+            "dit-lens sweep lab --task choose --n 8 --steps 0,5,10 --out sweep --budget 30",
+            "dit-lens sweep lab --horizon final --steps 0-19 --layers 0-2,3-5,6-8,9-11 --metric answer --out held",
+        ),
+    ),
+)

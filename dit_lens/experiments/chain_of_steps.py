@@ -1,0 +1,241 @@
+"""Chain of Steps: what each step's x0_hat holds, over puzzles and seeds (paper, section 3, Figs 1 and 2; 2603.30043).
+
+For every run: the commitment curves of :mod:`dit_lens.measures.commitment`, against the run's own end, the end of the
+same puzzle at another seed, and the end of another puzzle; the candidates of :mod:`dit_lens.measures.candidates` beside
+wrong answers; and whether the answer shown best is already the final one (``leads``).
+
+    found = chain_of_steps(lens, dit_lens.tasks.batch("maze", 20), seeds=(0, 1))
+    over_puzzles(found["motion"])             # value, low, high, n: seeds are averaged, puzzles resampled
+    over_puzzles(found["commit_motion"])      # the commit step with its interval
+
+When not to use: on one puzzle. A film is an anecdote; look at it with ``dit_lens.figures``, and count here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens import tasks as puzzles
+from dit_lens.errors import MeasureError
+from dit_lens.measures.candidates import candidates, pool
+from dit_lens.measures.commitment import commit_step, commitment
+from dit_lens.progress import Progress, silent
+from dit_lens.replication.claim import Claim, Verdict
+from dit_lens.replication.rows import above_null, prefixed, text
+from dit_lens.stats.summary import puzzle_names, summarise
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.run import Run
+
+#: The cosine from which a curve counts as committed, and where the related work reads its commitment (step 5 of 40).
+COMMITTED, EARLY = 0.9, 0.125
+
+
+def chain_of_steps(
+    lens: Lens,
+    tasks: Sequence[Any],
+    seeds: Sequence[int] = (0, 1),
+    *,
+    at_least: float = COMMITTED,
+    frames: Sequence[int] = (-1,),
+    generate: Mapping[str, Any] = MappingProxyType({}),
+    progress: Progress = silent,
+) -> xr.Dataset:
+    """Commitment and candidates at every step, over puzzles and seeds.
+
+    ``tasks``: at least two, of one family and size; the null ``to="other puzzle"`` is the end of the next one at the
+    same seed, ``to="other seed"`` the same puzzle's end at the next seed. ``at_least``: the cosine that counts as
+    committed. ``frames``: where answers are looked for. ``generate``: more arguments of ``lens.generate``.
+
+    Returns ``answer``, ``motion`` (puzzle, seed, to, step), ``content`` (..., region), ``readable`` (puzzle, seed,
+    step); ``commit_answer``, ``commit_motion`` (puzzle, seed), ``commit_content`` (puzzle, seed, region): steps, NaN
+    where never; ``solved``; ``revised``: whether a step shows a readable answer that is not the final one. For tasks
+    that can draw their answers also the variables of ``candidates`` (puzzle, seed, step), ``leads`` (puzzle, seed, to,
+    step): whether the answer shown best is the one that the run ends in, NaN for ends that are no right answer, and
+    ``solutions``, ``decoys`` (puzzle): how many there are.
+
+    Errors: :class:`MeasureError` for fewer than two tasks or no seed.
+    """
+    if len(tasks) < 2 or not seeds:
+        raise MeasureError(
+            "a chain of steps is compared with another puzzle's end: give at least two tasks, e.g. "
+            "dit_lens.tasks.batch('maze', 20), and at least one seed"
+        )
+    rows = []
+    for i, runs, others in _with_next(lens, tasks, seeds, generate):
+        progress(i, len(tasks), f"films of puzzle {i}")
+        each = []
+        for j, run in enumerate(runs):
+            against = {"other seed": runs[(j + 1) % len(runs)]} if len(runs) > 1 else {}
+            each.append(_one(run, {**against, "other puzzle": others[j]}, at_least, frames))
+        row = xr.concat(each, "seed", combine_attrs="drop_conflicts")
+        same = [name for name in ("solutions", "decoys") if name in row]
+        rows.append(row.assign({name: row[name].isel(seed=0) for name in same}))
+    found = xr.concat(rows, "puzzle", combine_attrs="drop_conflicts")
+    return found.assign_coords(puzzle=puzzle_names(tasks), seed=list(seeds)).assign_attrs(
+        n_steps=int(found.sizes["step"]), at_least=at_least, model=lens.name
+    )
+
+
+def over_puzzles(values: xr.DataArray) -> xr.Dataset:
+    """Mean and 95 % interval of (puzzle, seed, ...): seeds of a puzzle are averaged, puzzles are what is resampled."""
+    return summarise(_by_puzzle(values))
+
+
+def _by_puzzle(values: xr.DataArray) -> xr.DataArray:
+    return values.astype(float).mean("seed", keep_attrs=True)
+
+
+def _with_next(
+    lens: Lens, tasks: Sequence[Any], seeds: Sequence[int], generate: Mapping[str, Any]
+) -> Iterator[tuple[int, list[Run], list[Run]]]:
+    """(i, runs of puzzle i, runs of the next one), holding no more than three puzzles' runs."""
+
+    def made(task: Any) -> list[Run]:
+        return [lens.generate(task, seed=seed, **generate) for seed in seeds]
+
+    first = runs = made(tasks[0])
+    for i in range(len(tasks)):
+        following = made(tasks[i + 1]) if i + 1 < len(tasks) else first
+        yield i, runs, following
+        runs = following
+
+
+def _one(run: Run, against: Mapping[str, Run], at_least: float, frames: Sequence[int]) -> xr.Dataset:
+    curves = commitment(run, against)
+    own = curves.sel(to="final", drop=True)
+    found = curves.assign(
+        commit_answer=commit_step(own["answer"], 1.0),
+        commit_motion=commit_step(own["motion"], at_least),
+        commit_content=commit_step(own["content"], at_least),
+        revised=((own["readable"] == 1) & (own["answer"] == 0)).any("step").astype(float),
+    )
+    if hasattr(run.task, "score"):
+        found["solved"] = float(run.score.solved)
+    if all(hasattr(run.task, name) for name in ("solutions", "render", "first_frame")):
+        alive = candidates(run, frames=frames)
+        ends = [_place(run.task, end) for end in (run, *against.values())]
+        leads = [[float(s == end) if end >= 0 else np.nan for s in alive["strongest"].values] for end in ends]
+        found = found.assign(alive.data_vars).assign(
+            leads=(("to", "step"), leads, {"long_name": "shown best is the end's answer", "units": "share"}),
+            solutions=alive.attrs["solutions"],
+            decoys=alive.attrs["decoys"],
+        )
+    return found
+
+
+def _place(task: Any, end: Run) -> int:
+    """Where in the right answers a run's end lies; -1 for none of them."""
+    answer = task.answer(end.video)
+    return task.solutions.index(answer) if answer in task.solutions else -1
+
+
+# -- claims
+
+
+def claims(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent) -> list[Claim]:
+    """The paper's claims about steps on ``n`` unseen puzzles a family, two noise seeds each."""
+    parts = {}
+    for name in puzzles.names():
+        tell = prefixed(progress, name)
+        parts[name] = chain_of_steps(lens, puzzles.batch(name, n, seed), (0, 1), progress=tell)
+    sharp, mixed = planted(puzzles.batch(("maze", "choose", "pattern"), 3 * n, seed))
+    return judge(list(parts.values()), sharp, mixed)
+
+
+def planted(tasks: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """What the criterion calls a sharp right answer, and an even mixture of all of them, in puzzles with several."""
+    sharp, mixed = [], []
+    for task in (t for t in tasks if 1 < len(t.solutions) <= 60):
+        reader = pool(task)
+        videos = [task.render(answer) / 255 for answer in task.solutions]
+        sharp.append(reader.read(videos[0]).kind)
+        mixed.append(reader.read(np.mean(videos, 0)).kind)
+    return sharp, mixed
+
+
+def judge(parts: Sequence[xr.Dataset], sharp: Sequence[str], mixed: Sequence[str]) -> list[Claim]:
+    """The verdicts on ``chain_of_steps`` of several families, with the planted nulls of :func:`planted`.
+
+    Errors: :class:`MeasureError` when no puzzle has one right answer, or none several.
+    """
+    names = ["motion", "fewest", "share", "wrong", "kind", "together", "leads", "solutions", "decoys"]
+    whole = xr.concat([part[names] for part in parts], "puzzle", combine_attrs="drop")
+    several = whole.isel(puzzle=np.flatnonzero(whole["solutions"] > 1))
+    only = whole.isel(puzzle=np.flatnonzero(whole["solutions"] == 1))
+    if not (several.sizes["puzzle"] and only.sizes["puzzle"]):
+        raise MeasureError(
+            f"{several.sizes['puzzle']} puzzles have several right answers and {only.sizes['puzzle']} have one: the "
+            "claims need both, so raise n"
+        )
+    early = int(EARLY * whole.sizes["step"])
+    motion = _by_puzzle(whole["motion"].isel(step=early))
+    leads = _by_puzzle(several["leads"].isel(step=early))
+    two = _by_puzzle(several["fewest"] >= 2)
+    wrong = _by_puzzle((several["wrong"] >= 2).where(several["decoys"] >= 2))
+    kind = several["kind"]
+    shared = _by_puzzle(several["together"].isel(step=0))
+    missing = _by_puzzle(only["share"] == 0)
+    return [
+        _above(
+            COMMITTED, "The motion is settled within the first 10-15 % of the schedule (2603.30043: cosine .93)",
+            f"cosine of motion energy with the own end, at step {early} of {whole.sizes['step']}", "cosine",
+            (motion.sel(to="final"), motion.sel(to="other puzzle")), "with another puzzle's end",
+            f"with the same puzzle's end at another seed: {text(motion.sel(to='other seed'))}",
+        ),
+        _above(
+            COMMITTED, "The choice among answers is made within the first 10-15 % of the schedule (2603.30043)",
+            f"share of runs whose best shown answer at step {early} is the final one, puzzles with several", "share",
+            (leads.sel(to="final"), leads.sel(to="other seed")), "it is the final one of the other seed",
+        ),
+        above_null(
+            "Early steps hold several candidate answers (Figs 1, 2)",
+            "share of runs with at least two right answers visible at step 0, puzzles with several", "share",
+            (two.isel(step=0), wrong.isel(step=0)), "at least two wrong answers visible",
+        ),
+        above_null(
+            "Later steps prune the candidates to one (Figs 1, 2)",
+            "share of runs with at least two right answers visible at step 0, puzzles with several", "share",
+            (two.isel(step=0), two.isel(step=-1)), "the same at the last step",
+        ),
+        above_null(
+            "Multi-path: several discrete answers stand side by side (Fig. 1)",
+            "share of runs that at any step show more than a mixture can hold, puzzles with several", "share",
+            (_by_puzzle((kind == "multi-path").any("step")), _share(mixed, "multi-path")),
+            "the same verdict on planted even mixtures",
+            f"summed contrast of the two strongest answers at step 0: {text(shared)}; a mixture has at most 1, side by "
+            "side is 2",
+        ),
+        above_null(
+            "Superposition: early steps blur several answers into one mixture (Fig. 2)",
+            "share of runs whose two strongest answers share one contrast at step 0, puzzles with several", "share",
+            (_by_puzzle((kind == "superposition").isel(step=0)), _share(sharp, "superposition")),
+            "the same verdict on planted sharp answers",
+        ),
+        _above(
+            0.5, "Reasoning unfolds along the steps: the answer is not there at first",
+            "share of runs in which the only right answer is not visible at step 0, puzzles with one", "share",
+            (missing.isel(step=0), missing.isel(step=-1)), "the same at the last step",
+            "where there is nothing to choose, what the first step lacks is what later steps must add",
+        ),
+    ]  # fmt: skip
+
+
+def _above(
+    level: float, paper: str, measure: str, unit: str, pair: Sequence[xr.DataArray], null_name: str, remark: str = ""
+) -> Claim:
+    """``above_null`` for a claim that also names a size: the interval has to lie above ``level`` too."""
+    claim = above_null(paper, measure, unit, pair, null_name, remark)
+    verdict: Verdict = "supported" if claim.low > max(level, claim.null_high) else "not supported"
+    return replace(
+        claim, rule=f"supported when the interval lies above {level:g} and above the null's", verdict=verdict
+    )
+
+
+def _share(found: Sequence[str], kind: str) -> xr.DataArray:
+    return xr.DataArray([float(one == kind) for one in found], dims="puzzle")

@@ -1,0 +1,343 @@
+"""Ensemble of latents (paper, training-free ensemble): does sharing hidden states between K seeds raise the score?
+
+Every condition runs the same K seeds of a puzzle in lock-step, as one batch, through all steps, so all cost the same
+number of denoiser calls, which is counted and reported. Conditions:
+
+    alone           the K seeds as they are
+    random of K     one of the videos of ``alone``, picked blindly
+    best of K       the one of ``alone`` that the scorer likes best: an oracle, the ceiling that the same money buys
+    noise mean      the initial noises averaged at unit variance: still plain noise, so this is the placebo
+    velocity mean   the velocities averaged at the chosen steps: no layer is needed for it
+    <mode> <layers> hidden states shared, for each mode (dit_lens.interventions.ensemble_modes) and window of layers
+
+Two ways to read a condition (``continued``): ``one``, the video of the first seed, as in the paper; ``all``, the mean
+over the K videos, which is what a random one of them is worth. The gain of a condition is the paired difference to
+``alone``, read the same way::
+
+    gain(c) = mean over puzzles of [ score(c, puzzle) - score(alone, puzzle) ],  averaged over repeats first
+
+When not to use: where single seeds nearly always succeed. There is nothing to gain then; use fewer sampling steps or
+harder puzzles. And at step 0 of many, a null is the expected answer of a model that sees its picture at every step.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.stats import t as student
+from torch import Tensor
+
+from dit_lens import tasks as puzzles
+from dit_lens.address import ALL, Address, Call, Depth
+from dit_lens.errors import MeasureError, TaskError
+from dit_lens.interventions.ensemble import PAPER_WINDOW
+from dit_lens.interventions.ensemble_modes import EnsembleMode, ensemble_mode, noise_mean
+from dit_lens.progress import Progress, silent
+from dit_lens.replication.claim import Claim, Verdict
+from dit_lens.stats.summary import summarise
+from dit_lens.wan.editing import Context, Edit, Intervention
+from dit_lens.wan.expert import Hook
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.run import Run
+
+Scorer = Callable[[Run], float]
+MODES = ("lockstep", "cached", "alpha", "updates")
+PLACEBO = "noise mean"
+SCORERS: Mapping[str, Scorer] = {
+    "value": lambda run: float(run.score.value),
+    "solved": lambda run: float(run.score.solved),
+}
+
+
+def ensembles(
+    lens: Lens,
+    tasks: Sequence[Any],
+    k: int = 3,
+    modes: Sequence[str | EnsembleMode] = MODES,
+    *,
+    steps: Any = 0,
+    layers: Any = PAPER_WINDOW,
+    other_layers: Sequence[Any] = (Depth(0, 0.25), ALL),
+    alpha: float = 0.5,
+    rescale: bool = False,
+    branches: Any = ALL,
+    repeats: int = 1,
+    scorers: Mapping[str, Scorer] | None = None,
+    seed: int = 0,
+    num_steps: int | None = None,
+    progress: Progress = silent,
+    **arguments: Any,
+) -> xr.Dataset:
+    """Score every mode in every window of layers, and its controls at equal compute, on every puzzle.
+
+    ``k``: members. ``modes``: names, each taken in every window, or ready :func:`ensemble_mode` values. ``steps``:
+    where they share (the first, as in the paper). ``layers``: the window asked about; ``other_layers``: windows to
+    compare with. ``alpha``, ``rescale``: see :func:`ensemble_mode`. ``repeats``: sets of
+    K seeds per puzzle; set r of puzzle i has seeds from ``seed + (i repeats + r) k``. ``scorers``: name -> function of
+    a run; the first one picks the best of K. ``num_steps`` and ``arguments`` go to ``lens.generate``.
+
+    Returns a Dataset over (condition, continued, metric): ``score`` with ``low``, ``high``, ``n`` over puzzles; paired
+    ``gain``, ``gain_low``, ``gain_high`` to ``alone``, and the same of the placebo (``null``, ``null_low``,
+    ``null_high``); ``repeat_mean`` per repeat with a t interval over repeats (``repeat_low``, ``repeat_high``);
+    ``calls`` (condition), denoiser calls per puzzle and repeat, counted per row; ``raw`` per repeat and puzzle.
+
+    Errors: :class:`MeasureError` for fewer than two members, members that came out equal, and latents with NaN;
+    :class:`TaskError` for tasks without a scorer; :class:`InterventionError` for an unknown mode or alpha.
+    """
+    if k < 2:
+        raise MeasureError(f"k={k}: an ensemble needs at least two members; the paper takes k=3")
+    if repeats < 1 or len(tasks) < 2:
+        raise MeasureError(
+            f"{len(tasks)} puzzles x {repeats} repeats give no interval: at least two puzzles and one repeat"
+        )
+    judges = SCORERS if scorers is None else scorers
+    mute = [task for task in tasks if not hasattr(task, "score")] if scorers is None else []
+    if mute or not judges:
+        raise TaskError(
+            f"{mute[:1] or 'scorers'} cannot score a video: use tasks with score(video), or pass "
+            "scorers={'name': function of a run}"
+        )
+    where = {"steps": steps, "branches": branches, "rescale": rescale}
+    planned = _planned(modes, (layers, *other_layers), {**where, "alpha": alpha})
+    edits, twins, remarks = _conditions(lens, planned, ensemble_mode("velocity", steps=steps, branches=branches))
+    names = ["alone", f"random of {k}", f"best of {k}", *(name for name in edits if name != "alone"), *twins]
+    plan = lens.plan_of(steps=num_steps, **arguments)
+    raw = np.full((len(names), 2, len(judges), repeats, len(tasks)), np.nan)
+    calls: dict[str, set[int]] = {name: set() for name in names}
+    rng = np.random.default_rng(seed)
+    how = {"steps": num_steps, **arguments}
+    for p, task in enumerate(tasks):
+        for r in range(repeats):
+            progress(p * repeats + r, len(tasks) * repeats, f"{getattr(task, 'name', task)} {seed + p}, repeat {r}")
+            members = [seed + (p * repeats + r) * k + m for m in range(k)]
+            scores: dict[str, np.ndarray] = {}  # (metric, member)
+            for name, edit in edits.items():
+                runs, cost = _lockstep(lens, task, members, edit, how)
+                scores[name] = np.array([[judge(run) for run in runs] for judge in judges.values()])
+                calls[name].add(cost)
+            for name, same in twins.items():
+                scores[name] = scores[same]
+                calls[name] |= calls[same]
+            alone = scores["alone"]
+            picks = {f"random of {k}": int(rng.integers(k)), f"best of {k}": int(alone[0].argmax())}
+            for name, pick in picks.items():
+                scores[name] = alone[:, [pick]]
+                calls[name] |= calls["alone"]
+            for i, name in enumerate(names):
+                raw[i, 0, :, r, p] = scores[name][:, 0]
+                raw[i, 1, :, r, p] = scores[name].mean(1)
+    progress(len(tasks) * repeats, len(tasks) * repeats, "done")
+    coords = {
+        "condition": names, "continued": ["one", "all"], "metric": list(judges), "repeat": np.arange(repeats),
+        "puzzle": np.arange(len(tasks)),
+    }  # fmt: skip
+    cells = xr.DataArray(raw, dims=tuple(coords), coords=coords, name="raw")
+    table = _table(cells).assign(calls=("condition", [_one(name, calls[name]) for name in names]))
+    table["calls"].attrs = {"long_name": "denoiser calls per puzzle and repeat", "units": "calls of one row"}
+    about = {
+        "model": lens.name, "weights": lens.fingerprint, "k": k, "steps": str(steps), "alpha": alpha,
+        "rescale": int(rescale), "branches": str(branches), "first_seed": seed, "placebo": PLACEBO,
+        "sampling_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
+    }  # fmt: skip
+    return table.assign_attrs(about)
+
+
+def _planned(modes: Sequence[str | EnsembleMode], windows: Sequence[Any], how: Mapping[str, Any]) -> list[EnsembleMode]:
+    """Every mode by name in every window, and ready values as they are."""
+    alpha = how["alpha"]
+    planned = []
+    for mode in modes:
+        if isinstance(mode, EnsembleMode):
+            planned.append(mode)
+            continue
+        for window in windows:
+            share = alpha if mode == "alpha" else None
+            planned.append(ensemble_mode(mode, layers=window, **{**how, "alpha": share}))
+    if any(edit.sources for edit in planned):
+        raise MeasureError(
+            "a cached mean from sources= runs their calls once more, so it cannot be compared at equal compute: use "
+            "mode='cached' without sources here"
+        )
+    return planned
+
+
+def _conditions(
+    lens: Lens, planned: Sequence[EnsembleMode], velocity: EnsembleMode
+) -> tuple[dict[str, Intervention | None], dict[str, str], list[str]]:
+    """Conditions to run, conditions that are another one under a second name, and what to know about both."""
+    edits: dict[str, Intervention | None] = {"alone": None, PLACEBO: noise_mean(), "velocity mean": velocity}
+    twins: dict[str, str] = {}
+    remarks: list[str] = []
+    found: dict[Any, str] = {}
+    for edit in planned:
+        where, only = edit.where, edit.only_layer(lens.n_layers)
+        chosen = where.layers_of(lens.n_layers)
+        name = f"{edit.mode} {chosen[0]}-{chosen[-1]}" if len(chosen) > 1 else f"{edit.mode} {chosen[0]}"
+        name = str(edit) if name in edits or name in twins else name
+        remark = edit.remark(lens.n_layers)
+        remarks += [remark] if remark and remark not in remarks else []
+        what = (edit.mode, chosen) if only is None else ("mean at", only)
+        key = (*what, edit.alpha, edit.rescale, where.steps, where.branches)
+        if key in found:
+            twins[name] = found[key]
+            remarks.append(f"{name} and {found[key]} are the same mean at layer {only}: run once, shown twice")
+        else:
+            edits[name], found[key] = edit, name
+    return edits, twins, remarks
+
+
+def _lockstep(
+    lens: Lens, task: Any, members: Sequence[int], edit: Intervention | None, how: Mapping[str, Any]
+) -> tuple[list[Run], int]:
+    """The runs of one condition, one per member, and the denoiser calls that they took."""
+    meter = CallMeter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(lockstep|cached) mean over")  # said in the result's remarks
+        runs = lens.generate(task, seed=members, interventions=[meter] if edit is None else [edit, meter], **how)
+    check_members(runs)
+    return runs, meter.rows
+
+
+def check_members(runs: Sequence[Run]) -> None:
+    """Errors: :class:`MeasureError` where a member has NaN, or where two members came out equal."""
+    for i, run in enumerate(runs):
+        if not torch.isfinite(run.final).all():
+            raise MeasureError(
+                f"the member with seed {run.seed} holds NaN or infinity, and its mean with others would too: look at "
+                "the model's dtype, and at the run with stop_after"
+            )
+        for other in runs[:i]:
+            if torch.equal(run.final, other.final):
+                raise MeasureError(
+                    f"the members with seeds {other.seed} and {run.seed} came out equal, so they are one member: give "
+                    "different seeds, and check that the pipeline uses them"
+                )
+
+
+class CallMeter:
+    """Counts denoiser calls row by row, and changes nothing."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def bind(self, context: Context) -> Edit:
+        return _Meter(self)
+
+
+class _Meter(Edit):
+    def __init__(self, meter: CallMeter) -> None:
+        super().__init__("call_meter()")
+        self.meter = meter
+
+    def hooks(self, call: Call, latents: Tensor) -> Sequence[Hook]:
+        def count(x: Tensor, hook: Any) -> None:
+            self.meter.rows += len(x)
+            self.fired[Address(call.step, call.branch, -1, "velocity")] += 1
+
+        return [("hook_velocity", count)]
+
+
+def _one(name: str, counts: set[int]) -> int:
+    if len(counts) != 1:
+        raise MeasureError(f"{name}: puzzles took different numbers of calls, {sorted(counts)}; run them separately")
+    return counts.pop()
+
+
+def _table(cells: xr.DataArray) -> xr.Dataset:
+    each = cells.mean("repeat")  # repeats of a puzzle are averaged first: the puzzle is the unit
+    whole, gain = summarise(each), summarise(each - each.sel(condition="alone", drop=True))
+    found = {"score": whole["value"], "low": whole["low"], "high": whole["high"], "n": whole["n"]}
+    found |= {"gain": gain["value"], "gain_low": gain["low"], "gain_high": gain["high"]}
+    null = gain.sel(condition=PLACEBO, drop=True)
+    found |= {"null": null["value"], "null_low": null["low"], "null_high": null["high"]}
+    by_repeat = cells.mean("puzzle")
+    r = by_repeat.sizes["repeat"]
+    # Few repeats: Student's t, not a bootstrap. One repeat has no interval (ppf with no degree of freedom is NaN).
+    half = by_repeat.std("repeat", ddof=1 if r > 1 else 0) * student.ppf(0.975, r - 1) / np.sqrt(r)
+    found |= {"repeat_mean": by_repeat, "repeat_low": by_repeat.mean("repeat") - half}
+    found |= {"repeat_high": by_repeat.mean("repeat") + half, "raw": cells}
+    found["score"].attrs = {"long_name": "score", "units": "0 to 1"}
+    found["gain"].attrs = {"long_name": "score above the same seeds alone", "units": "paired difference"}
+    return xr.Dataset(found)
+
+
+# -- the paper's claims
+
+
+def claims(
+    lens: Lens,
+    n: int = 30,
+    seed: int = 0,
+    progress: Progress = silent,
+    *,
+    name: str = "maze",
+    num_steps: int | None = 3,
+    **arguments: Any,
+) -> list[Claim]:
+    """The paper's two claims on the ensemble, on one task.
+
+    ``num_steps``: three by default, so that single seeds of the lab model do not all solve; at its twenty nearly every
+    one does, and nothing can be gained. ``arguments`` go to :func:`ensembles`.
+    """
+    others = [ensemble_mode("updates", layers=window) for window in (Depth(0, 0.25), ALL)]
+    found = ensembles(
+        lens, puzzles.batch(name, n, seed), modes=(*MODES, *others), other_layers=(), num_steps=num_steps, seed=seed,
+        progress=progress, **arguments,
+    )  # fmt: skip
+    return read_claims(found)
+
+
+def read_claims(found: xr.Dataset) -> list[Claim]:
+    """The claims from a result of :func:`ensembles` that holds ``updates`` in several windows, the middle one first."""
+    found = found.isel(metric=0)
+    names = [str(c) for c in found["condition"].values]
+    middle, *others = [c for c in names if c.startswith("updates ")]
+    span = middle.removeprefix("updates ")
+    rows = [_raises(found, f"{mode} {span}") for mode in MODES if f"{mode} {span}" in names]
+    return rows + ([_better(found, middle, others)] if others else [])
+
+
+def _raises(found: xr.Dataset, condition: str) -> Claim:
+    one = found.sel(condition=condition, continued="one")
+    get: Callable[[str], float] = lambda key: float(one[key])  # noqa: E731
+    verdict: Verdict = "supported" if get("gain_low") > max(0.0, get("null")) else "not supported"
+    k = found.attrs["k"]
+    best, velocity = (found["gain"].sel(continued="one", condition=c).item() for c in (f"best of {k}", "velocity mean"))
+    alone = found["score"].sel(continued="one", condition="alone").item()
+    return Claim(
+        "Averaging the hidden states of three seeds in layers 20-29 of 40 at the first step raises the score, .685 to "
+        ".716 (training-free ensemble).",
+        f"paired gain of '{condition}' over the same seed alone, step {found.attrs['steps']} of "
+        f"{found.attrs['sampling_steps']}, K = {k}, first seed continued",
+        str(found["metric"].item()), get("gain"), get("gain_low"), get("gain_high"), int(one["n"]),
+        get("null"), get("null_low"), get("null_high"), "initial noises averaged instead, at unit variance",
+        "supported when the interval of the gain lies above zero and above the placebo's mean", verdict,
+        f"Alone: {alone:.3f}. At the same number of calls: velocities averaged {velocity:+.3f}, oracle best of {k} "
+        f"{best:+.3f}.",
+    )  # fmt: skip
+
+
+def _better(found: xr.Dataset, middle: str, others: Sequence[str]) -> Claim:
+    each = found["raw"].sel(continued="one").mean("repeat")
+    contrasts = {other: summarise(each.sel(condition=middle) - each.sel(condition=other)) for other in others}
+    null = summarise(each.sel(condition=PLACEBO) - each.sel(condition="alone"))
+    name, worst = min(contrasts.items(), key=lambda item: float(item[1]["low"]))
+    verdict: Verdict = "supported" if float(worst["low"]) > max(0.0, float(null["value"])) else "not supported"
+    told = "; ".join(
+        f"'{o}' {float(c['value']):+.3f} ({float(c['low']):+.3f} to {float(c['high']):+.3f})"
+        for o, c in contrasts.items()
+    )
+    return Claim(
+        "The middle window (layers 20-29) is better than the early one (0-9) and than all layers.",
+        f"paired score of '{middle}' minus the score of the window that comes closest ('{name}')",
+        str(found["metric"].item()), float(worst["value"]), float(worst["low"]), float(worst["high"]), int(worst["n"]),
+        float(null["value"]), float(null["low"]), float(null["high"]), "initial noises averaged, minus alone",
+        "supported when the differences to all other windows have intervals above zero and above the placebo's mean",
+        verdict, f"Differences: {told}. In lock-step a window is its first layer, cached its last, so only shared "
+        "updates ask about windows.",
+    )  # fmt: skip

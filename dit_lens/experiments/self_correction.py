@@ -1,0 +1,295 @@
+"""Self-correction, and perception before action, read from the film of x0_hat; and recovery from a planted mistake.
+
+``watch_answers`` generates and keeps, for every step, the verdict on x0_hat's answer
+(:mod:`dit_lens.measures.answers_over_steps`) and three curves from 0 to 1. For a puzzle in which a mover goes to a
+place, with
+``shown(place, frame)`` how much of the mover x0_hat shows there:
+
+* ``identified``: shown(right end, last frame) less the most that any other place it could be at shows. Does x0_hat
+  single out the named thing? (In ``occlude``: how far the named ball is gone from its place, less the other one.)
+* ``arrived``: shown(right end, last frame).
+* ``motion``: min over frames of shown(where the finished video has it, frame). Does it move as it will, in all frames?
+
+*Perception before action* is the lag onset(motion) - onset(identified), per puzzle and at one level for both. Its
+nulls: ``fade-in``, the finished video faded in over the still first frame, in which everything happens at once; and
+puzzles whose motion is determined (one solution). x0_hat averages the motions that are still open, so a lag that exists
+only where several are open is uncertainty about the way, not an order of seeing and moving.
+
+*Self-correction* is :func:`dit_lens.measures.answers_over_steps.corrections` of the verdicts. ``plant_mistakes`` asks
+for it
+where the film shows no mistakes: a generation is begun under another instruction (the twin of the same picture) and
+goes on under its own from step k (``planted``), beside the same never put right (``kept``) and never wrong (``own``).
+
+When not to use: ``identified`` as when the model *knows*. It is what x0_hat's pixels show; a probe may know before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens import tasks as puzzles
+from dit_lens.errors import MeasureError
+from dit_lens.measures.answers_over_steps import (
+    VERDICTS,
+    chance_events,
+    corrections,
+    events,
+    fade_in,
+    onset,
+    verdicts,
+)
+from dit_lens.progress import Progress, silent
+from dit_lens.replication.claim import Claim
+from dit_lens.replication.rows import above_null, needed, text
+from dit_lens.stats.summary import puzzle_names, wilson
+from dit_lens.tasks import grid
+from dit_lens.tasks import palette as p
+from dit_lens.wan.lens import Lens
+
+Curves = Callable[[Any, np.ndarray], Mapping[str, np.ndarray]]
+CURVES = ("identified", "arrived", "motion")
+FILMS = ("x0_hat", "fade-in")
+LEVEL = 0.75  # both curves: above the half that x0_hat shows of each of two ways that are equally open
+
+
+def shown_curves(task: Any, film: np.ndarray) -> dict[str, np.ndarray]:
+    """The three curves of ``maze``, ``choose`` and ``occlude``; ``film`` (S, F, H, W, 3) ends in the finished video.
+
+    ``motion`` is NaN where the final video does not show one mover (a ball behind its screen is excused).
+
+    Errors: :class:`MeasureError` for another task.
+    """
+    name = getattr(task, "name", None)
+    if name not in ("maze", "choose", "occlude"):
+        raise MeasureError(
+            f"{task!r} has no mover that is known here: give maze, choose or occlude, or your own curves="
+        )
+    discs = np.stack([p.part_means(np.clip(shown, 0, 1)) for shown in film])[..., 0, :]  # (S, F, 6, 6, 3)
+    read, scene = p.read(np.clip(film[-1], 0, 1))[..., 0], task.scene
+    if name == "occlude":
+        named, other = (_share(discs, code) for code in (scene.colour, scene.other_colour))
+        end, home = (scene.row, task.truth[2]), (scene.row, 0 if scene.left else p.GRID - 1)
+        others_home = (scene.other_row, 0 if scene.other_left else p.GRID - 1)
+        identified = _gone(named, home) - _gone(other, others_home)
+        mover, code, hides = named, scene.colour, True
+    else:
+        mover, end, code, hides = _share(discs, p.AGENT, blind_to=p.TRAIL), scene.goal, p.AGENT, False
+        enterable = scene.free | grid.bit(end) | (grid.bit(scene.other) if name == "choose" else 0)
+        rest = [cell for cell in grid.cells_of(enterable) if cell not in (scene.start, end)]
+        identified = _last(mover, end) - np.max([_last(mover, cell) for cell in rest], axis=0)
+    return {"identified": identified, "arrived": _last(mover, end), "motion": _motion(mover, read == code, hides)}
+
+
+def watch_answers(
+    lens: Lens,
+    tasks: Sequence[Any],
+    *,
+    curves: Curves | None = shown_curves,
+    seed: int = 0,
+    generate: Mapping[str, Any] = MappingProxyType({}),
+    progress: Progress = silent,
+) -> xr.Dataset:
+    """``verdict`` (puzzle, step), and every curve (film, puzzle, step) for x0_hat and for its ``fade-in``.
+
+    Step n_steps is the finished video. ``solutions`` (puzzle): how many right answers the puzzle has. ``curves``:
+    ``(task, film) -> {name: (steps + 1,)}``; None for verdicts alone, which need ``answer`` and ``solutions`` only.
+    Puzzle i is generated with ``seed + i``.
+
+    Errors: :class:`MeasureError` for no tasks, and as ``curves`` and
+    :func:`dit_lens.measures.answers_over_steps.verdicts` say.
+    """
+    if not tasks:
+        raise MeasureError("no tasks to watch: give some, for example dit_lens.tasks.batch('choose', n=30)")
+    rows = []
+    for i, task in enumerate(tasks):
+        progress(i, len(tasks), f"the film of puzzle {i}")
+        run = lens.generate(task, seed=seed + i, **generate)
+        film = np.concatenate([run.film(), run.video[None]])
+        row = xr.Dataset({"verdict": verdicts(run, film)})
+        if curves is not None:
+            both = [curves(task, clip) for clip in (film, fade_in(film, film[-1][0]))]
+            for name in both[0]:
+                row[name] = (("film", "step"), np.stack([found[name] for found in both]))
+        rows.append(row.assign(solutions=len(task.solutions)))
+    out = xr.concat(rows, "puzzle").assign_coords(puzzle=puzzle_names(tasks))
+    if curves is not None:
+        out = out.assign_coords(film=list(FILMS))
+    out = out.assign_coords(family=("puzzle", [str(getattr(task, "name", "task")) for task in tasks]))
+    return out.assign_attrs(model=lens.name, seed=seed, n_steps=run.plan.n_steps)
+
+
+def perception_lag(watched: xr.Dataset, level: float = LEVEL) -> xr.Dataset:
+    """Onsets of the curves, and ``lag`` = onset(motion) - onset(identified); (film, puzzle), NaN where one is never."""
+    found = xr.Dataset({name: onset(watched[name], level) for name in CURVES})
+    return found.assign(lag=found["motion"] - found["identified"], solutions=watched["solutions"])
+
+
+def other_instruction(task: Any) -> Any:
+    """The twin with another answer, which in ``choose`` is the same picture under another prompt."""
+    needed([task], "twin", cure="pass twin=function, which gives the same picture under another instruction")
+    return task.twin("other_answer")
+
+
+def plant_mistakes(
+    lens: Lens,
+    tasks: Sequence[Any],
+    at: Sequence[int],
+    *,
+    twin: Callable[[Any], Any] = other_instruction,
+    seed: int = 0,
+    other_seed: int = 1000,
+    generate: Mapping[str, Any] = MappingProxyType({}),
+    progress: Progress = silent,
+) -> xr.Dataset:
+    """Begin under the twin's instruction, go on under the task's own from step k: where does it end?
+
+    ``outcome`` (start, puzzle, step, end): is the final answer right for the task (``own``), for the twin, or neither?
+    ``start`` is ``planted``, ``kept`` or ``own`` (the module's text; the last at ``other_seed``). ``shows`` (puzzle,
+    step): whether x0_hat of step k - 1 already gave the twin's answer. The twin must have the task's picture, so that
+    only the instruction changes; steps ``at`` run from 1.
+
+    Errors: :class:`MeasureError` for a twin with another picture, or a step with nothing before or after it;
+    :class:`TaskError` for tasks without answers or twins.
+    """
+    needed(tasks, "answer", "solutions", cure="a planted mistake is read as an answer, so give your tasks both")
+    starts, ends = ("planted", "kept", "own"), ("own", "twin", "neither")
+    outcome = np.zeros((len(starts), len(tasks), len(at), len(ends)), bool)
+    shows = np.zeros((len(tasks), len(at)), bool)
+    for i, task in enumerate(tasks):
+        progress(i, len(tasks), f"planted mistakes in puzzle {i}")
+        wrong = twin(task)
+        if not np.array_equal(np.asarray(wrong.image), np.asarray(task.image)):
+            raise MeasureError(f"{wrong!r} shows another picture than {task!r}: only the instruction may differ")
+        own = lens.generate(task, seed=other_seed + i, **generate)
+        if not all(0 < k < own.plan.n_steps for k in at):
+            raise MeasureError(f"at={list(at)}: plant at steps from 1 to {own.plan.n_steps - 1}")
+        kept = lens.generate(wrong, seed=seed + i, **generate)
+        for j, k in enumerate(at):
+            shows[i, j] = task.answer(kept.decode(kept.x0_hat(k - 1))) in wrong.solutions
+            # The same latents and sampler history, under the task's own text.
+            changed = replace(kept.until(k), conditions=own.conditions, prompt=own.prompt, task=task)
+            for s, run in enumerate((lens.generate(resume=changed), kept, own)):
+                answer = task.answer(run.video)
+                end = 0 if answer in task.solutions else (1 if answer in wrong.solutions else 2)
+                outcome[s, i, j, end] = True
+    return xr.Dataset(
+        {"outcome": (("start", "puzzle", "step", "end"), outcome), "shows": (("puzzle", "step"), shows)},
+        coords={
+            "start": list(starts),
+            "puzzle": puzzle_names(tasks),
+            "step": list(at),
+            "sigma": ("step", [own.sigmas[k] for k in at]),
+            "end": list(ends),
+        },
+        attrs={"model": lens.name, "seed": seed, "other_seed": other_seed, "n_steps": own.plan.n_steps},
+    )
+
+
+def claims(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> list[Claim]:
+    """The paper's claims of self-correction and of perception before action, on ``n`` unseen puzzles of each family."""
+    families: Mapping[str, list[Any]] = {name: [puzzles.load(name, i) for i in range(n)] for name in puzzles.names()}
+    movers = [task for name in ("maze", "choose", "occlude") for task in families[name]]
+    seen = watch_answers(lens, movers, seed=seed, progress=progress)
+    more = watch_answers(lens, families["pattern"], curves=None, seed=seed, progress=progress)
+    last = lens.plan().n_steps
+    at = sorted({max(1, round(q * last)) for q in (0.1, 0.25, 0.4, 0.55, 0.7)})
+    wrong = plant_mistakes(lens, families["choose"], at, seed=seed, progress=progress)
+    return read_claims(seen, xr.concat([seen["verdict"], more["verdict"]], "puzzle"), wrong)
+
+
+def read_claims(seen: xr.Dataset, states: xr.DataArray, wrong: xr.Dataset) -> list[Claim]:
+    """The claims from :func:`watch_answers` of movers, the verdicts of all puzzles, and :func:`plant_mistakes`."""
+    found = [_corrected(states)]
+    recovered = wrong["outcome"].sel(end="own").astype(float).where(wrong["shows"]).mean("step")
+    each = wrong["outcome"].sel(end="own", start="planted").mean("puzzle")
+    when = ", ".join(f"{int(k)}: {float(v):.2f}" for k, v in zip(wrong["step"], each, strict=True))
+    shown = wrong["shows"].mean("puzzle")
+    found.append(
+        above_null(
+            "A wrong answer that stands in x0_hat is put right by later steps (asked here of planted mistakes).",
+            "share that ends right, of generations whose x0_hat gave the twin's answer when the instruction changed",
+            "share", [recovered.sel(start=k) for k in ("planted", "kept")], "the wrong instruction kept to the end",
+            f"Right at the end by the step of the change: {when}; mistakes shown by then: "
+            f"{', '.join(f'{float(v):.2f}' for v in shown)}; never wrong: {text(recovered.sel(start='own'))}.",
+        )
+    )  # fmt: skip
+    lag = perception_lag(seen)
+    fixed = lag["solutions"] == 1
+    orders = lag["lag"].sel(film="x0_hat")
+    counts = ", ".join(f"{int((orders * sign > 0).sum())} {word}" for sign, word in ((1, "later"), (-1, "earlier")))
+    for puzzle, part, remark in (
+        ("all puzzles", lag, f"Motion stands {counts}, of {orders.sizes['puzzle']}."),
+        ("puzzles with one solution, whose motion is determined", lag.isel(puzzle=fixed.values),
+         f"Puzzles with several solutions: {text(orders[~fixed.values])}."),
+    ):  # fmt: skip
+        found.append(
+            above_null(
+                "The first steps find the named entity, its motion comes later (perception before action, Fig. 5).",
+                f"lag of the motion behind the identification of the end, {puzzle}",
+                f"steps of {seen.attrs['n_steps']}", [part["lag"].sel(film=k) for k in FILMS],
+                "the video only fades in", remark,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _corrected(states: xr.DataArray) -> Claim:
+    """Self-correction in the film: a share of puzzles, with Wilson's interval, beside blind flips."""
+    happened, chance, fate = events(states), chance_events(states), corrections(states)
+    n = states.sizes["puzzle"]
+    wrong = (states == VERDICTS.index("wrong")).isel(step=slice(None, -1)).any("step")
+    value, low, high = wilson(int(happened["corrected"].sum()), n)
+    null, null_low, null_high = (float(v) for v in chance["corrected"])
+    end = states.isel(step=-1)
+    ends = ", ".join(f"{int((end == i).sum())} {name}" for i, name in enumerate(VERDICTS))
+    return Claim(
+        "Answers that are wrong at first are right at the end (self-correction), seen in x0_hat (section 5).",
+        "puzzles that show a wrong answer at some step and end right", "share of puzzles",
+        value, low, high, n, null, null_low, null_high, "answers that flip blindly, at the rates found",
+        "supported when the interval lies above the null's", "supported" if low > null_high else "not supported",
+        f"Wrong at any step before the end: {int(wrong.sum())}; right at some step and not at the end: "
+        f"{int(happened['corrupted'].sum())} (chance {float(chance['corrupted'][0]):.3f} of all); in the end: {ends}; "
+        f"at step 0: {int(fate['count'][0].sel(verdict='none'))} without an answer, "
+        f"{int(fate['count'][0].sel(verdict='right'))} right.",
+    )  # fmt: skip
+
+
+def _share(discs: np.ndarray, code: int, blind_to: int | None = None) -> np.ndarray:
+    """How much of a colour each disc shows over bare floor, (..., 3) -> (...): 0 floor, 1 the colour.
+
+    ``blind_to``: another colour that counts as nothing (the trail, where the agent is asked for).
+    """
+    floor, colour = (p.PALETTE[c].astype(float) for c in (p.BACKGROUND, code))
+    way = colour - floor
+    if blind_to is not None:
+        off = p.PALETTE[blind_to].astype(float) - floor
+        way = way - (way @ off) / (off @ off) * off
+    return (discs - floor) @ way / (way @ way)
+
+
+def _last(shares: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
+    """The shares (S, F, rows, cols) of one cell in the last frame, (S,)."""
+    return shares[:, -1, cell[0], cell[1]]
+
+
+def _gone(shares: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
+    return 1 - _last(shares, cell)
+
+
+def _motion(mover: np.ndarray, final: np.ndarray, hides: bool) -> np.ndarray:
+    """Min over frames of the mover's share where the final video has it, (S,); ``final``: bool (F, 6, 6)."""
+    shares = []
+    for f, board in enumerate(final):
+        places = np.argwhere(board)
+        if len(places) == 0 and hides:
+            continue
+        if len(places) != 1:
+            return np.full(len(mover), np.nan)
+        shares.append(mover[:, f][(slice(None), *places[0])])
+    return np.min(shares, axis=0)

@@ -1,0 +1,106 @@
+"""Decodability as evidence for the map: what each layer adds to what can be read of the scene, and of the decision.
+
+For a label c, a scene and a step, with score s_l after layer l and s_{-1} that of the network's input,
+
+    gain_l = s_l - s_{l-1},
+
+averaged over the labels of one kind: *perception* (walls, goals: they stand in the first picture) or *decision* (the
+path, which of several routes: the model had to find them). A layer perceives as far as it adds to the first, and
+decides, readably, as far as it adds to the second. The same from a network that learned nothing is the null.
+
+When not to use: as proof that anything is used; and a gain says where information becomes *linearly* readable, not
+where it enters: what stands in the input in another form was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.errors import ProbeError
+from dit_lens.probing.features import Features, collect
+from dit_lens.probing.labels import NAMES, Labels, label
+from dit_lens.probing.probe_grid import grid
+from dit_lens.progress import Progress, silent
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.reduce import Tokens
+
+LABELS = ("wall", "goal", "path", "route")
+ROWS = 512  # tokens of a scene; of larger videos as many, drawn once
+
+
+def decodability(
+    lens: Lens,
+    untrained: Lens,
+    tasks: Sequence[Any],
+    steps: Sequence[int],
+    *,
+    labels: Sequence[str] = LABELS,
+    folds: int = 4,
+    seed: int = 0,
+    generate: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    progress: Progress = silent,
+) -> xr.Dataset:
+    """:func:`dit_lens.probing.grid` of ``resid_post`` at ``steps``, beside ``untrained`` on the same scenes and noise.
+
+    Labels that these tasks do not have are left out; a dataset without labels means that none was there. ``generate``:
+    further arguments of ``lens.generate``. ``folder``: features and finished steps are kept there, and gone on with.
+    """
+    given, kept = dict(generate or {}), None if folder is None else Path(folder)
+    shape = lens.grid_of(tasks[0], **given)
+    chosen = np.random.default_rng(seed).permutation(shape.n_tokens)[:ROWS]
+    how: Any = "raw" if shape.n_tokens <= ROWS else Tokens(tuple(sorted(int(i) for i in chosen)))
+    total = 2 * len(tasks)
+    seen = collect(
+        lens, tasks, steps=tuple(steps), reduce=how, seed=seed, generate=given, folder=kept and kept / "features",
+        progress=lambda done, of, what: progress(done, total, f"probing, {what}"),
+    )  # fmt: skip
+    blank = collect(
+        untrained, tasks, steps=tuple(steps), reduce=how, seed=seed, generate={**given, "stop_after": max(steps)},
+        folder=kept and kept / "control",
+        progress=lambda done, of, what: progress(len(tasks) + done, total, f"probing the control, {what}"),
+    )  # fmt: skip
+    ready = [one for name in labels if (one := _known(seen, name, folds)) is not None]
+    if not ready:
+        return xr.Dataset(coords={"label": [], "step": list(steps), "layer": list(seen.layers)})
+    scan = grid(
+        seen, ready, folds=folds, permutations=0, untrained=blank, seed=seed, folder=kept and kept / "scan"
+    )  # fmt: skip
+    return scan.isel(hook=0)
+
+
+def gains(found: xr.Dataset, experts: Sequence[str]) -> tuple[xr.Dataset, xr.Dataset]:
+    """(trained, control): ``scene`` and ``choice`` (puzzle, expert, layer), from :func:`decodability`.
+
+    ``experts``: that of each step. A kind without labels is absent.
+    """
+    out = []
+    for suffix in ("", "_untrained"):
+        score = found[f"per_scene{suffix}"].transpose("label", "step", "layer", "puzzle")
+        before = score.shift(layer=1).where(score["layer"] != score["layer"][0], found["per_scene_input"])
+        gain = score - before  # (label, step, layer, puzzle)
+        kinds = {}
+        for name, kind in (("scene", "perception"), ("choice", "decision")):
+            some = gain.isel(label=np.flatnonzero(found["kind"].values == kind))
+            if some.sizes["label"]:
+                kinds[name] = some.mean("label")
+        data = xr.Dataset(kinds).drop_vars(["hook"], errors="ignore")
+        order = [e for e in ("high", "low") if e in experts]
+        parts = [data.isel(step=[i for i, x in enumerate(experts) if x == e]).mean("step") for e in order]
+        joined = xr.concat(parts, dim="expert").assign_coords(expert=order).transpose("puzzle", "expert", "layer")
+        out.append(joined.reset_coords(drop=True))
+    return out[0], out[1]
+
+
+def _known(features: Features, name: str, folds: int) -> Labels | None:
+    """The label, if enough of these scenes have it."""
+    try:
+        found = label(features, NAMES[name])
+    except ProbeError:  # one class or none: these tasks do not ask for it
+        return None
+    return found if len(set(features.groups[found.used.any(1)])) >= 2 * folds else None

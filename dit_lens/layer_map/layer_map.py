@@ -1,0 +1,203 @@
+"""The map: which layers and steps of a model do what, from puzzles with known answers.
+
+Evidence for every (step, layer): token energy by region against shuffled masks, attention to the foreground against
+random masks, local effects of a block's update against the same scene at another seed, the layer lens; and effects of a
+quarter of the layers held over *all* steps on the finished video, since one step often moves x0_hat and not the video.
+Linear probes say what can be read of the scene and of the decision after each layer, on further puzzles.
+``dit_lens.layer_map.roles`` turns the evidence into one table and cuts it into early, middle and late, where layers
+differ more than those of the same model with shuffled weights. Every number is a mean over puzzles with an interval.
+
+With ``folder=`` a map can be stopped and gone on with: every puzzle is kept as it is finished, in the model and in the
+control, and of the probes every scene. What is measured, part by part: :mod:`dit_lens.layer_map.measurement`.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from dit_lens.display import html
+from dit_lens.display.lens_and_run import WORDS, judged
+from dit_lens.layer_map.decodability import gains
+from dit_lens.layer_map.measurement import PROBE_SEED, paired, survey
+from dit_lens.layer_map.roles import PLACEBO_SEED, Roles, by_layer, roles, with_probes
+from dit_lens.progress import Progress, silent
+from dit_lens.store.parts import Parts
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """A finished map.
+
+    ``layers``: the table, (expert, layer), one column per evidence. ``roles``: the cut and what it rests on.
+    ``effects`` (step, layer): local effects. ``held`` (layers): effects on the video of updates held over all steps.
+    ``energy`` (step, layer, region). ``decodable`` (label, step, layer): scores of probes, with the input's, and the
+    control's as null. ``ensembles`` (condition): scores of latents shared by three seeds, if asked for. ``clips``: the
+    videos behind the largest effects of the first puzzle, (step, layer) -> name -> uint8 (F, H, W, 3). ``runs``: the
+    bases. ``about``: every parameter.
+    """
+
+    effects: xr.Dataset
+    held: xr.Dataset
+    energy: xr.Dataset
+    decodable: xr.Dataset
+    layers: xr.Dataset
+    ensembles: xr.Dataset
+    roles: Roles
+    clips: Mapping[tuple[int, int], Mapping[str, np.ndarray]] = field(repr=False)
+    runs: Sequence[Run] = field(repr=False)
+    about: dict[str, Any] = field(repr=False)
+
+    def tables(self) -> dict[str, xr.Dataset]:
+        """The labelled arrays by name, as ``write`` names their files."""
+        names = ("layers", "effects", "held", "energy", "decodable", "ensembles")
+        tables = {name: getattr(self, name) for name in names}
+        return {name: table for name, table in tables.items() if table.data_vars}
+
+    def summary(self) -> list[str]:
+        """What was found, in words: every effect beside its placebo, with interval and n."""
+        best = self.effects["value"].stack(place=("step", "layer"))
+        step, layer = best["place"].values[int(np.nanargmax(best.values))]
+        held = self.held.isel(layers=int(np.nanargmax(self.held["value"].values)))
+        said = f"layers {held['layers'].item()}: {_effect(held)}"
+        return [
+            f"{self.about['solved']} puzzles solved by {self.about['model']}.",
+            *self.roles.sentences(),
+            f"Largest local effect: step {step}, layer {layer}: {_effect(self.effects.sel(step=step, layer=layer))}.",
+            f"Largest effect on the finished video, held over all steps: {said}.",
+        ]
+
+    def write(self, folder: str | Path) -> Path:
+        """Tables as CSV and what they mean as JSON, runs as safetensors, and ``report.html``; the report's path."""
+        from dit_lens.figures.folder_report import write_tables
+        from dit_lens.figures.map_report import write_report
+
+        folder = Path(folder)
+        write_tables(folder, self.tables())
+        for i, run in enumerate(self.runs):
+            name = f"{getattr(run.task, 'name', 'task')}-{getattr(run.task, 'seed', run.seed)}"
+            run.save(folder / "runs" / f"{i:02d}-{name}")
+        return write_report(self, folder / "report.html")
+
+    def __repr__(self) -> str:
+        return "\n  ".join([f"Map of {self.about['model']}: {self._puzzles()}", *self.summary()])
+
+    def _repr_html_(self) -> str:
+        about, names = self.about, [str(name) for name in self.layers.data_vars if f"{name}_low" in self.layers]
+        rows = {
+            "puzzles": self._puzzles(),
+            "sampling": f"{about['steps']} steps, {about['sampler']}, guidance {about['guidance']:g}",
+            "found": html.table((), ([line] for line in self.summary())),
+            "control": about["control"],
+        }
+        cells = self.layers.stack(place=("expert", "layer"))
+        lines = (
+            [*place, *(_number(cells.isel(place=i), name) for name in names)]
+            for i, place in enumerate(cells["place"].values)
+        )
+        table = html.table(("expert", "layer", *names), lines, "Layer by layer, above each evidence's own null")
+        return html.facts(f"Map of {about['model']}", rows, table)
+
+    def _puzzles(self) -> str:
+        return f"{self.about['puzzles']} puzzles of {', '.join(self.about['tasks'])}"
+
+
+def map(
+    lens: Lens,
+    tasks: Sequence[Any] | None = None,
+    n: int = 2,
+    seed: int = 0,
+    steps: Sequence[int] | None = None,
+    scenes: int = 24,
+    ensembles: bool = False,
+    progress: Progress = silent,
+    sampling: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+) -> Map:
+    """Generate puzzles, record, patch, read out, probe, compare with a model that learned nothing, and summarise.
+
+    ``tasks``: families by name (``["maze"]``; all by default), of which ``n`` puzzles each are drawn, or tasks of your
+    own with ``regions`` and ``twin(kind)``. ``steps``: steps to patch and read (six, spread over the schedule); every
+    second of them is also measured in the control. ``scenes``: further puzzles, of the same families, that probes are
+    fitted on (0: no probes; tasks of your own are probed themselves, if they are eight or more). ``ensembles``: also
+    score latents shared by three seeds in the third quarter of the layers at step 0, beside the same seeds alone (half
+    a minute more a puzzle). ``progress(done, total, what)`` is called before each puzzle that is left to do.
+    ``sampling``: arguments of ``lens.generate`` for every generation (steps, guidance, preset, height, width,
+    num_frames, ...). ``folder``: what is finished is kept there, puzzle by puzzle (the ensembles as one), and the same
+    map with the same folder goes on; the folder may go when the map is written. The same seed gives the same tables.
+
+    Errors: :class:`TaskError` for too few puzzles or tasks without twins, :class:`MeasureError` for tasks without
+    foreground or a wrong ``sampling``, :class:`AddressError` for steps outside the plan, :class:`StoreError` for a
+    folder of other parameters, with the difference.
+    """
+    began = time.time()
+    work = survey(lens, tasks, n, seed, steps, scenes, sampling)
+    kept = Parts(folder, work.parameters(), "map")
+    try:
+        found = work.run(kept, ensembles, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(kept.stopped()) from None
+    plan = work.plan
+    trained, nothing = by_layer(found.trained), by_layer(found.control)
+    if found.decodable.sizes.get("label"):
+        more = gains(found.decodable, [plan.at(s).expert for s in work.few])
+        trained, nothing = with_probes(trained, more[0]), with_probes(nothing, more[1])
+    table, cuts = roles(trained, nothing, seed=seed)
+    words = [judged(run)[1] for run in found.runs]
+    about = {
+        "model": lens.name, "weights": lens.fingerprint, "tasks": work.families, "puzzles": len(work.tasks),
+        "first seed": seed, "sampler": plan.scheduler, "steps": plan.n_steps, "guidance": plan.guidance,
+        "video": f"{found.runs[0].size.num_frames} frames of {found.runs[0].size.height} x {found.runs[0].size.width}",
+        "steps patched": list(work.steps), "steps of the layer table": list(work.few),
+        "placebo": f"same scene, seed + {PLACEBO_SEED}",
+        "control": f"every weight tensor's entries shuffled, seed {seed}; same puzzles, the steps of the layer table",
+        "puzzles probed": len(work.probed), "seeds probed": f"from {seed + PROBE_SEED}",
+        "solved": f"{words.count('solved')} of {sum(word in WORDS for word in words)}",
+        "seconds": round(time.time() - began, 1), "parts kept before": kept.there,
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, {torch.get_num_threads()} threads",
+        **{k: v for k, v in found.runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},
+    }  # fmt: skip
+    return Map(
+        paired(found.effects, "effect", "placebo"), paired(found.held, "effect", "placebo"),
+        paired(found.energy, "region", "null").assign_attrs(null_name="shuffled masks"),
+        _scores(found.decodable), table, found.ensembles, cuts, _by_cell(found.clips), found.runs, about,
+    )  # fmt: skip
+
+
+def _scores(found: xr.Dataset) -> xr.Dataset:
+    """What is shown of probes: their score, beside the input's and the control's."""
+    if not found.data_vars:
+        return xr.Dataset()
+    names = {"score": "value", "untrained": "null"}
+    kept = found[["score", "low", "high", "n", "untrained", "input"]].rename(names)
+    kept = kept.drop_vars([c for c in kept.coords if c not in ("label", "step", "layer", "kind", "metric", "sigma")])
+    kept["value"].attrs = {"long_name": "area under the ROC curve within scenes", "units": "chance 0.5"}
+    return kept.assign_attrs(null_name="control")
+
+
+def _by_cell(clips: xr.DataArray) -> dict[tuple[int, int], dict[str, np.ndarray]]:
+    """Clips (place, clip, ...) as ``Map.clips`` has them."""
+    return {
+        (int(place["step"]), int(place["layer"])): {str(one["clip"].item()): one.values for one in place}
+        for place in clips
+    }
+
+
+def _effect(cell: xr.Dataset) -> str:
+    value, low, high, null = (float(cell[k]) for k in ("value", "low", "high", "null"))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}], placebo {null:.2f}, n = {int(cell['n'])} (0 = base, 1 = source)"
+
+
+def _number(cell: xr.Dataset, name: str) -> str:
+    value, low, high, null = (float(cell[f"{name}{end}"]) for end in ("", "_low", "_high", "_null"))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}], control {null:.2f}, n = {int(cell[f'{name}_n'])}"

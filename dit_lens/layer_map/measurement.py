@@ -1,0 +1,287 @@
+"""What a map measures, part by part: each puzzle, each puzzle in the control, probes, ensembles, clips.
+
+The parts are kept as they are finished (:mod:`dit_lens.store.parts`), so that a survey of days can be stopped. What
+they say
+together is :mod:`dit_lens.layer_map.layer_map`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens import tasks as puzzles
+from dit_lens.errors import MeasureError, TaskError
+from dit_lens.experiments.seed_ensembles import ensembles
+from dit_lens.layer_map.decodability import decodability
+from dit_lens.layer_map.roles import layer_evidence, puzzle_evidence, puzzle_runs
+from dit_lens.measures import local_effects, region_energy, summarise
+from dit_lens.progress import Progress, silent
+from dit_lens.replication.rows import needed
+from dit_lens.runner import Sweep
+from dit_lens.runner.sweep import setting
+from dit_lens.store.identity import describe, task_identity
+from dit_lens.store.parts import Part, Parts
+from dit_lens.wan.call_plan import Plan
+from dit_lens.wan.lens import OF_PLAN, Lens
+from dit_lens.wan.recording import record
+from dit_lens.wan.run import Run
+from dit_lens.wan.shuffled_weights import shuffled_weights
+
+REGIONS = ("agent", "goal", "path", "walls", "background")
+ENERGY = record("resid_post", reduce="token_norm", branches="cond")
+LABELLED = ("maze", "choose", "occlude")  # families with labels for probes
+FEWEST = 8  # puzzles that probes can be fitted on
+PROBE_SEED = 10_000  # puzzles for probes are other ones than those that are patched
+GROUPS = 4  # runs of layers whose update is held over all steps
+PUZZLE, CONTROL = 10, 3  # how long each takes beside a scene that is probed, about; for the time left
+SAMPLING = (  # arguments of lens.generate that a map does not set itself
+    *OF_PLAN, "negative_prompt", "height", "width", "num_frames", "max_sequence_length",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a survey found. ``effects``, ``held``, ``energy``: (puzzle, ..., kind). ``trained``, ``control``: evidence
+    of each puzzle. ``decodable``, ``ensembles``: empty where not asked for. ``clips``: (place, clip, frame, ...).
+    ``runs``: the bases."""
+
+    effects: xr.DataArray
+    held: xr.DataArray
+    energy: xr.DataArray
+    trained: Sequence[xr.Dataset]
+    control: Sequence[xr.Dataset]
+    decodable: xr.Dataset
+    ensembles: xr.Dataset
+    clips: xr.DataArray
+    runs: Sequence[Run]
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """Which puzzles are generated how, and where they are patched and read; make one with :func:`survey`.
+
+    ``steps``: those that are patched; ``few``: those of the layer table. ``probed``: further puzzles, for probes.
+    ``how``: arguments of ``lens.generate``.
+    """
+
+    lens: Lens
+    tasks: Sequence[Any]
+    families: Sequence[str]
+    probed: Sequence[Any]
+    seed: int
+    plan: Plan
+    steps: Sequence[int]
+    few: Sequence[int]
+    how: Mapping[str, Any]
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything that can change a number, as plain values; ensembles may be asked for later."""
+        how = dict(self.how)
+        scheduler = how.pop("scheduler", None) or self.lens.pipe.scheduler
+        return {
+            **setting(self.lens), "plan": describe(self.plan), "scheduler": describe(dict(scheduler.config)),
+            "sampling": describe(how), "seed": self.seed, "steps": list(self.steps), "tasks": list(self.families),
+            "n": len(self.tasks), "scenes": len(self.probed),
+            "puzzle": {
+                f"{i}": {"base": task_identity(task), "twin": task_identity(_twin(task))}
+                for i, task in enumerate(self.tasks)
+            },
+        }  # fmt: skip
+
+    def run(self, kept: Parts, ensembles: bool = False, progress: Progress = silent) -> Measured:
+        """Every part that is not kept yet is made; ``progress(done, total, what)`` is called before each of them, in
+        units of about one scene that is probed."""
+        numbers, n = range(len(self.tasks)), len(self.tasks)
+        total = (PUZZLE + CONTROL) * n + 2 * len(self.probed)
+
+        def puzzle(i: int) -> Part:
+            progress(PUZZLE * i, total, self._called(i))
+            return self._puzzle(i, kept.inner(f"puzzle-{i}"))
+
+        with ExitStack() as opened:
+            # Only where the control is not done: it needs the memory of the experts once more.
+            nothing = cache(lambda: opened.enter_context(shuffled_weights(self.lens, self.seed)))
+
+            def control(i: int) -> Part:
+                progress(PUZZLE * n + CONTROL * i, total, f"control, {self._called(i)}")
+                found = puzzle_evidence(nothing(), self.tasks[i], self.seed + i, self.few, self.seed, **self.how)
+                return {"evidence": found}, ()
+
+            def probes() -> Part:
+                found = decodability(
+                    self.lens, nothing(), self.probed, self.few, seed=self.seed + PROBE_SEED, generate=self.how,
+                    folder=kept.within("decodable"),
+                    progress=lambda done, of, what: progress((PUZZLE + CONTROL) * n + done, total, what),
+                )  # fmt: skip
+                return {"decodable": found}, ()
+
+            rows = [kept.get(f"puzzle-{i}", partial(puzzle, i)) for i in numbers]
+            controls = [kept.get(f"control-{i}", partial(control, i))[0]["evidence"] for i in numbers]
+            decodable = kept.get("decodable", probes)[0]["decodable"] if self.probed else xr.Dataset()
+        shared = kept.get("ensembles", self._ensembles)[0]["ensembles"] if ensembles else xr.Dataset()
+        effects, held, energy = (
+            _joined([row[0][name]["value"] for row in rows]) for name in ("effect", "held", "energy")
+        )
+        clips = kept.get("clips", partial(self._clips, rows[0][1], paired(effects, "effect", "placebo")))[0]["clips"]
+        bases = [self._mine(row[1], task)[0] for row, task in zip(rows, self.tasks, strict=True)]
+        progress(total, total, "writing")
+        return Measured(
+            effects, held, energy, [row[0]["evidence"] for row in rows], controls, decodable, shared, clips["value"],
+            bases,
+        )  # fmt: skip
+
+    def _called(self, i: int) -> str:
+        return f"{getattr(self.tasks[i], 'name', 'task')} {self.seed + i}"
+
+    def _mine(self, runs: Sequence[Run], task: Any) -> list[Run]:
+        """Base, source and placebo as they may be read back, with their tasks and a decoder; or the base alone."""
+        tasks = (task, _twin(task), task)[: len(runs)]
+        return [replace(self.lens.attach(run), task=own) for run, own in zip(runs, tasks, strict=True)]
+
+    def _puzzle(self, i: int, kept: Parts) -> Part:
+        """One puzzle; on the way are kept its runs, its local effects and each cell of the sweep."""
+        lens, task, number = self.lens, self.tasks[i], self.seed + i
+
+        def made() -> Part:
+            runs = puzzle_runs(lens, task, number, self.few, ENERGY, **self.how)
+            return {"energy": self._energy(runs[0], number).to_dataset(name="value")}, runs
+
+        def moved() -> Part:
+            return {"effect": local_effects(lens, base, source, placebo, self.steps).to_dataset(name="value")}, ()
+
+        energy, runs = kept.get("runs", made)
+        base, source, placebo = self._mine(runs, task)
+        effect = kept.get("effect", moved)[0]
+        held = self._held(base, source, placebo, kept.within("held")).to_dataset(name="value")
+        evidence = layer_evidence(lens, base, source, placebo, self.few, effect["effect"]["value"], seed=self.seed)
+        # Of the first puzzle clips are made, when all effects are known.
+        return {**energy, **effect, "held": held, "evidence": evidence}, [base] if i else [base, source, placebo]
+
+    def _held(self, base: Run, source: Run, placebo: Run, folder: Path | None) -> xr.DataArray:
+        """Effect on the finished video, (kind, layers), of updates held over all steps in each group of layers."""
+        groups = [range(g[0], g[-1] + 1) for g in np.array_split(np.arange(self.lens.n_layers), GROUPS)]
+        found = Sweep(
+            self.lens, base, source, placebo=placebo, steps=[range(base.plan.n_steps)], layers=groups, horizon="final",
+            folder=folder,
+        ).run(silent)  # fmt: skip
+        kinds = [found[f"raw_{kind}"].squeeze(drop=True).reset_coords(drop=True) for kind in ("effect", "placebo")]
+        joined = xr.concat(kinds, dim="kind").rename(layer="layers").assign_coords(kind=["effect", "placebo"])
+        about = {"long_name": "effect on the video, updates held over all steps", "units": "0 = base, 1 = source"}
+        return joined.rename(None).assign_attrs(about)
+
+    def _energy(self, base: Run, number: int) -> xr.DataArray:
+        """Energy of the regions to show, (step, layer, region, kind); NaN for those that this puzzle has not."""
+        own = {name for task in self.tasks for name in task.regions}
+        shown = [name for name in REGIONS if name in own] or sorted(own)
+        masks = {name: base.regions[name] for name in shown if name in base.regions}
+        there = [name for name, mask in masks.items() if mask.any() and not mask.all()]
+        return region_energy(base, there, seed=number).isel(branch=0, drop=True).reindex(region=shown)
+
+    def _ensembles(self) -> Part:
+        """Scores of shared latents and their controls, one row a condition."""
+        how = dict(self.how)
+        judged = [task for task in self.tasks if hasattr(task, "score")]
+        found = ensembles(
+            self.lens, judged, other_layers=(), seed=self.seed, num_steps=how.pop("steps", None), **how
+        )  # fmt: skip
+        found = found.isel(metric=0).sel(continued="one")
+        kept = found[["score", "low", "high", "n", "gain", "gain_low", "gain_high", "null"]].rename(score="value")
+        told = {"remarks": "; ".join(found.attrs["remarks"])}  # a file of tables holds no lists
+        return {
+            "ensembles": kept.drop_vars([c for c in kept.coords if c != "condition"]).assign_attrs(told)
+        }, ()  # fmt: skip
+
+    def _clips(self, first: Sequence[Run], effects: xr.Dataset, most: int = 4) -> Part:
+        """Base, source, patched and placebo videos (x0_hat of the patched step) behind the largest effects."""
+        base, source, placebo = self._mine(first, self.tasks[0])
+        values = effects["value"].transpose("step", "layer")
+        order = np.argsort(-np.abs(np.nan_to_num(values.values)), axis=None)[:most]
+        found = []
+        for s, layer in zip(*np.unravel_index(order, values.shape), strict=True):
+            place = {"step": int(values["step"][s]), "layer": int(values["layer"][layer])}
+            work = Sweep(self.lens, base, source, placebo=placebo, steps=[place["step"]], layers=[place["layer"]])
+            videos = {k: (r.video * 255).round().astype(np.uint8) for k, r in work.clips(0, **place).items()}
+            clip = xr.DataArray(
+                np.stack(list(videos.values())), dims=("clip", "frame", "row", "col", "colour"),
+                coords={"clip": list(videos), **place},
+            )  # fmt: skip
+            found.append(clip)
+        return {"clips": xr.concat(found, dim="place").to_dataset(name="value")}, ()
+
+
+def survey(
+    lens: Lens,
+    tasks: Sequence[Any] | None,
+    n: int,
+    seed: int,
+    steps: Sequence[int] | None,
+    scenes: int,
+    sampling: Mapping[str, Any] | None,
+) -> Survey:
+    """Draw the puzzles and check everything that can be checked before the work; arguments and errors as of a map."""
+    how = dict(sampling or {})
+    if set(how) - set(SAMPLING):
+        raise MeasureError(
+            f"sampling= has {sorted(set(how) - set(SAMPLING))}: give what lens.generate takes and a map does not set "
+            f"itself: {', '.join(SAMPLING)}"
+        )
+    drawn, families = _drawn(tasks, n, seed)
+    plan = lens.plan_of(**how)
+    last = plan.n_steps - 1
+    chosen = (
+        sorted({round(q * last) for q in (0, 0.1, 0.25, 0.5, 0.75, 1)})
+        if steps is None
+        else sorted({int(s) for s in steps})
+    )
+    few = _spread(chosen, [plan.at(s).expert for s in chosen])
+    return Survey(lens, drawn, families, _probed(families, drawn, scenes, seed), seed, plan, chosen, few, how)
+
+
+def paired(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:
+    """Summary of one kind with the mean of its null beside it."""
+    found = summarise(values.sel(kind=kind, drop=True))
+    return found.assign(null=summarise(values.sel(kind=null, drop=True), resamples=1)["value"])
+
+
+def _drawn(tasks: Sequence[Any] | None, n: int, seed: int) -> tuple[list[Any], list[str]]:
+    """The puzzles, and the names of their families."""
+    names = puzzles.names() if tasks is None else tuple(tasks)
+    if all(isinstance(name, str) for name in names):
+        if n < 2:
+            raise TaskError("a map needs n >= 2 puzzles of each task, or there is no interval to draw")
+        return [puzzles.load(name, seed=seed + i) for name in names for i in range(n)], list(names)
+    if len(names) < 2:
+        raise TaskError("a map needs two or more puzzles, or there is no interval to draw")
+    needed(names, "regions", "twin", cure="a map reads regions, and swaps with the twin of another answer")
+    return list(names), sorted({str(getattr(task, "name", "task")) for task in names})
+
+
+def _probed(families: Sequence[str], drawn: Sequence[Any], scenes: int, seed: int) -> list[Any]:
+    """Puzzles for probes: further ones of the families that have a label, or the user's own; none if too few."""
+    if not all(isinstance(task, puzzles.Task) for task in drawn):
+        return list(drawn) if scenes and len(drawn) >= FEWEST else []
+    asked = [name for name in families if name in LABELLED]
+    if not asked or scenes < FEWEST:
+        return []
+    return [puzzles.load(asked[i % len(asked)], seed=seed + PROBE_SEED + i // len(asked)) for i in range(scenes)]
+
+
+def _spread(steps: Sequence[int], experts: Sequence[str]) -> list[int]:
+    """Every second step of each expert, its first among them."""
+    return [s for e in dict.fromkeys(experts) for s in [s for s, x in zip(steps, experts, strict=True) if x == e][::2]]
+
+
+def _twin(task: Any) -> Any:
+    return task.twin("other_answer")
+
+
+def _joined(rows: Sequence[xr.DataArray]) -> xr.DataArray:
+    return xr.concat(rows, dim="puzzle", coords="minimal", compat="override")

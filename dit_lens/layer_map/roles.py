@@ -1,0 +1,300 @@
+"""What each layer does: the evidence by layer, a control model, and the cut into early, middle and late.
+
+For every layer l of every expert, averaged over chosen steps, of the cond branch:
+
+    attention   log2 of (attention of all tokens to the foreground / its size) - the same of random masks
+    writing     log2 of (|update| on the foreground / elsewhere) - the same of random masks
+    effect      x0_hat moved towards another answer by that answer's update - the same of the placebo
+    readout     cosine(v_l, v) - cosine(v_{l-1}, v), layer lens without translator
+
+and, where probes were fitted (on other puzzles; :mod:`dit_lens.layer_map.decodability`),
+
+    scene       gain in decodability of what stands in the first picture: walls, goals
+    choice      gain in decodability of what the model decides: its path, which of several routes
+
+All are what the layer itself adds, so that neighbours are not alike by construction. The words have no other meaning
+here: a layer *perceives* as far as it makes the scene more decodable (without probes: as far as it attends to the
+things in the scene more than to as many random tokens); it *decides* as far as its update, taken from a run with
+another answer, moves x0_hat towards that answer; it *consolidates* as far as the velocity read out after it is nearer
+to the final one than before it.
+
+A network with nothing learned has depth trends of its own. So each number is taken again on the same puzzles from the
+same model with the entries of every weight tensor shuffled, and the cut is made in the difference: if layers of the two
+models differ from each other no more than at random, the result says "no specialisation found".
+
+When not to use: as the paper's claim tested on a large model from few puzzles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens import tasks as puzzles
+from dit_lens.experiments.energy_by_depth import FOREGROUND
+from dit_lens.experiments.layer_swapping import PLACEBO_SEED
+from dit_lens.layer_map.segments import Segments, segments
+from dit_lens.measures.energy import energy_ratio
+from dit_lens.measures.layer_lens import layer_lens
+from dit_lens.measures.local_effects import local_effects
+from dit_lens.measures.region_attention import region_attention
+from dit_lens.measures.token_masks import region_mask
+from dit_lens.progress import Progress, silent
+from dit_lens.replication.claim import Claim, Verdict
+from dit_lens.stats.summary import summarise
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.recording import Record, record
+from dit_lens.wan.run import Run
+from dit_lens.wan.shuffled_weights import shuffled_weights
+
+EVIDENCE = ("attention", "writing", "effect", "readout")
+PROBED = ("scene", "choice")  # where probes were fitted
+ROLES = {"perceives": "attention", "decides": "effect", "consolidates": "readout"}
+LONG = {
+    "attention": ("attention to the foreground", "log2, above random masks"),
+    "writing": ("update on the foreground against elsewhere", "log2, above random masks"),
+    "effect": ("local effect of the update", "0 = base, 1 = source; above placebo"),
+    "readout": ("gain of the read-out", "cosine"),
+    "scene": ("gain in decodability of the scene", "AUC"),
+    "choice": ("gain in decodability of the decision", "AUC"),
+}
+
+
+def layer_evidence(
+    lens: Lens,
+    base: Run,
+    source: Run,
+    placebo: Run,
+    steps: Sequence[int],
+    effects: xr.DataArray | None = None,
+    foreground: Sequence[str] = FOREGROUND,
+    seed: int = 0,
+) -> xr.Dataset:
+    """The four kinds of evidence of one puzzle, (step, layer), and for the first three their null as ``<name>_null``.
+
+    ``base`` recorded ``update`` with ``token_norm`` in the cond branch at ``steps``. ``effects``: those of
+    ``local_effects`` at ``steps``, if they are known already.
+    """
+    mask = region_mask(base, foreground)
+    tokens = tuple(int(i) for i in np.flatnonzero(mask))
+    seen = region_attention(
+        lens, base, queries="all", keys={"foreground": tokens}, steps=tuple(steps), branches="cond", seed=seed
+    ).isel(branch=0, query=0, key=0, drop=True).mean("head")  # fmt: skip
+    null = xr.DataArray(np.log2(seen["null"])).mean("draw")
+    ratio = energy_ratio(base, mask, "update", seed=seed).isel(branch=0, drop=True).sel(step=list(steps))
+    moved = local_effects(lens, base, source, placebo, steps) if effects is None else effects.sel(step=list(steps))
+    read = layer_lens(lens, base, tuple(steps), entry=True)["cosine"].sel(readout="raw", drop=True)
+    found = {
+        "attention": xr.DataArray(np.log2(seen["enrichment"])) - null,
+        "attention_null": null,
+        "writing": ratio.sel(kind="region", drop=True) - ratio.sel(kind="null", drop=True),
+        "writing_null": ratio.sel(kind="null", drop=True),
+        "effect": moved.sel(kind="effect", drop=True) - moved.sel(kind="placebo", drop=True),
+        "effect_null": moved.sel(kind="placebo", drop=True),
+        "readout": read.diff("layer"),  # labelled by the later layer
+    }
+    plain = {k: v.transpose("step", "layer").reset_coords(drop=True) for k, v in found.items()}
+    expert = [base.plan.at(s).expert for s in steps]
+    return xr.Dataset(plain).assign_coords(step=list(steps), expert=("step", expert))
+
+
+def puzzle_runs(
+    lens: Lens, task: Any, seed: int, steps: Sequence[int], /, *also: Record, **how: Any
+) -> tuple[Run, Run, Run]:
+    """Base, source (the twin with another answer) and placebo of a puzzle; the base records what the evidence needs.
+
+    ``also``: further recordings of the base. ``how``: arguments of ``lens.generate``, whose ``steps`` is their number.
+    """
+    update = record("update", reduce="token_norm", branches="cond", steps=tuple(steps))
+    return (
+        lens.generate(task, seed=seed, record=[update, *also], **how),
+        lens.generate(task.twin("other_answer"), seed=seed, **how),
+        lens.generate(task, seed=seed + PLACEBO_SEED, **how),
+    )
+
+
+def control_evidence(
+    lens: Lens,
+    tasks: Sequence[Any],
+    seeds: Sequence[int],
+    steps: Sequence[int],
+    progress: Progress = silent,
+    seed: int = 0,
+) -> list[xr.Dataset]:
+    """The same evidence from the model with shuffled weights, which learned nothing; one dataset a puzzle."""
+    found = []
+    with shuffled_weights(lens, seed) as nothing:
+        for i, (task, number) in enumerate(zip(tasks, seeds, strict=True)):
+            progress(i, len(tasks), f"control, {getattr(task, 'name', task)} {number}")
+            found.append(puzzle_evidence(nothing, task, number, steps, seed))
+    return found
+
+
+def puzzle_evidence(lens: Lens, task: Any, number: int, steps: Sequence[int], seed: int, /, **how: Any) -> xr.Dataset:
+    """:func:`layer_evidence` of one puzzle, generated here; ``how``: arguments of ``lens.generate``."""
+    return layer_evidence(lens, *puzzle_runs(lens, task, number, steps, **how), steps, seed=seed)
+
+
+def by_layer(rows: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Evidence of many puzzles, (puzzle, expert, layer): the mean over each expert's steps."""
+    joined = xr.concat(rows, dim="puzzle", coords="minimal", compat="override")
+    order = [e for e in ("high", "low") if e in joined["expert"].values]
+    parts = [joined.isel(step=np.flatnonzero(joined["expert"].values == e)).mean("step") for e in order]
+    return xr.concat(parts, dim="expert").assign_coords(expert=order)
+
+
+def with_probes(evidence: xr.Dataset, gains: xr.Dataset) -> xr.Dataset:
+    """The result of :func:`by_layer` beside gains in decodability, (puzzle, expert, layer), of other puzzles."""
+    names = [f"patched {i}" for i in range(evidence.sizes["puzzle"])]
+    both = [evidence.assign_coords(puzzle=names), gains.sel(expert=evidence["expert"].values)]
+    return xr.merge([part.reset_coords(drop=True) for part in both], join="outer", compat="no_conflicts")
+
+
+def roles(trained: xr.Dataset, control: xr.Dataset, draws: int = 2000, seed: int = 0) -> tuple[xr.Dataset, Roles]:
+    """The layer table and the cut of each expert, from two results of :func:`by_layer` on the same puzzles.
+
+    Both may hold gains in decodability as well (:func:`with_probes`). The table, (expert, layer): every evidence with
+    ``<name>_low, _high, _n``, the control's mean as ``<name>_null``, ``depth``, and ``part`` (early, middle,
+    late, or "-" where no specialisation was found).
+    """
+    n = trained.sizes["layer"]
+    names = [*EVIDENCE, *(name for name in PROBED if name in trained)]
+    meanings = ROLES | ({"perceives": "scene"} if "scene" in names else {})
+    cuts = {}
+    for expert in trained["expert"].values.tolist():
+        above = (trained - control)[names].sel(expert=expert, drop=True).mean("puzzle")
+        # Two experts are two chances to be wrong.
+        level = 0.05 / trained.sizes["expert"]
+        cuts[expert] = segments(above.to_dataarray("evidence"), draws=draws, seed=seed, level=level)
+    columns: dict[str, Any] = {}
+    for name in names:
+        mean = summarise(trained[name])
+        columns[name] = mean["value"].assign_attrs(long_name=LONG[name][0], units=LONG[name][1], null_name="control")
+        columns |= {f"{name}_low": mean["low"], f"{name}_high": mean["high"], f"{name}_n": mean["n"]}
+        columns[f"{name}_null"] = control[name].mean("puzzle")
+    part = np.full((trained.sizes["expert"], n), "-", dtype=object)
+    for i, cut in enumerate(cuts.values()):
+        for word, run in zip(("early", "middle", "late"), cut.runs() if cut.found else (), strict=False):
+            part[i, list(run)] = word
+    columns["part"] = (("expert", "layer"), part.astype(str))
+    centres = {
+        expert: {role: _centre(trained, control, name, expert) for role, name in meanings.items()} for expert in cuts
+    }
+    depth = ("layer", np.arange(n) / n)
+    return xr.Dataset(columns, coords={"expert": list(cuts), "layer": range(n), "depth": depth}), Roles(cuts, centres)
+
+
+class Roles:
+    """Where each role lies. ``cuts``: expert -> :class:`Segments`; ``centres``: expert -> role -> depth [low, high]."""
+
+    def __init__(self, cuts: Mapping[str, Segments], centres: Mapping[str, Mapping[str, tuple[float, ...]]]) -> None:
+        self.cuts, self.centres = dict(cuts), {k: dict(v) for k, v in centres.items()}
+
+    def sentences(self) -> list[str]:
+        """What was found, in words with numbers."""
+        said = []
+        for expert, cut in self.cuts.items():
+            said.append(f"Expert {expert}: {cut}.")
+            if cut.found:
+                parts = [f"{r} at depth {m:.2f} [{a:.2f}, {b:.2f}]" for r, (m, a, b) in self.centres[expert].items()]
+                said.append(f"Expert {expert}, centre of each role, more than in the control: {'; '.join(parts)}.")
+        return said
+
+    def __repr__(self) -> str:
+        return "\n".join(self.sentences())
+
+
+def _centre(trained: xr.Dataset, control: xr.Dataset, name: str, expert: str) -> tuple[float, float, float]:
+    """Depth around which an evidence lies, with a bootstrap interval over puzzles: the mean profile's positive part."""
+    above = (trained[name] - control[name]).sel(expert=expert).transpose("puzzle", "layer").values  # (puzzles, L)
+    above = above[np.isfinite(above).all(1)]
+    rng = np.random.default_rng(0)
+    draws = [float(centre(above[rng.integers(0, len(above), len(above))].mean(0))) for _ in range(1000)]
+    return float(centre(above.mean(0))), *_middle(draws)
+
+
+def centre(profile: np.ndarray) -> np.ndarray:
+    """Depth around which the positive part of profiles (L, ...) lies; NaN where there is none."""
+    depth = (np.arange(len(profile)) + 0.5) / len(profile)
+    weight = np.clip(profile, 0, None)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.tensordot(depth, weight, 1) / weight.sum(0))
+
+
+def _middle(draws: Sequence[float]) -> tuple[float, float]:
+    """The middle 95 %."""
+    low, high = np.nanpercentile(draws, [2.5, 97.5]) if np.isfinite(draws).any() else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+# -- the paper's claim
+
+
+def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> list[Claim]:
+    """The paper's division of labour over layers, on ``n`` unseen puzzles of all families; see :func:`read_claims`.
+
+    Four steps, read in the model and in the control.
+    """
+    last = lens.plan().n_steps - 1
+    steps = sorted({round(q * last) for q in (0, 0.25, 0.5, 1)})
+    tasks, seeds = puzzles.batch(puzzles.names(), n, seed), range(seed, seed + n)
+    found = []
+    for i, (task, number) in enumerate(zip(tasks, seeds, strict=True)):
+        progress(i, len(tasks), f"layers, {task.name} {number}")
+        found.append(layer_evidence(lens, *puzzle_runs(lens, task, number, steps), steps, seed=seed))
+    return read_claims(by_layer(found), by_layer(control_evidence(lens, tasks, seeds, steps, progress, seed)))
+
+
+def read_claims(trained: xr.Dataset, control: xr.Dataset, resamples: int = 1000, seed: int = 0) -> list[Claim]:
+    """Is there a cut, and do the roles come in the order that is claimed? From two results of :func:`by_layer`.
+
+    Intervals resample puzzles. The null shuffles the layers, all evidences together, as the cut's p-value does.
+    """
+    _, found = roles(trained, control, seed=seed)
+    above = (trained - control)[list(EVIDENCE)].to_dataarray("evidence")
+    data = above.transpose("puzzle", "layer", "expert", "evidence").values
+    rng = np.random.default_rng(seed)
+    n, n_layers = data.shape[:2]
+    profiles = [data[rng.integers(0, n, n)].mean(0) for _ in range(resamples)]  # (L, expert, evidence)
+    mixed = [data.mean(0)[rng.permutation(n_layers)] for _ in range(resamples)]
+
+    def row(paper: str, measure: str, unit: str, number: Any, rule: str, holds: Any) -> Claim:
+        value, (low, high) = float(number(data.mean(0))), _middle([float(number(p)) for p in profiles])
+        null = [float(number(p)) for p in mixed]
+        ends = _middle(null)
+        verdict: Verdict = "supported" if holds(low, ends[1]) else "not supported"
+        return Claim(
+            paper, measure, unit, value, low, high, n, float(np.nanmean(null)), *ends, "layers shuffled", rule, verdict,
+            " ".join(found.sentences()),
+        )  # fmt: skip
+
+    p = ", ".join(f"{expert} {cut.p:.3f}" for expert, cut in found.cuts.items())
+    return [
+        row(
+            "Layers divide the work: early, middle and late ones differ in kind (abstract).",
+            f"variance between layers that a cut in three explains, mean over experts (p: {p})", "share", _explained,
+            "supported when the best cut beats that of shuffled layers in every expert, p below .05 over all",
+            lambda low, high: all(cut.found for cut in found.cuts.values()),
+        ),
+        row(
+            "Early layers perceive, middle layers reason, late layers consolidate (abstract).",
+            "depth of the centre of 'decides' (effect) behind 'perceives' (attention), and of 'consolidates' (readout) "
+            "behind 'decides': the smaller of the two, mean over experts", "layer / layers", _in_order,
+            "supported when the interval lies above zero and above the null's", lambda low, high: low > max(0, high),
+        ),
+    ]  # fmt: skip
+
+
+def _in_order(profile: np.ndarray) -> float:
+    """How far apart, in the order of ``ROLES``, the centres of the nearest two roles lie; mean over experts."""
+    depths = np.stack([centre(profile[:, :, EVIDENCE.index(name)]) for name in ROLES.values()])  # (role, expert)
+    return float(np.diff(depths, axis=0).min(0).mean())
+
+
+def _explained(profile: np.ndarray) -> float:
+    """What the best cut explains, mean over experts, of a profile (L, expert, evidence)."""
+    cuts = [segments(xr.DataArray(profile[:, e], dims=("layer", "evidence")), draws=0) for e in range(profile.shape[1])]
+    return float(np.mean([cut.explained for cut in cuts]))

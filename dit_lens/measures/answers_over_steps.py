@@ -1,0 +1,221 @@
+"""What a generation says on the way: its answer in every step's x0_hat, and the step from which something stands.
+
+``verdicts`` reads the answer of each step's x0_hat and of the finished video as *none*, *wrong* or *right*.
+``corrections`` asks how often an answer that is wrong at step s is right at the end, and the reverse, beside two nulls:
+
+* *flips*: answers flip, but blindly. The chain that they follow has, for every pair of verdicts a, b and every step t,
+  one rate for both directions, estimated from all puzzles,
+
+      m_t(a, b) = (N_t(a -> b) + N_t(b -> a)) / (n_t(a) + n_t(b)),
+
+  and P(right at the end | a at s) is read from the product of these matrices. With two verdicts it is the chance of an
+  odd number of flips. More corrections than that means that flips have a direction.
+
+* *unrelated*: what stands at step s says nothing of the end: P(right at the end) over all puzzles. Fewer corrections
+  than that means that early mistakes stick.
+
+``onset`` is the first step from which a curve stays at or above a level for good; ``fade_in`` is the null of orders of
+onsets: a film in which the finished video only fades in over the still first frame, as far at each step as x0_hat got.
+
+When not to use: ``corrections`` where answers are read from a blend. A blurred x0_hat has no answer (*none*), and none
+to right is sharpening, not correction; that is why the three verdicts are kept apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.errors import MeasureError
+from dit_lens.stats.summary import wilson
+from dit_lens.wan.run import Run
+
+VERDICTS = ("none", "wrong", "right")
+NONE, WRONG, RIGHT = range(3)
+
+
+def verdicts(run: Run, film: np.ndarray | None = None) -> xr.DataArray:
+    """The answer of each step's x0_hat, and last of the finished video, as an index into ``VERDICTS``; (step,).
+
+    ``step`` runs to n_steps, which stands for the finished video. ``film``: those pictures, (n_steps + 1, frames, H, W,
+    3), where they were decoded already.
+
+    Errors: :class:`MeasureError` for a run that was stopped, or whose task has no answers.
+    """
+    task = run.task
+    if not all(hasattr(task, name) for name in ("answer", "solutions")):
+        raise MeasureError(
+            "this run's task reads no answers: it needs answer(frames) and solutions, as lab puzzles have"
+        )
+    if not run.complete:
+        raise MeasureError(f"the run stopped after {run.n_steps} of {run.plan.n_steps} steps: generate it to the end")
+    shown = [*run.film(), run.video] if film is None else film
+    if len(shown) != run.n_steps + 1:
+        raise MeasureError(
+            f"film has {len(shown)} entries: give one for each of {run.n_steps} steps and the final video"
+        )
+    answers = [task.answer(frames) for frames in shown]
+    state = [NONE if a is None else (RIGHT if a in task.solutions else WRONG) for a in answers]
+    return xr.DataArray(
+        np.array(state, np.int8),
+        dims="step",
+        coords={"step": range(len(state))},
+        name="verdict",
+        attrs={"long_name": "verdict on x0_hat's answer", "units": "0 none, 1 wrong, 2 right"},
+    )
+
+
+def corrections(states: xr.DataArray, seed: int = 0, resamples: int = 300) -> xr.Dataset:
+    """How wrong answers fare, and right ones, from each step to the end; (step,) with the end left out.
+
+    ``states``: verdicts (puzzle, step), the last step being the end. ``count`` (step, verdict). ``corrected``: of the
+    puzzles that are wrong at a step, the share right at the end; ``corrupted``: of those right, the share that is not;
+    ``sharpened``: of those without an answer, the share right at the end. Each with ``_low``, ``_high`` (Wilson, 95 %),
+    ``_flips`` and ``_unrelated`` (the nulls above), ``_flips_low`` and ``_flips_high`` (bootstrap over puzzles, 95 %);
+    NaN where no puzzle is in that state. ``transitions`` (step, verdict, to): counts from one step to the next.
+    """
+    data = _checked(states)
+    steps = data.shape[1] - 1
+    end = data[:, -1]
+    right_at_end = float((end == RIGHT).mean())
+    blind = _to_right(data)
+    rng = np.random.default_rng(seed)
+    draws = np.stack([_to_right(data[rng.integers(0, len(data), len(data))]) for _ in range(resamples)])
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0)  # (step, verdict)
+    out: dict[str, Any] = {
+        "count": (("step", "verdict"), np.stack([(data[:, :-1] == v).sum(0) for v in range(3)], -1)),
+        "transitions": (("step", "verdict", "to"), _moves(data)),
+    }
+    for name, state in (("corrected", WRONG), ("corrupted", RIGHT), ("sharpened", NONE)):
+        sign = -1 if name == "corrupted" else 1  # shares of "not right" are one minus those of "right"
+        shares = np.full((steps, 3), np.nan)
+        for s in range(steps):
+            here = data[:, s] == state
+            if here.any():
+                hits = int(((end == RIGHT) if sign > 0 else (end != RIGHT))[here].sum())
+                shares[s] = wilson(hits, int(here.sum()))
+        seen = np.isfinite(shares[:, 0])
+        nulls = (blind, low, high) if sign > 0 else (1 - blind, 1 - high, 1 - low)
+        flips = [np.where(seen, null[:, state], np.nan) for null in nulls]
+        unrelated = np.where(seen, right_at_end if sign > 0 else 1 - right_at_end, np.nan)
+        for end_of_name, values in zip(
+            ("", "_low", "_high", "_flips", "_flips_low", "_flips_high", "_unrelated"),
+            (*shares.T, *flips, unrelated),
+            strict=True,
+        ):
+            out[name + end_of_name] = ("step", values)
+    names = list(VERDICTS)
+    coords = {"step": states["step"].values[:-1], "verdict": names, "to": names}
+    attrs = {"long_name": "fate of answers from a step to the end", "units": "share", "n": len(data)}
+    return xr.Dataset(out, coords=coords, attrs=attrs)
+
+
+def events(states: xr.DataArray) -> xr.Dataset:
+    """Per puzzle: did it ever show a wrong answer and end right (``corrected``), or a right one and not end right
+    (``corrupted``)? Bool (puzzle,)."""
+    data = _checked(states)
+    found = _events(data)
+    coords = {k: v for k, v in states.coords.items() if v.dims == ("puzzle",)}
+    return xr.Dataset({k: ("puzzle", v) for k, v in found.items()}, coords=coords)
+
+
+def chance_events(states: xr.DataArray, draws: int = 500, seed: int = 0) -> xr.Dataset:
+    """The shares of ``events`` when flips are blind: each puzzle starts as it did and follows the symmetric chain.
+
+    ``corrected``, ``corrupted``, each a share (value, low, high over draws) along ``part``.
+    """
+    data = _checked(states)
+    chain = blind_flips(data)  # (transition, 3, 3)
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {"corrected": [], "corrupted": []}
+    for _ in range(draws):
+        path = [data[:, 0].astype(int)]
+        for m in chain:
+            edges = m.cumsum(1)[path[-1]]  # (puzzles, 3)
+            path.append(np.minimum((rng.random(len(data))[:, None] > edges).sum(1), 2))
+        for name, hit in _events(np.stack(path, 1)).items():
+            found[name].append(float(hit.mean()))
+    parts = {k: [float(np.mean(v)), *map(float, np.percentile(v, [2.5, 97.5]))] for k, v in found.items()}
+    return xr.Dataset({k: ("part", v) for k, v in parts.items()}, coords={"part": ["value", "low", "high"]})
+
+
+def blind_flips(data: np.ndarray) -> np.ndarray:
+    """The symmetric chain of the module's text, (transitions, 3, 3): m_t(a, b) off the diagonal, rows summing to 1."""
+    moves = _moves(np.asarray(data)).astype(float)  # (T, 3, 3)
+    there = moves.sum(2)  # (T, 3) how many stand at each verdict
+    both = there[:, :, None] + there[:, None, :]
+    rate = np.divide(moves + moves.swapaxes(1, 2), both, out=np.zeros_like(moves), where=both > 0)
+    rate *= 1 - np.eye(3)
+    # Two pairs of one rare verdict can add up to more than 1; all rates of that step then shrink alike.
+    rate /= np.maximum(1, rate.sum(2).max(1))[:, None, None]
+    return rate + np.eye(3) * (1 - rate.sum(2))[:, :, None]
+
+
+def onset(curve: xr.DataArray, level: float = 0.5) -> xr.DataArray:
+    """The first step from which ``curve`` stays at or above ``level`` to the end, in its coordinate; NaN for never."""
+    if "step" not in curve.dims:
+        raise MeasureError(f"an onset needs an axis 'step', found {list(curve.dims)}")
+    values = curve.transpose(..., "step").values
+    holds = np.flip(np.logical_and.accumulate(np.flip(values >= level, -1), -1), -1)  # from here on for good
+    first = curve["step"].values[holds.argmax(-1)].astype(float)
+    out = curve.isel(step=0, drop=True).transpose(*[d for d in curve.dims if d != "step"])
+    attrs = {"long_name": f"first step at or above {level} for good", "units": "step"}
+    return out.copy(data=np.where(holds[..., -1], first, np.nan)).assign_attrs(attrs)
+
+
+def fade_in(film: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """A film in which the last video of ``film`` (S, F, H, W, 3) only fades in over the still ``first`` (H, W, 3).
+
+    Step s shows first + a_s (last - first) with a_s = <film_s - first, last - first> / |last - first|^2 in [0, 1], so
+    that it has come as far as the real one: in it everything happens at once.
+
+    Errors: :class:`MeasureError` where the last video is the still first frame.
+    """
+    film, first = np.asarray(film, np.float64), np.asarray(first, np.float64)
+    way = film[-1] - first
+    length = float((way * way).sum())
+    if length == 0:
+        raise MeasureError("the last video is its first frame held still: nothing fades in")
+    share = np.clip([float(((shown - first) * way).sum()) / length for shown in film], 0, 1)
+    return first + share[:, None, None, None, None] * way
+
+
+def _checked(states: xr.DataArray) -> np.ndarray:
+    if set(states.dims) != {"puzzle", "step"} or states.sizes["puzzle"] < 1 or states.sizes["step"] < 2:
+        raise MeasureError(
+            f"verdicts have axes {dict(states.sizes)}: give (puzzle, step) with at least a step and the end, as "
+            "xr.concat([verdicts(run) for run in runs], 'puzzle') is"
+        )
+    data = states.transpose("puzzle", "step").values
+    if not np.isin(data, (NONE, WRONG, RIGHT)).all():
+        raise MeasureError("verdicts are 0 (none), 1 (wrong) and 2 (right)")
+    return data.astype(int)
+
+
+def _moves(data: np.ndarray) -> np.ndarray:
+    """Counts (transition, from, to)."""
+    out = np.zeros((data.shape[1] - 1, 3, 3), int)
+    for t in range(data.shape[1] - 1):
+        np.add.at(out[t], (data[:, t], data[:, t + 1]), 1)
+    return out
+
+
+def _to_right(data: np.ndarray) -> np.ndarray:
+    """P(right at the end | verdict at a step) under blind flips, (step, verdict)."""
+    chance = np.zeros(3)
+    chance[RIGHT] = 1
+    found = []
+    for m in blind_flips(data)[::-1]:
+        chance = m @ chance
+        found.append(chance)
+    return np.stack(found[::-1])
+
+
+def _events(data: np.ndarray) -> dict[str, np.ndarray]:
+    end = data[:, -1]
+    return {
+        "corrected": (data[:, :-1] == WRONG).any(1) & (end == RIGHT),
+        "corrupted": (data[:, :-1] == RIGHT).any(1) & (end != RIGHT),
+    }

@@ -1,0 +1,353 @@
+"""Is what a probe reads used? Push along it, erase it, and see what becomes of the answer.
+
+For a probe with normal u (in the activation's own coordinates) at (step, layer, hook), and each puzzle with its base
+run b, these arms:
+
+    steer +s, -s     x <- x + s sd u   sd: standard deviation of x . u over the edited tokens of b, at the probe's place
+    pattern +s, -s   x <- x + s sd m   m: a second direction, if given: how activations differ with the label on average
+    erase            x <- r(x)         LEACE where an eraser is given, else the projection of x - mu off all normals
+
+each ``once`` (at the probe's step) and ``held`` (over many), and each beside ``draws`` random ones that move a token
+just as far: for steering a random unit vector orthogonal to u (or m) in its place, for erasing the removed part turned
+in space (left -> V R, with left = Q R and V a random orthonormal basis). Of an edited run e, with final latents z:
+
+    changed     the video gives another answer than b's         size      |z_e - z_b| / |z_b|
+    score       score(e) - score(b)                             cosine    < z_e, z_b > / (|z_e| |z_b|)
+    reached     the answer is one of ``target(task)``'s, where a target is given
+
+The effect is what the probe's direction does *more* than random ones do: ``difference`` of :func:`summary`.
+
+A normal is a filter: it is turned away from whatever else varies, and need not point where activations go when the
+label changes. That is the pattern, for two classes the difference of their means (Haufe et al. 2014): try both.
+
+When not to use: as proof of the opposite. A direction without effect may have been pushed too weakly, at a step or
+layer that no longer matters, or be written anew from text or image further on. And an effect of a strong push says only
+that the model can be broken there: so size, and the random arm, stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.address import ALL, Address
+from dit_lens.errors import ProbeError
+from dit_lens.interventions.erase import erase
+from dit_lens.interventions.steer import steer
+from dit_lens.probing.concept_erasure import Eraser
+from dit_lens.probing.linear_probe import Probe
+from dit_lens.progress import Progress, silent
+from dit_lens.stats.summary import puzzle_names, summarise
+from dit_lens.wan.editing import Intervention
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.points import point
+from dit_lens.wan.recording import record
+from dit_lens.wan.reduce import Project
+from dit_lens.wan.run import Run
+from dit_lens.wan.token_grid import Grid
+
+WHEN = ("once", "held")
+MEASURES = {
+    "changed": ("the answer is another one", "share"),
+    "score": ("change of the score", "points of 0-1"),
+    "size": ("change of the final latents", "share of their norm"),
+    "cosine": ("final latents like the base's", "cosine"),
+    "reached": ("the answer is the target's", "share"),
+}
+Erasers = Eraser | Mapping[Address, Eraser]
+
+
+def causal(
+    lens: Lens,
+    probe: Probe,
+    tasks: Sequence[Any],
+    *,
+    at: str | Address | None = None,
+    steps: Any = ALL,
+    layers: Any = None,
+    branches: Any = ALL,
+    strengths: Sequence[float] = (2.0,),
+    relative: bool = False,
+    signs: Callable[[Any, Grid], np.ndarray] | None = None,
+    contrast: tuple[Any, Any] | Callable[[Any], tuple[Any, Any]] | None = None,
+    pattern: np.ndarray | Callable[[Any], np.ndarray] | None = None,
+    eraser: Erasers | None = None,
+    target: Callable[[Any], Any] | None = None,
+    draws: int = 3,
+    random: Callable[[np.random.Generator], np.ndarray] | None = None,
+    seeds: Sequence[int] | None = None,
+    generate: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> xr.Dataset:
+    """Each measure (puzzle, when, arm) and its null ``<name>_null`` (.., draw); of base runs ``base_score`` and ``sd``.
+
+    ``at``: where ``once`` is, the probe's own address by default. ``steps``, ``layers``: where ``held`` is, all steps
+    and the probe's layer by default. ``branches``: of both. ``strengths``: of steering, above 0, in sd; with
+    ``relative`` in norms of each token. ``signs(task, grid)``: -1, 0 or 1 per token, all 1 by default: opposite labels
+    can be pushed opposite ways, and tokens at 0 are not touched. ``contrast``: for a probe of several classes the pair
+    (from, to), or a function of the task that gives it; u is then the normal of their difference. ``pattern``: m, (d,),
+    or a function of the task; of an eraser of one direction it is ``eraser.pattern``.
+
+    ``eraser``: one for all places; or one for each address, which acts in that address's branch: ``once`` takes that of
+    ``at``, ``held`` all of them. Without one, activations lose what lies along the probe's normals and keep its mean in
+    the probe's training data. ``target``: gives the task whose ``solutions`` count as reached. ``random``: draws a
+    direction (d,) for the null of steering, such as the pattern of shuffled labels, in place of one uniform on the
+    sphere; what lies along u is taken out of it. Puzzle i has noise seed ``seeds[i]``, i by default. ``generate``:
+    further arguments of ``lens.generate``; by default those that the probe's data was made with.
+
+    Costs 1 + 2 (1 + draws) arms generations a puzzle, ``once`` from its step on.
+
+    Errors: :class:`ProbeError` for a probe of another model, several classes without ``contrast``, a hook that is not
+    one vector a token, signs of another shape, and tokens that do not differ along u.
+    """
+    place = _place(lens, probe, at)
+    seeds = range(len(tasks)) if seeds is None else seeds
+    if not tasks or len(seeds) != len(tasks) or draws < 1 or not strengths or min(strengths) <= 0:
+        raise ProbeError(
+            f"{len(tasks)} tasks, {len(seeds)} seeds, {draws} draws, strengths {tuple(strengths)}: give a seed for "
+            "each task, at least one draw, and strengths above 0 (each is pushed both ways)"
+        )
+    how = _generation(probe) if generate is None else generate
+    kinds = ("steer",) if pattern is None else ("steer", "pattern")
+    arms = {f"{kind} {s:+g}": (kind, s) for kind in kinds for one in strengths for s in (one, -one)}
+    arms["erase"] = ("erase", 0.0)
+    where = {"hook": place.hook, "branches": branches}
+    spans = {
+        "once": {**where, **_span(place.step, None, place.layer)},
+        "held": {**where, **_span(steps, layers, place.layer)},
+    }
+    erasers = _erasers(probe, eraser, place)
+    found = {name: np.full((len(tasks), 2, len(arms), 1 + draws), np.nan) for name in MEASURES}
+    base_score, sds = np.full(len(tasks), np.nan), np.full((len(tasks), len(kinds)), np.nan)
+    for i, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
+        progress(i, len(tasks), f"causal check, puzzle {i}")
+        sign, u = _signs(signs, task, lens.grid_of(task, **how)), {"steer": _direction(probe, contrast, task)}
+        if pattern is not None:
+            u["pattern"] = _pattern(pattern(task) if callable(pattern) else pattern, len(u["steer"]))
+        kept = record(
+            place.hook, reduce=Project(np.stack(list(u.values()), axis=1)), branches=place.branch, name="along",
+            **_span(place.step, None, place.layer),
+        )  # fmt: skip
+        base = lens.generate(task, seed=seed, record=kept, **how)
+        sds[i] = base[replace(place, hook="along")].double().numpy()[sign != 0].std(0)
+        if not (sds[i] > 0).all() and not relative:
+            raise ProbeError(
+                f"the {int((sign != 0).sum())} edited tokens of {task!r} do not differ along the probe's direction, so "
+                "that strengths have no unit: edit more tokens, or use relative=True"
+            )
+        unit = dict(zip(kinds, np.ones(len(kinds)) if relative else sds[i], strict=True))
+        base_score[i] = _score(task, base)
+        rng = np.random.default_rng([seed, i])
+        for k in range(1 + draws):
+            v = u if k == 0 else {kind: _random(random, rng, one) for kind, one in u.items()}
+            turn = None if k == 0 else [seed, i, k]
+            for w, when in enumerate(WHEN):
+                for a, (kind, s) in enumerate(arms.values()):
+                    if kind == "erase":
+                        edits = _erase(erasers, turn, sign, place if when == "once" else None, spans[when])
+                    else:
+                        edits = _steer(v[kind], s * unit[kind], sign, {**spans[when], "relative": relative})
+                    for name, value in _read(task, base, _edited(lens, base, edits), target).items():
+                        found[name][i, w, a, k] = value
+    data: dict[str, Any] = {}
+    for name, values in found.items():
+        if name != "reached" or target is not None:
+            about = {"long_name": MEASURES[name][0], "units": MEASURES[name][1]}
+            data[name] = (("puzzle", "when", "arm"), values[..., 0], about)
+            data[f"{name}_null"] = (("puzzle", "when", "arm", "draw"), values[..., 1:], about)
+    data |= {"base_score": ("puzzle", base_score), "sd": (("puzzle", "direction"), sds)}
+    coords = {
+        "direction": list(kinds),
+        "puzzle": puzzle_names(tasks),
+        "when": list(WHEN),
+        "arm": list(arms),
+    }
+    attrs: dict[str, Any] = {
+        "probe": probe.label, "at": str(place), "held": str(spans["held"]), "model": lens.name, "seeds": list(seeds),
+        "n_steps": base.plan.n_steps, "unit": "norm" if relative else "sd",
+        "eraser": "the probe's normals" if eraser is None else "given",
+    }  # fmt: skip
+    return xr.Dataset(data, coords=coords, attrs=attrs)
+
+
+def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
+    """Means over puzzles, (measure, when, arm): ``value``, ``null`` and their paired ``difference``; ``n`` puzzles.
+
+    Each with its interval (95 %, bootstrap over puzzles): ``low, high`` of ``value``, ``null_low, null_high``,
+    ``difference_low, difference_high``. The null of a puzzle is the mean over its draws.
+    ``p``: how often the differences, with signs flipped at random puzzle by puzzle, give |sum d| / sqrt(sum d^2) as
+    large *anywhere* among the arms of that measure: corrected for looking at all of them.
+    """
+    names = [name for name in MEASURES if name in found]
+    value = xr.concat([found[n].drop_attrs() for n in names], dim="measure").assign_coords(measure=names)
+    null = xr.concat([found[f"{n}_null"].mean("draw").drop_attrs() for n in names], dim="measure")
+    parts = {"value": value, "null": null.assign_coords(measure=names)}
+    parts["difference"] = parts["value"] - parts["null"]
+    out: dict[str, xr.DataArray] = {}
+    for name, one in parts.items():
+        s = summarise(one)
+        ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+        out |= {name: s["value"], ends[0]: s["low"], ends[1]: s["high"], "n": s["n"]}
+    d = parts["difference"].transpose("measure", "puzzle", "when", "arm").values
+    p = np.stack([corrected_p(one, flips, seed) for one in d])
+    out["p"] = xr.DataArray(p, dims=("measure", "when", "arm"))
+    return xr.Dataset({k: v.drop_attrs() for k, v in out.items()}, attrs=found.attrs)
+
+
+def corrected_p(differences: np.ndarray, flips: int = 2000, seed: int = 0) -> np.ndarray:
+    """p of differences (puzzle, when, arm) by sign flips, corrected for all (when, arm); NaN where there are none."""
+    size = np.sqrt((differences**2).sum(0))
+    if not np.isfinite(size).all():
+        return np.full(size.shape, np.nan)
+    size = np.where(size > 0, size, 1)
+    sign = np.random.default_rng(seed).choice([-1.0, 1.0], (flips, len(differences)))
+    best = np.abs(np.einsum("fp,pwa->fwa", sign, differences) / size).max((1, 2))  # (flips,)
+    seen = np.abs(differences.sum(0)) / size
+    return (1 + (best >= seen[..., None] - 1e-9).sum(-1)) / (1 + flips)
+
+
+def _place(lens: Lens, probe: Probe, at: str | Address | None) -> Address:
+    probe.check_model(lens.about)
+    place = probe.address if at is None else Address.parse(at) if isinstance(at, str) else at
+    where = point(place.hook)
+    if where.axis != "N" or where.per_head:
+        raise ProbeError(
+            f"{place.hook!r} is {where.shape}, not one vector for each video token, so there is nothing to push along: "
+            "probe resid_post, update, attn_out, cross_attn_out, mlp_out or another of shape B N d"
+        )
+    return place
+
+
+def _generation(probe: Probe) -> dict[str, Any]:
+    """How the probe's data was generated, as far as it is plain values."""
+    recipe = probe.about.get("recipe", {})
+    given = recipe.get("generate", {}) if isinstance(recipe, Mapping) else {}
+    return {k: v for k, v in given.items() if k != "scheduler" and (v is None or isinstance(v, (int, float, str)))}
+
+
+def _direction(probe: Probe, contrast: Any, task: Any) -> np.ndarray:
+    """The unit vector to push along, (d,)."""
+    normals, known = probe.normals, list(probe.classes)
+    pair = contrast(task) if callable(contrast) else contrast
+    if len(normals) == 1:
+        if pair is not None:
+            raise ProbeError("contrast= chooses among several classes, and this probe has one direction: leave it out")
+        v = normals[0]
+    else:
+        if pair is None or len(pair) != 2 or any(c not in known for c in pair) or pair[0] == pair[1]:
+            raise ProbeError(
+                f"this probe has {len(normals)} directions and contrast={pair!r}: name two of its classes, (from, to), "
+                f"or give a function of the task that does; the classes are {known}"
+            )
+        v = normals[known.index(pair[1])] - normals[known.index(pair[0])]
+    size = np.linalg.norm(v)
+    if not size > 0:
+        raise ProbeError("the probe's direction is zero: it learned nothing, so there is nothing to push along")
+    return v / size
+
+
+def _pattern(given: Any, d: int) -> np.ndarray:
+    v = np.asarray(given, float)
+    if v.shape != (d,) or not np.isfinite(v).all() or not v.any():
+        raise ProbeError(f"pattern has shape {v.shape}: give one finite, non-zero vector ({d},), as eraser.pattern is")
+    return v / np.linalg.norm(v)
+
+
+def _erasers(probe: Probe, eraser: Erasers | None, place: Address) -> Erasers:
+    if eraser is None:
+        _, s, basis = np.linalg.svd(probe.normals, full_matrices=False)
+        basis = basis[s > s[0] * 1e-6]  # (k, d): the normals of several classes depend on each other
+        mean = getattr(probe.pipeline[0], "mean_", None)
+        return Eraser(basis.T, basis, np.zeros(basis.shape[1]) if mean is None else mean)
+    if isinstance(eraser, Mapping) and place not in eraser:
+        raise ProbeError(f"no eraser for {place}, where the probe is; there are those for {[str(a) for a in eraser]}")
+    return eraser
+
+
+def _span(steps: Any, layers: Any, layer: int) -> dict[str, Any]:
+    """Steps and layers of an edit, the probe's ``layer`` for None; points outside the blocks (-1) have no layer."""
+    return {"steps": steps} if layer < 0 else {"steps": steps, "layers": layer if layers is None else layers}
+
+
+def _steer(v: np.ndarray, scale: float, sign: np.ndarray, span: Mapping[str, Any]) -> list[Intervention]:
+    return [steer(v, s * scale, tokens=_tokens(sign == s), **span) for s in (1, -1) if (sign == s).any()]
+
+
+def _erase(
+    erasers: Erasers, turn: Sequence[int] | None, sign: np.ndarray, place: Address | None, span: Mapping[str, Any]
+) -> list[Intervention]:
+    """``turn``: a seed to turn the erasers with, or None; ``place``: of several erasers, that one alone."""
+    tokens = _tokens(sign != 0)
+    if isinstance(erasers, Eraser):
+        return [erase(_turned(erasers, turn), tokens=tokens, **span)]
+    return [
+        erase(_turned(one, turn), tokens=tokens, hook=a.hook, branches=a.branch, **_span(a.step, None, a.layer))
+        for a, one in erasers.items()
+        if place in (None, a)
+    ]
+
+
+def _turned(eraser: Eraser, seed: Sequence[int] | None) -> Eraser:
+    """The same amounts, token by token, taken in random directions: for one seed the same at every place."""
+    if seed is None:
+        return eraser
+    v, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=eraser.left.shape))
+    return replace(eraser, left=v @ np.linalg.qr(eraser.left)[1])
+
+
+def _random(draw: Callable[[np.random.Generator], np.ndarray] | None, rng: np.random.Generator, u: np.ndarray) -> Any:
+    """A unit vector orthogonal to u, (d,)."""
+    for _ in range(10):
+        v = rng.normal(size=len(u)) if draw is None else np.asarray(draw(rng), float)
+        if v.shape != u.shape or not np.isfinite(v).all():
+            raise ProbeError(
+                f"random= gave shape {v.shape}: give a function of a generator that draws finite {u.shape}"
+            )
+        rest = v - (v @ u) * u
+        size = np.linalg.norm(rest)
+        if size > 1e-6 * np.linalg.norm(v):  # else it drew u: a user may well have drawn u by the same seed
+            return rest / size
+    raise ProbeError("random= draws only the direction that it is to be compared with: draw from more directions")
+
+
+def _signs(signs: Callable[[Any, Grid], np.ndarray] | None, task: Any, grid: Grid) -> np.ndarray:
+    sign = np.ones(grid.n_tokens) if signs is None else np.asarray(signs(task, grid), float)
+    if sign.shape != (grid.n_tokens,) or not np.isin(sign, (-1, 0, 1)).all() or not sign.any():
+        raise ProbeError(
+            f"signs gave shape {sign.shape} for {task!r}: give -1, 0 or 1 for each of the {grid.n_tokens} tokens, not "
+            "all of them 0"
+        )
+    return sign
+
+
+def _tokens(mask: np.ndarray) -> tuple[int, ...] | None:
+    return None if mask.all() else tuple(int(t) for t in np.flatnonzero(mask))
+
+
+def _edited(lens: Lens, base: Run, edits: Sequence[Any]) -> Run:
+    """The base run again with edits, from the first step that they touch: what comes before is the same."""
+    first = min(min(edit.where.steps_of(base.plan.n_steps)) for edit in edits)
+    return lens.generate(resume=base.until(first), interventions=edits)
+
+
+def _answer(task: Any, run: Run) -> Any:
+    return task.answer(run.video) if hasattr(task, "answer") else None
+
+
+def _score(task: Any, run: Run) -> float:
+    return float(task.score(run.video).value) if hasattr(task, "score") else np.nan
+
+
+def _read(task: Any, base: Run, run: Run, target: Callable[[Any], Any] | None) -> dict[str, float]:
+    z, origin, said = run.final.double(), base.final.double(), _answer(task, run)
+    return {
+        "changed": float(said != _answer(task, base)) if hasattr(task, "answer") else np.nan,
+        "score": _score(task, run) - _score(task, base),
+        "size": float((z - origin).norm() / origin.norm()),
+        "cosine": float((z * origin).sum() / (z.norm() * origin.norm())),
+        "reached": np.nan if target is None else float(said in target(task).solutions),
+    }

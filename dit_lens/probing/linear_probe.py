@@ -1,0 +1,134 @@
+"""A probe: one linear read-out of one place in the model, with everything needed to use it and to doubt it.
+
+    y_hat = w . (x - mu) / sd + b
+
+``x`` is an activation at the probe's address, per unit (token, frame, region or video); mu and sd are those of the
+training scenes, inside the pipeline. Nothing but stock scikit-learn estimators, so that a saved probe opens without
+this package.
+
+When not to use: as evidence that the model uses what a probe reads. That is a question for :mod:`.usage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from sklearn.pipeline import Pipeline
+
+from dit_lens.address import Address
+from dit_lens.errors import ProbeError
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A fitted read-out of ``label`` from ``address``.
+
+    pipeline: scikit-learn, scaler and linear estimator. unit: what one row is ("token", "frame", "region", "video").
+    classes: the labels a classifier tells apart, in the pipeline's order; empty for a regression.
+    scores: what was measured when it was fitted, name -> number (see :func:`dit_lens.probe`).
+    about: model, fingerprint, versions, generation and data recipe; plain JSON values.
+    """
+
+    pipeline: Pipeline = field(repr=False)
+    label: str
+    address: Address
+    unit: str
+    classes: tuple[Any, ...] = ()
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def n_features(self) -> int:
+        return int(self.pipeline[0].n_features_in_)
+
+    @property
+    def normals(self) -> np.ndarray:
+        """Its normals in the activation's own coordinates (scaling undone), (k, d): one for two classes or a
+        regression, else one a class, with the lengths that the decision has."""
+        scale = getattr(self.pipeline[0], "scale_", None)  # None: it only centres
+        return np.atleast_2d(self.pipeline[-1].coef_) / (1.0 if scale is None else scale)
+
+    @property
+    def direction(self) -> np.ndarray:
+        """The normals as unit vectors: (d,) for one, else (classes, d). What :func:`dit_lens.steer` takes."""
+        rows = self.normals / np.linalg.norm(self.normals, axis=1, keepdims=True)
+        return rows[0] if len(rows) == 1 else rows
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Labels of activations (..., d), an array, tensor or labelled array: shape (...)."""
+        flat, shape = self._rows(x)
+        return self.pipeline.predict(flat).reshape(shape)
+
+    def decision(self, x: Any) -> np.ndarray:
+        """Signed distances, the larger the surer: (...) for two classes or a regression, (..., classes) for more."""
+        flat, shape = self._rows(x)
+        score = self.pipeline.decision_function if self.classes else self.pipeline.predict
+        values = np.asarray(score(flat))
+        return values.reshape(*shape, *values.shape[1:])
+
+    def read(self, run: Any) -> xr.DataArray:
+        """What the probe sees in a run that recorded its address: ``decision`` over the run's own units.
+
+        Errors: :class:`ProbeError` for a run of another model, :class:`AddressError` where nothing was recorded.
+        """
+        self.check_model(run.meta)
+        values = self.decision(run[self.address])
+        dims = [*run.dims.get(self.address.hook, {})][: run[self.address].ndim - 1]  # all but the channel
+        if values.ndim > len(dims):
+            dims.append("class")
+        coords = {"class": [str(c) for c in self.classes]} if "class" in dims else {}
+        return xr.DataArray(values, dims=dims, coords=coords, name=f"decision for {self.label}")
+
+    def check_model(self, other: Mapping[str, Any]) -> None:
+        """Refuse another model than the one it was fitted on; ``other``: ``lens.about`` or ``run.meta``.
+
+        Errors: :class:`ProbeError` where both fingerprints are known and differ.
+        """
+        wanted, found = self.about.get("fingerprint"), other.get("fingerprint")
+        if wanted and found and wanted != found:
+            raise ProbeError(
+                f"this probe was fitted on model {self.about.get('model')!r} ({wanted!s:.12}) and this is "
+                f"{other.get('model')!r} ({found!s:.12}): fit one on runs of that model with dit_lens.probe(...)"
+            )
+
+    def save(self, folder: Any) -> Any:
+        """Write ``probe.pkl``, ``probe.json`` and ``probe.skops``; :func:`dit_lens.load_probe` reads them safely."""
+        from dit_lens.probing.saving import save_probe
+
+        return save_probe(self, folder)
+
+    def _rows(self, x: Any) -> tuple[np.ndarray, tuple[int, ...]]:
+        values = np.asarray(x.detach().float().cpu() if hasattr(x, "detach") else x, dtype=np.float32)
+        if values.shape[-1:] != (self.n_features,):
+            raise ProbeError(
+                f"this probe reads {self.n_features} channels of {self.address}, found an array of shape "
+                f"{values.shape}: record that hook of the same model"
+            )
+        if not np.isfinite(values).all():
+            raise ProbeError("the activations hold NaN or infinity: a region without tokens, or a broken run")
+        return values.reshape(-1, self.n_features), values.shape[:-1]
+
+    def _repr_html_(self) -> str:
+        """Where it reads, and its scores beside their controls."""
+        from dit_lens.display import html
+
+        about = {
+            "at": str(self.address),
+            "reads": f"one answer for each {self.unit}: {', '.join(map(str, self.classes)) or 'a number'}",
+            "kind": f"{type(self.pipeline[-1]).__name__} on {self.n_features} channels",
+            "model": self.about.get("model"),
+        }
+        numbers = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in self.scores.items() if k != "confusion"}
+        return html.facts(f"Probe of {self.label}", about, html.table(("score", "value"), numbers.items()))
+
+    def __repr__(self) -> str:
+        kind = f"{len(self.classes)} classes" if self.classes else "regression"
+        main = ("score", "low", "high", "null", "p", "control", "input", "position")
+        shown = ", ".join(f"{k} {self.scores[k]:.3f}" for k in main if isinstance(self.scores.get(k), float))
+        return (
+            f"Probe of {self.label!r} at {self.address}, per {self.unit}, {kind}, {self.n_features} channels: {shown}"
+        )

@@ -1,0 +1,176 @@
+"""Reading what a user asks of a sweep: tasks, seeds, sources, placebo, horizon; everything wrong is said here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dit_lens.errors import AddressError, MeasureError
+from dit_lens.wan.conditions import Size
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.request import first
+from dit_lens.wan.run import Run
+from dit_lens.wan.token_grid import Grid, token_regions
+
+
+def tasks_of(base: Any, tasks: Sequence[Any] | None) -> list[Any]:
+    """The tasks of a sweep, from ``base=`` (one task or run) or ``tasks=``."""
+    if (base is None) == (tasks is None):
+        raise MeasureError("give base= (one task or run) or tasks= (a list of tasks), and not both")
+    if tasks is not None:
+        found = list(tasks)
+        if not found:
+            raise MeasureError("tasks= is empty: give at least one, such as [dit_lens.tasks.load('choose', seed=0)]")
+        if any(isinstance(task, Run) for task in found):
+            raise MeasureError("tasks= takes tasks, which are generated here; one run that you have goes to base=")
+        return found
+    if isinstance(base, Run) and (base.fired or base.edited):
+        raise MeasureError(
+            "base was generated with interventions, and a sweep compares with an untouched run: generate the base "
+            "without them"
+        )
+    return [base.task if isinstance(base, Run) else base]
+
+
+def seeds_of(base: Any, seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """The noise seeds; a base that is a run brings its own."""
+    found = (seeds,) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
+    if isinstance(base, Run):
+        if found not in ((0,), (base.seed,)):
+            raise MeasureError(f"base is a run with seed {base.seed}: leave seeds= out, or give a task as base")
+        return (base.seed,)
+    if not found or len(set(found)) < len(found):
+        raise MeasureError(f"seeds={seeds}: give different seeds, at least one")
+    return found
+
+
+def sampling_of(base: Any, sampling: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Arguments of ``lens.generate``; a base that is a run brings how it was sampled, and its size."""
+    if not isinstance(base, Run):
+        return dict(sampling or {})
+    s, size = base.sampling, base.size
+    own = {"steps": s.steps, "guidance": s.guidance, "guidance_2": s.guidance_2, "scheduler": s.scheduler}
+    own |= {"height": size.height, "width": size.width, "num_frames": size.num_frames}
+    return {k: v for k, v in own.items() if v is not None} | dict(sampling or {})
+
+
+def shard_of(shard: Any) -> tuple[int, int]:
+    """(part, of): ``"0/4"`` or (0, 4)."""
+    try:
+        part, of = (int(x) for x in (shard.split("/") if isinstance(shard, str) else shard))
+    except (ValueError, TypeError):
+        raise MeasureError(f"shard={shard!r}: write it as '0/4' or (0, 4), the first part being 0") from None
+    if not 0 <= part < of:
+        raise MeasureError(f"shard={shard!r}: of {of} parts, give one from 0 to {of - 1}")
+    return part, of
+
+
+def horizon_of(horizon: Any) -> int | None:
+    """Whole steps after the last patched one; None for the end of the video."""
+    if horizon in ("local", "final"):
+        return 0 if horizon == "local" else None
+    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 0:
+        raise MeasureError(f"horizon={horizon!r}: give 'local', 'final', or a number of further steps")
+    return horizon
+
+
+def placebo_of(placebo: Any, source: Any) -> Any:
+    """``"seed"``, ``"none"``, a run or an edit. An effect needs a null, so leaving it out has to be said."""
+    if callable(placebo) or (isinstance(placebo, str) and placebo == "none"):
+        return placebo
+    if isinstance(placebo, Run):
+        if source is None:
+            raise MeasureError("placebo= is a run to take from, and there is no source= whose placebo it could be")
+        return placebo
+    if placebo in (None, "seed"):
+        if source is None:
+            raise MeasureError(
+                "this edit takes from no source, so other noise is no placebo for it: give placebo= an edit that "
+                "carries nothing (for example the same size of change at random), or placebo='none'"
+            )
+        return "seed"
+    raise MeasureError(f"placebo={placebo!r}: give 'seed' (same scene, other noise), a run, an edit, or 'none'")
+
+
+def sources_of(source: Any, tasks: Sequence[Any]) -> list[Any]:
+    """For each task a task, a run, a function of the task, or None."""
+    if isinstance(source, str):
+        for task in tasks:
+            if not hasattr(task, "twin"):
+                raise MeasureError(
+                    f"source={source!r} needs tasks with twins, and {task!r} has none: give a task, a run or a function"
+                )
+        return [task.twin(source) for task in tasks]
+    if isinstance(source, Sequence):
+        if len(source) != len(tasks):
+            raise MeasureError(f"source is a list of {len(source)} for {len(tasks)} tasks: give one for each")
+        return list(source)
+    return [source] * len(tasks)
+
+
+def grid_of(lens: Lens, tasks: Sequence[Any], sampling: Mapping[str, Any]) -> Grid:
+    """The one token grid that all of these share.
+
+    Errors: :class:`MeasureError` where sizes differ.
+    """
+    d, grids = lens.defaults, {}
+    for task in tasks:
+        if callable(task) or task is None:
+            continue
+        if isinstance(task, Run):
+            grids[str(task.grid)] = task.grid
+            continue
+        names = ("height", "width", "num_frames")
+        parts = (first(sampling.get(name), getattr(task, name, None), getattr(d, name)) for name in names)
+        grid = lens.grid(Size(*parts).check(lens.pipe))
+        grids[str(grid)] = grid
+    if len(grids) != 1:
+        raise MeasureError(
+            f"base and source need the same size and frame count, found {sorted(grids)}: generate all with the same "
+            "height, width and num_frames"
+        )
+    return next(iter(grids.values()))
+
+
+def check_run(lens: Lens, base: Any, other: Any, last: int) -> None:
+    """Refuse a run that cannot be compared with the base (a run, or anything with ``plan`` and ``grid``).
+
+    ``last``: the last step that is read.
+
+    Errors: :class:`MeasureError`.
+    """
+    if other.grid != base.grid or not other.plan.same_schedule(base.plan):
+        raise MeasureError(
+            "base and source need the same size and the same sampling schedule: generate both with the same "
+            "steps, scheduler, size and frame count (sampling= says how a sweep generates)"
+        )
+    if other.n_steps <= last:
+        raise MeasureError(
+            f"a base or source run stopped after {other.n_steps} steps, and this sweep reads step {last}: finish it "
+            "first, lens.generate(resume=run), or sweep fewer steps or horizon='local'"
+        )
+    if other.meta.get("fingerprint") != lens.fingerprint:
+        raise MeasureError("a base or source run was made by other weights: generate it with this lens")
+
+
+def check_regions(wanted: Sequence[str | None], tasks: Sequence[Any], grid: Grid, given: Any) -> None:
+    """Refuse a region that a task does not have, or that holds no token there.
+
+    Errors: :class:`AddressError`.
+    """
+    if wanted == (None,):
+        return
+    for task in tasks:
+        found = token_regions(grid, given if given is not None else getattr(task, "regions", None) or {})
+        for name in wanted:
+            if name is not None and (name not in found or not found[name].any()):
+                raise AddressError(
+                    f"region {name!r} holds no token of {task!r}, which has "
+                    f"{sorted(k for k, v in found.items() if v.any())}: choose among them, or leave the task out"
+                )
+
+
+def as_run(lens: Lens, source: Any, task: Any, seed: int, sampling: Mapping[str, Any]) -> Run | None:
+    """The run that an item's activations come from."""
+    chosen = source(task) if isinstance(source, Callable) else source  # type: ignore[arg-type]
+    return chosen if chosen is None or isinstance(chosen, Run) else lens.generate(chosen, seed=seed, **sampling)

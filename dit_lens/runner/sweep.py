@@ -1,0 +1,396 @@
+"""``dl.sweep``: one intervention at many places, as a labelled array with its placebo and interval.
+
+    effects = dl.sweep(lens, tasks=[dl.tasks.load("choose", seed=i) for i in range(8)], source="other_answer",
+                       steps=[0, 5, range(0, 8)], layers="all", horizon="local", folder="sweep")
+
+``Sweep(...)`` is the same as a value: ``print(sweep.plan())`` tells the cost, ``sweep.run()`` measures, and running it
+again with the same folder goes on where it stopped.
+
+When not to use: to rank thousands of small sites roughly (heads of every layer and step); ``dl.attribute`` does that in
+a few backward passes, and its best cells are then measured here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import xarray as xr
+
+from dit_lens.display import html
+from dit_lens.errors import MeasureError
+from dit_lens.interventions import patch
+from dit_lens.progress import Progress
+from dit_lens.runner import arguments, cost, executors, memory_chunks, metrics
+from dit_lens.runner.cell_engine import Edit, Engine, Item
+from dit_lens.runner.cells import Axes, Cell, Kind, axes, grouped
+from dit_lens.runner.finished_cells import Result, Tally
+from dit_lens.runner.ledger import Ledger
+from dit_lens.runner.metrics import Metric
+from dit_lens.runner.results import gather
+from dit_lens.store.identity import describe, source_identity, task_identity
+from dit_lens.wan.call_plan import Plan
+from dit_lens.wan.conditions import Conditions
+from dit_lens.wan.fingerprint import digest
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.run import Run
+from dit_lens.wan.token_grid import Grid
+
+PLACEBO_SEED = 10_000  # added to an item's seed: same scene, other noise
+_OURS = ("task", "seed", "interventions", "record", "resume", "stop_after", "batch")
+
+
+class Sweep:
+    """A sweep as a value: what it would measure is fixed when it is made; nothing is generated before ``run()``.
+
+    ``axes``, ``cells``: what is measured. ``mine``: the cells of this shard. ``model_plan``: the denoiser calls.
+    """
+
+    def __init__(
+        self,
+        lens: Lens,
+        base: Any = None,
+        source: Any = None,
+        *,
+        tasks: Sequence[Any] | None = None,
+        seeds: int | Sequence[int] = 0,
+        edit: Edit = patch,
+        steps: Any = "all",
+        layers: Any = "all",
+        hooks: str | Sequence[str] | None = "update",
+        heads: Any = None,
+        regions: str | Sequence[str] | None = None,
+        branch: str | Sequence[str] = "all",
+        metric: str | Metric | None = None,
+        horizon: Literal["local", "final"] | int = "local",
+        placebo: Edit | Run | Literal["seed", "none"] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        folder: str | Path | None = None,
+        shard: str | tuple[int, int] = (0, 1),
+        memory: int = 4 << 30,
+    ) -> None:
+        """See :func:`sweep`."""
+        self.recipe = {k: v for k, v in locals().items() if k not in ("self", "lens")}
+        self.lens, self.base, self.folder, self.memory = lens, base, folder, memory
+        self.shard = arguments.shard_of(shard)
+        self.tasks, self.seeds = arguments.tasks_of(base, tasks), arguments.seeds_of(base, seeds)
+        self.sources = arguments.sources_of(source, self.tasks)
+        self.has_source = source is not None
+        self.sampling = arguments.sampling_of(base, sampling)
+        if set(self.sampling) & set(_OURS):
+            raise MeasureError(f"sampling= takes what lens.generate takes but {_OURS}, which a sweep sets itself")
+        own = lens.plan_of(**self.sampling)
+        self.model_plan: Plan = base.plan if isinstance(base, Run) else own
+        expert = lens.experts["high"]
+        self.axes: Axes = axes(
+            self.model_plan, lens.n_layers, expert.cfg.n_heads, steps, layers, hooks, heads, regions, branch,
+            expert.image_context,
+        )  # fmt: skip
+        if source is None and edit is patch:
+            raise MeasureError("dit_lens.patch takes from a source: give source='other_answer', a task or a run")
+        self.placebo = arguments.placebo_of(placebo, source)
+        self.kinds: tuple[Kind, ...] = ("effect",) if self.placebo == "none" else ("effect", "placebo")
+        of_placebo = self.placebo if callable(self.placebo) else edit
+        self.engine = Engine(
+            lens, self.model_plan, edit, of_placebo, metrics.metric(metric, self.has_source, self.tasks),
+            arguments.horizon_of(horizon),
+        )  # fmt: skip
+        self.cells: list[Cell] = self.axes.cells(len(self.tasks) * len(self.seeds), self.kinds)
+        self.last_step = max(map(self.engine.last_step, self.cells))
+        self.grid = self._check()
+        # Now, so that a wrong edit fails here and not after the first generation.
+        examples = {kind: self.engine.make(next(c for c in self.cells if c.kind == kind)) for kind in self.kinds}
+        self.examples = examples
+        takes_run = {"effect": self.has_source, "placebo": not callable(self.placebo)}
+        self.takes = [kind for kind, made in examples.items() if takes_run[kind] and hasattr(made, "from_")]
+        self._held: tuple[int, Item] | None = None
+
+    def _check(self) -> Grid:
+        """Refuse now what would fail after minutes; the token grid."""
+        given = [self.base] if isinstance(self.base, Run) else self.tasks
+        others = [one for one in (*self.sources, self.placebo) if one is not None and not isinstance(one, str)]
+        grid = arguments.grid_of(self.lens, [*given, *others], self.sampling)
+        own = self.base if isinstance(self.base, Run) else _Likeness(self.model_plan, grid)
+        for one in (self.base, *others):
+            if isinstance(one, Run):
+                arguments.check_run(self.lens, own, one, self.last_step)
+        if self.placebo == "seed" and isinstance(self.base, Run) and self.base.task is None:
+            raise MeasureError(
+                "base is a run without a task, so it cannot be generated again with other noise: give placebo= a run "
+                "of the same prompt and another seed, or give base= a task"
+            )
+        arguments.check_regions(self.axes.regions, given, grid, self.sampling.get("regions"))
+        return grid
+
+    # -- what it would cost
+
+    def plan(self, calibrate: bool = True) -> cost.Cost:
+        """Cells, block evaluations, time, memory and disk of this shard; ``calibrate`` times one denoiser call."""
+        return cost.estimate(self, self.mine, *(cost.calibrated(self) if calibrate else ()))
+
+    def generated(self, item: int) -> int:
+        """How many whole generations an item needs."""
+        source = self.sources[item // len(self.seeds)]
+        runs = (self.base, source)
+        return (
+            sum(run is not None and not isinstance(run, Run) for run in runs)
+            + (self.base is None)
+            + (self.placebo == "seed")
+        )
+
+    @cached_property
+    def size(self) -> memory_chunks.Size:
+        """Bytes of one activation, by the name of its hook."""
+        config, pipe = self.lens.pipe.transformer.config, self.lens.pipe
+        text = self.sampling.get("max_sequence_length") or self.lens.defaults.max_sequence_length
+        image = None
+        if config.image_dim is not None:
+            seen = pipe.image_encoder.config
+            image = torch.empty(1, (seen.image_size // seen.patch_size) ** 2 + 1, 0)
+        mask = torch.empty(0) if pipe.config.expand_timesteps else None
+        conditions = Conditions(torch.empty(1, text, 0), image_context=image, frame_mask=mask)
+        return memory_chunks.size_of(self.lens._extent(conditions, self.grid).shape, pipe.transformer.dtype.itemsize)
+
+    def chunks(self, cells: Sequence[Cell]) -> list[tuple[Sequence[Cell], memory_chunks.Needs]]:
+        """Cells of one item and first step, cut so that what they share fits into ``memory``."""
+        return memory_chunks.chunks(cells, self.model_plan, self.lens.n_layers, self.takes, self.size, self.memory)
+
+    # -- measuring
+
+    def run(
+        self, progress: Progress | None = None, budget: float | None = None, executor: Any = "serial"
+    ) -> xr.Dataset:
+        """Measure every cell of this shard that is not done, and gather what there is. See :func:`sweep`.
+
+        ctrl-C leaves a folder that can be resumed, and says how.
+        """
+        work = executors.executor(executor)
+        if budget is not None:
+            cost.check_budget(self, budget)
+        horizon, n_layers = self.engine.horizon, self.lens.n_layers
+        ledger = None if self.folder is None else Ledger(self.folder, self.identity())
+        costs = {cell: cost.cell_blocks(cell, self.model_plan, n_layers, horizon) for cell in self.mine}
+        tally = Tally(costs, ledger, progress)
+        if ledger is not None:
+            cost.check_disk(ledger.folder, (len(costs) - len(tally.results)) * cost.CELL_BYTES)
+        try:
+            work(self, tally)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(tally.stopped()) from None
+        finally:
+            self._held = None
+        return gather(self, tally.results)
+
+    @property
+    def mine(self) -> list[Cell]:
+        """The cells of this shard: whole groups, dealt in turn, so that what is shared stays together."""
+        part, of = self.shard
+        return [cell for n, members in enumerate(grouped(self.cells)) if n % of == part for cell in members]
+
+    def measured(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result]]:
+        """Measure cells of one item and first step, here and now."""
+        if not cells:
+            return
+        number = cells[0].item
+        if self._held is None or self._held[0] != number:
+            self._held = None  # the old runs go before the new ones come
+            self._held = (number, self.item(number))
+        for some, needs in self.chunks(cells):
+            yield from self.engine.measure(self._held[1], some, needs)
+
+    def claim(self, ledger: Ledger | None, cells: Sequence[Cell]) -> AbstractContextManager[bool]:
+        """Whether these cells are ours to measure, and nobody else's on the same folder."""
+        return nullcontext(True) if ledger is None else ledger.claim(f"{cells[0].item}-{cells[0].steps[0]}")
+
+    def item(self, number: int) -> Item:
+        """The runs of one item, generated here, and checked; the metric is read once before any cell."""
+        which, seed = number // len(self.seeds), self.seeds[number % len(self.seeds)]
+        task, lens = self.tasks[which], self.lens
+        base = self.base if isinstance(self.base, Run) else lens.generate(task, seed=seed, **self.sampling)
+        source = arguments.as_run(lens, self.sources[which], task, seed, self.sampling)
+        placebo = self.placebo if isinstance(self.placebo, Run) else None
+        if self.placebo == "seed":
+            placebo = lens.generate(task, seed=seed + PLACEBO_SEED, **self.sampling)
+        for other in (source, placebo):
+            if other is not None:
+                arguments.check_run(lens, base, other, self.last_step)
+        item = Item(base, source, placebo)
+        low, high = self.engine.ends(item, max(self.cells, key=self.engine.last_step))
+        if self.has_source and low == high and len(self.tasks) * len(self.seeds) == 1:
+            raise MeasureError(
+                f"the metric is {low:g} for both base and source, so no effect can be told from none: choose a source "
+                "with another answer, or another metric (metric='projection')"
+            )
+        return item
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a number, as plain values; two sweeps with equal ones share a folder."""
+        return {
+            **setting(self.lens),
+            "plan": describe(self.model_plan),
+            "scheduler": describe(dict((self.sampling.get("scheduler") or self.lens.pipe.scheduler).config)),
+            "sampling": describe({k: v for k, v in self.sampling.items() if k != "scheduler"}),
+            "tasks": [None if t is None else task_identity(t) for t in self.tasks],
+            "seeds": list(self.seeds),
+            "base": describe(self.base) if isinstance(self.base, Run) else None,
+            "source": source_identity(self.sources),
+            "axes": describe(self.axes),
+            "edit": describe(self.examples),
+            "made by": describe(self.engine.edit),
+            "placebo": describe(self.placebo),
+            "metric": describe(self.engine.metric),
+            "horizon": self.engine.horizon,
+        }
+
+    # -- afterwards
+
+    def cell(self, item: int = 0, kind: Kind = "effect", **place: Any) -> Cell:
+        """The cell at labels of the result, such as ``cell(step=5, layer=3)``; an axis of one entry may be left out.
+
+        Errors: :class:`MeasureError` for labels that the sweep does not have.
+        """
+        chosen = []
+        for axis, labels in self.axes.coords().items():
+            label = place.pop(axis, labels[0] if len(labels) == 1 else None)
+            found = [n for n, one in enumerate(labels) if str(one) == str(label)]  # a table read back has texts
+            if not found:
+                raise MeasureError(f"{axis}={label!r} is not in this sweep: choose from {labels}")
+            chosen += found
+        if place:
+            raise MeasureError(f"{sorted(place)} are no axes of a sweep: {list(self.axes.coords())}")
+        return self.axes.cell(chosen, item, kind)
+
+    def clips(self, item: int = 0, **place: Any) -> dict[str, Run]:
+        """The runs behind one cell, as far as its horizon: base, source, patched, placebo. Measured anew.
+
+        ``place`` as in :meth:`cell`.
+        """
+        cells = {kind: self.cell(item, kind, **place) for kind in self.kinds}
+        runs, end = self.item(item), self.engine.last_step(cells["effect"]) + 1
+        found = {"base": runs.base.until(end)} | ({} if runs.source is None else {"source": runs.source.until(end)})
+        names = {"effect": "patched", "placebo": "placebo"}
+        return found | {names[kind]: self.engine.run(runs, cell) for kind, cell in cells.items()}
+
+    def but(self, **changes: Any) -> Sweep:
+        """The same sweep with some arguments replaced."""
+        return Sweep(self.lens, **{**self.recipe, **changes})
+
+    def __repr__(self) -> str:
+        swept = {k: len(v) for k, v in self.axes.coords().items() if len(v) > 1 or k in ("step", "layer")}
+        sizes = ", ".join(f"{n} {k}{'s' if n > 1 else ''}" for k, n in swept.items())
+        return f"Sweep of {len(self.cells)} cells on {self.lens.name}: {len(self.tasks)} tasks, {sizes}"
+
+    def _repr_html_(self) -> str:
+        """What is measured where, and its cost in block evaluations (no call is timed for this)."""
+        horizon, part = self.engine.horizon, "{} of {}".format(*self.shard)
+        rows = {
+            "model": self.lens.name,
+            "tasks": "; ".join(str(getattr(t, "prompt", t)) for t in self.tasks[:4])
+            + (f"; and {len(self.tasks) - 4} more" if len(self.tasks) > 4 else ""),
+            "seeds": ", ".join(map(str, self.seeds)),
+            "edit (first cell)": str(self.examples["effect"]),
+            "placebo": f"same scene, seed + {PLACEBO_SEED:,}" if self.placebo == "seed" else str(self.placebo),
+            "metric": getattr(self.engine.metric, "__name__", str(self.engine.metric)),
+            "horizon": {0: "local", None: "final"}.get(horizon, f"{horizon} further steps"),
+            "folder": self.folder and str(self.folder),
+            "cost": str(self.plan(calibrate=False)),
+            "part": part if self.shard != (0, 1) else "",
+        }
+        axes = html.table(("axis", "n", "places"), [(k, len(v), _listed(v)) for k, v in self.axes.coords().items()])
+        return html.facts(f"Sweep of {len(self.cells)} cells", rows, axes)
+
+
+def sweep(
+    lens: Lens,
+    base: Any = None,
+    source: Any = None,
+    *,
+    tasks: Sequence[Any] | None = None,
+    seeds: int | Sequence[int] = 0,
+    edit: Edit = patch,
+    steps: Any = "all",
+    layers: Any = "all",
+    hooks: str | Sequence[str] | None = "update",
+    heads: Any = None,
+    regions: str | Sequence[str] | None = None,
+    branch: str | Sequence[str] = "all",
+    metric: str | Metric | None = None,
+    horizon: Literal["local", "final"] | int = "local",
+    placebo: Edit | Run | Literal["seed", "none"] | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    shard: str | tuple[int, int] = (0, 1),
+    memory: int = 4 << 30,
+    progress: Progress | None = None,
+    budget: float | None = None,
+    executor: Any = "serial",
+) -> xr.Dataset:
+    """Measure one intervention at every (step, layer, hook, head, region, branch) asked for.
+
+    *What.* ``base``: a task or a run; or ``tasks``: a list, each generated with every one of ``seeds``. ``source``:
+    where activations come from: a twin's kind (``"other_answer"``), a task, a run, a list with one for each task, a
+    function of the task, or None for edits that need none. ``edit``: makes the intervention, called with ``steps, hook,
+    branches`` and, where they apply, ``layers, heads, tokens``: ``dl.patch``, ``dl.ablate``, or your own.
+
+    *Where.* ``steps``, ``layers``: ``"all"``, or a list whose entries are one index or a group held at once
+    (``range(0, 8)``, ``(3, 5)``, ``dl.Depth(.5, .75)``). ``hooks``: a name or a list; None for an edit of the latents,
+    called with ``steps`` alone (``dl.noise``). ``heads``: indices, of hooks that have heads, each by itself.
+    ``regions``: names of the tasks' regions; all tokens by default. ``branch``: ``"all"`` (both at once), ``"cond"``,
+    ``"uncond"``, or a list.
+
+    *Measured how.* ``metric``: ``"projection"`` (the default), ``"change"`` (the default without a source),
+    ``"answer"``, ``"score"`` or ``metric(run, base, source) -> float``. ``horizon``: ``"local"`` (x0_hat of the last
+    patched step), a number of further steps, or ``"final"``. ``placebo``: ``"seed"`` (same scene, seed + 10,000: the
+    default with a source), a run to take from instead, an edit, or ``"none"``. ``sampling``: arguments of
+    ``lens.generate``.
+
+    *Run how.* ``folder``: keep finished cells there; the same sweep with the same folder goes on. ``shard="0/4"``: this
+    process's part. ``memory``: bytes that may be held for reuse on the model's device. ``progress(done, total, what)``:
+    a bar by default. ``budget``: seconds; a longer sweep is refused with coarser ones to choose from. ``executor``:
+    ``"serial"``, ``"ray"``, or ``dl.runner.Ray(...)``.
+
+    Returns a Dataset over (step, layer, and each further axis that has several entries): ``value`` with 95 % interval
+    ``low, high`` over tasks (over seeds if there is one task), ``n``, the placebo's ``null, null_low, null_high``, all
+    normalised (0 = base, 1 = source), and the raw metric per task and seed. ``.to_dataframe()`` gives a table. Labels
+    of ``step`` and ``layer`` are numbers where every entry is one index (``sel(step=5)``); one group among them makes
+    all of that axis texts (``sel(step="5")``, ``sel(step="0-7")``, ``"3,5"``).
+
+    Errors: :class:`AddressError` outside plan or model, :class:`InterventionError` for a wrong edit,
+    :class:`MeasureError` for what cannot be compared or measured, :class:`StoreError` for a folder of other parameters,
+    all before the long work starts where they can be known.
+    """
+    made = Sweep(
+        lens, base, source, tasks=tasks, seeds=seeds, edit=edit, steps=steps, layers=layers, hooks=hooks, heads=heads,
+        regions=regions, branch=branch, metric=metric, horizon=horizon, placebo=placebo, sampling=sampling,
+        folder=folder, shard=shard, memory=memory,
+    )  # fmt: skip
+    return made.run(progress, budget, executor)
+
+
+def setting(lens: Lens) -> dict[str, Any]:
+    """What numbers depend on besides the sweep: weights, settings, versions, arithmetic; as plain values."""
+    pipe = lens.pipe
+    encoders = {k: getattr(pipe, k, None) for k in ("vae", "text_encoder", "image_encoder")}
+    return {
+        "model": lens.fingerprint,
+        "encoders": digest({k: v for k, v in encoders.items() if v is not None}),
+        "arithmetic": f"{pipe.transformer.dtype} on {pipe._execution_device.type}",
+        "defaults": describe(lens.defaults),
+        "versions": {k: v for k, v in lens.about.items() if k in ("dit-lens", "torch", "diffusers", "transformers")},
+    }
+
+
+def _listed(labels: Sequence[Any], most: int = 12) -> str:
+    told = [str(label) for label in labels]
+    return ", ".join(told if len(told) <= most else [*told[: most - 2], "...", told[-1]])
+
+
+class _Likeness:
+    """What a base will be like that is not generated yet."""
+
+    def __init__(self, plan: Plan, grid: Grid) -> None:
+        self.plan, self.grid = plan, grid

@@ -1,7 +1,0 @@
-"""Sweeps: the same intervention at many places, exact, planned before it runs, and never lost."""
-
-from dit_lens.sweeps.attribution import attribute, recheck
-from dit_lens.sweeps.executors import Ray
-from dit_lens.sweeps.sweep import Sweep, sweep
-
-__all__ = ["Ray", "Sweep", "attribute", "recheck", "sweep"]

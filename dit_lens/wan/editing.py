@@ -1,0 +1,151 @@
+"""The seam between the sampler and interventions.
+
+An intervention is a frozen value with one method, ``bind(context) -> Edit``. An :class:`Edit` belongs to one
+generation: it is asked for the latents of each step and for the hooks of each call, and counts where it fired. The
+sampler knows nothing else of interventions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dit_lens.address import Address, Call, Select, indices
+from dit_lens.errors import AddressError, InterventionError
+from dit_lens.wan.call_plan import Plan
+from dit_lens.wan.expert import Expert, Hook
+from dit_lens.wan.token_grid import Grid
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an edit may know of the generation that it is bound to."""
+
+    plan: Plan
+    experts: Mapping[str, Expert]
+    grid: Grid
+    masks: Mapping[str, Tensor]  # region name -> bool (B, N)
+    seeds: tuple[int, ...]  # one per batch row
+    fingerprint: str
+    #: Runs one recorded call of other runs again, with hooks: replay(runs, call, hooks) -> velocity.
+    replay: Callable[[Sequence[Any], Call, Sequence[Hook]], Tensor]
+
+    @property
+    def n_layers(self) -> int:
+        return self.experts["high"].n_layers
+
+    @property
+    def n_heads(self) -> int:
+        return self.experts["high"].cfg.n_heads
+
+    def token_mask(self, select: Select) -> Tensor | None:
+        """Bool (B, N) of the selected tokens, or None for all."""
+        if select.tokens is None:
+            return None
+        if isinstance(select.tokens, str):
+            if select.tokens not in self.masks:
+                raise AddressError(
+                    f"region {select.tokens!r} is unknown: this video has {sorted(self.masks)}; generate from a task "
+                    "or pass regions={'name': mask}"
+                )
+            mask = self.masks[select.tokens]
+            if not bool(mask.any()):
+                raise InterventionError(
+                    f"region {select.tokens!r} holds no token of this video, so there is nothing to read or change: "
+                    "choose another region, or a larger mask (a token counts from half of its pixels on)"
+                )
+            return mask
+        chosen = indices(select.tokens, self.grid.n_tokens, "token", "a grid")
+        mask = torch.zeros(len(self.seeds), self.grid.n_tokens, dtype=torch.bool)
+        mask[:, list(chosen)] = True
+        return mask
+
+    def heads(self, select: Select) -> tuple[int, ...] | None:
+        return None if select.heads is None else indices(select.heads, self.n_heads, "head", "a model")
+
+
+class Edit:
+    """One intervention at work in one generation. Subclasses override ``latents`` or ``hooks``."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.fired: Counter[Address] = Counter()
+        self.remarks: list[str] = []
+
+    def latents(self, step: int, x: Tensor) -> Tensor:
+        """The latents that enter a step; returning another tensor restarts the sampler's multistep memory."""
+        return x
+
+    def hooks(self, call: Call, latents: Tensor) -> Sequence[Hook]:
+        """The hooks to hold during one call."""
+        return ()
+
+    def finish(self, complete: bool = True) -> Fired:
+        """The report; an edit that never touched anything in a complete run is an error."""
+        if complete and not self.fired:
+            raise InterventionError(
+                f"{self.label} never fired: nothing it selects ran in this generation. Check its steps and branches "
+                "against lens.plan(...), and stop_after"
+            )
+        return Fired(self.label, dict(self.fired), tuple(self.remarks))
+
+
+@dataclass(frozen=True)
+class Fired:
+    """What one intervention touched: address -> number of times, and remarks on how to read it."""
+
+    label: str
+    touched: Mapping[Address, int]
+    remarks: tuple[str, ...] = ()
+
+    def until(self, step: int) -> Fired:
+        """What of it happened before a step."""
+        return replace(self, touched={a: n for a, n in self.touched.items() if a.step < step})
+
+    def __str__(self) -> str:
+        steps = sorted({a.step for a in self.touched})
+        layers = sorted({a.layer for a in self.touched if a.layer >= 0})
+        where = f"steps {steps}" + (f", layers {layers}" if layers else "")
+        return "\n".join([f"{self.label}: {sum(self.touched.values())} activations changed at {where}", *self.remarks])
+
+
+class Intervention(Protocol):
+    """What ``lens.generate(interventions=[...])`` accepts.
+
+    One that mixes the rows of a batch says so by a class attribute ``together = True``; ``generate`` then refuses to
+    split the batch.
+    """
+
+    def bind(self, context: Context) -> Edit: ...
+
+
+def keep_selected(old: Tensor, new: Tensor, tokens: Tensor | None, heads: tuple[int, ...] | None) -> Tensor:
+    """``new`` at the selected tokens (bool (B, N)) and heads, ``old`` elsewhere; (B, N, ...) tensors.
+
+    Errors: :class:`InterventionError` when shapes differ or heads are asked of a hook without heads.
+    """
+    if new.shape != old.shape:
+        raise InterventionError(
+            f"an activation of shape {tuple(old.shape)} cannot take one of shape {tuple(new.shape)}: base and source "
+            "need the same size, frame count and hook"
+        )
+    new = new.to(device=old.device, dtype=old.dtype)
+    if heads is not None:
+        if old.ndim != 4:
+            raise InterventionError("heads= needs a per-head hook: q, k, v, z, cross_q, cross_k, cross_v or cross_z")
+        chosen = torch.zeros(old.shape[2], dtype=torch.bool, device=old.device)
+        chosen[list(heads)] = True
+        new = torch.where(chosen[None, None, :, None], new, old)
+    if tokens is not None:
+        if tokens.shape[1] != old.shape[1]:
+            raise InterventionError(
+                "tokens= selects video tokens, and this hook has another token axis (text or image)"
+            )
+        shape = (*tokens.shape, *(1,) * (old.ndim - 2))
+        new = torch.where(tokens.to(old.device).reshape(shape), new, old)
+    return new

@@ -1,0 +1,195 @@
+"""Recording: which activations a generation keeps, reduced inside the hook, and never more than fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dit_lens.address import Address, Call, Depth, Indices, Select
+from dit_lens.errors import RecordError
+from dit_lens.wan.call_plan import Plan
+from dit_lens.wan.expert import Hook
+from dit_lens.wan.points import IMAGE_CONTEXT, Point, point
+from dit_lens.wan.reduce import Masks, Reducer, TokenNorm, reducer
+from dit_lens.wan.token_grid import Grid
+
+DEFAULT_LIMIT = 4 * 2**30  # bytes one generation may keep unless the caller says otherwise
+
+
+@dataclass(frozen=True)
+class Record:
+    """What to keep: ``hooks`` at the places of ``where``, reduced by ``reduce``, under ``name`` (the hook's own)."""
+
+    hooks: tuple[str, ...]
+    where: Select
+    reduce: Reducer
+    name: str | None = None
+
+    def key(self, hook: str) -> str:
+        return hook if self.name is None else self.name
+
+
+def record(
+    *hooks: str,
+    reduce: str | Reducer = "raw",
+    steps: Indices = "all",
+    layers: Indices | Depth = "all",
+    branches: Any = "all",
+    name: str | None = None,
+) -> Record:
+    """A recording request.
+
+    ``hooks``: short names (``lens.points()``), also ``"update"`` for what a block adds. ``reduce``: ``"raw"``,
+    ``"token_norm"``, ``"region_mean"``, ``"frame_mean"``, ``"video_mean"`` or a reducer value. ``name``: the name to
+    file it under, for recording one hook in two ways.
+
+    Errors: :class:`AddressError` for an unknown hook, :class:`RecordError` for an unknown reducer.
+    """
+    if not hooks:
+        raise RecordError("record() needs at least one hook, for example dit_lens.record('resid_post')")
+    if name is not None and len(hooks) > 1:
+        raise RecordError(f"name={name!r} can stand for one hook only, found {hooks}: write one record(...) per hook")
+    names = tuple(point(hook).name for hook in hooks)
+    return Record(names, Select(steps=steps, layers=layers, branches=branches), reducer(reduce), name)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The sizes behind the letters of the point table, for one expert and one video."""
+
+    sizes: Mapping[str, int]
+    image_context: bool
+    per_token_time: bool
+
+    def shape(self, p: Point) -> tuple[int, ...]:
+        """Shape of an activation, batch included."""
+        axes = p.shape.split()
+        if self.per_token_time and p.name in ("time_embed", "modulation"):
+            axes.insert(1, "N")
+        return tuple(6 * self.sizes["d"] if a == "6d" else self.sizes[a] for a in axes)
+
+
+def needed_bytes(records: Sequence[Record], plan: Plan, n_layers: int, extent: Extent, grid: Grid, masks: Masks) -> int:
+    """Bytes that a recording will hold: exact in fp32, an upper bound where raw activations are narrower."""
+    total = 0
+    for r in records:
+        calls = len(r.where.calls_of(plan.calls))
+        for hook in r.hooks:
+            p = point(hook)
+            places = calls * (len(r.where.layers_of(n_layers)) if p.in_block else 1)
+            total += places * 4 * math.prod(_reduced(p, extent.shape(p), r.reduce, grid, masks))
+    return total
+
+
+def check_limit(needed: int, limit: int) -> None:
+    """Errors: :class:`RecordError` when a recording would hold more bytes than allowed."""
+    if needed > limit:
+        raise RecordError(
+            f"this recording needs {needed / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB: "
+            "choose fewer steps or layers, a reducer (reduce='token_norm', 'region_mean', 'frame_mean', ...), or "
+            "raise limit="
+        )
+
+
+def _reduced(p: Point, shape: tuple[int, ...], reduce: Reducer, grid: Grid, masks: Masks) -> tuple[int, ...]:
+    if reduce.tokens and p.axis != "N":
+        raise RecordError(f"{type(reduce).__name__} reduces video tokens; {p.name!r} is {p.shape}: use reduce='raw'")
+    dims = list(reduce.dims(grid, masks).values())
+    first = shape[1] if dims[0] is None else (dims[0] if isinstance(dims[0], int) else len(dims[0]))
+    if isinstance(reduce, TokenNorm):
+        return (shape[0], *shape[1:-1])
+    last = dims[-1] if isinstance(dims[-1], int) else shape[-1]
+    return (shape[0], first, *shape[2:-1], last) if len(shape) > 2 else (shape[0], last)
+
+
+class Recorder:
+    """Collects the recorded activations of one live generation, batch axis first."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        plan: Plan,
+        n_layers: int,
+        extent: Extent,
+        grid: Grid,
+        masks: Masks,
+        limit: int = DEFAULT_LIMIT,
+    ) -> None:
+        for r in records:
+            for hook in r.hooks:
+                if not extent.image_context and point(hook).name in IMAGE_CONTEXT:
+                    raise RecordError(f"{hook!r} exists only in Wan2.1 I2V models, which see the image through CLIP")
+        check_limit(needed_bytes(records, plan, n_layers, extent, grid, masks), limit)
+        self.grid, self.masks = grid, masks
+        self.kept: dict[Address, Tensor] = {}
+        self._by_call: dict[int, list[tuple[str, str, int, Reducer, str]]] = {}
+        taken: set[Address] = set()
+        filed: dict[str, tuple[str, Reducer]] = {}
+        for r in records:
+            for hook in r.hooks:
+                if filed.setdefault(r.key(hook), (hook, r.reduce)) != (hook, r.reduce):
+                    raise RecordError(
+                        f"{r.key(hook)!r} would hold two kinds of value (another hook or reducer): give one of the "
+                        "records name='...'"
+                    )
+            for call in r.where.calls_of(plan.calls):
+                for hook in r.hooks:
+                    p = point(hook)
+                    for layer in r.where.layers_of(n_layers) if p.in_block else (-1,):
+                        address = Address(call.step, call.branch, layer, r.key(hook))
+                        if address in taken:
+                            raise RecordError(f"{address} is asked for twice: give one of the records name='...'")
+                        taken.add(address)
+                        entry = (hook, p.at(layer), layer, r.reduce, r.key(hook))
+                        self._by_call.setdefault(call.index, []).append(entry)
+
+    def hooks(self, call: Call) -> list[Hook]:
+        """The hooks of one call; each files its reduced activation under the call's address."""
+        found: list[Hook] = []
+        for hook, path, layer, reduce, key in self._by_call.get(call.index, ()):
+            address = Address(call.step, call.branch, layer, key)
+            if hook == "update":
+                found += update_hooks(layer, lambda u, a=address, r=reduce: self._keep(a, u, r))
+            else:
+                found.append((path, lambda x, hook, a=address, r=reduce: self._keep(a, x, r)))
+        return found
+
+    def _keep(self, address: Address, x: Tensor, reduce: Reducer) -> None:
+        with torch.no_grad():
+            self.kept[address] = reduce(x.detach(), self.grid, self.masks).cpu()
+
+
+def update_hooks(layer: int, use: Any) -> list[Hook]:
+    """Hooks that call ``use(update)`` with what block ``layer`` adds to the stream, in fp32, (B, N, d)."""
+    entering: list[Tensor] = []
+
+    def enter(x: Tensor, hook: Any) -> None:
+        entering[:] = [x]
+
+    def leave(x: Tensor, hook: Any) -> None:
+        use(x.float() - entering.pop().float())
+
+    return [(f"blocks.{layer}.hook_resid_pre", enter), (f"blocks.{layer}.hook_resid_post", leave)]
+
+
+def update_paths(layers: Iterable[int]) -> set[str]:
+    """The points from which the updates of these layers are read."""
+    return {f"blocks.{layer}.hook_resid_{end}" for layer in layers for end in ("pre", "post")}
+
+
+def labels(
+    p: Point, reduce: Reducer, extent: Extent, grid: Grid, masks: Masks
+) -> dict[str, tuple[str, ...] | int | None]:
+    """Axis names of a reduced activation without its batch axis, in order."""
+    dims = dict(reduce.dims(grid, masks))
+    if len(extent.shape(p)) == 2:  # one vector a call: no token axis
+        dims.pop("token", None)
+    if p.per_head:
+        keys = list(dims)
+        dims = {keys[0]: dims[keys[0]], "head": None, **{k: dims[k] for k in keys[1:]}}
+    return dims

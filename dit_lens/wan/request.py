@@ -1,0 +1,106 @@
+"""What a generation is asked for, spelled out: one item for each task and seed, one size, parts of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dit_lens.errors import InterventionError, SamplerError
+from dit_lens.wan.conditions import Size
+from dit_lens.wan.editing import Intervention
+
+
+@dataclass(frozen=True)
+class Item:
+    """One generation asked for: what it is made from."""
+
+    prompt: Any
+    image: Any
+    seed: int
+    task: Any
+    regions: Mapping[str, Any]
+
+
+def items_of(task: Any, prompt: Any, image: Any, seed: Any, regions: Any, takes_image: bool) -> tuple[list[Item], bool]:
+    """The items, and whether several were asked for (a list of one is several, too).
+
+    Errors: :class:`SamplerError` where tasks and seeds do not pair up, or there is nothing to generate from.
+    """
+    tasks = list(task) if isinstance(task, Sequence) and not isinstance(task, str) else [task]
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    if isinstance(task, str):
+        raise SamplerError(f"generate({task!r}): a bare string is ambiguous; write prompt={task!r}")
+    if len(tasks) > 1 and len(seeds) == 1:
+        seeds = seeds * len(tasks)
+    if len(seeds) > 1 and len(tasks) == 1:
+        tasks = tasks * len(seeds)
+    if len(tasks) != len(seeds) or not tasks:
+        raise SamplerError(f"{len(tasks)} tasks and {len(seeds)} seeds: give one seed, or one for each task")
+    items = []
+    for one, number in zip(tasks, seeds, strict=True):
+        text = prompt if prompt is not None else getattr(one, "prompt", None)
+        if text is None:
+            raise SamplerError("nothing to generate from: give a task, or prompt= (and image= for image-to-video)")
+        picture = image if image is not None else getattr(one, "image", None)
+        if not takes_image and image is None:
+            picture = None
+        named = regions if regions is not None else getattr(one, "regions", None) or {}
+        items.append(Item(text, picture, int(number), one, named))
+    many = isinstance(seed, Sequence) or (isinstance(task, Sequence) and not isinstance(task, str))
+    return items, many
+
+
+def size_for(task: Any, height: Any, width: Any, num_frames: Any, defaults: Any) -> Size:
+    """The size of one item: as given, else its task's own, else the model's."""
+    return Size(
+        first(height, getattr(task, "height", None), defaults.height),
+        first(width, getattr(task, "width", None), defaults.width),
+        first(num_frames, getattr(task, "num_frames", None), defaults.num_frames),
+    )
+
+
+def size_of(items: Sequence[Item], height: Any, width: Any, num_frames: Any, defaults: Any) -> Size:
+    """The size of all items: as given, else their tasks' own, else the model's.
+
+    Errors: :class:`SamplerError` where tasks differ.
+    """
+    sizes = {size_for(item.task, height, width, num_frames, defaults) for item in items}
+    if len(sizes) > 1:
+        raise SamplerError(
+            f"the items of one generation must share their size, found {sorted(map(str, sizes))}: generate them one by "
+            "one, or give height=, width= and num_frames="
+        )
+    return sizes.pop()
+
+
+def at_once(batch: int | None, items: int, edits: Sequence[Intervention]) -> int:
+    """How many items go through the denoiser together."""
+    if batch is None:
+        return items
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise SamplerError(
+            f"batch={batch!r}: give the largest number of items in one denoiser call, 1 or more, or None for all"
+        )
+    shared = [edit for edit in edits if getattr(edit, "together", False)]
+    if shared and batch < items:
+        raise InterventionError(
+            f"{shared[0]} shares activations among all {items} items, and batch={batch} would part them: leave batch "
+            f"out or give batch={items}; where memory is short, use fewer seeds, frames or pixels"
+        )
+    return min(batch, items)
+
+
+def first(*values: Any) -> Any:
+    """The first that is not None."""
+    return next(v for v in values if v is not None)
+
+
+def stack_regions(regions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
+    """Token masks of a batch, name -> bool (B, N), of the regions that every item has."""
+    shared = [name for name in regions[0] if all(name in r for r in regions)]
+    return {name: torch.from_numpy(np.stack([r[name] for r in regions])) for name in shared}

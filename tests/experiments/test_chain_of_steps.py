@@ -1,0 +1,204 @@
+"""Chain of Steps: the right runs are compared, the nulls are what they say, and verdicts follow the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from dit_lens import tasks
+from dit_lens.errors import MeasureError
+from dit_lens.experiments.chain_of_steps import chain_of_steps, claims, judge, over_puzzles, planted
+from dit_lens.measures.candidates import candidates
+from dit_lens.measures.commitment import commit_step, commitment
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.loading import load
+
+STEPS = 3
+PUZZLES = (1, 2)  # two and three right answers
+SEEDS = (0, 5)
+
+
+@pytest.fixture(scope="module")
+def lens() -> Iterator[Lens]:
+    with load("lab") as lens:
+        yield lens
+
+
+@pytest.fixture(scope="module")
+def mazes() -> list[tasks.Task]:
+    return [tasks.load("maze", s) for s in PUZZLES]
+
+
+@pytest.fixture(scope="module")
+def found(lens: Lens, mazes: list[tasks.Task]) -> xr.Dataset:
+    return chain_of_steps(lens, mazes, SEEDS, generate={"steps": STEPS})
+
+
+@pytest.fixture(scope="module")
+def runs(lens: Lens, mazes: list[tasks.Task]) -> dict[tuple[int, int], Any]:
+    return {(p, s): lens.generate(task, seed=s, steps=STEPS) for p, task in enumerate(mazes) for s in SEEDS}
+
+
+def test_curves_are_those_of_the_runs_and_nulls_of_the_others(found: xr.Dataset, runs: dict[Any, Any]) -> None:
+    for p in (0, 1):
+        for s, other in ((0, 5), (5, 0)):
+            against = {"other seed": runs[p, other], "other puzzle": runs[1 - p, s]}
+            alone = commitment(runs[p, s], against)
+            here = found.isel(puzzle=p).sel(seed=s)
+            for name in ("answer", "motion", "readable"):
+                np.testing.assert_array_equal(here[name], alone[name])
+            np.testing.assert_array_equal(here["content"].sel(region=alone.region), alone["content"])
+            own = alone.sel(to="final")
+            np.testing.assert_equal(here["commit_motion"].item(), commit_step(own["motion"], 0.9).item())
+            np.testing.assert_equal(here["commit_answer"].item(), commit_step(own["answer"], 1.0).item())
+            assert here["solved"] == runs[p, s].score.solved
+
+
+def test_candidates_are_those_of_the_runs(found: xr.Dataset, runs: dict[Any, Any], mazes: list[tasks.Task]) -> None:
+    for (p, s), run in runs.items():
+        alone, here = candidates(run), found.isel(puzzle=p).sel(seed=s)
+        for name in alone.data_vars:
+            np.testing.assert_array_equal(here[name], alone[name], err_msg=str(name))
+        ends = {"final": run, "other seed": runs[p, 5 - s], "other puzzle": runs[1 - p, s]}
+        for to, end in ends.items():
+            answer = mazes[p].answer(end.video)
+            if answer in mazes[p].solutions:
+                wanted = [mazes[p].solutions[i] == answer for i in alone.strongest.values]
+                np.testing.assert_array_equal(here.leads.sel(to=to), wanted)
+            else:
+                assert np.isnan(here.leads.sel(to=to)).all()
+    assert list(found.solutions) == [len(task.solutions) for task in mazes]
+    assert found.solutions.dims == ("puzzle",)
+
+
+def test_the_dims_are_named(found: xr.Dataset) -> None:
+    assert found.motion.dims == ("puzzle", "seed", "to", "step")
+    assert found.sizes == {"puzzle": 2, "seed": 2, "to": 3, "step": STEPS, "region": found.sizes["region"]}
+    assert list(found.puzzle.values) == ["maze 1", "maze 2"]
+    assert list(found.seed) == list(SEEDS)
+    assert list(found.expert.values)[-1] == "low"
+    assert found.attrs["n_steps"] == STEPS
+    assert found["motion"].attrs == {"long_name": "motion like the end's", "units": "cosine"}  # for the figures' axes
+
+
+def test_seeds_are_averaged_and_puzzles_resampled(found: xr.Dataset) -> None:
+    summary = over_puzzles(found["motion"])
+    assert (summary["n"] == 2).all()
+    np.testing.assert_allclose(summary["value"], found["motion"].mean(("seed", "puzzle")))
+    assert (summary["low"] <= summary["value"] + 1e-6).all()
+    assert "seed" not in summary.dims
+
+
+def test_the_interval_of_a_commit_step_is_over_puzzles() -> None:
+    """Two seeds that differ by as much in every puzzle leave no interval; puzzles that differ do."""
+    same = xr.DataArray([[1.0, 5.0]] * 4, dims=("puzzle", "seed"))
+    told = over_puzzles(same)
+    assert [float(told[k]) for k in ("value", "low", "high", "n")] == [3, 3, 3, 4]
+    apart = xr.DataArray([[1.0, 1.0], [3.0, 3.0], [np.nan, 8.0], [np.nan, np.nan]], dims=("puzzle", "seed"))
+    told = over_puzzles(apart)
+    assert float(told["value"]) == 4 and int(told["n"]) == 3  # one that never commits is left out
+    assert 1 <= float(told["low"]) < 3 and 4 < float(told["high"]) <= 8
+
+
+def test_tasks_without_answers_get_curves_only(lens: Lens) -> None:
+    class Bare:
+        prompt, height, width, num_frames = "solve the maze", 96, 96, 13
+
+        def __init__(self, seed: int) -> None:
+            self.image = tasks.load("maze", seed).image
+
+    found = chain_of_steps(lens, [Bare(1), Bare(2)], (0,), generate={"steps": 2})
+    assert "kind" not in found and "solved" not in found
+    assert list(found.to.values) == ["final", "other puzzle"]
+    assert np.isfinite(found.motion).all()
+
+
+def test_mistakes_are_told_with_a_cure(lens: Lens, mazes: list[tasks.Task]) -> None:
+    with pytest.raises(MeasureError, match=r"tasks.batch\('maze', 20\)"):
+        chain_of_steps(lens, mazes[:1])
+    with pytest.raises(MeasureError, match="one seed"):
+        chain_of_steps(lens, mazes, ())
+
+
+# -- verdicts
+
+
+def test_planted_nulls_are_what_they_are() -> None:
+    sharp, mixed = planted(tasks.batch(("maze", "choose", "pattern"), 24))
+    assert len(sharp) == len(mixed) >= 10
+    assert set(sharp) == {"one"}
+    assert "multi-path" not in mixed and "superposition" in mixed
+
+
+def made(n: int = 20, steps: int = 20, **numbers: Any) -> xr.Dataset:
+    """A chain of n puzzles, the last quarter with one right answer, whose numbers are given or plain."""
+    rng = np.random.default_rng(0)
+    shape = (n, 2, steps)
+    plain = {
+        "motion": np.full((n, 2, 3, steps), 0.95),
+        "leads": np.ones((n, 2, 3, steps)),
+        "fewest": np.ones(shape),
+        "share": np.ones(shape),
+        "wrong": np.zeros(shape),
+        "kind": np.full(shape, "one"),
+        "together": np.ones(shape),
+    }
+    values = {**plain, **numbers}
+    dims = {"motion": ("puzzle", "seed", "to", "step"), "leads": ("puzzle", "seed", "to", "step")}
+    solutions = np.where(np.arange(n) < 3 * n // 4, 3, 1)
+    if values["motion"].std() > 0:
+        values["motion"] = values["motion"] + rng.normal(0, 0.005, values["motion"].shape)
+    return xr.Dataset(
+        {name: (dims.get(name, ("puzzle", "seed", "step")), value) for name, value in values.items()}
+        | {"solutions": ("puzzle", solutions), "decoys": ("puzzle", solutions)},
+        coords={"to": ["final", "other seed", "other puzzle"], "step": range(steps)},
+    )
+
+
+def verdicts(data: xr.Dataset, sharp: str = "one", mixed: str = "superposition") -> list[str]:
+    return [claim.verdict for claim in judge([data], [sharp] * 10, [mixed] * 10)]
+
+
+def test_where_nothing_happens_nothing_is_supported() -> None:
+    """Motion as like another's end as its own, one candidate from first to last."""
+    assert set(verdicts(made())) == {"not supported"}
+
+
+def test_every_planted_finding_is_supported() -> None:
+    shape = (20, 2, 20)
+    motion = np.full((20, 2, 3, 20), 0.3)
+    motion[:, :, 0] = 0.96
+    leads = np.zeros((20, 2, 3, 20))
+    leads[:, :, 0] = 1
+    fewest, kind = np.ones(shape), np.full(shape, "one", dtype="U16")
+    fewest[..., :8], kind[..., 0], kind[..., 3] = 2, "superposition", "multi-path"
+    share = np.ones(shape)
+    share[..., 0] = 0
+    data = made(motion=motion, leads=leads, fewest=fewest, kind=kind, share=share)
+    assert set(verdicts(data)) == {"supported"}
+    # Wrong answers visible as often, a criterion that calls mixtures multi-path: the claims fall.
+    assert verdicts(data.assign(wrong=data["fewest"]))[2] == "not supported"
+    assert verdicts(data, mixed="multi-path")[4] == "not supported"
+    assert verdicts(data, sharp="superposition")[5] == "not supported"
+    # Settled by the scene, or not far enough.
+    assert verdicts(data.assign(motion=data["motion"] * 0.9))[0] == "not supported"
+
+
+def test_claims_need_both_kinds_of_puzzle() -> None:
+    data = made()
+    with pytest.raises(MeasureError, match="raise n"):
+        judge([data.isel(puzzle=slice(0, 10))], ["one"], ["one"])
+    with pytest.raises(MeasureError, match="raise n"):
+        judge([data.isel(puzzle=slice(15, 20))], ["one"], ["one"])
+
+
+@pytest.mark.slow
+def test_claims_on_the_lab_model(lens: Lens) -> None:
+    told: list[str] = []
+    rows = claims(lens, n=4, progress=lambda done, total, what: told.append(what))
+    assert len(rows) == 7 and all(np.isfinite(row.value) and row.n >= 2 for row in rows)
+    assert any("pattern" in what for what in told)

@@ -1,0 +1,381 @@
+"""Layer swapping, on swaps whose outcome is known beforehand and on swaps that carry nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dit_lens as dl
+from dit_lens.errors import AddressError, InterventionError, MeasureError, SamplerError, TaskError
+from dit_lens.experiments import claims, swap
+from dit_lens.experiments.layer_swapping import (
+    HORIZONS,
+    KINDS,
+    MEASURES,
+    _flips,
+    _middle,
+    _table,
+    _Trio,
+    _trio,
+    shared_text,
+    spans,
+)
+from dit_lens.tasks import batch
+
+HOW = {"num_steps": 2, "seed": 40, "guidance": 1.0}  # without guidance each step is one call
+LOCAL = {**HOW, "horizons": ("window",)}
+SAME = {"atol": 1e-5, "rtol": 0}  # projections of tensors that agree bit for bit, summed in another order
+
+
+@pytest.fixture(scope="module")
+def lens() -> Iterator[Any]:
+    with dl.load("lab") as lens:
+        yield lens
+
+
+@pytest.fixture(scope="module")
+def choose() -> list[Any]:
+    """Same picture, other prompt: base and source do not share text."""
+    return batch("choose", 2, 40)
+
+
+@pytest.fixture(scope="module")
+def maze() -> list[Any]:
+    """Same prompt, other picture: base and source share text."""
+    return batch("maze", 2, 40)
+
+
+@pytest.fixture(scope="module")
+def local(lens: Any, choose: list[Any]) -> Any:
+    """The local effect of one swap in one puzzle: ``local(hook, layers, heads=..., tokens=..., branches=...)``."""
+    trio = _trio(lens, choose[0], "other_answer", 40, 10_000, {"steps": 2, "stop_after": 0, "guidance": 1.5})
+
+    def effect(hook: str = "update", layers: Any = range(12), **where: Any) -> float:
+        return trio.judge(lens, trio.source, hook, list(layers), [0], ("window",), where)[MEASURES.index("effect"), 0]
+
+    return effect
+
+
+@pytest.fixture
+def made(lens: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments of every generation."""
+    calls: list[dict[str, Any]] = []
+    generate = lens.generate
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(kwargs)
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(lens, "generate", counted)
+    return calls
+
+
+def cell(found: xr.Dataset, measure: str, kind: str = "swap", **where: Any) -> np.ndarray:
+    return found["raw"].sel(measure=measure, kind=kind, **where).values
+
+
+# -- swaps of the whole stream
+
+
+def test_with_shared_text_the_layer_says_nothing(lens: Any, maze: list[Any]) -> None:
+    """A whole-stream swap hands over the source's velocity, bit for bit, at any layer and any point of the stream."""
+    base, source = (lens.generate(task, seed=40, steps=2) for task in (maze[0], maze[0].twin("other_answer")))
+    assert shared_text(base, source)
+    for layer, hook in ((0, "resid_post"), (5, "resid_mid"), (11, "resid_pre")):
+        with pytest.warns(UserWarning, match="whole stream"):
+            run = lens.generate(
+                maze[0], seed=40, steps=2, stop_after=0,
+                interventions=[dl.patch(step=0, layers=layer, hook=hook, source=source)],
+            )  # fmt: skip
+        assert torch.equal(run.velocity[0], source.velocity[0])
+        assert not torch.equal(run.velocity[0], base.velocity[0])
+
+
+def test_the_degenerate_swap_is_run_once_and_explained(lens: Any, maze: list[Any], made: list[Any]) -> None:
+    layers = [0, range(8, 12)]
+    found = swap(lens, maze, layers, 0, hook="resid_post", **LOCAL)
+    assert len(made) == 2 * (3 + 2)  # three runs of a puzzle, then one swap and one placebo for all layers
+    effect = cell(found, "effect")
+    assert np.array_equal(effect, np.broadcast_to(effect[:, :1], effect.shape))
+    assert np.allclose(effect, 1, **SAME)  # same noise and the source's velocity: x0_hat is the source's
+    remarks = " ".join(found.attrs["remarks"])
+    assert "whatever the layer" in remarks and "swap of the whole stream" in remarks
+    # The same swap, done at each layer for itself: a list of all tokens is not recognised as the whole stream.
+    each = swap(lens, maze, layers, 0, hook="resid_post", tokens=range(144), **LOCAL)
+    assert np.array_equal(each["raw"].values, found["raw"].values, equal_nan=True)
+    assert len(made) == 10 + 2 * (3 + 2 * 2)
+    assert each.attrs["remarks"] == []
+
+
+def test_with_another_prompt_the_layer_matters(lens: Any, choose: list[Any], local: Any) -> None:
+    found = swap(lens, choose, [0, 5, range(0, 6)], 0, hook="resid_post", **LOCAL)
+    effect = found["raw"].sel(measure="effect", kind="swap").squeeze(("hook", "steps", "horizon"))
+    assert (abs(effect.sel(layers="0")) < 0.5).all()  # eleven blocks still read the base's prompt
+    assert not np.isclose(effect.sel(layers="0"), effect.sel(layers="5")).any()
+    assert np.array_equal(effect.sel(layers="0-5"), effect.sel(layers="5"))  # only the last of a range counts
+    assert any("only the last layer counts" in remark for remark in found.attrs["remarks"])
+    assert not any(remark.startswith("swap of") for remark in found.attrs["remarks"])  # the text is not shared
+    assert local("resid_post", [11]) == pytest.approx(1, abs=1e-5)  # nothing reads the prompt after the last block
+
+
+def test_a_swap_of_everything_at_every_step_is_the_source(lens: Any, choose: list[Any]) -> None:
+    """Known answer at both horizons: the last stream at all steps, from the same noise, makes the source's video."""
+    source = lens.generate(choose[0].twin("other_answer"), seed=40, steps=2)
+    edit = dl.patch(steps="all", layers=11, hook="resid_post", source=source)
+    with pytest.warns(UserWarning, match="whole stream"):
+        run = lens.generate(choose[0], seed=40, steps=2, interventions=[edit])
+    assert torch.equal(run.final, source.final)
+    found = swap(lens, choose, 11, "all", hook="resid_post", **HOW)
+    for horizon in HORIZONS:
+        where = {"horizon": horizon, "layers": "11", "steps": "all", "hook": "resid_post"}
+        assert np.allclose(cell(found, "effect", **where), 1, **SAME)
+        assert (cell(found, "nearer", **where) == 1).all()
+        assert not (cell(found, "flipped", **where) == 0).any()
+    assert found["flipped_n"].sel(horizon="final").item() == 1  # of the second puzzle, both videos can be read
+    assert found["flipped"].sel(horizon="final").item() == 1 and found["flipped_null"].sel(horizon="final").item() < 1
+
+
+# -- swaps that carry nothing
+
+
+def test_a_swap_with_itself_changes_nothing(lens: Any, choose: list[Any]) -> None:
+    """placebo_seed=0 makes the placebo the base itself."""
+    found = swap(lens, choose, [range(3, 8)], [0, "all"], placebo_seed=0, **HOW)
+    assert (cell(found, "changed", "placebo") == 0).all()
+    assert (cell(found, "nearer", "placebo") == 0).all()
+    assert (cell(found, "effect", "placebo") == 0).all()
+    assert np.nansum(cell(found, "flipped", "placebo")) == 0
+    assert (cell(found, "effect") != 0).all()  # and the swap beside it did something
+
+
+# -- what may be swapped
+
+
+def test_steps_before_the_window_are_the_bases(lens: Any, choose: list[Any], made: list[Any]) -> None:
+    """Taking them from the base is exact: a swap at step 1 equals one that is generated from the start."""
+    found = swap(lens, choose[:2], "all", 1, **HOW)
+    assert {call["resume"].n_steps for call in made if "resume" in call} == {1}
+    task = choose[0]
+    how = {"seed": 40, "steps": 2, "guidance": 1.0}
+    base, source = (lens.generate(t, **how) for t in (task, task.twin("other_answer")))
+    run = lens.generate(task, **how, interventions=[dl.patch(step=1, source=source)])
+    moved, toward = run.final - base.final, source.final - base.final
+    wanted = float((moved * toward).sum()) / float((toward * toward).sum())
+    assert cell(found, "effect", horizon="final").ravel()[0] == wanted
+
+
+def test_a_window_is_read_at_its_last_step(lens: Any, choose: list[Any]) -> None:
+    found = swap(lens, choose[:2], 4, range(2), **{**HOW, "num_steps": 3})
+    task, how = choose[0], {"seed": 40, "steps": 3, "guidance": 1.0}
+    base, source = (lens.generate(t, **how) for t in (task, task.twin("other_answer")))
+    run = lens.generate(task, **how, interventions=[dl.patch(steps=range(2), layers=4, source=source)])
+    states = [[r.x0_hat(1) for r in (run, base, source)], [r.final for r in (run, base, source)]]
+    for horizon, (x, b, s) in zip(HORIZONS, states, strict=True):
+        wanted = float(((x - b) * (s - b)).sum()) / float(((s - b) ** 2).sum())
+        assert cell(found, "effect", horizon=horizon).ravel()[0] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_first_horizon_alone_is_the_same_and_cheaper(lens: Any, choose: list[Any], made: list[Any]) -> None:
+    both = swap(lens, choose, 4, 0, **HOW)
+    full = len(made)
+    local = swap(lens, choose, 4, 0, **LOCAL)
+    assert np.array_equal(local["raw"].values[..., 0, :], both["raw"].values[..., 0, :], equal_nan=True)
+    assert all(call["stop_after"] == 0 for call in made[full:])
+    assert all(call["stop_after"] is None for call in made[:full])
+
+
+def test_both_branches_or_one(lens: Any, choose: list[Any], local: Any) -> None:
+    # The negative prompt and the picture are shared, so the uncond branch of base and source is one and the same.
+    assert local(branches="uncond") == 0 != local(branches="cond")
+    assert local(branches="all") == local(branches="cond")
+    found = swap(lens, choose, "all", 0, branches="cond", **{**LOCAL, "guidance": 1.5})
+    assert cell(found, "effect").ravel()[0] == local(branches="cond") and found.attrs["branches"] == "cond"
+
+
+def test_with_another_picture_each_branch_carries_its_share(lens: Any, maze: list[Any]) -> None:
+    """v = v_u + g (v_c - v_u) is linear: at the last layer the two branches' effects add up to that of both."""
+    trio = _trio(lens, maze[0], "other_answer", 40, 10_000, {"steps": 2, "stop_after": 0})
+    at = (trio.source, "resid_post", [11], [0], ("window",))
+    parts = {b: trio.judge(lens, *at, {"branches": b})[-1, 0] for b in ("cond", "uncond")}
+    assert sum(parts.values()) == pytest.approx(1, abs=1e-4)
+    assert parts["cond"] == pytest.approx(1.5, abs=0.2)  # the guidance scale, were both branches to see the same
+
+
+def test_components_heads_and_regions(lens: Any, choose: list[Any], local: Any) -> None:
+    parts = ["attn_gated", "cross_attn_out"]
+    found = swap(lens, choose, "all", 0, hook=parts, **{**LOCAL, "guidance": 1.5})
+    assert found["hook"].values.tolist() == parts and (cell(found, "effect") != 0).all()
+    # Of all components only cross-attention reads the other prompt: with all of it from the source, x0_hat is its own.
+    assert local("cross_attn_out") == cell(found, "effect", hook="cross_attn_out").ravel()[0]
+    assert local("cross_attn_out") == pytest.approx(1, abs=1e-5)
+    assert local("cross_z") == local("cross_z", heads=range(4)) == pytest.approx(1, abs=1e-5)
+    assert 0 != local("cross_z", heads=[1]) < 1
+    assert local(tokens="goal") < local() and local(tokens=range(144)) == local()
+
+
+def test_twins_of_both_kinds_and_own_partners(lens: Any, choose: list[Any]) -> None:
+    same = swap(lens, choose, 4, 0, twin="same_answer", **LOCAL)
+    assert np.isfinite(cell(same, "effect")).all()
+    own = swap(lens, choose, 4, 0, twin=lambda task: task.twin("same_answer"), **LOCAL)
+    assert np.array_equal(own["raw"].values, same["raw"].values, equal_nan=True)
+    assert own.attrs["twin"] == "own function" and same.attrs["twin"] == "same_answer"
+
+
+# -- reading
+
+
+def planted(answer: str | None, latents: torch.Tensor) -> Any:
+    task = SimpleNamespace(answer=lambda video: video)
+    return SimpleNamespace(
+        final=latents, video=answer, x0_hat=lambda step: latents, decode=lambda x: answer, task=task, _cache={}
+    )
+
+
+A, B = torch.zeros(1, 2, 2, 2), torch.ones(1, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("base", "source", "now", "share_of_way", "wanted"),
+    [
+        ("left", "right", "right", 1.0, (1, 1, 1, 1)),
+        ("left", "right", "left", 0.0, (0, 0, 0, 0)),
+        ("left", "right", "up", 0.75, (0, 1, 1, 0.75)),  # changed into a third answer: not a flip
+        ("left", "right", None, 0.25, (0, 1, 0, 0.25)),  # wrecked: not a flip
+        ("left", "left", "left", 1.0, (np.nan, 0, 1, 1)),  # no other answer to flip to
+        (None, "right", "right", 1.0, (np.nan, 1, 1, 1)),
+        ("left", None, "left", 0.5, (np.nan, 0, 0, 0.5)),
+    ],
+)
+def test_a_planted_run_is_judged_right(base: Any, source: Any, now: Any, share_of_way: float, wanted: Any) -> None:
+    trio = _Trio(planted(base, A), planted(source, B), planted(base, A))
+    for step in (None, 0):
+        assert np.array_equal(trio._at(planted(now, A + share_of_way * B), step), wanted, equal_nan=True)
+
+
+def test_no_difference_has_no_direction() -> None:
+    trio = _Trio(planted("left", A), planted("right", A), planted("left", A))
+    assert np.array_equal(trio._at(planted("right", B), None), (1, 1, np.nan, np.nan), equal_nan=True)
+
+
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=12))
+def test_a_group_is_labelled_by_what_it_holds(group: list[int]) -> None:
+    ((label, chosen),) = spans([group], 12, "layer").items()
+    assert chosen == tuple(sorted(set(group)))
+    ends = label.replace("all", "0-11").split("-")
+    if "," in label:
+        assert tuple(map(int, label.split(","))) == chosen
+    else:
+        assert chosen == tuple(range(int(ends[0]), int(ends[-1]) + 1))
+
+
+def test_groups_and_windows() -> None:
+    assert spans([0, range(4), "all"], 8, "step") == {"0": (0,), "0-3": (0, 1, 2, 3), "all": tuple(range(8))}
+    assert spans(dl.Depth(0.5, 0.75), 40, "layer") == {"20-29": tuple(range(20, 30))}
+    assert list(spans("each", 3, "layer")) == ["0", "1", "2"]
+    assert spans(range(20, 22), 40, "layer") == {"20-21": (20, 21)}
+
+
+def test_the_result_is_labelled(lens: Any, maze: list[Any]) -> None:
+    found = swap(lens, maze, ["all", 1], [0], **LOCAL)
+    assert found["raw"].dims == ("measure", "kind", "hook", "layers", "steps", "horizon", "puzzle")
+    for measure in MEASURES:
+        for part in ("", "_low", "_high", "_n", "_null", "_null_low", "_null_high", "_null_n"):
+            assert found[measure + part].dims == ("hook", "layers", "steps", "horizon")
+        assert found[measure].attrs["units"]
+    mean = found["raw"].sel(measure="effect", kind="swap").mean("puzzle")
+    assert np.allclose(found["effect"], mean)
+    assert (found["effect_low"] <= found["effect"]).all() and (found["effect"] <= found["effect_high"]).all()
+    assert found.attrs["placebo"] == "same scene, seed + 10000" and found.attrs["sampling_steps"] == 2
+
+
+# -- mistakes
+
+
+def test_mistakes_name_their_cure(lens: Any, choose: list[Any]) -> None:
+    def refused(error: type[Exception], match: str, tasks: Any = choose, **more: Any) -> None:
+        with pytest.raises(error, match=match):
+            swap(lens, tasks, **{"layers": 0, **LOCAL, **more})
+
+    refused(TaskError, r"at least two, dit_lens.tasks.batch", choose[:1])
+    refused(MeasureError, "choose from", horizons=("end",))
+    refused(MeasureError, "use dit_lens.patch", hook="velocity")
+    refused(MeasureError, "give an int, a range", layers=[])
+    refused(AddressError, "use 0 to 11", layers=40)
+    refused(AddressError, "use 0 to 1", steps=20)
+    refused(AddressError, "choose from", hook="attention")
+    refused(AddressError, "pass regions", tokens="elephant")
+    refused(InterventionError, "per-head hook", heads=[0])
+    refused(MeasureError, "choose another twin", twin=lambda task: task)
+    refused(TaskError, "other_answer", twin="opposite")
+    mute = SimpleNamespace(prompt=choose[0].prompt, image=choose[0].image)
+    refused(TaskError, r"give it answer\(video\)", [mute, mute])
+    alone = SimpleNamespace(prompt=choose[0].prompt, image=choose[0].image, answer=choose[0].answer)
+    refused(TaskError, "pass twin=function", [alone, alone])
+
+
+def test_latents_that_broke_are_refused(lens: Any, choose: list[Any]) -> None:
+    source = lens.generate(choose[0].twin("other_answer"), seed=40, steps=2, stop_after=0)
+    broken = replace(source, latents=source.latents * torch.nan)
+    with pytest.raises((InterventionError, SamplerError), match="NaN"):
+        lens.generate(choose[0], seed=40, steps=2, interventions=[dl.patch(step=0, source=broken)])
+
+
+# -- the paper's claims
+
+
+def result(flipped: float, placebo: float, n: int = 24, layers: tuple[str, ...] = ("6",)) -> xr.Dataset:
+    """A planted result: shares of flipped puzzles, and a local effect that only the middle layers have."""
+    shape = (len(MEASURES), len(KINDS), 1, len(layers), 1, 2, n)
+    coords: dict[str, Any] = {"measure": list(MEASURES), "kind": list(KINDS), "hook": ["update"]}
+    coords |= {"layers": list(layers), "steps": ["0"], "horizon": list(HORIZONS)}
+    raw = xr.DataArray(np.zeros(shape), dims=(*coords, "puzzle"), coords=coords)
+    for kind, portion in (("swap", flipped), ("placebo", placebo)):
+        for measure in ("flipped", "effect"):
+            raw.loc[{"kind": kind, "measure": measure}][..., : round(portion * n)] = 1
+    return _table(raw).assign_attrs(remarks=[])
+
+
+@pytest.mark.parametrize(
+    ("flipped", "placebo", "verdict"),
+    [(1.0, 0.0, "supported"), (0.0, 0.0, "not supported"), (0.5, 0.0, "not supported"), (1.0, 1.0, "not supported")],
+)
+def test_the_verdict_on_flips_follows_the_numbers(flipped: float, placebo: float, verdict: str) -> None:
+    claim = _flips("choose", 6, result(flipped, placebo))
+    assert (claim.verdict, claim.value, claim.null, claim.n) == (verdict, flipped, placebo, 24)
+    assert claim.low <= claim.value <= claim.high
+
+
+def test_videos_that_cannot_be_read_give_no_verdict() -> None:
+    found = result(0.0, 0.0)
+    found["raw"].loc[{"measure": "flipped"}] = np.nan
+    claim = _flips("choose", 6, _table(found["raw"]).assign_attrs(remarks=[]))
+    assert claim.verdict == "cannot be tested on this model" and "could be read" in claim.remark
+
+
+def test_the_verdict_on_layers_follows_the_numbers() -> None:
+    layers = tuple(map(str, range(12)))
+    found = result(0.0, 0.0, layers=layers)
+    assert _middle("choose", (6, 7, 8), found).verdict == "not supported"
+    found["raw"].loc[{"measure": "effect", "kind": "swap", "layers": ["6", "7", "8"]}] = 0.5
+    good = _middle("choose", (6, 7, 8), found)
+    assert (good.verdict, good.value, good.null) == ("supported", 0.5, 0.0)
+    found["raw"].loc[{"measure": "effect", "kind": "placebo", "layers": ["6", "7", "8"]}] = 0.6
+    assert _middle("choose", (6, 7, 8), found).verdict == "not supported"
+    assert _middle("choose", (0, 1, 2), found).value < 0
+
+
+@pytest.mark.slow
+def test_the_claims_are_made_from_runs(lens: Any) -> None:
+    found = claims(lens, "swap", n=2, seed=40, num_steps=2)
+    assert ["Fig. 6b" in claim.paper for claim in found] == [True] * 4
+    local = [claim for claim in found if "local" in claim.measure]
+    assert [claim.n for claim in local] == [2, 2] and "choose" in local[0].measure and "maze" in local[1].measure

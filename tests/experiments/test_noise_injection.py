@@ -1,0 +1,288 @@
+"""Noise experiments: identities that must hold exactly, planted scorers and curves, nulls, and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dit_lens as dl
+from dit_lens.errors import AddressError, MeasureError
+from dit_lens.experiments import noise_injection
+from dit_lens.experiments.noise_kinds import KINDS, injection, latent_frames, pixel_frames
+from dit_lens.interventions.noise import draw
+from dit_lens.measures.cka import linear_cka
+from dit_lens.wan.call_plan import ExplicitGridEuler
+from dit_lens.wan.token_grid import Grid
+
+STEPS = 3
+EULER = {"steps": STEPS, "guidance": 1.0, "scheduler": ExplicitGridEuler(shift=5.0)}
+UNIPC = {"steps": STEPS, "guidance": 1.0}
+
+
+@pytest.fixture(scope="module")
+def lens() -> Iterator[Any]:
+    with dl.load("lab") as lens:
+        yield lens
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[Any]:
+    return dl.tasks.batch(["maze", "choose"], 2)
+
+
+@pytest.fixture(scope="module")
+def euler(lens: Any, tasks: Any) -> xr.Dataset:
+    return noise_injection.noise_at_step(lens, tasks, hook="resid_post", tokens=40, generate=EULER)
+
+
+# -- at a step
+
+
+def test_shape_and_labels(euler: xr.Dataset, lens: Any) -> None:
+    assert dict(euler.sizes) == {"puzzle": 2, "kind": 5, "step": 3, "later": 4, "of": 3, "estimator": 2}
+    assert list(euler["kind"].values) == list(KINDS) and list(euler["puzzle"].values) == ["maze 0", "choose 0"]
+    assert list(euler["expert"].values) == [lens.plan(**EULER).at(s).expert for s in range(3)]
+    assert np.isnan(euler["dissimilarity"].sel(of="resid_post", later=3)).all()
+    assert np.isfinite(euler["dissimilarity"].sel(later=[0, 1, 2])).all()
+    assert np.isfinite(euler["dissimilarity"].sel(of=["latents", "x0_hat"])).all()
+
+
+def test_before_the_injection_nothing_differs(euler: xr.Dataset) -> None:
+    before = euler["dissimilarity"].where(euler["later"] < euler["step"])
+    assert float(before.max()) == float(before.min()) == 0
+
+
+def test_restart_is_an_exact_placebo_without_memory(euler: xr.Dataset) -> None:
+    placebo = euler.sel(kind="restart")
+    assert float(abs(placebo["dissimilarity"]).max()) == 0
+    for name in ("score", "solved"):
+        assert (placebo[name] == placebo[f"clean_{name}"]).all()
+        assert (noise_injection.score_lost(euler, name).sel(kind="restart") == 0).all()
+    assert (noise_injection.sensitivity(euler).sel(kind="restart", of="latents") == 0).all()
+
+
+def test_at_sigma_1_all_noise_is_another_seed(euler: xr.Dataset) -> None:
+    assert float(euler["sigma"][0]) == 1
+    first = euler.isel(step=0)
+    for name in ("score", "solved", "dissimilarity"):
+        one = first[name].sel(kind="unit").values
+        for kind in ("foreign", "renewed"):
+            assert np.array_equal(first[name].sel(kind=kind).values, one, equal_nan=True)
+
+
+def test_the_map_is_the_cka_of_the_states(euler: xr.Dataset, lens: Any, tasks: Any) -> None:
+    """Against states made by hand: a whole run under the intervention, not a fork."""
+    base = lens.generate(tasks[0], seed=0, **EULER)
+    run = lens.generate(tasks[0], seed=0, interventions=dl.noise(1, seed=1), **EULER)
+    assert torch.equal(run.latents[1], draw(run.latents.shape[1:], 1, 0, 1))
+    for later in (1, 2, 3):
+        x, y = (r.latents[later].flatten(1).T.numpy() for r in (base, run))
+        found = euler["dissimilarity"].sel(kind="unit", step=1, later=later, of="latents", estimator="biased")[0]
+        assert float(found) == pytest.approx(1 - linear_cka(x, y), abs=1e-12)
+    assert float(euler["score"].sel(kind="unit", step=1)[0]) == run.score.value
+    other = lens.generate(tasks[1], seed=1, **EULER)
+    x, y = (r.final.flatten(1).T.numpy() for r in (base, other))
+    found = euler["unrelated"].sel(later=3, of="latents", estimator="biased")[0]
+    assert float(found) == pytest.approx(1 - linear_cka(x, y), abs=1e-12)
+
+
+def test_a_fork_is_the_whole_run_with_memory_too(lens: Any, tasks: Any) -> None:
+    """UniPC: for every kind, the forked run equals the one made in full under the same intervention."""
+    base, foreign = (lens.generate(t, seed=i, **UNIPC) for i, t in enumerate(tasks))
+    for kind in KINDS:
+        edit = injection(kind, 2, base, foreign, frames=[1, 2])
+        fork = lens.generate(resume=base.until(2), interventions=edit)
+        assert torch.equal(fork.latents, lens.generate(tasks[0], seed=0, interventions=edit, **UNIPC).latents)
+
+
+def test_one_frame_of_one_step(lens: Any, tasks: Any) -> None:
+    """At the injection itself only that frame differs: CKA of latents where one of four frames is noise."""
+    planted = {
+        "own": lambda run: float(run.latents[2, :, 1].std()),
+        "else": lambda run: float(run.latents[2, :, 2].std()),
+    }
+    found = noise_injection.noise_at_step(lens, tasks, [2], ["unit"], frames=[1], scores=planted, generate=EULER)
+    assert (noise_injection.score_lost(found, "else") == 0).all()
+    assert (noise_injection.score_lost(found, "own") != 0).all()
+    assert set(found.data_vars) == {"own", "else", "clean_own", "clean_else", "dissimilarity", "unrelated"}
+
+
+# -- at a frame
+
+
+def test_noise_at_a_frame_planted(lens: Any, tasks: Any) -> None:
+    """A scorer of one frame only: lost where that frame is noised, untouched in ``elsewhere``."""
+    assert 6 in range(13)[pixel_frames(Grid(4, 6, 6), 2)]
+    found = noise_injection.noise_at_frame(
+        lens, tasks, kinds=("unit", "restart"), generate=EULER, scorer=lambda task, video: float(video[6, 40, 40, 0])
+    )
+    assert dict(found.sizes) == {"puzzle": 2, "kind": 2, "frame": 4, "pixel": 13}
+    assert (found["elsewhere"].sel(kind="unit", frame=2) == found["clean_score"]).all()
+    assert (found["score"].sel(kind="unit", frame=2) != found["clean_score"]).all()
+    for frame in (0, 1, 3):  # repairing another frame does not touch the scored one
+        here = found.sel(kind="unit", frame=frame)
+        assert np.array_equal(here["score"], here["elsewhere"])
+    placebo = found.sel(kind="restart")
+    assert float(placebo["damage"].max()) == 0 and (placebo["score"] == placebo["clean_score"]).all()
+    damage = found["damage"].sel(kind="unit").mean("puzzle")
+    for frame in range(4):
+        own = pixel_frames(Grid(4, 6, 6), frame)
+        row = damage.sel(frame=frame).values
+        assert row[own].mean() > 1.5 * np.delete(row, np.r_[own]).mean()
+    assert list(found["first_pixel"].values) == [0, 1, 5, 9] and list(found["last_pixel"].values) == [0, 4, 8, 12]
+
+
+def test_noise_held_for_a_while(lens: Any, tasks: Any) -> None:
+    """Held up to a step, and given steps to repair, a frame is less damaged than when held to the end."""
+    to_the_end = noise_injection.noise_at_frame(lens, tasks, [1], ["unit"], generate=EULER)
+    a_while = noise_injection.noise_at_frame(lens, tasks, [3], ["unit"], unit="pixel", steps=range(2), generate=EULER)
+    assert list(a_while["frame"].values) == [1]
+    own = pixel_frames(Grid(4, 6, 6), 1)
+    assert (a_while["damage"][..., own].mean("pixel") < 0.7 * to_the_end["damage"][..., own].mean("pixel")).all()
+
+
+@given(st.integers(1, 8), st.integers(1, 5))
+def test_frames_in_pixels(frames: int, stride: int) -> None:
+    """Every pixel frame lies in the latent frame that it names, and together they are all, once."""
+    grid = Grid(frames, 2, 2, stride=stride)
+    listed = [p for f in range(frames) for p in range(grid.n_pixel_frames)[pixel_frames(grid, f)]]
+    assert listed == list(range(grid.n_pixel_frames))
+    for p in listed:
+        (f,) = latent_frames(grid, p, "pixel")
+        assert p in range(grid.n_pixel_frames)[pixel_frames(grid, f)]
+    assert latent_frames(grid, "all", "pixel") == latent_frames(grid) == tuple(range(frames))
+
+
+# -- reading the data
+
+
+def planted(peak_at: float, n: int = 12, noise_level: float = 0.02, early: float = 1.0) -> xr.Dataset:
+    """A map whose unit noise does most harm at ``peak_at`` of 20 steps, and whose other kinds do none."""
+    rng = np.random.default_rng(0)
+    step, later = np.arange(0, 20, 2), np.arange(21)
+    harm = np.exp(-(((step / 20 - peak_at) / 0.15) ** 2))
+    far = np.zeros((n, 5, len(step), 21, 1, 2))
+    far[:, 0] = harm[:, None, None, None] * (later >= step[:, None])[..., None, None]
+    far[:, 0, step <= 4] = (later <= 12)[:, None, None] * early  # lasts, and recovers in the closing phase
+    lost = np.zeros((n, 5, len(step)))
+    lost[:, 0] = harm
+    lost += noise_level * rng.normal(size=lost.shape)
+    far += noise_level * rng.normal(size=far.shape)
+    return xr.Dataset(
+        {
+            "score": (("puzzle", "kind", "step"), 1 - lost),
+            "clean_score": ("puzzle", np.ones(n)),
+            "dissimilarity": (("puzzle", "kind", "step", "later", "of", "estimator"), far),
+        },
+        coords={
+            "kind": list(KINDS),
+            "step": step,
+            "later": later,
+            "of": ["latents"],
+            "estimator": ["biased", "debiased"],
+        },
+        attrs={"n_steps": 20},
+    )
+
+
+def at_frames(loss: float, spread: float, n: int = 12) -> xr.Dataset:
+    one = np.ones((n, 2, 4))
+    one[:, 0] -= loss
+    elsewhere = np.ones((n, 2, 4))
+    elsewhere[:, 0] -= spread
+    return xr.Dataset(
+        {
+            "score": (("puzzle", "kind", "frame"), one),
+            "elsewhere": (("puzzle", "kind", "frame"), elsewhere),
+            "clean_score": ("puzzle", np.ones(n)),
+            "clean_elsewhere": ("puzzle", np.ones(n)),
+        },
+        coords={"kind": ["unit", "restart"], "frame": range(4)},
+    )
+
+
+def test_sensitivity_is_the_mean_over_later_states() -> None:
+    found = planted(0.5, noise_level=0)
+    curve = noise_injection.sensitivity(found).sel(kind="unit", of="latents", estimator="biased")[0]
+    assert np.allclose(curve[:3], [12 / 20, 10 / 18, 8 / 16])
+    assert np.allclose(curve[3:], np.exp(-(((found["step"][3:] / 20 - 0.5) / 0.15) ** 2)))
+    # The injected state itself is not counted, nor what came before.
+    found["dissimilarity"][:] = xr.where(found["later"] <= found["step"], 99.0, 1.0)
+    assert (noise_injection.sensitivity(found) == 1).all()
+
+
+@pytest.mark.parametrize("where", [0.2, 0.5, 0.8])
+def test_peak_is_found_where_it_was_planted(where: float) -> None:
+    value, low, high = noise_injection.peak(noise_injection.score_lost(planted(where)).sel(kind="unit"), 20)
+    assert (value, low, high) == (where, where, where)
+
+
+def test_peak_of_nothing_is_anywhere() -> None:
+    flat = noise_injection.score_lost(planted(0.5)).sel(kind="renewed")
+    _, low, high = noise_injection.peak(flat, 20)
+    assert high - low > 0.5
+
+
+def test_peak_refusals() -> None:
+    curve = noise_injection.score_lost(planted(0.5)).sel(kind="unit")
+    with pytest.raises(MeasureError, match="at least two puzzles"):
+        noise_injection.peak(curve.isel(puzzle=[0]), 20)
+    with pytest.raises(MeasureError, match="finite"):
+        noise_injection.peak(curve.where(curve.step > 3), 20)
+
+
+def test_claims_follow_the_data() -> None:
+    """As in the paper: all supported. With the opposite planted: none."""
+    yes = planted(0.5)
+    one = planted(0.5).sel(kind=["unit", "renewed"], step=[10, 12])
+    one["score"] = (one["score"] + 1) / 2  # one frame costs half of what all cost
+    verdicts = [c.verdict for c in noise_injection.read_claims(yes, at_frames(0.05, 0.0), one)]
+    assert verdicts == ["supported"] * 6
+    no = planted(0.9, early=0.0)
+    one["score"] = no["score"].sel(kind=["unit", "renewed"], step=[10, 12]) - 0.1
+    claims = noise_injection.read_claims(no, at_frames(0.9, 0.9), one)
+    assert [c.verdict for c in claims] == ["not supported"] * 6
+    assert claims[3].value == claims[4].value == 0.9
+    assert all(c.n == 12 and c.null_name and c.rule for c in claims)
+
+
+def test_claim_numbers_are_the_planted_ones() -> None:
+    found, one = planted(0.5, noise_level=0), planted(0.5, noise_level=0).sel(kind=["unit", "renewed"], step=[10])
+    one["score"] = one["score"] * 0 + 0.75
+    lost = float(noise_injection.score_lost(found).sel(kind="unit").mean())
+    a, b, c, d, e, _ = noise_injection.read_claims(found, at_frames(0.1, 0.02), one)
+    assert (a.value, b.value, c.value) == pytest.approx((lost - 0.1, lost - 0.02, 1 - 0.25))
+    assert (a.null, b.null, c.null) == pytest.approx((0, 0, -0.25))
+    assert d.value == e.value == 0.5
+
+
+@pytest.mark.slow
+def test_claims_run(lens: Any) -> None:
+    claims = noise_injection.claims(lens, n=2)
+    assert len(claims) == 6 and {c.n for c in claims} == {2}
+
+
+# -- refusals
+
+
+def test_refusals(lens: Any, tasks: Any) -> None:
+    for experiment in (noise_injection.noise_at_step, noise_injection.noise_at_frame):
+        with pytest.raises(MeasureError, match="at least two"):
+            experiment(lens, tasks[:1])
+        with pytest.raises(MeasureError, match="choose from unit"):
+            experiment(lens, tasks, kinds=["pink"])
+    with pytest.raises(AddressError, match="0 to 2"):
+        noise_injection.noise_at_step(lens, tasks, [3], generate=EULER)
+    with pytest.raises(AddressError, match="0 to 3"):
+        noise_injection.noise_at_frame(lens, tasks, [4], generate=EULER)
+    with pytest.raises(MeasureError, match="'latent' or as 'pixel'"):
+        noise_injection.noise_at_frame(lens, tasks, unit="second", generate=EULER)
+    with pytest.raises(MeasureError, match="choose from unit"):
+        injection("pink", 0, None, None)  # type: ignore[arg-type]

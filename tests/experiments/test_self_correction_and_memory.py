@@ -1,0 +1,314 @@
+"""Emergent behaviours: curves on films drawn in code, verdicts of claims on planted numbers, and the lab model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from dit_lens import load, tasks
+from dit_lens.errors import MeasureError
+from dit_lens.experiments import self_correction, working_memory
+from dit_lens.measures.answers_over_steps import RIGHT, WRONG
+from dit_lens.tasks import palette as p
+from dit_lens.wan.token_grid import Grid
+
+MOVERS = ("maze", "choose", "occlude")
+GRID = Grid(frames=4, rows=6, cols=6)
+
+
+@pytest.fixture(scope="module")
+def lens() -> Iterator[Any]:
+    with load("lab") as lens:
+        yield lens
+
+
+def drawn(*videos: np.ndarray) -> np.ndarray:
+    return np.stack([video / 255 for video in videos])
+
+
+def still(task: Any) -> np.ndarray:
+    return np.broadcast_to(task.first_frame, task.frames.shape)
+
+
+def planted_lag(task: Any, film: np.ndarray) -> float:
+    """The lag of a film, as ``lags`` has it."""
+    curves = self_correction.shown_curves(task, film)
+    seen = xr.Dataset({k: (("puzzle", "step"), v[None]) for k, v in curves.items()}, coords={"step": range(len(film))})
+    return float(self_correction.perception_lag(seen.assign(solutions=("puzzle", [1])))["lag"][0])
+
+
+# -- perception before action
+
+
+@pytest.mark.parametrize("name", MOVERS)
+@pytest.mark.parametrize("seed", range(4))
+def test_curves_are_nought_when_still_and_one_when_done(name: str, seed: int) -> None:
+    task = tasks.load(name, seed)
+    film = drawn(still(task), 0.5 * still(task) + 0.5 * task.frames, task.frames)
+    found = self_correction.shown_curves(task, film)
+    for curve, expected in (("identified", (0, 0.5, 1)), ("arrived", (0, 0.5, 1)), ("motion", (0, 0.5, 1))):
+        np.testing.assert_allclose(found[curve], expected, atol=0.02, err_msg=curve)
+    assert planted_lag(task, film) == 0, "a film that only fades in has no order"
+
+
+@pytest.mark.parametrize("name", ["choose", "occlude"])
+def test_the_other_answer_identifies_the_other_thing(name: str) -> None:
+    task = tasks.load(name, 1)
+    found = self_correction.shown_curves(task, drawn(task.twin("other_answer").frames, task.frames))
+    np.testing.assert_allclose(found["identified"], [-1, 1], atol=0.02)
+    np.testing.assert_allclose(found["arrived"][0], 0, atol=0.02)
+
+
+def test_seeing_first_and_moving_first_are_told_apart() -> None:
+    task = tasks.load("choose", 0)
+    unsure = task.frames.copy()  # the end is there, the way is not: all frames but the last show the start
+    unsure[1:-1] = task.first_frame
+    assert planted_lag(task, drawn(still(task), unsure, unsure, task.frames)) == 2
+    blind = task.frames.copy()  # the way is there, and the end is in two places at once
+    other = task.twin("other_answer").frames[-1]
+    blind[-1] = np.where((other == p.PALETTE[p.AGENT]).all(-1, keepdims=True), other, blind[-1])
+    assert planted_lag(task, drawn(still(task), blind, blind, task.frames)) == -2
+
+
+def test_a_final_video_without_one_mover_has_no_motion() -> None:
+    task = tasks.load("maze", 0)
+    gone = task.frames.copy()
+    gone[5] = still(task)[0]
+    gone[5][(gone[5] == p.PALETTE[p.AGENT]).all(-1)] = p.PALETTE[p.BACKGROUND]
+    assert np.isnan(self_correction.shown_curves(task, drawn(still(task), gone))["motion"]).all()
+
+
+def test_tasks_without_a_mover_are_refused() -> None:
+    with pytest.raises(MeasureError, match="your own curves="):
+        self_correction.shown_curves(tasks.load("pattern", 0), np.zeros((2, 13, 96, 96, 3)))
+
+
+def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
+    batch = [tasks.load("choose", 3), tasks.load("occlude", 0)]
+    found = self_correction.watch_answers(lens, batch, generate={"steps": 3})
+    assert found["verdict"].sizes == {"puzzle": 2, "step": 4}
+    assert found["motion"].sizes == {"puzzle": 2, "film": 2, "step": 4}
+    assert found["film"].values.tolist() == ["x0_hat", "fade-in"]
+    assert found["solutions"].values.tolist() == [len(task.solutions) for task in batch]
+    for i, task in enumerate(batch):
+        run = lens.generate(task, seed=i, steps=3)
+        film = [*run.film(), run.video]
+        right = [task.answer(video) in task.solutions for video in film]
+        assert (found["verdict"][i] == RIGHT).values.tolist() == right
+        np.testing.assert_allclose(
+            found["motion"][i].sel(film="x0_hat"), self_correction.shown_curves(task, np.stack(film))["motion"]
+        )
+        np.testing.assert_allclose(found["motion"][i][:, -1], found["motion"][i, 0, -1], atol=1e-6)
+    alone = self_correction.watch_answers(lens, batch[:1], curves=None, generate={"steps": 3})
+    assert list(alone.data_vars) == ["verdict", "solutions"]
+    with pytest.raises(MeasureError, match="no tasks to watch"):
+        self_correction.watch_answers(lens, [])
+
+
+# -- planted mistakes
+
+
+def test_planting_nothing_changes_nothing(lens: Any) -> None:
+    task = tasks.load("choose", 3)
+    found = self_correction.plant_mistakes(lens, [task], [1, 3], twin=lambda task: task, generate={"steps": 4})
+    outcome = found["outcome"]
+    assert (outcome.sel(start="planted") == outcome.sel(start="kept")).all(), "the resumed run is the kept one"
+    assert found["shows"].all(), "its twin is itself, so its own answer counts as the twin's"
+
+
+def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
+    found = self_correction.plant_mistakes(lens, [tasks.load("choose", 3)], [1, 3], generate={"steps": 4})
+    found = found["outcome"].isel(puzzle=0)
+    assert found.sum("end").values.tolist() == [[1, 1]] * 3
+    assert found.sel(start="own", end="own").all() and found.sel(start="kept", end="twin").all()
+    assert found.sel(start="planted", step=1, end="own") and found.sel(start="planted", step=3, end="twin")
+
+
+def test_what_cannot_be_planted_is_refused(lens: Any) -> None:
+    task = tasks.load("choose", 0)
+    with pytest.raises(MeasureError, match="only the instruction may differ"):
+        self_correction.plant_mistakes(lens, [task], [1], twin=lambda t: t.twin("same_answer"), generate={"steps": 2})
+    for at in ([0], [2]):
+        with pytest.raises(MeasureError, match="plant at steps from 1 to 1"):
+            self_correction.plant_mistakes(lens, [task], at, generate={"steps": 2})
+
+
+# -- claims about films, on planted numbers
+
+
+def seen_with(lag: int, n: int = 12, steps: int = 8) -> xr.Dataset:
+    """Movers that are identified at step 1 and move ``lag`` later; half of them have one solution."""
+    early, late = np.arange(steps) >= 1, np.arange(steps) >= 1 + lag
+    together = np.stack([early, early])
+    curves = {"identified": together, "arrived": together, "motion": np.stack([late, early])}
+    data: dict[str, Any] = {k: (("puzzle", "film", "step"), np.stack([v] * n).astype(float)) for k, v in curves.items()}
+    data["solutions"] = ("puzzle", [1, 2] * (n // 2))
+    return xr.Dataset(data, {"film": ["x0_hat", "fade-in"], "step": range(steps)}, {"n_steps": steps - 1})
+
+
+def wrong_with(recovered: bool, n: int = 12) -> xr.Dataset:
+    outcome = np.zeros((3, n, 1, 3), bool)
+    outcome[0, :, :, 0 if recovered else 1] = outcome[1, :, :, 1] = outcome[2, :, :, 0] = True
+    return xr.Dataset(
+        {
+            "outcome": (("start", "puzzle", "step", "end"), outcome),
+            "shows": (("puzzle", "step"), np.ones((n, 1), bool)),
+        },
+        {"start": ["planted", "kept", "own"], "step": [2], "end": ["own", "twin", "neither"]},
+    )
+
+
+def states_with(corrected: int, n: int = 40) -> xr.DataArray:
+    rows = [[WRONG, WRONG, RIGHT, RIGHT]] * corrected + [[RIGHT] * 4] * (n - corrected)
+    return xr.DataArray(np.array(rows), dims=("puzzle", "step"), coords={"step": range(4)})
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_verdicts_follow_the_numbers(there: bool) -> None:
+    seen, states = seen_with(3 if there else 0), states_with(20 if there else 0)
+    found = self_correction.read_claims(seen, states, wrong_with(there))
+    assert [claim.verdict for claim in found] == ["supported" if there else "not supported"] * 4
+    corrected, planted, lag, fixed = found
+    assert corrected.value == (0.5 if there else 0) and corrected.n == 40
+    assert planted.value == there and planted.null == 0 and planted.n == 12
+    assert lag.value == (3 if there else 0) and lag.null == 0 and lag.n == 12
+    assert fixed.value == lag.value and fixed.n == 6
+    assert all(claim.rule and claim.null_name for claim in found)
+
+
+# -- working memory
+
+
+def test_hidden_tokens_show_the_screen_and_hold_the_ball() -> None:
+    for seed in range(12):
+        task = tasks.load("occlude", seed)
+        about = working_memory.occluded(task, GRID)
+        for token in (*about.hidden, *about.elsewhere):
+            frame, row, col = np.unravel_index(token, (4, 6, 6))
+            shown = [0] if frame == 0 else range(4 * frame - 3, 4 * frame + 1)
+            assert (task.codes[list(shown), row, col, 0] == p.SCREEN).all(), "never the ball itself"
+            assert (row == task.scene.row) == (token in about.hidden)
+        assert about.elsewhere and not set(about.hidden) & set(about.elsewhere)
+        assert about.hidden and about.after and about.identity == p.NAMES[task.scene.colour]
+        picked = np.take_along_axis(about.choices, about.true[:, None], 1)[:, 0]
+        assert sorted(picked) == sorted(about.hidden)
+        last = [t for t in about.after if t >= 3 * 36]
+        assert last == [3 * 36 + task.scene.row * 6 + task.truth[2]] or len(last) > 1
+    with pytest.raises(MeasureError, match="your own hiding="):
+        working_memory.occluded(tasks.load("maze", 0), GRID)
+
+
+def test_twins_differ_in_the_ball_alone() -> None:
+    for seed in range(12):
+        task = tasks.load("occlude", seed)
+        other, moved = working_memory.recolour(task), working_memory.relocate(task)
+        changed = (other.codes != task.codes).any(-1)
+        assert changed.any() and (changed <= (task.codes[..., 0] == task.scene.colour)).all()
+        assert other.truth[0] != task.truth[0] and other.truth[1:] == task.truth[1:]
+        assert other.scene.colour != task.scene.other_colour
+        rows = {int(r) for r in np.argwhere((moved.codes != task.codes).any((0, 2, 3)))[:, 0]}
+        assert rows == {task.scene.row, moved.scene.row} and moved.truth[0] == task.truth[0]
+        assert moved.prompt == task.prompt and other.prompt != task.prompt
+
+
+def in_sight(task: Any, grid: Grid) -> working_memory.Hiding:
+    """The same questions of the first frame, where the ball is in plain sight: the input itself answers them."""
+    scene, col = task.scene, 0 if task.scene.left else 5
+    column = np.array([[grid.index(0, r, col) for r in range(6)]])
+    token = (grid.index(0, scene.row, col),)
+    nothing = (grid.index(0, scene.row, scene.screen),)
+    return working_memory.Hiding(token, nothing, token, p.NAMES[scene.colour], column, np.array([scene.row]), column +
+    36)
+
+
+def test_what_stands_in_the_input_is_read_from_it_and_what_is_hidden_is_not(lens: Any) -> None:
+    some = [tasks.load("occlude", i) for i in range(12)]
+    how: dict[str, Any] = {"at": (0,), "layers": 5, "folds": 4, "generate": {"steps": 3}}
+    plain = working_memory.decodable_while_hidden(lens, some, hiding=in_sight, **how)["accuracy"]
+    plain = plain.mean("puzzle").sel(layer=-1, step=0)
+    assert plain.sel(what="identity", kind="hidden") > 0.8 and plain.sel(what="identity", kind="elsewhere") < 0.5
+    assert plain.sel(what="identity", kind="shuffled") < 0.5
+    found = working_memory.decodable_while_hidden(lens, some, **how)
+    hidden = found["accuracy"].mean("puzzle").sel(layer=-1, step=0, kind="hidden")
+    assert hidden.sel(what="identity") < 0.55 and hidden.sel(what="place") < 0.45
+    assert found["accuracy"].sizes == {"what": 2, "kind": 3, "puzzle": 12, "step": 1, "layer": 2}
+    assert found["layer"].values.tolist() == [-1, 5]
+    named = Counter(p.NAMES[one.scene.colour] for task in some for one in (task, working_memory.recolour(task)))
+    assert float(found["chance"].sel(what="identity")) == max(named.values()) / 24
+    with pytest.raises(MeasureError, match="more tasks, or fewer folds"):
+        working_memory.decodable_while_hidden(lens, some[:2])
+
+
+def test_the_positive_control_gives_the_sources_outcome(lens: Any) -> None:
+    how: dict[str, Any] = {"twins": {"identity": working_memory.recolour}, "generate": {"steps": 2}}
+    found = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], **how).isel(what=0, puzzle=0)
+    assert float(found["effect"].sel(arm="after")) == pytest.approx(1, abs=0.01)
+    assert found["flipped"].sel(arm="after") and found["kept"]
+    assert np.isfinite(found["effect"]).all() and found["effect"].dims == ("arm",)
+    # At the first step alone, the second, with the base's own text and picture, undoes it.
+    once = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], steps=0, **how).isel(what=0, puzzle=0)
+    assert float(once["effect"].sel(arm="after")) < 0.9
+
+
+def test_each_arm_takes_from_where_it_says(lens: Any) -> None:
+    """With the ball in sight as the "hidden" tokens: from the twin all comes over, from the same scene nothing does."""
+
+    def seen(task: Any, grid: Grid) -> working_memory.Hiding:
+        about = working_memory.occluded(task, grid)
+        return replace(about, hidden=about.after)
+
+    how: dict[str, Any] = {"twins": {"identity": working_memory.recolour}, "generate": {"steps": 2}}
+    found = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], hiding=seen, **how)
+    found = found.isel(what=0, puzzle=0)
+    arms = working_memory.ARMS
+    effect, flipped = (dict(zip(arms, found[name].values, strict=True)) for name in ("effect", "flipped"))
+    assert effect["hidden"] == effect["after"] == pytest.approx(1, abs=0.01)
+    assert abs(effect["placebo"]) < 0.1 and abs(effect["random"]) < 0.1
+    assert [arm for arm in working_memory.ARMS if flipped[arm]] == ["hidden", "after"]
+
+
+def test_a_twin_that_makes_no_difference_is_refused(lens: Any) -> None:
+    with pytest.raises(MeasureError, match="choose a twin that makes a difference"):
+        same = {"nothing": lambda task: task}
+        working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], twins=same, generate={"steps": 2})
+
+
+def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr.Dataset]:
+    accuracy = np.full((2, 3, n, 2, 13), 0.25)
+    accuracy[:, 0, :, :, 1:] = read
+    what, layers = ["identity", "place"], range(-1, 12)
+    one = xr.Dataset(
+        {"accuracy": (("what", "kind", "puzzle", "step", "layer"), accuracy), "chance": ("what", [0.25, 1 / 6])},
+        {"what": what, "kind": list(working_memory.KINDS), "step": [0, 2], "layer": layers},
+    )
+    effects = np.zeros((2, 4, n))
+    effects[:, 0], effects[:, 3] = effect, 1
+    two = xr.Dataset(
+        {k: (("what", "arm", "puzzle"), v) for k, v in (("effect", effects), ("flipped", effects > 0.5))},
+        {"what": what, "arm": list(working_memory.ARMS)},
+    )
+    return one, two
+
+
+@pytest.mark.parametrize(("read", "effect"), [(0.9, 0.0), (0.25, 0.6)])
+def test_reading_and_using_are_judged_apart(read: float, effect: float) -> None:
+    found = working_memory.read_claims(*memory_data(read, effect))
+    words = {True: "supported", False: "not supported"}
+    assert [claim.verdict for claim in found] == [words[read > 0.5]] * 3 + [words[effect > 0]] * 2
+    assert found[0].value == pytest.approx(read) and "layers 3-8" in found[0].measure
+    assert found[3].value == pytest.approx(effect) and f"hidden {10 if effect > 0.5 else 0}" in found[3].remark
+
+
+@pytest.mark.slow
+def test_claims_of_the_lab_model_have_numbers_and_nulls(lens: Any) -> None:
+    found = [*self_correction.claims(lens, n=5), *working_memory.claims(lens, n=5)]
+    assert len(found) == 9
+    for claim in found:
+        assert np.isfinite([claim.value, claim.low, claim.high, claim.null]).all()
+        assert claim.low <= claim.value <= claim.high and claim.remark

@@ -1,0 +1,398 @@
+"""Saved probes: what is read is what was written, for us and for anyone with scikit-learn alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
+from stored import ABOUT, ESTIMATORS, SCORES, fitted, labels, probe, rewrite, sign
+
+from dit_lens.address import Address
+from dit_lens.errors import ProbeError
+from dit_lens.probing import probe_card, safe_opening, saving
+from dit_lens.probing.linear_probe import Probe
+from dit_lens.probing.safe_opening import load_probe
+from dit_lens.probing.saving import save_probe
+from dit_lens.probing.skops_file import pipeline_from_twin, twin_of
+from dit_lens.probing.stored_numbers import check, pipeline_from
+
+
+class Crash(Exception):
+    """Something nobody expects."""
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    kept = probe()
+    assert kept.save(tmp_path / "deep" / "wall") == tmp_path / "deep" / "wall"
+    found = load_probe(tmp_path / "deep" / "wall")
+    for name in ("label", "address", "unit", "classes", "scores", "about", "n_features"):
+        assert getattr(found, name) == getattr(kept, name), name
+    assert np.array_equal(found.direction, kept.direction)
+    x = torch.randn(2, 5, kept.n_features)
+    assert np.array_equal(found.predict(x), kept.predict(x)) and found.predict(x).shape == (2, 5)
+    assert np.array_equal(found.decision(x), kept.decision(x))
+    assert found.pipeline[-1].get_params() == kept.pipeline[-1].get_params()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    estimator=st.sampled_from([*ESTIMATORS]), kind=st.sampled_from(["int", "bool", "text", "object", "float"]),
+    classes=st.integers(2, 5), d=st.integers(1, 12), seed=st.integers(0, 10**6), double=st.booleans(),
+    params=st.fixed_dictionaries({}, optional={"fit_intercept": st.booleans()}),
+)  # fmt: skip
+def test_predictions_survive_for_every_estimator(
+    estimator: str, kind: str, classes: int, d: int, seed: int, double: bool, params: dict[str, Any]
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(40, d)) * rng.uniform(0.1, 9, d) + rng.normal(size=d)).astype("f8" if double else "f4")
+    y = labels(kind, 40, 2 if kind == "bool" else classes, rng)
+    if estimator == "ridge":
+        y = rng.normal(size=(40,) if classes == 2 else (40, classes))
+    made = ESTIMATORS[estimator]()
+    if hasattr(made, "fit_intercept"):
+        made.set_params(**params)
+    pipeline = make_pipeline(StandardScaler(), made).fit(x, y)
+    new = rng.normal(size=(30, d)).astype("f4") * 5
+    data = saving._canonical(probe(pipeline))
+    assert pickle.dumps(pipeline_from(data), protocol=5) == data
+    again = {"ours": pipeline_from(data), "pickle": pickle.loads(data), "skops": pipeline_from_twin(twin_of(pipeline))}
+    for name, other in again.items():
+        assert np.array_equal(other.predict(new), pipeline.predict(new)), name
+        assert other.predict(new).dtype == pipeline.predict(new).dtype, name
+        if estimator != "ridge":
+            assert np.array_equal(other.decision_function(new), pipeline.decision_function(new)), name
+        assert other[-1].get_params() == pipeline[-1].get_params(), name
+
+
+def of_other_strings() -> Any:
+    """The usual pipeline, every name and text in it a string object of its own, so that pickle sees none twice."""
+    pipeline = fitted()
+    for _, part in pipeline.steps:
+        own = {(k + "x")[:-1]: (v + "x")[:-1] if isinstance(v, str) else v for k, v in vars(part).items()}
+        vars(part).clear()
+        vars(part).update(own)
+    assert pickle.dumps(pipeline, 5) != pickle.dumps(fitted(), 5)
+    return pipeline
+
+
+def test_the_same_probe_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Also after loading, and whatever else the objects share: only values count."""
+    shared = "wall"
+    other = Probe(**{f.name: getattr(probe(), f.name) for f in dataclasses.fields(Probe)} | {"label": shared})
+    first = files(save_probe(probe(), tmp_path / "a"))
+    assert set(first) == {"probe.pkl", "probe.json", "probe.skops", "README.md"}
+    assert files(save_probe(other, tmp_path / "b")) == first
+    assert files(save_probe(load_probe(tmp_path / "a"), tmp_path / "c")) == first
+    assert files(save_probe(load_probe(tmp_path / "a", twin=True), tmp_path / "d")) == first
+    assert files(save_probe(load_probe(tmp_path / "a", trust=True), tmp_path / "e")) == first
+    assert files(save_probe(probe(of_other_strings()), tmp_path / "h")) == first
+    assert files(save_probe(probe(), tmp_path / "a")) == first  # in place of an earlier one
+    assert files(save_probe(probe(fitted(seed=1)), tmp_path / "f"))["probe.pkl"] != first["probe.pkl"]
+
+
+@pytest.mark.slow
+def test_the_same_probe_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    first = files(save_probe(probe(), tmp_path / "a"))
+    script = f"from stored import probe; probe().save({str(tmp_path / 'b')!r})"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=env, cwd=Path(__file__).parent)
+    assert files(tmp_path / "b") == first
+
+
+def test_a_saved_probe_needs_nothing_but_scikit_learn(tmp_path: Path) -> None:
+    for name in ESTIMATORS:
+        kept = probe(fitted(name))
+        kept.save(tmp_path / name)
+        x = np.random.default_rng(1).normal(size=(9, 6)).astype("f4")
+        np.savez(tmp_path / f"{name}.npz", x=x, y=kept.predict(x))
+    script = """
+import pickle, sys, warnings
+import numpy as np
+warnings.simplefilter("error")
+for name in sys.argv[1:]:
+    with open(f"{name}/probe.pkl", "rb") as file:
+        pipeline = pickle.load(file)
+    stored = np.load(f"{name}.npz")
+    assert type(pipeline).__module__ == "sklearn.pipeline"
+    assert np.array_equal(pipeline.predict(stored["x"]), stored["y"]), name
+loaded = {m.split(".")[0] for m in sys.modules}
+assert not loaded & {"dit_lens", "torch", "diffusers", "xarray", "skops"}, loaded
+print("opened", len(sys.argv) - 1)
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, *ESTIMATORS], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == f"opened {len(ESTIMATORS)}", done.stderr
+
+
+def test_the_manifest_says_everything(tmp_path: Path) -> None:
+    probe().save(tmp_path / "p")
+    facts = json.loads((tmp_path / "p" / "probe.json").read_text())
+    assert facts["format"] == 1 and facts["address"] == "step=5 branch=cond layer=7 hook=resid_post"
+    assert (facts["label"], facts["unit"], facts["n_features"]) == ("wall", "token", 6)
+    assert facts["classes"] == ["class 0é", "class 1é", "class 2é"] and facts["estimator"] == "LogisticRegression"
+    assert facts["scores"] == SCORES and facts["about"] == ABOUT
+    assert facts["versions"]["scikit-learn"] == sklearn.__version__ and facts["versions"]["numpy"] == np.__version__
+    for name in ("probe.pkl", "probe.skops"):
+        data = (tmp_path / "p" / name).read_bytes()
+        assert facts["files"][name] == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    assert len((tmp_path / "p" / "probe.pkl").read_bytes()) < 3000  # a gallery of hundreds stays small
+
+
+def test_values_of_other_libraries_become_json(tmp_path: Path) -> None:
+    scores = {"a": np.float32(0.5), "n": np.int64(3), "curve": np.arange(3.0), "t": torch.ones(2), "bad": float("nan")}
+    probe(scores=scores, about={"at": Address(1, "cond", 2, "z"), "file": Path("x"), "pair": (1, 2)}).save(
+        tmp_path / "p"
+    )
+    found = load_probe(tmp_path / "p")
+    assert found.scores == {"a": 0.5, "n": 3, "curve": [0.0, 1.0, 2.0], "t": [1.0, 1.0], "bad": None}
+    assert found.about == {"at": "step=1 branch=cond layer=2 hook=z", "file": "x", "pair": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"scores": {"a": object()}}, "scores.a is a object"),
+        ({"about": {1: 2}}, "has the key 1"),
+        ({"about": {"long": "x" * 2**21}}, "larger than 1 MB"),
+        ({"about": {"half": "\ud800"}}, "cannot be saved"),
+        ({"label": "wall\x1b[31m"}, "printable"),
+        ({"label": ""}, "printable"),
+        ({"classes": ("b", "a", "c")}, "in another order"),
+        ({"classes": ()}, "names 0 classes and its pipeline 3"),
+        ({"address": Address(1, "cond", 2, "a hook")}, "cannot be saved"),
+    ],
+)
+def test_what_cannot_be_saved_says_why(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ProbeError, match=says):
+        probe(**change).save(tmp_path / "p")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_only_stock_pipelines_are_saved(tmp_path: Path) -> None:
+    class Mine(Ridge):
+        pass
+
+    x, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
+    wrong = {
+        "MinMaxScaler": make_pipeline(MinMaxScaler(), Ridge()).fit(x, y),
+        "Mine": make_pipeline(StandardScaler(), Mine()).fit(x, y),
+        "not a pipeline of two steps": make_pipeline(StandardScaler(), FunctionTransformer(np.abs), Ridge()).fit(x, y),
+        "how many channels": make_pipeline(StandardScaler(), Ridge()),
+        "a Ridge is not a pipeline": Ridge().fit(x, y),
+        "mean_": make_pipeline(StandardScaler(with_mean=False, with_std=False), Ridge()).fit(x, y),
+    }
+    for says, pipeline in wrong.items():
+        with pytest.raises(ProbeError, match=f"(?s){says}.*StandardScaler"):
+            Probe(pipeline, "wall", Address(0, "cond", 0, "z"), "token").save(tmp_path / "p")
+    odd = make_pipeline(StandardScaler(), LogisticRegression(random_state=np.random.RandomState(0))).fit(x, y)
+    with pytest.raises(ProbeError, match=r"cannot be saved.*numbers and texts as its parameters"):
+        probe(odd).save(tmp_path / "p")
+    broken = fitted()
+    broken[-1].coef_[0, 0] = np.nan
+    with pytest.raises(ProbeError, match="expected finite floats"):
+        probe(broken).save(tmp_path / "p")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_pipeline_that_is_too_large_says_what_to_drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = probe(fitted("mean difference", d=40))
+    monkeypatch.setattr(saving, "MAX_BYTES", 10_000)
+    with pytest.raises(ProbeError, match=r"del pipeline\[-1\].covariance_"):
+        kept.save(tmp_path / "p")
+    del kept.pipeline[-1].covariance_
+    kept.save(tmp_path / "p")
+    assert np.array_equal(load_probe(tmp_path / "p").direction, kept.direction)
+
+
+def test_the_mean_difference_is_the_difference_of_means() -> None:
+    """Shrinkage 1 makes every covariance a multiple of the identity: the direction is that between the means."""
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    x = rng.normal(size=(200, 5)) @ rng.normal(size=(5, 5)) + y[:, None] * rng.normal(size=5)
+    pipeline = make_pipeline(StandardScaler(), ESTIMATORS["mean difference"]()).fit(x, y)
+    z = pipeline[0].transform(x)
+    means = z[y == 1].mean(0) - z[y == 0].mean(0)
+    cosine = pipeline[-1].coef_[0] @ means / np.linalg.norm(means) / np.linalg.norm(pipeline[-1].coef_[0])
+    assert cosine == pytest.approx(1, abs=1e-12)
+
+
+def test_other_folders_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    kept = probe()
+    kept.save(tmp_path / "p")
+    (tmp_path / "p" / "more.txt").write_text("mine")
+    for name in ("notes", "file", "p"):
+        with pytest.raises(ProbeError, match="is not a saved probe: choose another folder"):
+            kept.save(tmp_path / name)
+    assert (tmp_path / "notes" / "README.md").read_text() == "mine" == (tmp_path / "p" / "more.txt").read_text()
+    (tmp_path / "empty").mkdir()
+    kept.save(tmp_path / "empty")
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    with pytest.raises(ProbeError, match="choose another folder"):
+        kept.save(tmp_path / "link")
+    with pytest.raises(ProbeError, match="choose a folder that can be written"):
+        kept.save(tmp_path / "file" / "below")
+
+
+def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe().save(tmp_path / "p")
+    before = files(tmp_path / "p")
+
+    def crash(*args: Any) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", crash)
+        with pytest.raises(Crash):
+            probe(fitted(seed=1)).save(tmp_path / "p")
+    assert files(tmp_path / "p") == before and [p.name for p in tmp_path.iterdir()] == ["p"]
+
+
+def test_without_skops_there_is_no_twin_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe().save(tmp_path / "with")
+    monkeypatch.setitem(sys.modules, "skops.io", None)
+    probe().save(tmp_path / "without")
+    facts = json.loads((tmp_path / "without" / "probe.json").read_text())
+    assert facts["files"]["probe.skops"] is None and not (tmp_path / "without" / "probe.skops").exists()
+    assert load_probe(tmp_path / "without").label == load_probe(tmp_path / "with").label == "wall"
+    with pytest.raises(ProbeError, match=r"saved without probe\.skops"):
+        load_probe(tmp_path / "without", twin=True)
+    with pytest.raises(ProbeError, match="pip install"):
+        load_probe(tmp_path / "with", twin=True)
+
+
+def written_by(folder: Path, version: str) -> Path:
+    facts = json.loads((folder / "probe.json").read_text())
+    facts["versions"]["scikit-learn"] = version
+    sign(folder, facts)
+    return folder
+
+
+def test_versions(tmp_path: Path) -> None:
+    folder = probe().save(tmp_path / "p")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_probe(folder)
+        load_probe(written_by(folder, sklearn.__version__.rsplit(".", 1)[0] + ".77"))
+    major = sklearn.__version__.split(".")[0]
+    with pytest.warns(UserWarning, match=f"written with scikit-learn {major}.0.1.*were checked") as seen:
+        assert load_probe(written_by(folder, f"{major}.0.1")).label == "wall"
+    assert seen[0].filename == __file__
+    for other in ("0.24.2", "99.1.0", "nonsense"):
+        with pytest.raises(ProbeError, match=r"(pip install|the version that wrote it).*trust=True.*runs whatever"):
+            load_probe(written_by(folder, other))
+        with pytest.warns(UserWarning, match="opened as it is"):
+            assert load_probe(folder, trust=True).label == "wall"
+
+
+def test_trust_opens_other_pipelines_and_still_checks_the_hash(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(20, 6)), np.array(["a", "b"] * 10)
+    mine = make_pipeline(MinMaxScaler(), LogisticRegression()).fit(x, y)
+    folder = probe().save(tmp_path / "p")
+    (folder / "probe.pkl").write_bytes(pickle.dumps(mine))
+    with pytest.raises(ProbeError, match=r"is not what probe\.json says"):
+        load_probe(folder, trust=True)
+    rewrite(folder, classes=["a", "b"])
+    found = load_probe(folder, trust=True)
+    assert np.array_equal(found.predict(x.astype("f4")), mine.predict(x.astype("f4"))) and found.classes == ("a", "b")
+    with pytest.raises(ProbeError, match="is not in pickle protocol"):
+        load_probe(folder)
+    (folder / "probe.pkl").write_bytes(pickle.dumps({"not": "a pipeline"}))
+    rewrite(folder)
+    with pytest.raises(ProbeError, match="holds a dict and no scikit-learn Pipeline"):
+        load_probe(folder, trust=True)
+    with pytest.raises(ProbeError, match="choose one"):
+        load_probe(folder, trust=True, twin=True)
+
+
+def test_pickles_of_numpy_1_and_of_strided_arrays_open(tmp_path: Path) -> None:
+    """numpy.core became numpy._core in numpy 2; arrays that are not contiguous are pickled by another function."""
+    pipeline = fitted("ridge")
+    pipeline[0].mean_ = np.repeat(pipeline[0].mean_, 2)[::2]
+    pipeline[-1].coef_ = pipeline[-1].coef_.astype(">f4")
+    data = pickle.dumps(pipeline, protocol=5)
+    assert b"_reconstruct" in data and b"_frombuffer" in data and b"scalar" in data
+    for new, old in ((b"\x8c\x16numpy._core.multiarray", b"\x8c\x15numpy.core.multiarray"),
+                     (b"\x8c\x13numpy._core.numeric", b"\x8c\x12numpy.core.numeric")):  # fmt: skip
+        assert new in data
+        data = data.replace(new, old)
+    start = data.index(b"\x95")  # the frame's length follows
+    data = data[: start + 1] + (len(data) - start - 9).to_bytes(8, "little") + data[start + 9 :]
+    x = np.random.default_rng(0).normal(size=(9, 6))
+    assert np.array_equal(pipeline_from(data).predict(x), pipeline.predict(x))
+
+
+def test_one_row_of_coefficients_is_a_row() -> None:
+    """scikit-learn 1.9 fits a RidgeClassifier of two classes to coefficients (d,), which 1.5 cannot apply."""
+    pipeline = fitted("ridge classifier", classes=2)
+    pipeline[-1].coef_ = pipeline[-1].coef_.ravel()
+    again = pipeline_from(pickle.dumps(pipeline, protocol=5))
+    assert again[-1].coef_.shape == (1, 6)
+    assert np.array_equal(again[-1].coef_[0], pipeline[-1].coef_)
+
+
+def test_older_scikit_learn_kept_the_classes_of_a_ridge_classifier_elsewhere() -> None:
+    pipeline = fitted("ridge classifier")
+    del pipeline[-1].classes_
+    again = pipeline_from(pickle.dumps(pipeline, protocol=5))
+    assert again[-1].classes_.tolist() == ["class 0é", "class 1é", "class 2é"]
+
+
+def test_a_pipeline_that_computes_something_else_is_refused() -> None:
+    """The formula of the numbers is the reference: an attribute of another version that changes the result is seen."""
+    pipeline = fitted()
+    check(pipeline)
+    pipeline[0].with_mean = False
+    with pytest.raises(ProbeError, match="does not compute what its mean_"):
+        check(pipeline)
+
+
+def test_the_card_says_what_how_and_when_not(tmp_path: Path) -> None:
+    evil = "a|b\n# title <script>x</script> `code` [link](http://x)"
+    page = (probe(about={"prompt": evil, "fingerprint": "ab"}).save(tmp_path / "p") / "README.md").read_text("utf-8")
+    assert page == probe_card.card(probe(about={"prompt": evil, "fingerprint": "ab"}))
+    for words in (
+        "# Linear probe: wall", "step=5 branch=cond layer=7 hook=resid_post", "class 0é, class 1é", "control.task",
+        "| score | 0.91 |", "selectivity", "dl.load_probe", "Opening a pickle runs whatever is in it",
+    ):  # fmt: skip
+        assert words in page, words
+    assert page.startswith("---\nlibrary_name: sklearn\n")
+    row = next(line for line in page.splitlines() if line.startswith("| prompt"))
+    assert row.count("|") == 3 and not set("<>`[") & set(row) and "\n# title" not in page
+    assert "None were stored" in probe_card.card(probe(scores={}))
+    code = page.split("With scikit-learn alone:")[1].split("```python")[1].split("```")[0]
+    code = code.replace("path/to/this/folder", str(tmp_path / "p"))
+    space: dict[str, Any] = {"rows": np.zeros((2, 6))}
+    exec(code, space)
+    assert np.array_equal(space["pipeline"].predict(space["rows"]), probe().predict(space["rows"]))
+
+
+def test_missing_folders_say_so(tmp_path: Path) -> None:
+    for place in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ProbeError, match=r"holds no probe that can be read.*probe\.save"):
+            load_probe(place)
+    assert safe_opening.load_probe.__kwdefaults__ == {"trust": False, "twin": False}

@@ -1,0 +1,169 @@
+"""A generation that is stopped: nothing that is done is lost, and what comes of it has the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import dit_lens as dl
+from dit_lens.cli import app, inspect_commands, stoppable_generation
+from dit_lens.wan import sampler
+
+STEPS = 30
+WORDS = ["generate", "lab", "--task", "maze", "--seed", "3", "--steps", str(STEPS), "--out"]
+#: The command, telling every step; without a terminal it would tell one in 15 seconds.
+TELLING = "from dit_lens.cli import common, main; common.EVERY = 0; main()"
+
+
+def run(*words: object) -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def lens() -> Iterator[Any]:
+    with dl.load("lab") as lens:
+        yield lens
+
+
+@pytest.fixture
+def loaded(lens: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(inspect_commands, "load", lambda *_: lens)
+    return lens
+
+
+def whole(lens: Any, **more: Any) -> Any:
+    return lens.generate(dl.tasks.load("maze", seed=3), **{"seed": 3, "steps": STEPS, **more})
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that were computed, one number each."""
+    steps: list[int] = []
+    sample = sampler.sample
+
+    def counting(*arguments: Any, **more: Any) -> Iterator[Any]:
+        for step in sample(*arguments, **more):
+            steps.append(step.step)
+            yield step
+
+    monkeypatch.setattr(sampler, "sample", counting)
+    return steps
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(loaded: Any, tmp_path: Path, counted: Any) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # as many threads as here: the same bits
+    command = [sys.executable, "-c", TELLING, *WORDS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as child:
+        assert child.stderr is not None and child.stdout is not None
+        for line in child.stderr:
+            if line.startswith("generate: 3 of 30"):
+                child.send_signal(signal.SIGINT)
+                break
+        told = child.stderr.read()
+        assert child.wait() == 130 and child.stdout.read() == ""
+    assert f"they are kept in {tmp_path / 'stopped'}: the same command goes on" in told and "Traceback" not in told
+    assert files(tmp_path) == ["stopped"]
+    kept = dl.load_run(tmp_path / "stopped")
+    assert 3 <= kept.n_steps < STEPS and f"stopped after {kept.n_steps} of 30 steps" in told
+
+    again = run(*WORDS, tmp_path)
+    assert again.exit_code == 0, again.output
+    assert f"going on after {kept.n_steps} of 30 steps" in again.stderr
+    assert counted == list(range(kept.n_steps, STEPS)), "no step twice"
+    assert files(tmp_path) == ["film.png", "run", "video.mp4"]
+    made, plain = dl.load_run(tmp_path / "run"), whole(loaded)
+    assert torch.equal(made.latents, plain.latents) and torch.equal(made.velocity, plain.velocity)
+    assert made.meta == plain.meta and made.task == plain.task and made.fired == ()
+    assert f"maze 3: {'solved' if plain.score else 'failed'}" in again.stdout
+
+
+@pytest.fixture
+def stopped(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose generation was stopped before step 4."""
+    sample = sampler.sample
+
+    def impatient(*arguments: Any, **more: Any) -> Iterator[Any]:
+        for step in sample(*arguments, **more):
+            if step.step == 4:
+                raise KeyboardInterrupt
+            yield step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler, "sample", impatient)
+        told = run(*WORDS, tmp_path)
+    assert told.exit_code == 130 and "stopped after 4 of 30 steps" in told.stderr
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (["--steps", "20"], "steps: 30 -> 20"),
+        (["--guidance", "2"], "guidance: None -> 2.0"),
+        (["--puzzle", "4"], "task.seed: 3 -> 4"),
+        (["--preset", "paper"], "preset: None -> 'paper'"),
+        (["--image", "first.png"], "image: "),
+    ],
+    ids=str,
+)
+def test_other_parameters_are_refused_with_the_difference(
+    stopped: Path, other: list[str], difference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(stopped)
+    dl.tasks.load("maze", seed=5).image.save("first.png")
+    told = run(*WORDS, stopped, *other)
+    assert told.exit_code == 1 and difference in told.stderr and "another --out" in told.stderr
+    assert dl.load_run(stopped / "stopped").n_steps == 4
+    assert run(*WORDS, stopped / "new", *other).exit_code == 0  # the cure
+
+
+def test_other_weights_are_refused(stopped: Path, loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(loaded), "fingerprint", "0" * 16)
+    told = run(*WORDS, stopped)
+    assert told.exit_code == 1 and f"-> '{'0' * 16}'" in told.stderr
+
+
+def test_a_damaged_run_says_what_to_remove(stopped: Path) -> None:
+    (stopped / "stopped" / "run.safetensors").write_bytes(b"")
+    told = run(*WORDS, stopped)
+    assert told.exit_code == 1 and "damaged: run.safetensors" in told.stderr and "to begin anew, remove" in told.stderr
+
+
+def test_a_stop_while_decoding_computes_no_step_again(
+    loaded: Any, tmp_path: Path, counted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> bytes:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dit_lens.figures.frames.mp4", never)
+        told = run(*WORDS, tmp_path)
+    assert told.exit_code == 130 and "stopped after 30 of 30 steps" in told.stderr
+    assert run(*WORDS, tmp_path).exit_code == 0
+    assert counted == list(range(STEPS)) and files(tmp_path) == ["film.png", "run", "video.mp4"]
+
+
+def test_a_long_generation_is_kept_now_and_then(
+    loaded: Any, tmp_path: Path, counted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no handler sees, such as a machine that goes away, costs minutes only."""
+    monkeypatch.setattr(stoppable_generation, "EVERY", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(stoppable_generation.Stoppable, "__exit__", lambda *_: None)
+        patch.setattr("dit_lens.figures.frames.mp4", None)
+        assert run(*WORDS, tmp_path).exit_code == 1
+    assert dl.load_run(tmp_path / "stopped").n_steps == STEPS
+    assert run(*WORDS, tmp_path).exit_code == 0 and counted == list(range(STEPS))
