@@ -1,1 +1,7 @@
-"""Long work on disk: files written whole or not at all, and folders bound to the parameters they were begun with."""
+"""Long work on disk: finished items in folders that belong to their parameters, and the files of saved runs."""
+
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
+from dit_lens.store.items import Content
+
+__all__ = ["Content", "Store", "open_store"]

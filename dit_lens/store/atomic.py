@@ -1,38 +1,45 @@
-"""Files and folders written whole or not at all, and folders that belong to the parameters they were begun with.
+"""Files and folders that are written whole or not at all.
 
-What is written is made under a hidden name beside its place and then moved there. A folder of work that can be gone on
-with holds a *head*, a file with every parameter that can change a number; under others it is refused with what differs.
+What is written is made under a hidden name beside its place and then renamed into place. This is the only file of the
+package that renames.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from dit_lens.errors import StoreError
-from dit_lens.store.identity import differences
 
-MOST = 12  # differences that a message lists
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 @contextmanager
-def new_file(file: Path, once: bool = False) -> Iterator[Path]:
-    """A scratch path to write; flushed to the disk it takes the place of ``file`` when the block ends.
+def new_file(file: Path, once: bool = False, named: Callable[[Path], str] | None = None) -> Iterator[Path]:
+    """A scratch path to write, which takes the place of a file when the block ends.
 
-    After the block no crash loses the file. ``once``: one that is there already stays.
+    The content is flushed to the disk first, so that no crash loses the file after the block. A link is followed: the
+    file that it points to is replaced, and the link stays.
+
+    Args:
+        file: The place.
+        once: Leave a file that is there already.
+        named: Gives the file its name when its content is known, from the scratch path.
     """
+    if file.is_symlink():
+        file = file.resolve()
     scratch = _beside(file)
     try:
         yield scratch
         with scratch.open("rb+") as written:
             os.fsync(written.fileno())
+        if named is not None:
+            file = file.with_name(named(scratch))
         if not (once and _link(scratch, file)):
             os.replace(scratch, file)
         _flush(file.parent)
@@ -43,57 +50,60 @@ def new_file(file: Path, once: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder to fill; it takes the place of ``folder`` when the block ends, and goes away if it fails."""
+    """A scratch folder to fill, which takes the place of a folder when the block ends, and is removed if it fails.
+
+    Args:
+        folder: The place. What it may replace is for the caller to check (:func:`refuse_foreign`).
+
+    Raises:
+        StoreError: The place is a link or a file.
+    """
+    _refuse_link(folder)
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file: choose another folder, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = _beside(folder)
     scratch.mkdir()
     try:
         yield scratch
+        for path in scratch.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as written:
+                    os.fsync(written.fileno())
         _move(scratch, folder)
+        _flush(folder.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def begin(folder: Path, head: str, parameters: Mapping[str, Any], what: str, marked: bool = False) -> dict[str, Any]:
-    """Open or begin a folder that belongs to ``parameters``; returns them as they are read back from its file ``head``.
+def refuse_foreign(folder: Path, names: set[str], what: str) -> None:
+    """Refuse to replace what is not ours: a link, a file, or a folder with other files in it.
 
-    ``parameters``: plain JSON values; equal ones, and only they, may go on. ``what``: what lies there, for messages.
-    ``marked``: each file there says itself which parameters it was made under, so that a lost head may be written anew.
+    Args:
+        folder: The place to be written.
+        names: Files that may lie there, and be replaced.
+        what: What is going to be written there, for the message: ``"a saved run"``.
 
-    Errors: :class:`StoreError` when the folder belongs to other parameters (with the difference), holds something
-    else, or cannot be written.
+    Raises:
+        StoreError: Something else is there.
     """
-    file, wanted = folder / head, json.loads(json.dumps(parameters))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        strange = not marked and any(not path.name.startswith(".") for path in folder.iterdir())
-        if not file.exists():  # looked for after the rest: whoever else begins here writes the head first
-            if strange:
-                raise StoreError(f"{folder} holds something else than a {what}: choose an empty folder")
-            # Whoever links first sets the parameters; the other process reads them like any later one.
-            with new_file(file, once=True) as scratch:
-                scratch.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except StoreError:
-        raise
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        cure = (
-            f"remove this one file and run the same {what} again (what is finished is kept if the parameters are the "
-            "same)"
-            if marked
-            else "remove the folder and begin again"
-        )
-        raise StoreError(f"{file} is damaged ({error}): {cure}") from error
-    except OSError as error:
-        raise StoreError(f"cannot keep a {what} in {folder}: {error}; choose a folder that can be written") from error
-    changed = sorted(differences(found, wanted), key=lambda line: line.partition(":")[0].count("."))  # details last
-    if changed:
-        listed = changed[:MOST] + ([f"and {len(changed) - MOST} more"] if len(changed) > MOST else [])
+    _refuse_link(folder)
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - names):
+        raise StoreError(f"{folder} exists and is not {what}: choose another folder, or remove it")
+
+
+def set_aside(file: Path) -> None:
+    """Give a damaged file a name under which nothing reads it again, where that is possible."""
+    with suppress(OSError):
+        os.replace(file, file.with_name(f"{file.name}.damaged-{uuid.uuid4().hex[:8]}"))
+
+
+def _refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
         raise StoreError(
-            f"the {what} in {folder} was begun under other parameters, and results of both cannot be mixed:\n  "
-            + "\n  ".join(listed) + "\nUse the old parameters to go on, or another folder"
-        )  # fmt: skip
-    return wanted
+            f"{folder} is a link to {os.readlink(folder)}, and a link is not replaced by a folder: give the folder "
+            "itself, or remove the link"
+        )
 
 
 def _beside(path: Path) -> Path:
@@ -108,8 +118,10 @@ def _link(scratch: Path, file: Path) -> bool:
     except FileExistsError:
         pass
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+        if error.errno not in _NO_LINKS:
             raise
+        if file.exists():
+            return True
         return False
     return True
 

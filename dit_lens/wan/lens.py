@@ -25,6 +25,7 @@ from dit_lens.wan.editing import Context, Intervention
 from dit_lens.wan.expert import Expert, Hook
 from dit_lens.wan.fingerprint import Fingerprint
 from dit_lens.wan.gradients import Gradients, frozen
+from dit_lens.wan.model_identity import identity_of
 from dit_lens.wan.points import point, table, there
 from dit_lens.wan.recording import DEFAULT_LIMIT, Extent, Record, Recorder, check_limit, labels, needed_bytes
 from dit_lens.wan.reuse import Replay, Reuse
@@ -420,6 +421,10 @@ class Lens:
     def about(self) -> dict[str, Any]:
         """Model, fingerprint of its weights, frames a second, and the versions of what computes."""
         return {"model": self.name, "fingerprint": self.fingerprint, "fps": self.defaults.fps, **versions()}
+
+    def identity(self) -> dict[str, Any]:
+        """What numbers of this lens depend on: weights, the pipeline's scheduler and defaults, arithmetic, versions."""
+        return identity_of(self)
 
     def _decode(self, latents: Tensor) -> Tensor:
         return sampler.decode(self.pipe, latents)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,13 @@ from torch import Tensor
 
 from dit_lens.address import BRANCHES, Address, Branch
 from dit_lens.errors import AddressError, RecordError
+from dit_lens.store.identity import describe
+from dit_lens.store.items import Content
+from dit_lens.store.run_files import write_run
 from dit_lens.wan.call_plan import Plan, Sampling
 from dit_lens.wan.conditions import Conditions, Size
 from dit_lens.wan.editing import Fired
+from dit_lens.wan.run_content import content_of, fields_of
 from dit_lens.wan.sampler import x0_hat
 from dit_lens.wan.token_grid import Grid
 
@@ -157,11 +162,32 @@ class Run:
             _cache={},
         )
 
-    def save(self, folder: Any) -> None:
-        """Write to a folder (safetensors and JSON, atomic); ``dit_lens.load_run`` reads it."""
-        from dit_lens.store.runs import save_run
+    # -- on disk
 
-        save_run(self, folder)
+    def save(self, folder: str | Path) -> None:
+        """Write to a folder of safetensors and JSON, whole or not at all; ``dit_lens.load_run`` reads it.
+
+        Raises:
+            StoreError: The place cannot be written or holds something else, or the run cannot be stored.
+        """
+        write_run(self.content(), folder)
+
+    def content(self) -> Content:
+        """Named tensors and a header of plain JSON values, as stores keep them."""
+        return content_of(self)
+
+    @classmethod
+    def from_content(cls, content: Content) -> Run:
+        """The run of such content, without its task and decoder.
+
+        Raises:
+            StoreError: The content is not that of a run.
+        """
+        return cls(**fields_of(content))
+
+    def identity(self) -> dict[str, Any]:
+        """What numbers that are made from this run depend on."""
+        return {"run": describe(self.latents), "seed": self.seed}
 
     def _step(self, step: int) -> int:
         i = step + self.n_steps if step < 0 else step

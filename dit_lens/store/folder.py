@@ -1,0 +1,259 @@
+"""Kept work in a folder.
+
+    manifest.json                    what the work is, and every parameter that can change a number
+    items/<key>.<checksum>.<kind>    one file an item, committed by one rename
+    parts/<name>/                    what is kept on the way to an item, in the same layout
+    .claims/<group>.lock             locks of the processes at work
+
+The checksum in a file's name is of its content, its key and the manifest's parameters. So one listing of the folder
+says what is there, a damaged file or one of other work is never taken for an item, and processes that make the same
+item at once do no harm. A damaged file is set aside and its item counts as not done.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from dit_lens.errors import StoreError
+from dit_lens.store import items, manifest
+from dit_lens.store.atomic import new_file, set_aside
+from dit_lens.store.base import Store
+from dit_lens.store.manifest import CLAIMS, ITEMS, PARTS, Manifest
+from dit_lens.store.memory import MemoryStore
+
+STALE = 24 * 3600.0  # seconds after which a scratch file is one of a process that was killed
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,=+-]{0,119}")
+_NAME = re.compile(r"(.+)\.([0-9a-f]{16})\.(json|nc|safetensors)")
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+#: A lock that is a mere file stays when its process is killed, so that is no claim.
+_HARD = {"fallback_to_soft": False} if "fallback_to_soft" in signature(FileLock.__init__).parameters else {}
+
+
+def _refuse_name(name: str) -> None:
+    if not _KEY.fullmatch(name):
+        raise StoreError(
+            f"{name!r} cannot be the name of an item: use up to 120 letters, digits and . _ , = + -, beginning with a "
+            "letter or digit"
+        )
+
+
+def open_store(folder: str | Path | Store | None, kind: str, parameters: Any) -> Store:
+    """Open or begin a store that belongs to some work.
+
+    Args:
+        folder: The place; None for memory; a child of another store for work that is a part of longer work.
+        kind: One of :data:`dit_lens.store.manifest.KINDS`.
+        parameters: Everything that can change a number, as plain JSON values (:func:`~.identity.describe`).
+
+    Raises:
+        StoreError: The folder belongs to other parameters (with the difference), holds something else, or cannot be
+            written.
+    """
+    place = folder.place if isinstance(folder, Store) else folder
+    if place is None:
+        return MemoryStore(Manifest.of(kind, parameters))
+    return FolderStore(place, manifest.begin(Path(place), kind, parameters))
+
+
+class FolderStore(Store):
+    """Items as files of one folder; see the module."""
+
+    def __init__(self, place: str | Path, head: Manifest) -> None:
+        super().__init__(head)
+        self._place = Path(place)
+        self._files: dict[str, list[str]] = {}  # key -> names of files, of which the first whole one counts
+        self._whole: dict[str, str] = {}  # key -> the file that was found to be whole
+        self._lock = threading.RLock()
+        self._scan()
+        self._at_first = set(self._files)
+
+    @property
+    def place(self) -> Path:
+        """The folder."""
+        return self._place
+
+    # -- items
+
+    def keys(self) -> set[str]:
+        """See :class:`Store`."""
+        with self._lock:
+            self._scan()
+            return set(self._files)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """See :class:`Store`."""
+        file = self.file(key)
+        if file is None:
+            return default
+        try:
+            return items.read(file)
+        except items.DAMAGE as error:  # whole by its checksum
+            raise StoreError(f"{file} cannot be read ({error}): remove this one file, and run the same again") from error
+
+    def file(self, key: str) -> Path | None:
+        """The file of a finished item, checked to be whole, to be read in parts; None where there is none."""
+        with self._lock:
+            if key not in self._files:
+                self._scan()
+            name = self._checked(key)
+            return None if name is None else self._place / ITEMS / name
+
+    def put(self, key: str, value: Any) -> None:
+        """See :class:`Store`."""
+        _refuse_name(key)
+        folder = self._place / ITEMS
+        name = ""
+
+        def named(scratch: Path) -> str:
+            nonlocal name
+            name = f"{key}.{self._sum(key, scratch)}{items.suffix(value)}"
+            return name
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with new_file(folder / key, named=named) as scratch:
+                items.write(value, scratch)
+        except TypeError as error:
+            raise StoreError(f"{key} of a {self.manifest.kind} cannot be kept: {error}") from error
+        except items.TROUBLE as error:
+            raise self._trouble(f"cannot keep {key} of a {self.manifest.kind} in", error) from error
+        with self._lock:
+            others = [other for other in self._files.get(key, []) if other != name]
+            self.made += not self._files.get(key)
+            self._files[key], self._whole[key] = [name], name
+        self._remove(others)
+
+    def drop(self, key: str) -> None:
+        """See :class:`Store`."""
+        with self._lock:
+            self._scan()
+            names = self._files.pop(key, [])
+            self._whole.pop(key, None)
+        self._remove(names)
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """See :class:`Store`."""
+        with self._lock:
+            if any(key not in self._whole for key in keys):
+                self._scan()
+            return [key for key in keys if self._checked(key) is None]
+
+    # -- parts and claims
+
+    def child(self, name: str) -> FolderStore:
+        """See :class:`Store`."""
+        _refuse_name(name)
+        return FolderStore(self._place / PARTS / name, self.manifest.inner(name))
+
+    def drop_child(self, name: str) -> None:
+        """See :class:`Store`."""
+        shutil.rmtree(self._place / PARTS / name, ignore_errors=True)
+        with suppress(OSError):  # only an empty folder can be removed so
+            (self._place / PARTS).rmdir()
+
+    @contextmanager
+    def claim(self, group: str) -> Iterator[bool]:
+        """See :class:`Store`."""
+        _refuse_name(group)
+        folder = self._place / CLAIMS
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / f"{group}.lock", thread_local=False, **_HARD)
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        except NotImplementedError:
+            yield True
+            return
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise self._trouble(f"cannot claim {group} of a {self.manifest.kind} in", error) from error
+            yield True
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    # -- files
+
+    def _scan(self) -> None:
+        """Look at what is there now."""
+        try:
+            with os.scandir(self._place / ITEMS) as listed:
+                names = [entry.name for entry in listed]
+        except FileNotFoundError:
+            names = []
+        except OSError as error:
+            raise StoreError(f"cannot read {self._place}: {error}; check that the folder may be read") from error
+        found: dict[str, list[str]] = {}
+        for name in sorted(names):
+            if name.startswith("."):
+                self._tidy(name)
+            elif matched := _NAME.fullmatch(name):
+                found.setdefault(matched[1], []).append(name)
+        self._files = found
+        self._whole = {key: name for key, name in self._whole.items() if name in found.get(key, ())}
+
+    def _tidy(self, name: str) -> None:
+        """Remove what a process that was killed left behind."""
+        file = self._place / ITEMS / name
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime > STALE:
+                file.unlink()
+
+    def _checked(self, key: str) -> str | None:
+        """The file of an item that holds what was written; those that do not are set aside."""
+        if key in self._whole:
+            return self._whole[key]
+        for name in list(self._files.get(key, [])):
+            file = self._place / ITEMS / name
+            try:
+                whole = name.rsplit(".", 2)[1] == self._sum(key, file)
+            except FileNotFoundError:
+                whole = False
+            except OSError as error:
+                raise StoreError(f"cannot read {file}: {error}; check that the folder may be read") from error
+            if whole:
+                self._whole[key] = name
+                return name
+            set_aside(file)
+        self._files.pop(key, None)
+        self._at_first.discard(key)
+        return None
+
+    def _sum(self, key: str, file: Path) -> str:
+        """The checksum of an item: its content, its key, and what it was made under."""
+        found = hashlib.sha256(f"{self.manifest.sum} {key}\n".encode())
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                found.update(block)
+        return found.hexdigest()[:16]
+
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            with suppress(OSError):
+                (self._place / ITEMS / name).unlink()
+
+    def _trouble(self, what: str, error: Exception) -> StoreError:
+        again = f"then run the same {self.manifest.kind} with the same folder to go on"
+        number = getattr(error, "errno", None)
+        cure = f"make room, {again}"
+        if number not in _NO_ROOM and number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+            cure = f"choose a folder that can be written, or make this one so, {again}"
+        return StoreError(f"{what} {self._place}: {error}. Everything kept before is safe; {cure}")
