@@ -11,15 +11,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from dit_lens.errors import InterventionError, MeasureError
-from dit_lens.runner.cells import Cell, Kind
+from dit_lens.runner.cells import Cell
 from dit_lens.runner.memory_chunks import Needs
-from dit_lens.runner.metrics import Metric, measured
+from dit_lens.runner.metrics import Item, Reading
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.reuse import Remembered, Reuse, capture
@@ -27,19 +27,6 @@ from dit_lens.wan.run import Run
 
 #: Makes an intervention for a place; called with steps=, hook=, branches=, layers=, heads=, tokens=, as patch is.
 Edit = Callable[..., Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Item:
-    """The runs that one item's cells are about. ``source``, ``placebo`` are None for edits that take from no run."""
-
-    base: Run
-    source: Run | None
-    placebo: Run | None
-    ends: dict[int, tuple[float, float]] = field(default_factory=dict)  # steps done -> metric of base, of source
-
-    def of(self, kind: Kind) -> Run | None:
-        return self.source if kind == "effect" else self.placebo
 
 
 @dataclass(frozen=True)
@@ -50,7 +37,7 @@ class Engine:
     plan: Plan
     edit: Edit
     placebo_edit: Edit
-    metric: Metric
+    reading: Reading
     horizon: int | None
 
     def last_step(self, cell: Cell) -> int:
@@ -128,18 +115,8 @@ class Engine:
         return run
 
     def values(self, item: Item, cell: Cell, run: Run) -> dict[str, float]:
-        """The metric of the patched run, and of base and source where it was read."""
-        low, high = self.ends(item, cell)
+        """The numbers of one cell."""
         try:
-            value = measured(self.metric, run, item.base, item.source or item.base)
+            return dict(self.reading(run, item, self.last_step(cell)))
         except MeasureError as error:
             raise MeasureError(f"{cell}: {error}") from error
-        return {"value": value, "base": low, "source": high}
-
-    def ends(self, item: Item, cell: Cell) -> tuple[float, float]:
-        """The metric of base and source as far as a cell goes: what 0 and 1 mean there."""
-        n, base, source = self.last_step(cell) + 1, item.base, item.source or item.base
-        if n not in item.ends:
-            low, high = (measured(self.metric, run.until(n), base, source) for run in (base, source))
-            item.ends[n] = (low, high)
-        return item.ends[n]

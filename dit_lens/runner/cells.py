@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby, product
+from itertools import product
 from typing import Any, Literal
 
 from dit_lens.address import ALL, Depth, indices, names
@@ -44,6 +44,11 @@ class Cell:
         """A name for files: the same cell has the same one everywhere."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    @property
+    def group(self) -> str:
+        """Cells of one item that begin at the same step share most of their work."""
+        return f"{self.item}-{self.steps[0]}"
 
     def entry(self, n_layers: int) -> int:
         """The first block that has to run: whatever lies before it is shared with the base."""
@@ -140,37 +145,37 @@ def axes(
     hooks: str | Sequence[str] | None = "update",
     heads: Any = None,
     regions: str | Sequence[str] | None = None,
-    branch: str | Sequence[str] = ALL,
+    branches: str | Sequence[str] = ALL,
     image_context: bool = True,
 ) -> Axes:
     """Spell out the axes of a sweep.
 
     ``steps``, ``layers``: ``"all"``, or a list whose entries are one index or a *group* held at once: a range, a tuple,
-    for layers also a :class:`Depth`. ``branch``: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a list.
+    for layers also a :class:`Depth`. ``branches``: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a list.
     ``hooks=None``: edits of the latents, which have steps and nothing else.
 
     Errors: :class:`AddressError` for anything outside the plan or the model, or that a hook does not have.
     """
     if hooks is None:
-        if heads is not None or regions is not None or branch != ALL or layers not in (ALL, None):
-            raise AddressError("hooks=None is for edits of the latents, which have no layers, heads, regions or branch")
+        if heads is not None or regions is not None or branches != ALL or layers not in (ALL, None):
+            raise AddressError("hooks=None is for edits of the latents, which have no layers, heads, regions or branches")
         return Axes(_groups(steps, plan.n_steps, "step"), ((),), (None,), (None,), (None,), (ALL,))
     chosen = (hooks,) if isinstance(hooks, str) else tuple(hooks)
     if not chosen:
         raise AddressError("a sweep needs at least one hook, for example hooks='update'")
-    branches = (branch,) if isinstance(branch, str) else tuple(branch)
-    for one in branches:
+    asked = (branches,) if isinstance(branches, str) else tuple(branches)
+    for one in asked:
         names(one, plan.branches, "branch")
     named = (None,) if regions is None else (regions,) if isinstance(regions, str) else tuple(regions)
     if not all(one is None or isinstance(one, str) for one in named):
         raise AddressError(
             "a sweep's regions are names, so that its cells can be told apart: give the mask a name where the videos "
-            "are made, sampling={'regions': {'left': mask}}, and ask for regions=['left']"
+            "are made, regions={'left': mask}"
         )
     numbered: tuple[int | None, ...] = (None,) if heads is None else indices(heads, n_heads, "head", "a model")
     found = Axes(
         _groups(steps, plan.n_steps, "step"), _groups(layers, n_layers, "layer"),
-        tuple(point(hook).name for hook in chosen), numbered, named, branches,
+        tuple(point(hook).name for hook in chosen), numbered, named, asked,
     )  # fmt: skip
     for hook in chosen:
         p = point(hook)
@@ -181,7 +186,7 @@ def axes(
         if regions is not None and p.axis != "N":
             raise AddressError(f"regions= selects video tokens, but {hook!r} is {p.shape}")
     for axis, values in (("steps", found.steps), ("layers", found.layers), ("hooks", found.hooks),
-                         ("regions", found.regions), ("branch", found.branches)):  # fmt: skip
+                         ("regions", found.regions), ("branches", found.branches)):  # fmt: skip
         if len(set(values)) < len(values):
             raise AddressError(f"{axis} holds an entry twice: {values}; give each once")
     return found
@@ -194,12 +199,6 @@ def label(group: tuple[int, ...]) -> str:
     if len(group) > 1 and group == tuple(range(group[0], group[-1] + 1)):
         return f"{group[0]}-{group[-1]}"
     return ",".join(map(str, group))
-
-
-def grouped(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
-    """Cells with the same item and first step, in their order."""
-    for _, members in groupby(cells, key=lambda c: (c.item, c.steps[0])):
-        yield list(members)
 
 
 def _in_block(hook: str | None) -> bool:

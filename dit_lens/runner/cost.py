@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from dit_lens.errors import MeasureError, StoreError
-from dit_lens.runner.cells import Cell, grouped
-from dit_lens.runner.finished_cells import human_size, human_time
+from dit_lens.runner.cells import Cell
+from dit_lens.runner.progress_meter import human_size, human_time
 from dit_lens.runner.metrics import READS_VIDEO
+from dit_lens.runner.work import grouped
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.run import Run
 
@@ -76,7 +77,7 @@ def estimate(sweep: Any, cells: Sequence[Cell], rate: float = math.nan, per_cell
     blocks = sum(cell_blocks(cell, plan, n_layers, sweep.engine.horizon) for cell in cells)
     baselines = sum(sweep.generated(item) for item in {cell.item for cell in cells}) * len(plan.calls) * n_layers
     held = [0]
-    for members in grouped(cells):
+    for members in grouped(cells).values():
         for _, needs in sweep.chunks(members):
             baselines += needs.calls() * n_layers
             held.append(needs.size(sweep.size))
@@ -89,13 +90,13 @@ def calibrated(sweep: Any) -> tuple[float, float]:
     """Seconds of one block evaluation, and what a cell takes besides: one call timed, and one decoding if need be."""
     lens, run = sweep.lens, sweep.base
     if not isinstance(run, Run):
-        run = lens.generate(sweep.tasks[0], seed=sweep.seeds[0], **{**sweep.sampling, "stop_after": 0})
+        run = lens.generate(sweep.tasks[0], seed=sweep.seeds[0], sampling=sweep.sampling, stop_after=0)
     call = run.plan.of_step(0)[0]
     lens.replay(run, call)  # warm
     began = time.perf_counter()
     lens.replay(run, call)
     rate = (time.perf_counter() - began) / lens.n_layers
-    if sweep.engine.metric not in READS_VIDEO:
+    if sweep.metric not in READS_VIDEO:
         return rate, 0.0
     began = time.perf_counter()
     run.decode(run.x0_hat(0))

@@ -7,8 +7,9 @@ result is *normalised* as (m - m_base) / (m_source - m_base): 0 is the base, 1 t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +18,49 @@ from dit_lens.errors import MeasureError
 from dit_lens.wan.run import Run
 
 Metric = Callable[[Run, Run, Run], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """The runs that one item's cells are about. ``source``, ``placebo`` are None for edits that take from no run."""
+
+    base: Run
+    source: Run | None
+    placebo: Run | None
+    ends: dict[int, tuple[float, float]] = field(default_factory=dict)  # steps done -> metric of base, of source
+
+    def of(self, kind: str) -> Run | None:
+        """The run that cells of a kind take from."""
+        return self.source if kind == "effect" else self.placebo
+
+
+class Reading(Protocol):
+    """Reads the numbers of a cell from its patched run, which was taken to step ``last``."""
+
+    def __call__(self, run: Run, item: Item, last: int) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True)
+class OneMetric:
+    """The reading of a sweep: a metric of the patched run, and of base and source where it was read.
+
+    Args:
+        metric: ``metric(run, base, source) -> float``.
+    """
+
+    metric: Metric
+
+    def __call__(self, run: Run, item: Item, last: int) -> dict[str, float]:
+        low, high = self.ends(item, last)
+        return {"value": measured(self.metric, run, item.base, item.source or item.base), "base": low, "source": high}
+
+    def ends(self, item: Item, last: int) -> tuple[float, float]:
+        """The metric of base and source at step ``last``: what 0 and 1 mean there."""
+        n, base, source = last + 1, item.base, item.source or item.base
+        if n not in item.ends:
+            low, high = (measured(self.metric, run.until(n), base, source) for run in (base, source))
+            item.ends[n] = (low, high)
+        return item.ends[n]
 
 
 def state(run: Run, like: Run) -> Tensor:

@@ -16,35 +16,51 @@ from dit_lens.stats.summary import beside
 def gather(sweep: Any, results: Mapping[Cell, Mapping[str, float]]) -> xr.Dataset:
     """Labelled arrays from the measured cells of a :class:`dit_lens.runner.Sweep`; what is not measured is NaN."""
     axes: Axes = sweep.axes
-    labels, seeds = axes.coords(), sweep.seeds
-    dims = ("task", "seed", *labels)
-    coords: dict[str, Any] = {"task": range(len(sweep.tasks)), "seed": list(seeds), **labels}
-    raw = {name: np.full(tuple(len(coords[d]) for d in dims), np.nan) for name in (*sweep.kinds, "base", "source")}
-    for cell, found in results.items():
-        for place in axes.places(cell):
-            index = (*divmod(cell.item, len(seeds)), *place)
-            raw[cell.kind][index] = found["value"]
-            raw["base"][index], raw["source"][index] = found["base"], found["source"]
-    data = xr.Dataset({k: (dims, v) for k, v in raw.items()}, coords=coords)
+    found = raw(sweep, results)
+    dims = ("task", "seed", *axes.coords())
+    data = xr.Dataset({kind: found["value"].sel(kind=kind, drop=True) for kind in sweep.kinds})
+    for end in ("base", "source"):  # the same whatever the kind
+        data[end] = found[end].ffill("kind").isel(kind=-1, drop=True)
+    data = data.transpose(*dims).drop_vars(["sigma", "expert"])
+    coords = {name: data[name] for name in dims}
     normal = _normalised(data, sweep.kinds, sweep.has_source)
     over = "task" if len(sweep.tasks) > 1 else "seed"
     normal = {k: v.mean("seed" if over == "task" else "task") for k, v in normal.items()}
     null = normal.get("placebo", xr.full_like(normal["effect"], np.nan))
-    summary = beside(normal["effect"], null, over=over).assign({f"raw_{k}": data[k] for k in raw})
+    summary = beside(normal["effect"], null, over=over).assign({f"raw_{k}": data[k] for k in data.data_vars})
     summary = summary.squeeze([d for d in ("hook", "head", "region", "branch") if len(coords[d]) == 1])
-    what = getattr(sweep.engine.metric, "__name__", "metric")
+    what = getattr(sweep.metric, "__name__", "metric")
     unit = "0 = base, 1 = source" if sweep.has_source else f"{what}, minus base"
     summary["value"].attrs = {"long_name": f"effect on {what}", "units": unit}
     summary["null"].attrs = {"long_name": "placebo", "units": unit}
-    plan = sweep.model_plan
-    experts = [sorted({plan.at(step).expert for step in group}) for group in axes.steps]
-    summary = summary.assign_coords(
-        sigma=("step", [plan.sigmas[group[0]] for group in axes.steps]),
-        expert=("step", ["/".join(found) for found in experts]),
-    )
+    summary = summary.assign_coords({name: found[name] for name in ("sigma", "expert")})
     horizon = sweep.engine.horizon
     told = {0: "local", None: "final"}.get(horizon, f"{horizon} further steps")
     return summary.assign_attrs(horizon=told, metric=what, interval_over=over, model=sweep.lens.name)
+
+
+def raw(sweep: Any, results: Mapping[Cell, Mapping[str, float]]) -> xr.Dataset:
+    """Every number of every cell, (kind, task, seed, step, layer, hook, head, region, branch); NaN where missing."""
+    axes: Axes = sweep.axes
+    labels, seeds = axes.coords(), sweep.seeds
+    coords: dict[str, Any] = {
+        "kind": list(sweep.kinds), "task": range(len(sweep.tasks)), "seed": list(seeds), **labels,
+    }  # fmt: skip
+    shape = tuple(len(one) for one in coords.values())
+    arrays: dict[str, np.ndarray] = {}
+    for cell, numbers in results.items():
+        for place in axes.places(cell):
+            index = (sweep.kinds.index(cell.kind), *divmod(cell.item, len(seeds)), *place)
+            for name, value in numbers.items():
+                if name != "seconds":
+                    arrays.setdefault(name, np.full(shape, np.nan))[index] = value
+    plan = sweep.model_plan
+    experts = [sorted({plan.at(step).expert for step in group}) for group in axes.steps]
+    coords |= {
+        "sigma": ("step", [plan.sigmas[group[0]] for group in axes.steps]),
+        "expert": ("step", ["/".join(found) for found in experts]),
+    }
+    return xr.Dataset({name: (tuple(coords)[: len(shape)], values) for name, values in arrays.items()}, coords=coords)
 
 
 def _normalised(data: xr.Dataset, kinds: tuple[str, ...], has_source: bool) -> dict[str, xr.DataArray]:

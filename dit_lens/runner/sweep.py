@@ -12,11 +12,11 @@ a few backward passes, and its best cells are then measured here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, wraps
+from typing import Any, Literal, ParamSpec, Unpack
 
 import torch
 import xarray as xr
@@ -25,30 +25,36 @@ from dit_lens.display import html
 from dit_lens.errors import MeasureError
 from dit_lens.interventions import patch
 from dit_lens.progress import Progress
-from dit_lens.runner import arguments, cost, executors, memory_chunks, metrics
-from dit_lens.runner.cell_engine import Edit, Engine, Item
-from dit_lens.runner.cells import Axes, Cell, Kind, axes, grouped
-from dit_lens.runner.finished_cells import Result, Tally
-from dit_lens.runner.ledger import Ledger
-from dit_lens.runner.metrics import Metric
-from dit_lens.runner.results import gather
+from dit_lens.runner import arguments, cost, memory_chunks, metrics
+from dit_lens.runner.cell_engine import Edit, Engine
+from dit_lens.runner.cells import Axes, Cell, Kind, axes
+from dit_lens.runner.metrics import Item, Metric, OneMetric, Reading
+from dit_lens.runner.options import Options, split_options
+from dit_lens.runner.results import gather, raw
+from dit_lens.runner.work import run as run_work
+from dit_lens.runner.work import share, shard_of
+from dit_lens.store import Store
 from dit_lens.store.identity import describe, source_identity, task_identity
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.conditions import Conditions
-from dit_lens.wan.fingerprint import digest
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 from dit_lens.wan.token_grid import Grid
 
 PLACEBO_SEED = 10_000  # added to an item's seed: same scene, other noise
-_OURS = ("task", "seed", "interventions", "record", "resume", "stop_after", "batch")
 
 
 class Sweep:
-    """A sweep as a value: what it would measure is fixed when it is made; nothing is generated before ``run()``.
+    """A sweep as a value: what it would measure is fixed when it is made; nothing is generated before :meth:`run`.
 
-    ``axes``, ``cells``: what is measured. ``mine``: the cells of this shard. ``model_plan``: the denoiser calls.
+    Attributes:
+        axes: The places, spelled out.
+        cells: What is measured, one value a number.
+        mine: The cells of this shard.
+        model_plan: The denoiser calls of one generation.
     """
+
+    kind = "sweep"  # of kept work
 
     def __init__(
         self,
@@ -57,46 +63,86 @@ class Sweep:
         source: Any = None,
         *,
         tasks: Sequence[Any] | None = None,
-        seeds: int | Sequence[int] = 0,
+        seeds: Any = 0,
+        seed_step: int = 0,
         edit: Edit = patch,
         steps: Any = "all",
         layers: Any = "all",
         hooks: str | Sequence[str] | None = "update",
         heads: Any = None,
-        regions: str | Sequence[str] | None = None,
-        branch: str | Sequence[str] = "all",
+        regions: str | Sequence[str] | Mapping[str, Any] | None = None,
+        branches: str | Sequence[str] = "all",
         metric: str | Metric | None = None,
         horizon: Literal["local", "final"] | int = "local",
         placebo: Edit | Run | Literal["seed", "none"] | None = None,
-        sampling: Mapping[str, Any] | None = None,
-        folder: str | Path | None = None,
-        shard: str | tuple[int, int] = (0, 1),
+        reading: Reading | None = None,
         memory: int = 4 << 30,
+        budget: float | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        """See :func:`sweep`."""
-        self.recipe = {k: v for k, v in locals().items() if k not in ("self", "lens")}
-        self.lens, self.base, self.folder, self.memory = lens, base, folder, memory
-        self.shard = arguments.shard_of(shard)
+        """Fix what is measured, and refuse now what would fail after minutes.
+
+        *What.*
+
+        Args:
+            lens: The model.
+            base: A task or a run to change; or give ``tasks``.
+            source: Where activations come from: a twin's kind (``"other_answer"``), a task, a run, a list with one for
+                each task, a function of the task, or None for edits that need none.
+            tasks: A list of tasks, each generated with every one of ``seeds``.
+            seeds: Noise seeds.
+            seed_step: Added to the seeds for each further task: with 1, task i has ``seeds + i``.
+            edit: Makes the intervention; called with ``steps, hook, branches`` and, where they apply, ``layers, heads,
+                tokens``: ``dl.patch``, ``dl.ablate``, or your own.
+            steps: ``"all"``, or a list whose entries are one index or a group held at once (``range(0, 8)``, ``(3,
+                5)``).
+            layers: Likewise, also ``dl.Depth(.5, .75)``.
+            hooks: A name or a list; None for an edit of the latents, called with ``steps`` alone (``dl.noise``).
+            heads: Indices, of hooks that have heads, each by itself.
+            regions: Names of the tasks' regions, or a mapping with masks of your own; all tokens by default.
+            branches: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a list.
+            metric: ``"projection"`` (the default), ``"change"`` (the default without a source), ``"answer"``,
+                ``"score"`` or ``metric(run, base, source) -> float``.
+            horizon: ``"local"`` (x0_hat of the last patched step), a number of further steps, or ``"final"``.
+            placebo: ``"seed"`` (same scene, seed + 10,000: the default with a source), a run to take from instead, an
+                edit, or ``"none"``.
+            reading: Reads several numbers of a cell, for :meth:`raw`, in place of ``metric``.
+            memory: Bytes that may be held for reuse on the model's device.
+            budget: Seconds; a longer sweep is refused with coarser ones to choose from.
+            **options: Sampling (:class:`dit_lens.Sampling`) and running (:class:`dit_lens.runner.Running`): ``folder``,
+                ``progress``, ``executor``, ``shard``.
+
+        Raises:
+            AddressError: A place outside plan or model.
+            InterventionError: A wrong edit.
+            MeasureError: What cannot be compared or measured.
+        """
+        self._recipe = {k: v for k, v in locals().items() if k not in ("self", "lens", "options")} | dict(options)
+        sampling, self.running = split_options(options, Sweep.__init__)
+        self.shard = shard_of(self.running.shard)
+        self.lens, self.base, self.memory, self.budget = lens, base, memory, budget
         self.tasks, self.seeds = arguments.tasks_of(base, tasks), arguments.seeds_of(base, seeds)
+        self.seed_step = seed_step
         self.sources = arguments.sources_of(source, self.tasks)
         self.has_source = source is not None
         self.sampling = arguments.sampling_of(base, sampling)
-        if set(self.sampling) & set(_OURS):
-            raise MeasureError(f"sampling= takes what lens.generate takes but {_OURS}, which a sweep sets itself")
-        own = lens.plan_of(**self.sampling)
+        self.masks = arguments.masks_of(base, regions)
+        own = lens.plan(self.sampling)
         self.model_plan: Plan = base.plan if isinstance(base, Run) else own
         expert = lens.experts["high"]
         self.axes: Axes = axes(
-            self.model_plan, lens.n_layers, expert.cfg.n_heads, steps, layers, hooks, heads, regions, branch,
-            expert.image_context,
+            self.model_plan, lens.n_layers, expert.cfg.n_heads, steps, layers, hooks, heads,
+            tuple(self.masks) if self.masks is not None else regions,  # type: ignore[arg-type]  # a mapping is masks
+            branches, expert.image_context,
         )  # fmt: skip
         if source is None and edit is patch:
             raise MeasureError("dit_lens.patch takes from a source: give source='other_answer', a task or a run")
         self.placebo = arguments.placebo_of(placebo, source)
         self.kinds: tuple[Kind, ...] = ("effect",) if self.placebo == "none" else ("effect", "placebo")
         of_placebo = self.placebo if callable(self.placebo) else edit
+        self.metric = metrics.metric(metric, self.has_source, self.tasks) if reading is None else reading
         self.engine = Engine(
-            lens, self.model_plan, edit, of_placebo, metrics.metric(metric, self.has_source, self.tasks),
+            lens, self.model_plan, edit, of_placebo, OneMetric(self.metric) if reading is None else reading,  # type: ignore[arg-type]  # the one or the other
             arguments.horizon_of(horizon),
         )  # fmt: skip
         self.cells: list[Cell] = self.axes.cells(len(self.tasks) * len(self.seeds), self.kinds)
@@ -123,7 +169,7 @@ class Sweep:
                 "base is a run without a task, so it cannot be generated again with other noise: give placebo= a run "
                 "of the same prompt and another seed, or give base= a task"
             )
-        arguments.check_regions(self.axes.regions, given, grid, self.sampling.get("regions"))
+        arguments.check_regions(self.axes.regions, given, grid, self.masks)
         return grid
 
     # -- what it would cost
@@ -146,7 +192,7 @@ class Sweep:
     def size(self) -> memory_chunks.Size:
         """Bytes of one activation, by the name of its hook."""
         config, pipe = self.lens.pipe.transformer.config, self.lens.pipe
-        text = self.sampling.get("max_sequence_length") or self.lens.defaults.max_sequence_length
+        text = self.sampling.max_sequence_length or self.lens.defaults.max_sequence_length
         image = None
         if config.image_dim is not None:
             seen = pipe.image_encoder.config
@@ -162,36 +208,63 @@ class Sweep:
     # -- measuring
 
     def run(
-        self, progress: Progress | None = None, budget: float | None = None, executor: Any = "serial"
+        self, progress: Progress | None = None, budget: float | None = None, executor: Any = None
     ) -> xr.Dataset:
-        """Measure every cell of this shard that is not done, and gather what there is. See :func:`sweep`.
+        """Measure every cell of this shard that is not done, and gather what there is.
 
-        ctrl-C leaves a folder that can be resumed, and says how.
+        Args:
+            progress: In place of the sweep's own.
+            budget: In place of the sweep's own.
+            executor: In place of the sweep's own.
+
+        Returns:
+            A Dataset over (step, layer, and each further axis that has several entries): ``value`` with 95 % interval
+            ``low, high`` over tasks (over seeds if there is one task), ``n``, the placebo's ``null, null_low,
+            null_high``, all normalised (0 = base, 1 = source), and the raw metric per task and seed. Labels of ``step``
+            and ``layer`` are numbers where every entry is one index (``sel(step=5)``); one group among them makes all
+            of that axis texts (``sel(step="5")``, ``sel(step="0-7")``, ``"3,5"``).
+
+        Raises:
+            StoreError: A folder of other parameters.
+            KeyboardInterrupt: After ctrl-C, with a sentence that says how to go on.
         """
-        work = executors.executor(executor)
+        return self._measured(progress, budget, executor, gather)
+
+    def raw(self, progress: Progress | None = None) -> xr.Dataset:
+        """Every number of every cell, not summarised: variables (kind, task, seed, step, layer, hook, head, region,
+        branch), one for each number that ``reading`` reads."""
+        return self._measured(progress, None, None, raw)
+
+    def _measured(
+        self, progress: Progress | None, budget: float | None, executor: Any, gather: Callable[..., xr.Dataset]
+    ) -> xr.Dataset:
+        budget = self.budget if budget is None else budget
         if budget is not None:
             cost.check_budget(self, budget)
-        horizon, n_layers = self.engine.horizon, self.lens.n_layers
-        ledger = None if self.folder is None else Ledger(self.folder, self.identity())
-        costs = {cell: cost.cell_blocks(cell, self.model_plan, n_layers, horizon) for cell in self.mine}
-        tally = Tally(costs, ledger, progress)
-        if ledger is not None:
-            cost.check_disk(ledger.folder, (len(costs) - len(tally.results)) * cost.CELL_BYTES)
+        given = {"progress": progress, "executor": executor}
+        running = replace(self.running, **{k: v for k, v in given.items() if v is not None})
+        if running.folder is not None:
+            cost.check_disk(running.folder, len(self.mine) * cost.CELL_BYTES)
         try:
-            work(self, tally)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(tally.stopped()) from None
+            return run_work(self, running, gather=lambda results: gather(self, results))
         finally:
             self._held = None
-        return gather(self, tally.results)
+
+    @property
+    def units(self) -> list[Cell]:
+        """See :class:`dit_lens.runner.work.Work`."""
+        return self.cells
 
     @property
     def mine(self) -> list[Cell]:
-        """The cells of this shard: whole groups, dealt in turn, so that what is shared stays together."""
-        part, of = self.shard
-        return [cell for n, members in enumerate(grouped(self.cells)) if n % of == part for cell in members]
+        """The cells of this shard."""
+        return share(self.cells, self.shard)
 
-    def measured(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result]]:
+    def cost(self, cell: Cell) -> int:
+        """Block evaluations of one cell."""
+        return cost.cell_blocks(cell, self.model_plan, self.lens.n_layers, self.engine.horizon)
+
+    def measure(self, cells: Sequence[Cell], store: Store | None = None) -> Iterator[tuple[Cell, dict[str, float]]]:
         """Measure cells of one item and first step, here and now."""
         if not cells:
             return
@@ -202,47 +275,63 @@ class Sweep:
         for some, needs in self.chunks(cells):
             yield from self.engine.measure(self._held[1], some, needs)
 
-    def claim(self, ledger: Ledger | None, cells: Sequence[Cell]) -> AbstractContextManager[bool]:
-        """Whether these cells are ours to measure, and nobody else's on the same folder."""
-        return nullcontext(True) if ledger is None else ledger.claim(f"{cells[0].item}-{cells[0].steps[0]}")
+    def gather(self, results: Mapping[Cell, Mapping[str, float]]) -> xr.Dataset:
+        """See :class:`dit_lens.runner.work.Work`."""
+        return gather(self, results)
+
+    def recipe(self) -> tuple[Callable[..., Sweep], dict[str, Any]]:
+        """See :class:`dit_lens.runner.work.Work`."""
+        here = ("folder", "progress", "executor", "shard")
+        return Sweep, {name: value for name, value in self._recipe.items() if name not in here}
+
+    def item_of(self, number: int) -> tuple[int, int]:
+        """(number of the task, seed) of an item."""
+        which, seed = divmod(number, len(self.seeds))
+        return which, self.seeds[seed] + which * self.seed_step
 
     def item(self, number: int) -> Item:
         """The runs of one item, generated here, and checked; the metric is read once before any cell."""
-        which, seed = number // len(self.seeds), self.seeds[number % len(self.seeds)]
+        which, seed = self.item_of(number)
         task, lens = self.tasks[which], self.lens
-        base = self.base if isinstance(self.base, Run) else lens.generate(task, seed=seed, **self.sampling)
-        source = arguments.as_run(lens, self.sources[which], task, seed, self.sampling)
+        base = self.base if isinstance(self.base, Run) else self._generated(task, seed)
+        source = arguments.as_run(lens, self.sources[which], task, seed, self.sampling, self.masks)
         placebo = self.placebo if isinstance(self.placebo, Run) else None
         if self.placebo == "seed":
-            placebo = lens.generate(task, seed=seed + PLACEBO_SEED, **self.sampling)
+            placebo = self._generated(task, seed + PLACEBO_SEED)
         for other in (source, placebo):
             if other is not None:
                 arguments.check_run(lens, base, other, self.last_step)
         item = Item(base, source, placebo)
-        low, high = self.engine.ends(item, max(self.cells, key=self.engine.last_step))
-        if self.has_source and low == high and len(self.tasks) * len(self.seeds) == 1:
-            raise MeasureError(
-                f"the metric is {low:g} for both base and source, so no effect can be told from none: choose a source "
-                "with another answer, or another metric (metric='projection')"
-            )
+        if isinstance(self.engine.reading, OneMetric):
+            low, high = self.engine.reading.ends(item, self.last_step)
+            if self.has_source and low == high and len(self.tasks) * len(self.seeds) == 1:
+                raise MeasureError(
+                    f"the metric is {low:g} for both base and source, so no effect can be told from none: choose a "
+                    "source with another answer, or another metric (metric='projection')"
+                )
         return item
+
+    def _generated(self, task: Any, seed: int) -> Run:
+        run: Run = self.lens.generate(task, seed=seed, sampling=self.sampling, regions=self.masks)
+        return run
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values; two sweeps with equal ones share a folder."""
         return {
-            **setting(self.lens),
+            **self.lens.identity(),
             "plan": describe(self.model_plan),
-            "scheduler": describe(dict((self.sampling.get("scheduler") or self.lens.pipe.scheduler).config)),
-            "sampling": describe({k: v for k, v in self.sampling.items() if k != "scheduler"}),
+            "sampling": describe(self.sampling),
+            "masks": describe(self.masks),
             "tasks": [None if t is None else task_identity(t) for t in self.tasks],
             "seeds": list(self.seeds),
+            "seed_step": self.seed_step,
             "base": describe(self.base) if isinstance(self.base, Run) else None,
             "source": source_identity(self.sources),
             "axes": describe(self.axes),
             "edit": describe(self.examples),
             "made by": describe(self.engine.edit),
             "placebo": describe(self.placebo),
-            "metric": describe(self.engine.metric),
+            "metric": describe(self.metric),
             "horizon": self.engine.horizon,
         }
 
@@ -277,7 +366,7 @@ class Sweep:
 
     def but(self, **changes: Any) -> Sweep:
         """The same sweep with some arguments replaced."""
-        return Sweep(self.lens, **{**self.recipe, **changes})
+        return Sweep(self.lens, **{**self._recipe, **changes})
 
     def __repr__(self) -> str:
         swept = {k: len(v) for k, v in self.axes.coords().items() if len(v) > 1 or k in ("step", "layer")}
@@ -304,84 +393,30 @@ class Sweep:
         return html.facts(f"Sweep of {len(self.cells)} cells", rows, axes)
 
 
-def sweep(
-    lens: Lens,
-    base: Any = None,
-    source: Any = None,
-    *,
-    tasks: Sequence[Any] | None = None,
-    seeds: int | Sequence[int] = 0,
-    edit: Edit = patch,
-    steps: Any = "all",
-    layers: Any = "all",
-    hooks: str | Sequence[str] | None = "update",
-    heads: Any = None,
-    regions: str | Sequence[str] | None = None,
-    branch: str | Sequence[str] = "all",
-    metric: str | Metric | None = None,
-    horizon: Literal["local", "final"] | int = "local",
-    placebo: Edit | Run | Literal["seed", "none"] | None = None,
-    sampling: Mapping[str, Any] | None = None,
-    folder: str | Path | None = None,
-    shard: str | tuple[int, int] = (0, 1),
-    memory: int = 4 << 30,
-    progress: Progress | None = None,
-    budget: float | None = None,
-    executor: Any = "serial",
-) -> xr.Dataset:
-    """Measure one intervention at every (step, layer, hook, head, region, branch) asked for.
-
-    *What.* ``base``: a task or a run; or ``tasks``: a list, each generated with every one of ``seeds``. ``source``:
-    where activations come from: a twin's kind (``"other_answer"``), a task, a run, a list with one for each task, a
-    function of the task, or None for edits that need none. ``edit``: makes the intervention, called with ``steps, hook,
-    branches`` and, where they apply, ``layers, heads, tokens``: ``dl.patch``, ``dl.ablate``, or your own.
-
-    *Where.* ``steps``, ``layers``: ``"all"``, or a list whose entries are one index or a group held at once
-    (``range(0, 8)``, ``(3, 5)``, ``dl.Depth(.5, .75)``). ``hooks``: a name or a list; None for an edit of the latents,
-    called with ``steps`` alone (``dl.noise``). ``heads``: indices, of hooks that have heads, each by itself.
-    ``regions``: names of the tasks' regions; all tokens by default. ``branch``: ``"all"`` (both at once), ``"cond"``,
-    ``"uncond"``, or a list.
-
-    *Measured how.* ``metric``: ``"projection"`` (the default), ``"change"`` (the default without a source),
-    ``"answer"``, ``"score"`` or ``metric(run, base, source) -> float``. ``horizon``: ``"local"`` (x0_hat of the last
-    patched step), a number of further steps, or ``"final"``. ``placebo``: ``"seed"`` (same scene, seed + 10,000: the
-    default with a source), a run to take from instead, an edit, or ``"none"``. ``sampling``: arguments of
-    ``lens.generate``.
-
-    *Run how.* ``folder``: keep finished cells there; the same sweep with the same folder goes on. ``shard="0/4"``: this
-    process's part. ``memory``: bytes that may be held for reuse on the model's device. ``progress(done, total, what)``:
-    a bar by default. ``budget``: seconds; a longer sweep is refused with coarser ones to choose from. ``executor``:
-    ``"serial"``, ``"ray"``, or ``dl.runner.Ray(...)``.
-
-    Returns a Dataset over (step, layer, and each further axis that has several entries): ``value`` with 95 % interval
-    ``low, high`` over tasks (over seeds if there is one task), ``n``, the placebo's ``null, null_low, null_high``, all
-    normalised (0 = base, 1 = source), and the raw metric per task and seed. ``.to_dataframe()`` gives a table. Labels
-    of ``step`` and ``layer`` are numbers where every entry is one index (``sel(step=5)``); one group among them makes
-    all of that axis texts (``sel(step="5")``, ``sel(step="0-7")``, ``"3,5"``).
-
-    Errors: :class:`AddressError` outside plan or model, :class:`InterventionError` for a wrong edit,
-    :class:`MeasureError` for what cannot be compared or measured, :class:`StoreError` for a folder of other parameters,
-    all before the long work starts where they can be known.
-    """
-    made = Sweep(
-        lens, base, source, tasks=tasks, seeds=seeds, edit=edit, steps=steps, layers=layers, hooks=hooks, heads=heads,
-        regions=regions, branch=branch, metric=metric, horizon=horizon, placebo=placebo, sampling=sampling,
-        folder=folder, shard=shard, memory=memory,
-    )  # fmt: skip
-    return made.run(progress, budget, executor)
+P = ParamSpec("P")
 
 
-def setting(lens: Lens) -> dict[str, Any]:
-    """What numbers depend on besides the sweep: weights, settings, versions, arithmetic; as plain values."""
-    pipe = lens.pipe
-    encoders = {k: getattr(pipe, k, None) for k in ("vae", "text_encoder", "image_encoder")}
-    return {
-        "model": lens.fingerprint,
-        "encoders": digest({k: v for k, v in encoders.items() if v is not None}),
-        "arithmetic": f"{pipe.transformer.dtype} on {pipe._execution_device.type}",
-        "defaults": describe(lens.defaults),
-        "versions": {k: v for k, v in lens.about.items() if k in ("dit-lens", "torch", "diffusers", "transformers")},
-    }
+def _at_once(make: Callable[P, Sweep]) -> Callable[P, xr.Dataset]:
+    """The function that makes a sweep and runs it, with the sweep's own signature."""
+
+    @wraps(make)
+    def sweep(*args: P.args, **kwargs: P.kwargs) -> xr.Dataset:
+        return make(*args, **kwargs).run()
+
+    drawn = inspect.signature(make.__init__)  # type: ignore[misc]
+    own = [p for p in drawn.parameters.values() if p.name not in ("self", "reading")]
+    sweep.__signature__ = drawn.replace(parameters=own, return_annotation=xr.Dataset)  # type: ignore[attr-defined]
+    sweep.__name__ = sweep.__qualname__ = "sweep"
+    sweep.__doc__ = (
+        "Measure one intervention at every (step, layer, hook, head, region, branch) asked for.\n\n"
+        "``Sweep(...).run()`` in one call: the arguments are those of :class:`Sweep`, the result is that of "
+        ":meth:`Sweep.run`.\n\n" + inspect.cleandoc(make.__init__.__doc__ or "").split("\n", 2)[2]  # type: ignore[misc]
+    )
+    return sweep
+
+
+sweep = _at_once(Sweep)
+"""Measure one intervention at many places: ``Sweep(...).run()`` in one call, with the arguments of :class:`Sweep`."""
 
 
 def _listed(labels: Sequence[Any], most: int = 12) -> str:

@@ -1,0 +1,289 @@
+"""Experiments: one row of labelled numbers for each task.
+
+An experiment says what it reads of one task, as a function ``row(item) -> xr.Dataset``, and the runner does the rest::
+
+    def brightness(lens, tasks, *, seed=0, **options):
+        def row(item):
+            return xr.Dataset({"brightness": float(item.clean().video.mean())})
+
+        return over_tasks(lens, tasks, row, seed=seed, options=options)
+
+Task i is generated with noise seed ``seed + i``. :meth:`Item.sites` loops over the places of one task (steps, layers,
+kinds of noise) and keeps each of them, so that an interrupted task goes on where it was. What a row depends on is read
+off the function itself: all variables that it takes from around it belong to the identity of the kept work.
+
+When not to use: for one intervention at many (step, layer) places; :class:`dit_lens.runner.Sweep` computes once what
+such cells share.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.errors import MeasureError
+from dit_lens.runner.options import Running, split_options
+from dit_lens.runner.work import run as run_work
+from dit_lens.stats.summary import puzzle_names
+from dit_lens.store import Store, open_store
+from dit_lens.store.identity import describe, task_identity
+from dit_lens.wan.call_plan import Plan
+from dit_lens.wan.lens import Lens
+from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import Sampling
+
+Row = Callable[["Item"], xr.Dataset]
+HELD = 6  # clean runs kept in memory: a task's own, its neighbour's and the first task's, at two seeds each
+
+
+@dataclass(frozen=True)
+class TaskUnit:
+    """One task of an experiment."""
+
+    index: int
+    name: str = field(compare=False, default="")
+
+    @property
+    def key(self) -> str:
+        """Its name in a store."""
+        return f"task-{self.index}"
+
+    @property
+    def group(self) -> str:
+        """Each task is a group of its own."""
+        return f"{self.index}-"
+
+    def __str__(self) -> str:
+        return f"task {self.index}{f' ({self.name})' if self.name else ''}"
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One task of an experiment, and how to generate from it.
+
+    Attributes:
+        rows: The experiment.
+        index: Number of the task.
+        store: Where parts of this row are kept.
+    """
+
+    rows: TaskRows
+    index: int
+    store: Store
+
+    @property
+    def lens(self) -> Lens:
+        """The model."""
+        return self.rows.lens
+
+    @property
+    def task(self) -> Any:
+        """The task."""
+        return self.rows.tasks[self.index]
+
+    @property
+    def seed(self) -> int:
+        """The noise seed of this task."""
+        return self.rows.seed + self.index
+
+    @property
+    def plan(self) -> Plan:
+        """The denoiser calls of a generation."""
+        return self.rows.plan
+
+    def clean(self, offset: int = 0, *, seed: int | None = None, record: Any = ()) -> Run:
+        """The untouched run of this task, or of the one ``offset`` further on (round the list).
+
+        Args:
+            offset: Which task, from this one.
+            seed: Noise seed; that task's own by default.
+            record: As in ``lens.generate``; runs are kept for a while by (task, seed, record).
+        """
+        index = (self.index + offset) % len(self.rows.tasks)
+        return self.rows.clean_run(index, self.rows.seed + index if seed is None else seed, record)
+
+    def generate(self, task: Any = None, *, seed: int | Sequence[int] | None = None, **arguments: Any) -> Any:
+        """``lens.generate`` with this experiment's sampling.
+
+        Args:
+            task: This item's task by default.
+            seed: This item's seed by default.
+            **arguments: As of ``lens.generate``, sampling excepted; ``sampling=`` replaces the experiment's.
+        """
+        how = {"sampling": self.rows.sampling, "regions": self.rows.regions, **arguments}
+        return self.lens.generate(
+            self.task if task is None else task, seed=self.seed if seed is None else seed, **how
+        )
+
+    def fork(self, run: Run, step: int, interventions: Any = (), **arguments: Any) -> Run:
+        """Go on from ``run`` at ``step``, what came before being taken from it."""
+        found: Run = self.lens.generate(resume=run.until(step), interventions=interventions, **arguments)
+        return found
+
+    def sites(self, measure: Callable[..., Mapping[str, Any]], /, **axes: Sequence[Any]) -> xr.Dataset:
+        """Measure every combination of places, and keep each.
+
+        Args:
+            measure: Called as ``measure(**place)`` with one entry of every axis. Returns numbers by name: plain ones,
+                or labelled arrays (``xr.DataArray``).
+            **axes: The places, by the name of their dim.
+
+        Returns:
+            A Dataset with every name over (*axes, *dims of its array).
+        """
+        if not axes or not all(len(places) for places in axes.values()):
+            raise MeasureError(f"nothing to measure: {', '.join(axes) or 'no axis'} has no entry")
+        found: list[xr.Dataset] = []
+        name = "sites-" + "-".join(axes)
+        kept = self.store.child(name)
+        for number, place in enumerate(itertools.product(*axes.values())):
+            labels = dict(zip(axes, place, strict=True))
+
+            def made(labels: dict[str, Any] = labels) -> dict[str, xr.Dataset]:
+                values = measure(**labels)
+                return {"site": values if isinstance(values, xr.Dataset) else xr.Dataset(dict(values))}
+
+            found.append(kept.once(f"site-{number}", made)["site"])
+        sizes = [len(places) for places in axes.values()]
+        data = {
+            str(key): (
+                (*axes, *first.dims),
+                np.stack([one[key].values for one in found]).reshape(*sizes, *first.shape),
+                first.attrs,
+            )
+            for key, first in found[0].data_vars.items()
+        }
+        coords = {dim: list(map(_label, places)) for dim, places in axes.items()}
+        return xr.Dataset(data, coords={**found[0].coords, **coords})
+
+
+@dataclass(eq=False)
+class TaskRows:
+    """The rows of one experiment, as work for the runner."""
+
+    lens: Lens
+    tasks: Sequence[Any]
+    row: Row
+    seed: int
+    sampling: Sampling
+    regions: Any = None
+    kind: str = "experiment"
+    _runs: OrderedDict[Any, Run] = field(default_factory=OrderedDict, init=False, repr=False)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The denoiser calls of a generation."""
+        return self.lens.plan(self.sampling)
+
+    @property
+    def units(self) -> list[TaskUnit]:
+        """See :class:`dit_lens.runner.work.Work`."""
+        return [TaskUnit(i, str(getattr(task, "name", ""))) for i, task in enumerate(self.tasks)]
+
+    def cost(self, unit: TaskUnit) -> float:
+        """Every task counts alike."""
+        return 1.0
+
+    def clean_run(self, index: int, seed: int, record: Any) -> Run:
+        """An untouched run of a task; the last few are kept."""
+        key = (index, seed, repr(record))
+        if key not in self._runs:
+            self._runs[key] = self.lens.generate(
+                self.tasks[index], seed=seed, record=record, sampling=self.sampling, regions=self.regions
+            )
+            while len(self._runs) > HELD:
+                self._runs.popitem(last=False)
+        self._runs.move_to_end(key)
+        return self._runs[key]
+
+    def measure(self, units: Sequence[TaskUnit], store: Store) -> Iterator[tuple[TaskUnit, dict[str, xr.Dataset]]]:
+        """See :class:`dit_lens.runner.work.Work`."""
+        for unit in units:
+            yield unit, {"row": self.row(Item(self, unit.index, store.child(unit.key)))}
+            store.drop_child(unit.key)
+
+    def gather(self, results: Mapping[TaskUnit, Mapping[str, xr.Dataset]]) -> xr.Dataset:
+        """The rows side by side along ``task``, with sigma and expert beside a step."""
+        if not results:
+            raise MeasureError("no task is finished yet: run all shards, or this one, with the same folder")
+        rows = [found["row"] for found in results.values()]
+        whole = xr.concat(rows, "task", join="outer", coords="minimal", compat="override", combine_attrs="drop_conflicts")
+        chosen = [self.tasks[unit.index] for unit in results]
+        whole = whole.assign_coords(
+            task=puzzle_names(chosen),
+            family=("task", [str(getattr(task, "name", "task")) for task in chosen]),
+        )
+        if "step" in whole.dims:
+            steps = [int(step) for step in whole["step"].values]
+            names = [self.plan.at(s).expert if s < self.plan.n_steps else "" for s in steps]
+            whole = whole.assign_coords(
+                sigma=("step", [self.plan.sigmas[s] for s in steps]), expert=("step", names)
+            )
+        about = {"model": self.lens.name, "seed": self.seed, "n_steps": self.plan.n_steps}
+        return whole.assign_attrs(about)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a number, as plain values."""
+        return {
+            **self.lens.identity(),
+            "row": describe(self.row),
+            "sampling": describe(self.sampling),
+            "regions": describe(self.regions),
+            "plan": describe(self.plan),
+            "tasks": [task_identity(task) for task in self.tasks],
+            "seed": self.seed,
+        }
+
+    def recipe(self) -> tuple[Callable[..., TaskRows], dict[str, Any]]:
+        """See :class:`dit_lens.runner.work.Work`."""
+        names = ("tasks", "row", "seed", "sampling", "regions")
+        return TaskRows, {name: getattr(self, name) for name in names}
+
+
+def over_tasks(
+    lens: Lens,
+    tasks: Sequence[Any],
+    row: Row,
+    *,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    of: Callable[..., Any] | None = None,
+    regions: Any = None,
+    least: int = 1,
+) -> xr.Dataset:
+    """Measure a row for every task.
+
+    Args:
+        lens: The model.
+        tasks: What it is measured on.
+        row: ``row(item) -> xr.Dataset``, the labelled numbers of one task.
+        seed: Task i is generated with ``seed + i``.
+        options: The caller's ``**options``: sampling and running (:class:`dit_lens.runner.Options`).
+        of: The caller, whose arguments are suggested for a misspelt option.
+        regions: Masks of your own for every generation, as in ``lens.generate``.
+        least: How many tasks the experiment needs.
+
+    Returns:
+        The rows along ``task``.
+
+    Raises:
+        MeasureError: For too few tasks.
+        StoreError: For a folder of other parameters.
+    """
+    if len(tasks) < least:
+        raise MeasureError(
+            f"{len(tasks)} task(s), and this needs at least {least}: give more, e.g. dit_lens.tasks.batch('maze', 16)"
+        )
+    sampling, running = split_options(options or {}, of)
+    return run_work(TaskRows(lens, list(tasks), row, seed, sampling, regions), running)
+
+
+def _label(place: Any) -> Any:
+    return place if isinstance(place, (int, str, float, np.generic)) else str(place)
