@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dit_lens.errors import AddressError, MeasureError
-from dit_lens.wan.conditions import Size
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.request import first
+from dit_lens.wan.request import size_for
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid, token_regions
 
 
@@ -44,14 +44,24 @@ def seeds_of(base: Any, seeds: int | Sequence[int]) -> tuple[int, ...]:
     return found
 
 
-def sampling_of(base: Any, sampling: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Arguments of ``lens.generate``; a base that is a run brings how it was sampled, and its size."""
-    if not isinstance(base, Run):
-        return dict(sampling or {})
-    s, size = base.sampling, base.size
-    own = {"steps": s.steps, "guidance": s.guidance, "guidance_2": s.guidance_2, "scheduler": s.scheduler}
-    own |= {"height": size.height, "width": size.width, "num_frames": size.num_frames}
-    return {k: v for k, v in own.items() if v is not None} | dict(sampling or {})
+def sampling_of(base: Any, asked: Sampling) -> Sampling:
+    """How a sweep generates; a base that is a run brings how it was sampled, and its size."""
+    return base.sampling.but(**asked.given()) if isinstance(base, Run) else asked
+
+
+def masks_of(base: Any, regions: Any) -> Mapping[str, Any] | None:
+    """Masks of ``regions=``, where it is a mapping from names to masks.
+
+    Errors: :class:`MeasureError` beside a base that is a run, which has regions of its own.
+    """
+    if not isinstance(regions, Mapping):
+        return None
+    if isinstance(base, Run):
+        raise MeasureError(
+            f"base is a run with the regions {sorted(base.regions)}: name some of these, or generate it with "
+            "regions=... of your own"
+        )
+    return regions
 
 
 def shard_of(shard: Any) -> tuple[int, int]:
@@ -108,21 +118,19 @@ def sources_of(source: Any, tasks: Sequence[Any]) -> list[Any]:
     return [source] * len(tasks)
 
 
-def grid_of(lens: Lens, tasks: Sequence[Any], sampling: Mapping[str, Any]) -> Grid:
+def grid_of(lens: Lens, tasks: Sequence[Any], sampling: Sampling) -> Grid:
     """The one token grid that all of these share.
 
     Errors: :class:`MeasureError` where sizes differ.
     """
-    d, grids = lens.defaults, {}
+    grids = {}
     for task in tasks:
         if callable(task) or task is None:
             continue
         if isinstance(task, Run):
             grids[str(task.grid)] = task.grid
             continue
-        names = ("height", "width", "num_frames")
-        parts = (first(sampling.get(name), getattr(task, name, None), getattr(d, name)) for name in names)
-        grid = lens.grid(Size(*parts).check(lens.pipe))
+        grid = lens.grid(size_for(task, sampling, lens.defaults).check(lens.pipe))
         grids[str(grid)] = grid
     if len(grids) != 1:
         raise MeasureError(
@@ -142,7 +150,7 @@ def check_run(lens: Lens, base: Any, other: Any, last: int) -> None:
     if other.grid != base.grid or not other.plan.same_schedule(base.plan):
         raise MeasureError(
             "base and source need the same size and the same sampling schedule: generate both with the same "
-            "steps, scheduler, size and frame count (sampling= says how a sweep generates)"
+            "num_inference_steps, scheduler, size and frame count (sampling= says how a sweep generates)"
         )
     if other.n_steps <= last:
         raise MeasureError(
@@ -170,7 +178,9 @@ def check_regions(wanted: Sequence[str | None], tasks: Sequence[Any], grid: Grid
                 )
 
 
-def as_run(lens: Lens, source: Any, task: Any, seed: int, sampling: Mapping[str, Any]) -> Run | None:
+def as_run(lens: Lens, source: Any, task: Any, seed: int, sampling: Sampling, regions: Any) -> Run | None:
     """The run that an item's activations come from."""
     chosen = source(task) if isinstance(source, Callable) else source  # type: ignore[arg-type]
-    return chosen if chosen is None or isinstance(chosen, Run) else lens.generate(chosen, seed=seed, **sampling)
+    if chosen is None or isinstance(chosen, Run):
+        return chosen
+    return lens.generate(chosen, seed=seed, sampling=sampling, regions=regions)

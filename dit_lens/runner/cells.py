@@ -165,7 +165,7 @@ def axes(
     if not all(one is None or isinstance(one, str) for one in named):
         raise AddressError(
             "a sweep's regions are names, so that its cells can be told apart: give the mask a name where the videos "
-            "are made, sampling={'regions': {'left': mask}}, and ask for regions=['left']"
+            "are made, regions={'left': mask}"
         )
     numbered: tuple[int | None, ...] = (None,) if heads is None else indices(heads, n_heads, "head", "a model")
     found = Axes(

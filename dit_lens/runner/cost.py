@@ -89,7 +89,7 @@ def calibrated(sweep: Any) -> tuple[float, float]:
     """Seconds of one block evaluation, and what a cell takes besides: one call timed, and one decoding if need be."""
     lens, run = sweep.lens, sweep.base
     if not isinstance(run, Run):
-        run = lens.generate(sweep.tasks[0], seed=sweep.seeds[0], **{**sweep.sampling, "stop_after": 0})
+        run = lens.generate(sweep.tasks[0], seed=sweep.seeds[0], sampling=sweep.sampling, stop_after=0)
     call = run.plan.of_step(0)[0]
     lens.replay(run, call)  # warm
     began = time.perf_counter()

@@ -12,11 +12,11 @@ a few backward passes, and its best cells are then measured here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 import xarray as xr
@@ -38,10 +38,10 @@ from dit_lens.wan.conditions import Conditions
 from dit_lens.wan.fingerprint import digest
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid
 
 PLACEBO_SEED = 10_000  # added to an item's seed: same scene, other noise
-_OURS = ("task", "seed", "interventions", "record", "resume", "stop_after", "batch")
 
 
 class Sweep:
@@ -68,22 +68,22 @@ class Sweep:
         metric: str | Metric | None = None,
         horizon: Literal["local", "final"] | int = "local",
         placebo: Edit | Run | Literal["seed", "none"] | None = None,
-        sampling: Mapping[str, Any] | None = None,
+        sampling: SamplingLike | None = None,
         folder: str | Path | None = None,
         shard: str | tuple[int, int] = (0, 1),
         memory: int = 4 << 30,
+        **given: Unpack[SamplingArguments],
     ) -> None:
         """See :func:`sweep`."""
-        self.recipe = {k: v for k, v in locals().items() if k not in ("self", "lens")}
+        self.recipe = {k: v for k, v in locals().items() if k not in ("self", "lens", "given")} | given
         self.lens, self.base, self.folder, self.memory = lens, base, folder, memory
         self.shard = arguments.shard_of(shard)
         self.tasks, self.seeds = arguments.tasks_of(base, tasks), arguments.seeds_of(base, seeds)
         self.sources = arguments.sources_of(source, self.tasks)
         self.has_source = source is not None
-        self.sampling = arguments.sampling_of(base, sampling)
-        if set(self.sampling) & set(_OURS):
-            raise MeasureError(f"sampling= takes what lens.generate takes but {_OURS}, which a sweep sets itself")
-        own = lens.plan_of(**self.sampling)
+        self.sampling = arguments.sampling_of(base, merged(sampling, given, sweep))
+        self.masks = arguments.masks_of(base, regions)
+        own = lens.plan(self.sampling)
         self.model_plan: Plan = base.plan if isinstance(base, Run) else own
         expert = lens.experts["high"]
         self.axes: Axes = axes(
@@ -123,7 +123,7 @@ class Sweep:
                 "base is a run without a task, so it cannot be generated again with other noise: give placebo= a run "
                 "of the same prompt and another seed, or give base= a task"
             )
-        arguments.check_regions(self.axes.regions, given, grid, self.sampling.get("regions"))
+        arguments.check_regions(self.axes.regions, given, grid, self.masks)
         return grid
 
     # -- what it would cost
@@ -146,7 +146,7 @@ class Sweep:
     def size(self) -> memory_chunks.Size:
         """Bytes of one activation, by the name of its hook."""
         config, pipe = self.lens.pipe.transformer.config, self.lens.pipe
-        text = self.sampling.get("max_sequence_length") or self.lens.defaults.max_sequence_length
+        text = self.sampling.max_sequence_length or self.lens.defaults.max_sequence_length
         image = None
         if config.image_dim is not None:
             seen = pipe.image_encoder.config
@@ -210,11 +210,11 @@ class Sweep:
         """The runs of one item, generated here, and checked; the metric is read once before any cell."""
         which, seed = number // len(self.seeds), self.seeds[number % len(self.seeds)]
         task, lens = self.tasks[which], self.lens
-        base = self.base if isinstance(self.base, Run) else lens.generate(task, seed=seed, **self.sampling)
-        source = arguments.as_run(lens, self.sources[which], task, seed, self.sampling)
+        base = self.base if isinstance(self.base, Run) else self._generated(task, seed)
+        source = arguments.as_run(lens, self.sources[which], task, seed, self.sampling, self.masks)
         placebo = self.placebo if isinstance(self.placebo, Run) else None
         if self.placebo == "seed":
-            placebo = lens.generate(task, seed=seed + PLACEBO_SEED, **self.sampling)
+            placebo = self._generated(task, seed + PLACEBO_SEED)
         for other in (source, placebo):
             if other is not None:
                 arguments.check_run(lens, base, other, self.last_step)
@@ -227,13 +227,18 @@ class Sweep:
             )
         return item
 
+    def _generated(self, task: Any, seed: int) -> Run:
+        run: Run = self.lens.generate(task, seed=seed, sampling=self.sampling, regions=self.masks)
+        return run
+
     def identity(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values; two sweeps with equal ones share a folder."""
         return {
             **setting(self.lens),
             "plan": describe(self.model_plan),
-            "scheduler": describe(dict((self.sampling.get("scheduler") or self.lens.pipe.scheduler).config)),
-            "sampling": describe({k: v for k, v in self.sampling.items() if k != "scheduler"}),
+            "scheduler": describe(dict((self.sampling.scheduler or self.lens.pipe.scheduler).config)),
+            "sampling": describe({k: v for k, v in self.sampling.given().items() if k != "scheduler"}),
+            "masks": describe(self.masks),
             "tasks": [None if t is None else task_identity(t) for t in self.tasks],
             "seeds": list(self.seeds),
             "base": describe(self.base) if isinstance(self.base, Run) else None,
@@ -321,13 +326,14 @@ def sweep(
     metric: str | Metric | None = None,
     horizon: Literal["local", "final"] | int = "local",
     placebo: Edit | Run | Literal["seed", "none"] | None = None,
-    sampling: Mapping[str, Any] | None = None,
+    sampling: SamplingLike | None = None,
     folder: str | Path | None = None,
     shard: str | tuple[int, int] = (0, 1),
     memory: int = 4 << 30,
     progress: Progress | None = None,
     budget: float | None = None,
     executor: Any = "serial",
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Measure one intervention at every (step, layer, hook, head, region, branch) asked for.
 
@@ -339,14 +345,15 @@ def sweep(
     *Where.* ``steps``, ``layers``: ``"all"``, or a list whose entries are one index or a group held at once
     (``range(0, 8)``, ``(3, 5)``, ``dl.Depth(.5, .75)``). ``hooks``: a name or a list; None for an edit of the latents,
     called with ``steps`` alone (``dl.noise``). ``heads``: indices, of hooks that have heads, each by itself.
-    ``regions``: names of the tasks' regions; all tokens by default. ``branch``: ``"all"`` (both at once), ``"cond"``,
+    ``regions``: names of the tasks' regions, or a mapping with masks of your own (as ``lens.generate`` takes); all
+    tokens by default. ``branch``: ``"all"`` (both at once), ``"cond"``,
     ``"uncond"``, or a list.
 
     *Measured how.* ``metric``: ``"projection"`` (the default), ``"change"`` (the default without a source),
     ``"answer"``, ``"score"`` or ``metric(run, base, source) -> float``. ``horizon``: ``"local"`` (x0_hat of the last
     patched step), a number of further steps, or ``"final"``. ``placebo``: ``"seed"`` (same scene, seed + 10,000: the
-    default with a source), a run to take from instead, an edit, or ``"none"``. ``sampling``: arguments of
-    ``lens.generate``.
+    default with a source), a run to take from instead, an edit, or ``"none"``. ``sampling``, or its
+    arguments flat (:class:`dit_lens.Sampling`): how the runs are generated.
 
     *Run how.* ``folder``: keep finished cells there; the same sweep with the same folder goes on. ``shard="0/4"``: this
     process's part. ``memory``: bytes that may be held for reuse on the model's device. ``progress(done, total, what)``:
@@ -366,7 +373,7 @@ def sweep(
     made = Sweep(
         lens, base, source, tasks=tasks, seeds=seeds, edit=edit, steps=steps, layers=layers, hooks=hooks, heads=heads,
         regions=regions, branch=branch, metric=metric, horizon=horizon, placebo=placebo, sampling=sampling,
-        folder=folder, shard=shard, memory=memory,
+        folder=folder, shard=shard, memory=memory, **given,
     )  # fmt: skip
     return made.run(progress, budget, executor)
 

@@ -24,13 +24,14 @@ from torch import Tensor
 from dit_lens.address import Address, Call
 from dit_lens.errors import DitLensError, StoreError
 from dit_lens.store.atomic import new_folder
-from dit_lens.wan.call_plan import SUPPORTED, ExplicitGridEuler, Plan, Sampling
+from dit_lens.wan.call_plan import SUPPORTED, ExplicitGridEuler, Plan
 from dit_lens.wan.conditions import Conditions, Size
 from dit_lens.wan.editing import Fired
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid
 
-FORMAT = 2
+FORMAT = 3
 ABOUT, TENSORS = "run.json", "run.safetensors"
 _SCHEDULERS = {c.__name__: c for c in (*SUPPORTED, ExplicitGridEuler)}
 
@@ -123,8 +124,8 @@ def _build(about: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
         scheduler = _SCHEDULERS[scheduler["class"]].from_config(scheduler["config"])
     return Run(
         plan=Plan(
-            tuple(Call(**c) for c in plan["calls"]), tuple(plan["sigmas"]), plan["guidance"], plan["guidance_2"],
-            plan["scheduler"],
+            tuple(Call(**c) for c in plan["calls"]), tuple(plan["sigmas"]), plan["guidance_scale"],
+            plan["guidance_scale_2"], plan["scheduler"],
         ),
         sampling=Sampling(**{**about["sampling"], "scheduler": scheduler}),
         size=Size(**about["size"]),

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from dit_lens.address import BRANCHES, Address, Branch
 from dit_lens.errors import AddressError, RecordError
-from dit_lens.wan.call_plan import Plan, Sampling
+from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.conditions import Conditions, Size
 from dit_lens.wan.editing import Fired
 from dit_lens.wan.sampler import x0_hat
+from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid
 
 
