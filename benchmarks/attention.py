@@ -60,8 +60,8 @@ def ways() -> dict[str, Way]:
     lenses = [dit_lens.load("lab") for _ in range(2)]
     task = dit_lens.tasks.load("choose", seed=0)
     picture = {"prompt": task.prompt, "image": task.image, "height": 96, "width": 96, "num_frames": 13}
-    steps, guidance, length = (getattr(lenses[0].defaults, k) for k in ("steps", "guidance", "max_sequence_length"))
-    sampling = {"num_inference_steps": steps, "guidance_scale": guidance, "max_sequence_length": length}
+    names = ("num_inference_steps", "guidance_scale", "max_sequence_length")
+    sampling = {name: getattr(lenses[0].defaults, name) for name in names}
 
     def bare(lens: Any) -> Way:
         def generate() -> Tensor:

@@ -93,14 +93,16 @@ def with_lens() -> dict[str, Way]:
     norms = dit_lens.record("resid_post", reduce="token_norm")
 
     def idle() -> torch.Tensor:
-        return lens.generate(**CALL, seed=0, steps=STEPS, guidance=5.0).latents[-1][None]
+        return lens.generate(**CALL, seed=0, num_inference_steps=STEPS, guidance_scale=5.0).latents[-1][None]
 
     def record() -> torch.Tensor:
-        return lens.generate(**CALL, seed=0, steps=STEPS, guidance=5.0, record=norms).latents[-1][None]
+        return lens.generate(**CALL, seed=0, num_inference_steps=STEPS, guidance_scale=5.0, record=norms).latents[-1][
+            None
+        ]
 
     def cache() -> torch.Tensor:
         names = lambda name: name.endswith("hook_resid_post")  # noqa: E731
-        run, _ = lens.run_with_cache(**CALL, seed=0, num_steps=STEPS, guidance=5.0, names_filter=names)
+        run, _ = lens.run_with_cache(**CALL, seed=0, num_inference_steps=STEPS, guidance_scale=5.0, names_filter=names)
         return run.latents[-1][None]
 
     return {

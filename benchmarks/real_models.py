@@ -167,7 +167,7 @@ def experts_that_fit(setup: Setup, device: torch.device) -> int:
         raise SystemExit(
             f"{setup.about} needs {one / GIB:.1f} GiB of weights and about {working / GIB:.1f} GiB of activations for "
             f"{setup.tokens:,} tokens, and {device} has {free / GIB:.1f} GiB free: give a smaller --height, --width or "
-            "--frames, --config 1.3b or lab, or another --device"
+            "--num-frames, --config 1.3b or lab, or another --device"
         )
     return int(fit)
 

@@ -1,7 +1,7 @@
 """What the lens costs at the size of the real models: Wan2.2-I2V-A14B (two experts) and Wan2.1-T2V-1.3B.
 
     python benchmarks/real_size.py --config lab                                    # any machine, a minute
-    python benchmarks/real_size.py --config a14b --frames 5                        # a rehearsal on the GPU, small video
+    python benchmarks/real_size.py --config a14b --num-frames 5                    # a rehearsal on the GPU, small video
     python benchmarks/real_size.py --config a14b --write docs/benchmarks.md        # 480 x 832 x 81: 32,760 tokens
 
 Nothing is downloaded: weights are random (time does not depend on them) and are made in bf16 on the device itself, with
@@ -134,7 +134,7 @@ class Bench:
             return lambda: pipe(**call, **more, generator=torch.Generator().manual_seed(0)).frames[0]
 
         def ours(**more: Any) -> Way:
-            return lambda: lens.generate(**call, seed=0, steps=STEPS, guidance=1.0, **more)
+            return lambda: lens.generate(**call, seed=0, num_inference_steps=STEPS, guidance_scale=1.0, **more)
 
         return {
             CALL: self.one_call(),
@@ -156,7 +156,7 @@ class Bench:
         """The largest difference of a region's mass from all N x N weights, over the heads of the middle layer."""
         layer = self.lens.n_layers // 2
         run = self.lens.generate(
-            **self.setup.call, steps=STEPS, guidance=1.0, stop_after=0, regions=self.regions(),
+            **self.setup.call, num_inference_steps=STEPS, guidance_scale=1.0, stop_after=0, regions=self.regions(),
             record=dl.record("q", "k", steps=[0], layers=[layer]),
         )  # fmt: skip
         q, k = (run[f"step=0 layer={layer} hook={x} branch=cond"][None].to(self.device) for x in "qk")  # (1, N, H, D)
@@ -180,7 +180,7 @@ class Bench:
     def sweep(self) -> tuple[Sweep, Way]:
         """The sweep row, and the effect of its middle cell by a plain patched generation."""
         lens, layer = self.lens, self.lens.n_layers // 2
-        asked = {**self.setup.call, "steps": STEPS, "guidance": 1.0, "stop_after": 0}
+        asked = {**self.setup.call, "num_inference_steps": STEPS, "guidance_scale": 1.0, "stop_after": 0}
         base, source = (lens.generate(**asked, seed=seed) for seed in (0, 1))
         sweep = Sweep(
             lens, base, source, steps=[0], layers="all", placebo="none", horizon="local",
@@ -249,7 +249,7 @@ def measure(bench: Bench, rounds: int, sweeps: int, say: Callable[[str], None]) 
             found = None if row.failed else timed(ways[name], bench.device, row)
             if found is None:
                 if name in (CALL, BARE):
-                    raise SystemExit(f"the {name} ran {OUT}: give a smaller --height, --width or --frames")
+                    raise SystemExit(f"the {name} ran {OUT}: give a smaller --height, --width or --num-frames")
                 continue
             if name != CALL and row.bits in ("", "same bits"):
                 row.bits = against(latents(found), expected)
@@ -337,7 +337,7 @@ What to run when a GPU is at hand, in this order (`python benchmarks/real_size.p
 |---|---|---|---|
 | `--config lab --device cuda` | any | under a minute | that all of it runs on CUDA |
 | `--config 1.3b --write docs/benchmarks.md` | 12 GB | {small} | 32,760 tokens, one expert |
-| `--config a14b --frames 5` | 80 GB, or 40 GB with one expert | two minutes | 14 B weights, a short video |
+| `--config a14b --num-frames 5` | 80 GB, or 40 GB with one expert | two minutes | 14 B weights, a short video |
 | `--config a14b --write docs/benchmarks.md` | 80 GB, or 40 GB with one expert | {large} | 32,760 tokens |
 
 The times are expectations and not measurements: {flops:.0f} TFLOP a call of 14 B by arithmetic, at the 365 TFLOP/s that
@@ -411,7 +411,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="What the lens costs at the size of the real models: ratios to the bare pipeline, with random "
         "weights made on the device. Nothing is downloaded.",
-        epilog="Expect six to seven minutes for a14b on an H100 at the defaults, two for 1.3b; try --frames 5 first. "
+        epilog="Expect six to seven minutes for a14b on an H100 at the defaults, two for 1.3b; try --num-frames 5. "
         "The top of the file says what the rows are.",
     )
     parser.add_argument(
@@ -420,7 +420,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         "a14b: Wan2.2-I2V-A14B, two experts of 14 B where they fit",
     )  # fmt: skip
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    parser.add_argument("--frames", type=int, help="frames of the video, 1 + a multiple of 4 (default: 81; lab 13)")
+    parser.add_argument("--num-frames", type=int, help="frames of the video, 1 + a multiple of 4 (default: 81; lab 13)")
     parser.add_argument("--height", type=int, help="pixels, a multiple of 16 (default: 480; lab 96)")
     parser.add_argument("--width", type=int, help="pixels, a multiple of 16 (default: 832; lab 96)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of generations (default: 3)")
@@ -443,7 +443,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit("this torch sees no CUDA device: leave --device out, or install a CUDA build of torch")
     machine = overhead.machine() + gpu(device)
     setup = SETUPS[options.config]
-    given = {"height": options.height, "width": options.width, "num_frames": options.frames}
+    given = {"height": options.height, "width": options.width, "num_frames": options.num_frames}
     setup = replace(setup, size=replace(setup.size, **{k: v for k, v in given.items() if v is not None}))
 
     def say(what: str) -> None:
@@ -468,7 +468,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             bench = Bench(setup, device, pipe, twin, lens)
             rows, row, below = measure(bench, options.rounds, options.sweeps, say)
     except torch.OutOfMemoryError as error:
-        raise SystemExit(f"{OUT}: give a smaller --height, --width or --frames\n{error}") from None
+        raise SystemExit(f"{OUT}: give a smaller --height, --width or --num-frames\n{error}") from None
     finally:
         lens.close()
     left_out = " (the second expert of the model is left out: it does not fit here)" if count < setup.experts else ""

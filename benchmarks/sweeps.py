@@ -83,7 +83,7 @@ class Plain:
         return {
             "prompt": task.prompt, "negative_prompt": d.negative_prompt, "image": task.image, "height": d.height,
             "width": d.width, "num_frames": d.num_frames, "max_sequence_length": d.max_sequence_length,
-            "num_inference_steps": self.steps, "guidance_scale": d.guidance, "output_type": "latent",
+            "num_inference_steps": self.steps, "guidance_scale": d.guidance_scale, "output_type": "latent",
             "generator": torch.Generator().manual_seed(0),
         }  # fmt: skip
 
@@ -113,7 +113,7 @@ class Plain:
     def read(self, task: Any) -> tuple[torch.Tensor | None, dict[int, torch.Tensor]]:
         """Final latents, and x0_hat of every step done."""
         final = self.generate(task)
-        sigmas, g, found = self.pipe.scheduler.sigmas, self.d.guidance, {}
+        sigmas, g, found = self.pipe.scheduler.sigmas, self.d.guidance_scale, {}
         for step, x in self.x.items():
             if 2 * step + 1 <= self.call:
                 cond, uncond = self.v[2 * step], self.v[2 * step + 1]
@@ -189,7 +189,7 @@ def ours(steps: int, seed: int, horizon: str, some: Sequence[int] | None = None)
     task = dl.tasks.load("choose", seed=seed)
     sweep = Sweep(
         lens, task, "other_answer", steps="all" if some is None else list(some), horizon=horizon, placebo="none",
-        sampling={"steps": steps},
+        sampling={"num_inference_steps": steps},
     )  # fmt: skip
 
     def way() -> Numbers:
@@ -207,7 +207,7 @@ def numbers(found: xr.DataArray) -> Numbers:
 
 def attribution(lens: dl.Lens, steps: int, seed: int, hooks: Sequence[str]) -> xr.Dataset:
     task = dl.tasks.load("choose", seed=seed)
-    runs = [lens.generate(t, seed=0, steps=steps) for t in (task, task.twin("other_answer"))]
+    runs = [lens.generate(t, seed=0, num_inference_steps=steps) for t in (task, task.twin("other_answer"))]
     return attribute(lens, *runs, hooks=hooks)
 
 
@@ -272,7 +272,7 @@ Growth of our local sweep with the number of cells, baselines included:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4, help="sampling steps, all of which are swept")
+    parser.add_argument("--num-inference-steps", type=int, default=4, help="sampling steps, all of which are swept")
     parser.add_argument("--seed", type=int, default=0, help="the puzzle")
     parser.add_argument("--puzzles", type=int, default=8, help="puzzles of the rank agreement")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="write the section into this page, too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    machine, steps, seed = overhead.machine(), options.steps, options.seed
+    machine, steps, seed = overhead.machine(), options.num_inference_steps, options.seed
 
     final, final_sweep = ours(steps, seed, "final")
     local, local_sweep = ours(steps, seed, "local")

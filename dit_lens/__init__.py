@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot see what is fet
     from dit_lens.wan.loading import load
     from dit_lens.wan.recording import record
     from dit_lens.wan.run import Run
+    from dit_lens.wan.sampling import Sampling
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ _LAZY = {
     "Lens": "dit_lens.wan.lens",
     "Run": "dit_lens.wan.run",
     "Plan": "dit_lens.wan.call_plan",
+    "Sampling": "dit_lens.wan.sampling",
     "load_run": "dit_lens.saved_runs",
     "map": "dit_lens.layer_map.layer_map",
     "patch": "dit_lens.interventions",
@@ -89,9 +91,9 @@ _MODULES = {
 __all__ = [
     "Address", "AddressError", "BypassError", "Call", "Depth", "DitLensError", "DriftError", "FigureError",
     "InterventionError", "Lens", "LoadError", "MeasureError", "Plan", "ProbeError", "RecordError", "Run",
-    "SamplerError", "Select", "StoreError", "Sweep", "TaskError", "ablate", "attribute", "ensemble", "erase",
-    "experiments", "figures", "interventions", "knockout", "lab", "load", "load_probe", "load_run", "map", "measures",
-    "noise", "patch", "points", "probe", "probing", "record", "reduce", "steer", "runner", "sweep", "tasks",
+    "SamplerError", "Sampling", "Select", "StoreError", "Sweep", "TaskError", "ablate", "attribute", "ensemble",
+    "erase", "experiments", "figures", "interventions", "knockout", "lab", "load", "load_probe", "load_run", "map",
+    "measures", "noise", "patch", "points", "probe", "probing", "record", "reduce", "steer", "runner", "sweep", "tasks",
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from dit_lens.interventions import ensemble_mode, knockout, noise_mean, redraw, 
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 
-HOW = {"generate": {"steps": 2}}
+HOW = {"sampling": {"num_inference_steps": 2}}
 EMPTY = np.zeros((13, 96, 96), bool)
 SMALL = np.ones(100, bool)  # a mask per token, of a video with 100 tokens; here are 144
 TASKS = dl.tasks.batch("choose", 2)
@@ -51,15 +51,15 @@ class Here:
         self.lens = lens
         regions = {**TASK.regions, "none": EMPTY}
         records = dl.record("resid_post", reduce="token_norm")
-        self.run: Run = lens.generate(TASK, steps=2, regions=regions, record=records)
-        self.other: Run = lens.generate(TASKS[1], seed=1, steps=2)
-        self.small: Run = lens.generate(TASK, steps=2, height=64, width=64, regions={})
-        self.mute: Run = lens.generate(MUTE[0], steps=2)
+        self.run: Run = lens.generate(TASK, num_inference_steps=2, regions=regions, record=records)
+        self.other: Run = lens.generate(TASKS[1], seed=1, num_inference_steps=2)
+        self.small: Run = lens.generate(TASK, num_inference_steps=2, height=64, width=64, regions={})
+        self.mute: Run = lens.generate(MUTE[0], num_inference_steps=2)
         self.nan = replace(self.run, latents=torch.full_like(self.run.latents, torch.nan), _cache={})
 
     def go(self, *edits: Any, **more: Any) -> Any:
         regions = {**TASK.regions, "none": EMPTY}
-        return self.lens.generate(TASK, **{"steps": 2, "regions": regions, **more}, interventions=edits)
+        return self.lens.generate(TASK, **{"num_inference_steps": 2, "regions": regions, **more}, interventions=edits)
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +79,25 @@ UNKNOWN: list[tuple[Call, str]] = [
     (lambda h: ms.region_attention(h.lens, h.run, keys="frame 9"), "use 0 to 3"),
     (lambda h: h.go(knockout("agent", "nose")), "'nose' names no video tokens.*regions={"),
     (lambda h: h.go(dl.patch(source=h.other, tokens="nose")), "'nose' is unknown.*regions={"),
-    (lambda h: ex.swap(h.lens, TASKS, 0, 0, tokens="nose", num_steps=2), "'nose' is unknown.*regions={"),
-    (lambda h: ex.energy(h.lens, TASKS, ("nose",), num_steps=2), "name its own with foreground="),
-    (lambda h: ex.attention_by_depth(h.lens, TASKS, ("nose",), num_steps=2), "name its own with foreground="),
-    (lambda h: ex.knockouts(h.lens, TASKS, [("all", "nose")], num_steps=2), "'nose' is no region.*cut one of"),
-    (lambda h: ex.knockouts(h.lens, TASKS, [("nose", "goal")], num_steps=2), "'nose' names no video tokens"),
+    (lambda h: ex.swap(h.lens, TASKS, 0, 0, tokens="nose", num_inference_steps=2), "'nose' is unknown.*regions={"),
+    (lambda h: ex.energy(h.lens, TASKS, ("nose",), num_inference_steps=2), "name its own with foreground="),
+    (lambda h: ex.attention_by_depth(h.lens, TASKS, ("nose",), num_inference_steps=2), "name its own with foreground="),
+    (
+        lambda h: ex.knockouts(h.lens, TASKS, [("all", "nose")], num_inference_steps=2),
+        "'nose' is no region.*cut one of",
+    ),
+    (lambda h: ex.knockouts(h.lens, TASKS, [("nose", "goal")], num_inference_steps=2), "'nose' names no video tokens"),
 ]
 WRONG_GRID: list[tuple[Call, str]] = [
     (lambda h: h.go(regions={"x": np.ones((5, 5), bool)}), r"give bool \(13, 96, 96\)"),
     (lambda h: h.go(regions={"x": SMALL}), r"give bool \(13, 96, 96\)"),
     (lambda h: ms.given_mask(h.run, SMALL), r"give bool \(13, 96, 96\)"),
     (lambda h: ms.energy_ratio(h.run, SMALL), r"give bool \(144,\), as measures.given_mask"),
-    (lambda h: ex.energy(h.lens, TASKS, lambda task: SMALL, num_steps=2), r"give bool \(13, 96, 96\)"),
+    (lambda h: ex.energy(h.lens, TASKS, lambda task: SMALL, num_inference_steps=2), r"give bool \(13, 96, 96\)"),
     (lambda h: ms.change_mask(h.run, h.small.video), r"give float \(13, 96, 96, 3\)"),
     (lambda h: h.go(dl.patch(source=h.other, tokens=SMALL)), "a mask of 100 tokens does not fit a grid of 144"),
     (lambda h: h.go(dl.patch(source=h.other, tokens=[999])), "use 0 to 143"),
-    (lambda h: ex.swap(h.lens, TASKS, 0, 0, tokens=SMALL, num_steps=2), "a mask of 100 tokens does not fit"),
+    (lambda h: ex.swap(h.lens, TASKS, 0, 0, tokens=SMALL, num_inference_steps=2), "a mask of 100 tokens does not fit"),
     (lambda h: h.go(knockout(SMALL, "goal")), "a mask of 100 tokens does not fit a grid of 144"),
     (lambda h: h.go(knockout("goal", EMPTY)), r"generate\(regions={'name': mask}\) and give its name"),
     (lambda h: ms.region_attention(h.lens, h.run, keys={"x": SMALL}), "a mask of 100 tokens does not fit"),
@@ -113,7 +116,7 @@ NO_TOKENS: list[tuple[Call, str]] = [
     (lambda h: ms.change_mask(h.run, np.zeros((13, 96, 96, 3))), "nothing changed.*use region_mask"),
     (lambda h: ms.region_energy(h.run, ["none"]), "no token.*choose other regions"),
     (lambda h: ms.energy_ratio(h.run, np.zeros(144, bool)), "no token.*choose other regions"),
-    (lambda h: ex.energy(h.lens, TASKS, lambda task: EMPTY, num_steps=2), "no token.*choose other regions"),
+    (lambda h: ex.energy(h.lens, TASKS, lambda task: EMPTY, num_inference_steps=2), "no token.*choose other regions"),
     (lambda h: h.go(record=dl.record("resid_post", reduce=ms.ChannelMoments(("none",)))), "no token.*leave them out"),
     (lambda h: ms.region_attention(h.lens, h.run, keys="none"), "no token.*choose another region"),
     (lambda h: ms.region_attention(h.lens, h.run, queries="none", keys="goal"), "no token.*choose another region"),
@@ -121,11 +124,17 @@ NO_TOKENS: list[tuple[Call, str]] = [
     (lambda h: h.go(knockout("goal", "none")), "no token.*choose another region"),
     (lambda h: h.go(dl.patch(source=h.other, tokens="none")), "no token.*choose another region"),
     (lambda h: h.go(dl.patch(source=h.other, tokens=[])), "at least one of 0 to 143"),
-    (lambda h: ex.swap(h.lens, TASKS, 0, 0, tokens="none", num_steps=2, regions={"none": EMPTY}), "another region"),
-    (lambda h: ex.attention_by_depth(h.lens, MUTE, ("none",), num_steps=2), "or only empty ones: name its own"),
+    (
+        lambda h: ex.swap(h.lens, TASKS, 0, 0, tokens="none", num_inference_steps=2, regions={"none": EMPTY}),
+        "another region",
+    ),
+    (
+        lambda h: ex.attention_by_depth(h.lens, MUTE, ("none",), num_inference_steps=2),
+        "or only empty ones: name its own",
+    ),
 ]
 TOO_FEW: list[tuple[Call, str]] = [
-    (lambda h: ex.ensembles(h.lens, TASKS, k=1, num_steps=2), "k=1.*at least two members.*k=3"),
+    (lambda h: ex.ensembles(h.lens, TASKS, k=1, num_inference_steps=2), "k=1.*at least two members.*k=3"),
     (lambda h: h.go(dl.ensemble(step=0), seed=[0]), r"at least two members.*seed=\[0, 1, 2\]"),
     (lambda h: h.go(dl.ensemble(step=0), seed=0), r"at least two members.*seed=\[0, 1, 2\]"),
     (lambda h: h.go(ensemble_mode("lockstep"), seed=[0]), r"at least two members.*seed=\[0, 1, 2\]"),
@@ -138,8 +147,8 @@ NO_SCORER: list[tuple[Call, str]] = [
     (lambda h: h.mute.score, "generate from dit_lens.tasks.load"),
     (lambda h: ex.noise_at_step(h.lens, MUTE, [1], **HOW), "Mute.. has no score: pass scores={'name'"),
     (lambda h: ex.noise_at_frame(h.lens, MUTE, [1], **HOW), "Mute.. has no score: pass scorer=function"),
-    (lambda h: ex.swap(h.lens, MUTE, 0, 0, num_steps=2), r"give it answer\(video\)"),
-    (lambda h: ex.ensembles(h.lens, MUTE, num_steps=2), "scorers={'name'"),
+    (lambda h: ex.swap(h.lens, MUTE, 0, 0, num_inference_steps=2), r"give it answer\(video\)"),
+    (lambda h: ex.ensembles(h.lens, MUTE, num_inference_steps=2), "scorers={'name'"),
     (lambda h: ex.few_steps(h.lens, MUTE, (2,)), "no score and no answer.*pass measures={'name'"),
     (lambda h: ex.frames_curve(h.lens, MUTE, (5,), **HOW), "no score: pass score=function of a task and"),
     (lambda h: ex.watch_answers(h.lens, MUTE, curves=None, **HOW), r"it needs answer\(frames\) and solutions"),
@@ -147,8 +156,8 @@ NO_SCORER: list[tuple[Call, str]] = [
     (lambda h: other_instruction(MUTE[0]), "has no twin: pass twin=function"),
     (lambda h: ex.decodable_while_hidden(h.lens, MUTE * 3, **HOW), "your own hiding="),
     (lambda h: ex.used_while_hidden(h.lens, MUTE, **HOW), "no answer and no solutions.*give your tasks both"),
-    (lambda h: ex.knockouts(h.lens, MUTE, num_steps=2), r"tasks with score\(\) and answer\(\)"),
-    (lambda h: ex.layer_readout(h.lens, MUTE, TASKS, num_steps=2), "has no answer: pass answers=False"),
+    (lambda h: ex.knockouts(h.lens, MUTE, num_inference_steps=2), r"tasks with score\(\) and answer\(\)"),
+    (lambda h: ex.layer_readout(h.lens, MUTE, TASKS, num_inference_steps=2), "has no answer: pass answers=False"),
     (lambda h: ex.branching(h.lens, MUTE, [1], **HOW), r"needs a task with answer\(video\)"),
     (lambda h: ms.candidates(h.mute), r"a task with solutions, render\(answer\)"),
     (lambda h: ms.verdicts(h.mute), r"it needs answer\(frames\) and solutions"),
@@ -199,11 +208,11 @@ def test_what_needs_no_scorer_runs_without(here: Here) -> None:
     """The cures work: films, energy, attention and own scorers ask nothing of a task but a prompt and a picture."""
     found = ex.chain_of_steps(here.lens, MUTE, (0,), **HOW)
     assert np.isfinite(found["motion"]).all() and "solved" not in found
-    assert np.isfinite(ex.energy(here.lens, MUTE, num_steps=2)["norm"]).all()
+    assert np.isfinite(ex.energy(here.lens, MUTE, num_inference_steps=2)["norm"]).all()
     moved = {"moved": lambda run: float((run.final - run.latents[0]).std())}
     assert ex.noise_at_step(here.lens, MUTE, [1], ("unit",), scores=moved, **HOW)["moved"].notnull().all()
     assert ex.few_steps(here.lens, MUTE, (2,), "own", moved)["moved"].notnull().all()
     mean = ex.frames_curve(here.lens, MUTE, (5,), lambda task, video: float(video.mean()), **HOW)
     assert mean["score"].notnull().all()
-    shared = ex.ensembles(here.lens, MUTE, 2, ["updates"], other_layers=(), scorers=moved, num_steps=2)
+    shared = ex.ensembles(here.lens, MUTE, 2, ["updates"], other_layers=(), scorers=moved, num_inference_steps=2)
     assert shared["score"].notnull().all()

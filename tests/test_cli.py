@@ -19,8 +19,34 @@ import dit_lens as dl
 from dit_lens.cli import app, common, inspect_commands, lab, main, map_and_sweep, probe
 
 ALL = ("map", "generate", "sweep", "probe", "report", "points", "plan", "lab")
-SWEEP = ["sweep", "lab", "--task", "choose", "--n", "1", "--steps", "0", "--layers", "1,11", "--num-steps", "3"]
-PROBE = ["probe", "lab", "--task", "maze", "--n", "6", "--label", "wall", "--num-steps", "3", "--layers", "4,8"]
+SWEEP = [
+    "sweep",
+    "lab",
+    "--task",
+    "choose",
+    "--n",
+    "1",
+    "--steps",
+    "0",
+    "--layers",
+    "1,11",
+    "--num-inference-steps",
+    "3",
+]
+PROBE = [
+    "probe",
+    "lab",
+    "--task",
+    "maze",
+    "--n",
+    "6",
+    "--label",
+    "wall",
+    "--num-inference-steps",
+    "3",
+    "--layers",
+    "4,8",
+]
 PROBE += ["--steps", "0,2", "--permutations", "9"]
 
 
@@ -87,7 +113,7 @@ def test_version() -> None:
 
 
 def test_plan_and_points_of_lab(loaded) -> None:
-    plan = run("plan", "lab", "--steps", 3)
+    plan = run("plan", "lab", "--num-inference-steps", 3)
     assert plan.exit_code == 0
     assert plan.output.count("call ") == 6
     points = run("points")
@@ -95,9 +121,9 @@ def test_plan_and_points_of_lab(loaded) -> None:
 
 
 def test_plan_and_points_for_scripts(loaded) -> None:
-    plan = json.loads(run("plan", "lab", "--steps", 3, "--guidance", 1, "--json").stdout)
-    assert [call["branch"] for call in plan["calls"]] == ["cond"] * 3 and plan["steps"] == 3
-    assert tuple(plan["sigmas"]) == loaded.plan(steps=3).sigmas
+    plan = json.loads(run("plan", "lab", "--num-inference-steps", 3, "--guidance-scale", 1, "--json").stdout)
+    assert [call["branch"] for call in plan["calls"]] == ["cond"] * 3 and plan["num_inference_steps"] == 3
+    assert tuple(plan["sigmas"]) == loaded.plan(num_inference_steps=3).sigmas
     points = json.loads(run("points", "--json").stdout)
     assert points["layers"] == {"high": 12, "low": 12}
     by_name = {point["name"]: point for point in points["points"]}
@@ -120,26 +146,28 @@ def test_plan_and_points_read_no_weights(tmp_path) -> None:
 
 
 def test_generate_keeps_run_video_and_film(loaded, tmp_path) -> None:
-    told = run("generate", "lab", "--task", "maze", "--seed", 3, "--steps", 3, "--out", tmp_path / "g")
+    told = run("generate", "lab", "--task", "maze", "--seed", 3, "--num-inference-steps", 3, "--out", tmp_path / "g")
     assert told.exit_code == 0, told.output
     assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["film.png", "run", "video.mp4"]
     assert Image.open(tmp_path / "g" / "film.png").width > 300
     assert b"ftyp" in (tmp_path / "g" / "video.mp4").read_bytes()[:12]
     kept = dl.load_run(tmp_path / "g" / "run")
-    bare = loaded.generate(dl.tasks.load("maze", seed=3), seed=3, steps=3)
+    bare = loaded.generate(dl.tasks.load("maze", seed=3), seed=3, num_inference_steps=3)
     assert torch.equal(kept.latents, bare.latents) and kept.fired == ()  # telling the steps changed nothing
     assert f"maze 3: {'solved' if bare.score else 'failed'}" in told.stdout
 
 
 def test_generate_for_scripts_with_other_noise_and_without_a_task(loaded, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    made = json.loads(run("generate", "--task", "maze", "--seed", 7, "--puzzle", 3, "--steps", 2, "--json").stdout)
-    bare = loaded.generate(dl.tasks.load("maze", seed=3), seed=7, steps=2)
-    assert made["seed"] == 7 and made["steps"] == 2 and made["score"]["solved"] == bare.score.solved
+    made = json.loads(
+        run("generate", "--task", "maze", "--seed", 7, "--puzzle", 3, "--num-inference-steps", 2, "--json").stdout
+    )
+    bare = loaded.generate(dl.tasks.load("maze", seed=3), seed=7, num_inference_steps=2)
+    assert made["seed"] == 7 and made["num_inference_steps"] == 2 and made["score"]["solved"] == bare.score.solved
     assert made["folder"] == os.path.join("runs", "maze-3-seed-7")
     assert torch.equal(dl.load_run(made["run"]).latents, bare.latents)
     Image.new("RGB", (96, 96), "white").save("first.png")
-    words = ["generate", "--prompt", "Go, <b>there</b>!", "--image", "first.png", "--steps", 1, "--json"]
+    words = ["generate", "--prompt", "Go, <b>there</b>!", "--image", "first.png", "--num-inference-steps", 1, "--json"]
     made = json.loads(run(*words).stdout)
     assert made["folder"] == os.path.join("runs", "go-b-there-b-seed-0") and made["score"] is None
 
@@ -160,7 +188,7 @@ def test_a_picture_that_is_needed_is_asked_for_before_the_model_is_read(tmp_path
 
 
 def test_report_of_what_generate_wrote_and_of_a_saved_run(loaded, tmp_path) -> None:
-    run("generate", "lab", "--task", "choose", "--seed", 1, "--steps", 2, "--out", tmp_path / "g")
+    run("generate", "lab", "--task", "choose", "--seed", 1, "--num-inference-steps", 2, "--out", tmp_path / "g")
     told = run("report", tmp_path / "g")
     assert told.exit_code == 0, told.output
     page = (tmp_path / "g" / "report.html").read_text(encoding="utf-8")
@@ -180,7 +208,7 @@ def test_report_never_replaces_that_of_another_command(tmp_path) -> None:
 
 
 def test_report_refuses_other_weights(loaded, tmp_path, monkeypatch) -> None:
-    run("generate", "lab", "--task", "choose", "--steps", 1, "--out", tmp_path)
+    run("generate", "lab", "--task", "choose", "--num-inference-steps", 1, "--out", tmp_path)
     monkeypatch.setattr(type(loaded), "fingerprint", "0" * 16)
     told = run("report", tmp_path)
     assert told.exit_code == 1 and "--model" in told.stderr
@@ -321,7 +349,7 @@ def test_wrong_usage_is_exit_code_2(words, told) -> None:
         (["report", "{out}/nothing"], "no folder"),
         (["report", "{out}"], "no saved run and no table"),
         (["plan", "lab", "--preset", "papers"], "paper"),
-        (["plan", "lab", "--steps", "0"], "at least one"),
+        (["plan", "lab", "--num-inference-steps", "0"], "at least one"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_1(words, told, tmp_path) -> None:
@@ -342,7 +370,7 @@ def test_the_program_ends_with_the_code_too(tmp_path, monkeypatch, capsys) -> No
 
 
 def test_loading_is_quiet() -> None:
-    done = command("plan", "lab", "--steps", "2")
+    done = command("plan", "lab", "--num-inference-steps", "2")
     assert done.returncode == 0
     assert done.stderr == ""
 
@@ -383,11 +411,11 @@ def test_a_map_goes_on_in_its_folder(loaded, tmp_path, monkeypatch) -> None:
         yield tell
 
     monkeypatch.setattr(map_and_sweep, "progress", impatient)
-    words = ["map", "lab", "--task", "choose", "--num-steps", 3, "--out", tmp_path]
+    words = ["map", "lab", "--task", "choose", "--num-inference-steps", 3, "--out", tmp_path]
     told = run(*words)
     assert told.exit_code == 130 and "stopped with 0 parts done" in told.stderr
     assert f"kept in {tmp_path}: the same command" in told.stderr
-    assert json.loads((tmp_path / "parts" / "parts.json").read_text())["sampling"] == {"steps": 3}
+    assert json.loads((tmp_path / "parts" / "parts.json").read_text())["sampling"] == {"num_inference_steps": 3}
     told = run(*words, "--seed", 1)
     assert told.exit_code == 1 and "seed: 0 -> 1" in told.stderr and "another folder" in told.stderr
 
@@ -395,7 +423,9 @@ def test_a_map_goes_on_in_its_folder(loaded, tmp_path, monkeypatch) -> None:
 @pytest.mark.slow  # most of a minute; a smaller one is in test_map.py
 def test_a_whole_map(tmp_path) -> None:
     """From the command to the files; one task, as small as a map can be."""
-    done = command("map", "lab", "--n", "2", "--task", "choose", "--num-steps", "6", "--out", str(tmp_path / "m"))
+    done = command(
+        "map", "lab", "--n", "2", "--task", "choose", "--num-inference-steps", "6", "--out", str(tmp_path / "m")
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "m" / "report.html").stat().st_size > 100_000
     assert str(tmp_path / "m" / "report.html") in done.stdout.replace("\n", "")

@@ -14,9 +14,11 @@ PARAMETERS = {
 }
 
 
-def generate(pipe: DiffusionPipeline, family: Family, steps: int = 4, output_type: str = "latent") -> torch.Tensor:
+def generate(
+    pipe: DiffusionPipeline, family: Family, num_inference_steps: int = 4, output_type: str = "latent"
+) -> torch.Tensor:
     generator = torch.Generator().manual_seed(7)
-    call = dict(family.call, num_inference_steps=steps, guidance_scale=5.0, generator=generator)
+    call = dict(family.call, num_inference_steps=num_inference_steps, guidance_scale=5.0, generator=generator)
     return pipe(**call, output_type=output_type).frames
 
 
@@ -28,7 +30,7 @@ def test_runs_and_repeats(pipe: DiffusionPipeline, family: Family) -> None:
 
 
 def test_decodes(family: Family) -> None:
-    video = generate(family.build(), family, steps=1, output_type="pt")
+    video = generate(family.build(), family, num_inference_steps=1, output_type="pt")
     assert video.shape == (1, family.call["num_frames"], 3, family.call["height"], family.call["width"])
 
 
@@ -57,7 +59,7 @@ def test_weights_depend_on_the_seed_alone(family: Family) -> None:
 def test_prompt_and_image_matter(family: Family) -> None:
     """A fixture that ignored its conditions would make every patching test pass."""
     pipe = family.build()
-    base = generate(pipe, family, steps=1)
+    base = generate(pipe, family, num_inference_steps=1)
     changes = [{"prompt": "a blue agent"}, {"negative_prompt": "green"}]
     if "image" in family.call:
         changes.append({"image": family.call["image"].transpose(0)})

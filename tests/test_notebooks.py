@@ -34,8 +34,9 @@ ON_LAB = {
     '"Video-Reason/VBVR-Wan2.2", dtype="bfloat16", offload="model"': '"lab"',
     "size=(384, 384), num_frames=33": "size=(96, 96), num_frames=13",
     "frames=[0, 8, 16, 24, 32]": "frames=[0, 4, 8, 12]",
-    '"preset": "paper"': '"steps": 50, "guidance": 1.5',  # lab's own sampler: its videos stay readable
-    'preset="paper"': "steps=50, guidance=1.5",
+    # lab's own sampler: its videos stay readable
+    '"preset": "paper"': '"num_inference_steps": 50, "guidance_scale": 1.5',
+    'preset="paper"': "num_inference_steps=50, guidance_scale=1.5",
     "range(20, 30)": "range(6, 9)",
     "range(0, 10), range(10, 20), range(6, 9), range(30, 40)": "range(0, 6), range(6, 12)",
     "steps=[0, 5, 10, 20, 40]": "steps=[0, 20]",

@@ -61,7 +61,7 @@ def test_real_configurations_have_the_published_size(models: Any, name: str) -> 
         d = lens.defaults
         assert (d.height, d.width, d.num_frames) == (setup.size.height, setup.size.width, setup.size.num_frames)
         assert lens.grid(setup.size).n_tokens == setup.tokens == 32_760
-        plan = build(pipe, Sampling(steps=2, guidance=1.0), "cpu")[0]
+        plan = build(pipe, Sampling(num_inference_steps=2, guidance_scale=1.0), "cpu")[0]
         assert [call.expert for call in plan.calls] == (["high", "low"] if experts == 2 else ["high", "high"])
 
 
@@ -118,7 +118,7 @@ def test_the_second_expert_is_left_out_where_it_does_not_fit(
 def test_a_card_that_is_too_small_is_refused_with_numbers(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     a14b, cpu = models.SETUPS["a14b"], torch.device("cpu")
     monkeypatch.setattr(models, "free_bytes", lambda device: 32 * 10**9)
-    with pytest.raises(SystemExit, match=r"26\.7 GiB of weights.* 32,760 tokens.*29\.8 GiB free.*--frames"):
+    with pytest.raises(SystemExit, match=r"26\.7 GiB of weights.* 32,760 tokens.*29\.8 GiB free.*--num-frames"):
         models.experts_that_fit(a14b, cpu)
     assert models.experts_that_fit(replace(a14b, size=Size(480, 832, 5)), cpu) == 1  # the remedy
 
@@ -139,7 +139,7 @@ def test_pipelines_beside_each_other_share_weights_and_no_module(models: Any) ->
 # -- the program
 
 
-SMALL = ["--device", "cpu", "--height", "32", "--width", "48", "--frames", "5", "--rounds", "1"]
+SMALL = ["--device", "cpu", "--height", "32", "--width", "48", "--num-frames", "5", "--rounds", "1"]
 
 
 def numbers(row: str) -> list[float]:
@@ -213,7 +213,7 @@ def test_a_row_without_memory_says_so_and_the_others_go_on(
         return found | ({"region attention, all layers": way} if self.setup.size.num_frames == 9 else {})
 
     monkeypatch.setattr(bench.Bench, "ways", starved)
-    bench.main([*SMALL, "--frames", "9"])
+    bench.main([*SMALL, "--num-frames", "9"])
     out = capsys.readouterr().out
     assert "| region attention, all layers | | out of memory | | | | | |" in out
     assert "12 cells" in out and out.count("same bits") == 6
@@ -246,7 +246,7 @@ def test_wrong_masses_end_with_an_error(bench: Any, monkeypatch: pytest.MonkeyPa
     ("arguments", "said"),
     [
         (["--device", "mps"], "give cpu or cuda"),
-        (["--device", "cpu", "--frames", "6"], "use 5"),
+        (["--device", "cpu", "--num-frames", "6"], "use 5"),
         (["--device", "cpu", "--width", "50"], "use 96 x 64"),
         (["--device", "cpu", "--config", "a14b"], "or another --device"),
     ],

@@ -19,7 +19,7 @@ from dit_lens.cli import app, inspect_commands, stoppable_generation
 from dit_lens.wan import sampler
 
 STEPS = 30
-WORDS = ["generate", "lab", "--task", "maze", "--seed", "3", "--steps", str(STEPS), "--out"]
+WORDS = ["generate", "lab", "--task", "maze", "--seed", "3", "--num-inference-steps", str(STEPS), "--out"]
 #: The command, telling every step; without a terminal it would tell one in 15 seconds.
 TELLING = "from dit_lens.cli import common, main; common.EVERY = 0; main()"
 
@@ -41,7 +41,7 @@ def loaded(lens: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def whole(lens: Any, **more: Any) -> Any:
-    return lens.generate(dl.tasks.load("maze", seed=3), **{"seed": 3, "steps": STEPS, **more})
+    return lens.generate(dl.tasks.load("maze", seed=3), **{"seed": 3, "num_inference_steps": STEPS, **more})
 
 
 @pytest.fixture
@@ -111,10 +111,10 @@ def stopped(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
-        (["--steps", "20"], "steps: 30 -> 20"),
-        (["--guidance", "2"], "guidance: None -> 2.0"),
+        (["--num-inference-steps", "20"], "num_inference_steps: 30 -> 20"),
+        (["--guidance-scale", "2"], "guidance_scale: absent -> 2.0"),
         (["--puzzle", "4"], "task.seed: 3 -> 4"),
-        (["--preset", "paper"], "preset: None -> 'paper'"),
+        (["--preset", "paper"], "preset: absent -> 'paper'"),
         (["--image", "first.png"], "image: "),
     ],
     ids=str,

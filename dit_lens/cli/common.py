@@ -6,9 +6,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,9 +38,42 @@ Model = Annotated[str, typer.Argument(help="'lab', a hub id, or a folder in diff
 Device = Annotated[str | None, typer.Option(help="where to compute, such as cuda (default: the CPU)")]
 DtypeOf = Annotated[Dtype | None, typer.Option("--dtype", help="of the weights (default: float32)")]
 OffloadOf = Annotated[Offload | None, typer.Option("--offload", help="keep weights off the accelerator when idle")]
-NumSteps = Annotated[int | None, typer.Option(help="denoising steps of a generation (default: the model's own)")]
 Task = Annotated[list[str] | None, typer.Option(help="a task family; repeat for several (default: all)")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON value")]
+
+
+#: Sampling options, under the names of dit_lens.Sampling.
+SAMPLING: dict[str, Any] = {
+    "num_inference_steps": Annotated[int | None, typer.Option(help="denoising steps (default: the model's own)")],
+    "guidance_scale": Annotated[float | None, typer.Option(help="1 or less makes no uncond calls")],
+    "guidance_scale_2": Annotated[float | None, typer.Option(help="of the low-noise expert (default: the same)")],
+    "negative_prompt": Annotated[str | None, typer.Option(help="text of the uncond branch")],
+    "height": Annotated[int | None, typer.Option(help="pixels (default: the task's or the model's own)")],
+    "width": Annotated[int | None, typer.Option(help="pixels")],
+    "num_frames": Annotated[int | None, typer.Option(help="frames of the video, 1 + a multiple of 4")],
+    "preset": Annotated[str | None, typer.Option(help="a named sampler: paper")],
+}
+
+
+def sampled(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the sampling options in place of its parameter ``sampling``, which gets what was given."""
+    own = signature(command, eval_str=True)
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        asked = {name: given.pop(name) for name in SAMPLING}
+        command(**given, sampling={name: value for name, value in asked.items() if value is not None})
+
+    options = [Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for n, kind in SAMPLING.items()]
+    shown = [
+        new
+        for old in own.parameters.values()
+        for new in (options if old.name == "sampling" else [old.replace(kind=Parameter.KEYWORD_ONLY)])
+    ]
+    run.__dict__.pop("__wrapped__")  # typer would read the command's own signature
+    run.__dict__["__signature__"] = Signature(shown)
+    run.__annotations__ = {one.name: one.annotation for one in shown}
+    return run
 
 
 def examples(*lines: str) -> str:

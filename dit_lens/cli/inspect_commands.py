@@ -19,6 +19,7 @@ from dit_lens.cli.common import (
     folder,
     load,
     progress,
+    sampled,
     say,
     tell_json,
 )
@@ -42,23 +43,23 @@ def points(model: Model = "lab", json: Json = False) -> None:
     tell_json({"model": lens.name, "layers": layers, "points": lens_and_run.points(lens)})
 
 
+@sampled
 def plan(
     model: Model = "lab",
-    steps: Annotated[int | None, typer.Option(help="denoising steps (default: the model's own)")] = None,
-    guidance: Annotated[float | None, typer.Option(help="guidance scale; 1 or less has no uncond calls")] = None,
-    preset: Annotated[str | None, typer.Option(help="a named sampler: paper")] = None,
+    sampling: Any = None,
     json: Json = False,
 ) -> None:
     """List every denoiser call of a generation before it happens: step, branch, expert, noise level. No weights."""
     from dit_lens.wan.loading import outline
 
-    found = outline(model).plan(steps=steps, guidance=guidance, preset=preset)
+    found = outline(model).plan(sampling)
     if json:
-        tell_json({"steps": found.n_steps, **asdict(found)})
+        tell_json({"num_inference_steps": found.n_steps, **asdict(found)})
     else:
         typer.echo(str(found))
 
 
+@sampled
 def generate(
     model: Model = "lab",
     task: Annotated[str | None, typer.Option(help="a puzzle of this family, with its prompt, picture and scorer")] = (
@@ -70,12 +71,7 @@ def generate(
     image: Annotated[
         Path | None, typer.Option(help="first frame, for image-to-video", exists=True, dir_okay=False)
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="denoising steps (default: the model's own)")] = None,
-    guidance: Annotated[float | None, typer.Option(help="guidance scale (default: the model's own)")] = None,
-    preset: Annotated[str | None, typer.Option(help="a named sampler: paper")] = None,
-    height: Annotated[int | None, typer.Option(help="pixels (default: the task's or the model's own)")] = None,
-    width: Annotated[int | None, typer.Option(help="pixels")] = None,
-    frames: Annotated[int | None, typer.Option(help="frames of the video, 1 + a multiple of 4")] = None,
+    sampling: Any = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -109,8 +105,7 @@ def generate(
         raise SamplerError(
             f"{model} makes video from an image: give --image beside --prompt, or a --task, which has one"
         )
-    given |= {"seed": seed, "steps": steps, "guidance": guidance, "preset": preset}
-    given |= {"height": height, "width": width, "num_frames": frames}
+    given |= {"seed": seed, **sampling}
     with folder(Path("runs") / _named(task, prompt, number, seed) if out is None else out) as place:
         lens = load(model, device, dtype, offload)
         with Stoppable(lens, place / "stopped", given) as work:
@@ -123,8 +118,9 @@ def generate(
     if json:
         files = {"folder": place, "run": place / "run", "video": place / "video.mp4", "film": place / "film.png"}
         made = {"model": lens.name, "fingerprint": lens.fingerprint, "prompt": run.prompt, "seed": seed}
-        sampled = {"steps": run.n_steps, "guidance": run.plan.guidance, "scheduler": run.plan.scheduler}
-        return tell_json({**files, **made, **sampled, "score": asdict(score) if task is not None else None})
+        used = {"num_inference_steps": run.n_steps, "guidance_scale": run.plan.guidance_scale}
+        used |= {"scheduler": run.plan.scheduler, "score": asdict(score) if task is not None else None}
+        return tell_json({**files, **made, **used})
     typer.echo(f"{place}  (video.mp4, film.png, and the run: dit_lens.load_run({str(place / 'run')!r}))")
     if score is not None:
         typer.echo(f"{task} {number}: {'solved' if score.solved else 'failed'}, score {score.value:.2f}")
@@ -196,5 +192,5 @@ COMMANDS: Any = (
     ),
     (report, ("dit-lens report runs/maze-3", "dit-lens report map --out map/again.html --films 12")),
     (points, ("dit-lens points lab", "dit-lens points lab --json")),
-    (plan, ("dit-lens plan lab --steps 20", "dit-lens plan lab --guidance 1 --json")),
+    (plan, ("dit-lens plan lab --num-inference-steps 20", "dit-lens plan lab --guidance-scale 1 --json")),
 )

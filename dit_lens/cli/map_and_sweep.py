@@ -13,7 +13,6 @@ from dit_lens.cli.common import (
     DtypeOf,
     Json,
     Model,
-    NumSteps,
     OffloadOf,
     Task,
     folder,
@@ -22,10 +21,12 @@ from dit_lens.cli.common import (
     progress,
     puzzles,
     resumable,
+    sampled,
     tell_json,
 )
 
 
+@sampled
 def map_(
     model: Model = "lab",
     out: Annotated[Path, typer.Option(help="folder to write; the same command goes on there")] = Path("map"),
@@ -34,7 +35,7 @@ def map_(
     task: Task = None,
     scenes: Annotated[int, typer.Option(help="further puzzles that probes are fitted on; 0 for no probes")] = 24,
     ensembles: Annotated[bool, typer.Option("--ensembles", help="score shared latents too; minutes more")] = False,
-    num_steps: NumSteps = None,
+    sampling: Any = None,
     device: Device = None,
     dtype: DtypeOf = None,
     offload: OffloadOf = None,
@@ -46,7 +47,7 @@ def map_(
     with folder(out), resumable(out), progress("map") as tell:
         found = dit_lens.map(
             load(model, device, dtype, offload), task or None, n=n, seed=seed, scenes=scenes, ensembles=ensembles,
-            sampling=_sampling(num_steps), folder=out / "parts", progress=tell,
+            sampling=sampling, folder=out / "parts", progress=tell,
         )  # fmt: skip
         report = found.write(out)
     if json:
@@ -55,6 +56,7 @@ def map_(
         typer.echo(f"{report}  (tables and runs beside it; {found.about['seconds']} s)")
 
 
+@sampled
 def sweep(
     model: Model = "lab",
     task: Task = None,
@@ -68,7 +70,7 @@ def sweep(
     ),
     metric: Annotated[str, typer.Option(help="projection, answer or score")] = "projection",
     horizon: Annotated[str, typer.Option(help="local, final, or a number of further steps")] = "local",
-    num_steps: NumSteps = None,
+    sampling: Any = None,
     out: Annotated[Path, typer.Option(help="folder for finished cells; the same command goes on there")] = Path(
         "sweep"
     ),
@@ -97,7 +99,7 @@ def sweep(
         hooks=hook,
         metric=metric,
         horizon=int(horizon) if horizon.isdigit() else horizon,  # type: ignore[arg-type]  # Sweep says what it takes
-        sampling=_sampling(num_steps),
+        sampling=sampling,
         folder=out,
         shard=shard,
     )
@@ -124,10 +126,6 @@ def sweep(
     typer.echo(f"{written['effects']}  ({rows} rows)")
     if report:
         typer.echo(str(written["report"]))
-
-
-def _sampling(num_steps: int | None) -> dict[str, Any] | None:
-    return None if num_steps is None else {"steps": num_steps}
 
 
 #: Commands and their examples.

@@ -12,7 +12,6 @@ from dit_lens.cli.common import (
     DtypeOf,
     Json,
     Model,
-    NumSteps,
     OffloadOf,
     Task,
     folder,
@@ -20,6 +19,7 @@ from dit_lens.cli.common import (
     progress,
     puzzles,
     resumable,
+    sampled,
     say,
     spelled,
     tell_json,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 COLUMNS = ("score", "low", "high", "n", "null", "p", "control", "selectivity", "input")
 
 
+@sampled
 def probe(
     label: Annotated[list[str], typer.Option(help="what to read, such as wall, path, first_move; repeat for several")],
     model: Model = "lab",
@@ -50,7 +51,7 @@ def probe(
     permutations: Annotated[int | None, typer.Option(help="shuffles for the null (default: 49, or 199 with --at)")] = (
         None
     ),
-    num_steps: NumSteps = None,
+    sampling: Any = None,
     out: Annotated[Path, typer.Option(help="folder for features, scores, probes; the same command goes on there")] = (
         Path("probe")
     ),
@@ -69,7 +70,7 @@ def probe(
     _check(tasks, label, folds)
     place = None if at is None else Address.parse(at)
     lens = load(model, device, dtype, offload)
-    plan = lens.plan(steps=num_steps)
+    plan = lens.plan(sampling)
     last = plan.n_steps - 1
     chosen = sorted({round(q * last) for q in (0, 0.1, 0.25, 0.5, 0.75, 1)}) if not steps else spelled(steps)
     where: dict[str, Any] = {"steps": chosen, "layers": spelled(layers), "branch": branch}
@@ -83,7 +84,7 @@ def probe(
         with progress("features") as tell:
             features = probing.collect(
                 lens, tasks, *hooks, **where, reduce=reduce, seed=seed, folder=kept, progress=tell,
-                generate=None if num_steps is None else {"steps": num_steps},
+                sampling=sampling,
             )  # fmt: skip
         say(repr(features))
         if place is not None:

@@ -108,5 +108,5 @@ def _score(run: Run) -> str:
 
 def _scales(plan: Any) -> str:
     low = any(call.expert == "low" for call in plan.calls)
-    two = low and plan.guidance_2 != plan.guidance
-    return f"{plan.guidance:g}" + (f" and {plan.guidance_2:g} (low)" if two else "")
+    two = low and plan.guidance_scale_2 != plan.guidance_scale
+    return f"{plan.guidance_scale:g}" + (f" and {plan.guidance_scale_2:g} (low)" if two else "")

@@ -19,7 +19,7 @@ information flows another way (the picture is in the channels of the first frame
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -36,6 +36,7 @@ from dit_lens.replication.rows import above_null, text
 from dit_lens.stats.summary import puzzle_names
 from dit_lens.wan.attention_sets import Kind
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid, token_regions
 
 #: Things of one kind of which the prompt names the first: (named, not named).
@@ -52,16 +53,16 @@ def attention_by_depth(
     seed: int = 0,
     steps: Indices | None = None,
     draws: int = 3,
-    num_steps: int | None = None,
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
-    **arguments: Any,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Enrichment of every region as keys of self-attention, one generation a puzzle, ``cond`` branch.
 
     ``foreground``: names of task regions; their union is the key ``foreground``, all else ``rest``. Keys ``named`` and
     ``other`` are the named and the unnamed goal where a task has both, ``named first`` and ``other first`` the same in
-    the first frame only. ``steps``: four over the schedule. ``num_steps`` and ``arguments`` go to ``lens.generate``;
-    puzzle i has seed ``seed + i``.
+    the first frame only. ``steps``: four over the schedule. ``sampling``, or its arguments flat: see
+    :class:`dit_lens.Sampling`. Puzzle i has seed ``seed + i``.
 
     Returns ``enrichment`` (puzzle, step, layer, head, query, key, kind), kinds ``region`` and ``null`` (mean over
     ``draws`` random masks), and ``text`` (puzzle, step, layer, head, key), the enrichment of prompt and padding in
@@ -73,20 +74,19 @@ def attention_by_depth(
         raise TaskError(
             f"{len(tasks)} puzzle gives no interval: measure two or more, dit_lens.tasks.batch('maze', n=12)"
         )
-    plan = lens.plan_of(steps=num_steps, **arguments)
+    how = merged(sampling, given, attention_by_depth)
+    plan = lens.plan(how)
     wanted = sorted({round(q * (plan.n_steps - 1)) for q in np.linspace(0, 1, STEPS)}) if steps is None else steps
     found, texts = [], []
     for i, task in enumerate(tasks):
         progress(i, len(tasks), f"attention, {getattr(task, 'name', task)} {seed + i}")
-        regions = _regions(lens.grid_of(task, **arguments), task, foreground)
+        regions = _regions(lens.grid_of(task, how), task, foreground)
         keys = tuple(name for name, mask in regions.items() if mask.any() and not mask.all())
         watches = (
             watch_attention(("all", "rest"), keys, steps=wanted, branches="cond", draws=draws, seed=seed + i),
             watch_attention("all", kind="cross", steps=wanted, branches="cond", draws=1),
         )
-        run = lens.generate(
-            task, seed=seed + i, steps=num_steps, regions=regions, interventions=list(watches), **arguments
-        )
+        run = lens.generate(task, seed=seed + i, sampling=how, regions=regions, interventions=list(watches))
         one, words = (watched_attention(run, watch).isel(branch=0, drop=True) for watch in watches)
         pair = xr.concat([one.enrichment, one.null.mean("draw")], "kind", coords="minimal", compat="override")
         found.append(pair.assign_coords(kind=["region", "null"]).drop_vars("size"))
@@ -132,14 +132,16 @@ def knockouts(
     kind: Kind = "self",
     steps: Indices = ALL,
     seed: int = 0,
-    num_steps: int | None = None,
+    regions: Mapping[str, Any] | None = None,
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
-    **arguments: Any,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Whole generations with attention of the edges (from, to) cut, beside cuts to random tokens.
 
     ``layers``: name -> layers of a cut (``{"all": "all"}``). ``kind="cross"``: ``to`` is ``"pad"`` or ``"text"``, and
-    there is no random cut (NaN). Both branches, the ``steps`` given. ``tasks`` can answer and score.
+    there is no random cut (NaN). Both branches, the ``steps`` given. ``tasks`` can answer and score. ``regions``: masks
+    of your own, as ``lens.generate`` takes them. ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`.
 
     Returns, by (puzzle, edge, window, kind) with kinds ``cut`` and ``random``: ``changed``, the answer is another one
     than without a cut; ``solved``; ``moved``, how far the video's latents went, in standard deviations of the uncut;
@@ -149,12 +151,13 @@ def knockouts(
     """
     if len(tasks) < 2 or not all(hasattr(task, "score") and hasattr(task, "answer") for task in tasks):
         raise TaskError("knockouts needs two or more tasks with score() and answer(), as dit_lens.tasks.batch gives")
+    asked = merged(sampling, given, knockouts)
     windows = {"all": ALL} if layers is None else dict(layers)
     shape = (len(tasks), len(edges), len(windows), 2)
     values = {name: np.full(shape, np.nan, np.float32) for name in ("changed", "solved", "moved")}
     base_solved, total = [], len(tasks) * len(edges) * len(windows)
     for i, task in enumerate(tasks):
-        how: dict[str, Any] = {"seed": seed + i, "steps": num_steps, **arguments}
+        how: dict[str, Any] = {"seed": seed + i, "regions": regions, "sampling": asked}
         base = lens.generate(task, **how)
         answer = task.answer(base.video)
         base_solved.append(float(bool(base.score)))

@@ -17,9 +17,9 @@ shows best and what its branches end in are different questions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -34,6 +34,7 @@ from dit_lens.replication.rows import above_null, prefixed, text
 from dit_lens.stats.summary import puzzle_names
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 
 #: Parts of the schedule at which a claim forks; the second is where the related work has runs committed.
 FORKS = (0.05, 0.15, 0.4, 0.6, 0.8)
@@ -70,14 +71,15 @@ def branching(
     *,
     seed: int = 0,
     placebo: bool = True,
-    generate: Mapping[str, Any] = MappingProxyType({}),
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Answers of ``n`` branches at each of ``steps``, of ``n`` fresh seeds, and of the placebo.
 
     ``tasks``: with an ``answer(video)``, and several right ones. ``seed``: of the run that is forked; the fresh runs
-    have the next ones. ``placebo``: also go on from each step with the run's own noise. ``generate``: more arguments of
-    ``lens.generate``.
+    have the next ones. ``placebo``: also go on from each step with the run's own noise. ``sampling``, or
+    its arguments flat: see :class:`dit_lens.Sampling`.
 
     Returns per (puzzle, step), and with the prefix ``fresh_`` per (puzzle): ``distinct``, the number of different
     answers over the number of answers (at least 1 / n); ``differ``, the share of pairs whose answers differ, which does
@@ -87,6 +89,7 @@ def branching(
 
     Errors: :class:`MeasureError` for fewer than two branches or tasks without answers, :class:`AddressError` for steps.
     """
+    how = merged(sampling, given, branching)
     if n < 2:
         raise MeasureError(f"n={n}: whether branches differ needs at least two of them")
     rows: list[xr.Dataset] = []
@@ -98,10 +101,10 @@ def branching(
                 f"{task!r} reads no answers: branching needs a task with answer(video), see dit_lens.tasks"
             )
         progress(i, len(tasks), f"{n} branches at each step and {n} fresh seeds, puzzle {i}")
-        base = lens.generate(task, seed=seed, **generate)
+        base = lens.generate(task, seed=seed, sampling=how)
         first, at = base, indices(steps, base.n_steps, "step", "a plan")
         own = task.answer(base.video)
-        fresh = [lens.generate(task, seed=seed + 1 + j, **generate) for j in range(n)]
+        fresh = [lens.generate(task, seed=seed + 1 + j, sampling=how) for j in range(n)]
         forks = [counted(own, fork(lens, base, step, range(n))) for step in at]
         row: dict[str, Any] = {name: ("step", [found[name] for found in forks]) for name in forks[0]}
         row |= {f"fresh_{name}": value for name, value in counted(own, fresh).items()}

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -31,6 +30,7 @@ from dit_lens.replication.rows import above_null, prefixed, text
 from dit_lens.stats.summary import puzzle_names, summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 
 #: The cosine from which a curve counts as committed, and where the related work reads its commitment (step 5 of 40).
 COMMITTED, EARLY = 0.9, 0.125
@@ -43,14 +43,16 @@ def chain_of_steps(
     *,
     at_least: float = COMMITTED,
     frames: Sequence[int] = (-1,),
-    generate: Mapping[str, Any] = MappingProxyType({}),
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Commitment and candidates at every step, over puzzles and seeds.
 
     ``tasks``: at least two, of one family and size; the null ``to="other puzzle"`` is the end of the next one at the
     same seed, ``to="other seed"`` the same puzzle's end at the next seed. ``at_least``: the cosine that counts as
-    committed. ``frames``: where answers are looked for. ``generate``: more arguments of ``lens.generate``.
+    committed. ``frames``: where answers are looked for. ``sampling``, or its arguments flat: see
+    :class:`dit_lens.Sampling`.
 
     Returns ``answer``, ``motion`` (puzzle, seed, to, step), ``content`` (..., region), ``readable`` (puzzle, seed,
     step); ``commit_answer``, ``commit_motion`` (puzzle, seed), ``commit_content`` (puzzle, seed, region): steps, NaN
@@ -66,8 +68,8 @@ def chain_of_steps(
             "a chain of steps is compared with another puzzle's end: give at least two tasks, e.g. "
             "dit_lens.tasks.batch('maze', 20), and at least one seed"
         )
-    rows = []
-    for i, runs, others in _with_next(lens, tasks, seeds, generate):
+    how, rows = merged(sampling, given, chain_of_steps), []
+    for i, runs, others in _with_next(lens, tasks, seeds, how):
         progress(i, len(tasks), f"films of puzzle {i}")
         each = []
         for j, run in enumerate(runs):
@@ -92,12 +94,12 @@ def _by_puzzle(values: xr.DataArray) -> xr.DataArray:
 
 
 def _with_next(
-    lens: Lens, tasks: Sequence[Any], seeds: Sequence[int], generate: Mapping[str, Any]
+    lens: Lens, tasks: Sequence[Any], seeds: Sequence[int], how: Sampling
 ) -> Iterator[tuple[int, list[Run], list[Run]]]:
     """(i, runs of puzzle i, runs of the next one), holding no more than three puzzles' runs."""
 
     def made(task: Any) -> list[Run]:
-        return [lens.generate(task, seed=seed, **generate) for seed in seeds]
+        return [lens.generate(task, seed=seed, sampling=how) for seed in seeds]
 
     first = runs = made(tasks[0])
     for i in range(len(tasks)):

@@ -18,7 +18,7 @@ that was drawn in rare colours is large at the input already.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -36,6 +36,7 @@ from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid, token_regions
 
 #: What counts as foreground where a task has such regions: the things a prompt names, never floor and walls.
@@ -57,17 +58,17 @@ def energy(
     steps: Indices = "all",
     seed: int = 0,
     draws: int = 20,
-    num_steps: int | None = None,
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
-    **arguments: Any,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Energy and channel variance of the foreground against the rest, one generation a puzzle.
 
     ``foreground``: names of task regions (their union; the first source), or a function from a task to a mask per
     pixel or per token. The second source is always the change from the run's first to its final frame. ``hooks``: the
     stream after each block and what the block adds, or other points of a block with video tokens. ``steps``: those to
-    record. ``draws``: random masks of the energy null. ``num_steps`` and ``arguments`` go to ``lens.generate``; puzzle
-    i has seed ``seed + i``.
+    record. ``draws``: random masks of the energy null. ``sampling``, or its arguments flat: see
+    :class:`dit_lens.Sampling`. Puzzle i has seed ``seed + i``.
 
     Returns ``energy`` (puzzle, hook, source, step, layer, kind), ``variance`` (puzzle, hook, step, layer, kind), both
     log2 ratios, and ``norm`` (puzzle, hook, step, layer, frame), the mean token norm. A video in which nothing changed
@@ -79,10 +80,10 @@ def energy(
         raise TaskError(
             f"{len(tasks)} puzzle gives no interval: measure two or more, dit_lens.tasks.batch('maze', n=24)"
         )
-    rows = []
+    how, rows = merged(sampling, given, energy), []
     for i, task in enumerate(tasks):
         progress(i, len(tasks), f"{getattr(task, 'name', task)} {seed + i}")
-        rows.append(_one(lens, task, foreground, hooks, steps, seed + i, draws, {"steps": num_steps, **arguments}))
+        rows.append(_one(lens, task, foreground, hooks, steps, seed + i, draws, how))
     progress(len(tasks), len(tasks), "done")
     names = [str(getattr(task, "name", i)) for i, task in enumerate(tasks)]
     found = xr.concat(rows, dim="puzzle", coords="minimal", compat="override").assign_coords(task=("puzzle", names))
@@ -100,9 +101,9 @@ def _one(
     steps: Indices,
     seed: int,
     draws: int,
-    how: dict[str, Any],
+    how: Sampling,
 ) -> xr.Dataset:
-    grid = lens.grid_of(task, **how)
+    grid = lens.grid_of(task, how)
     mask = _mask(grid, task, foreground)
     rng = np.random.default_rng(seed)
     regions = {"region": mask} | {f"null {i}": shuffled_mask(mask, grid, rng) for i in range(_NULLS)}
@@ -112,7 +113,7 @@ def _one(
         for hook in (*hooks, INPUT)
         for what, reduce in (("norm", "token_norm"), ("moments", moments))
     ]
-    run = lens.generate(task, seed=seed, regions=regions, record=wanted, **how)
+    run = lens.generate(task, seed=seed, regions=regions, record=wanted, sampling=how)
     try:
         changed = change_mask(run)
     except MeasureError:  # nothing changed in this video

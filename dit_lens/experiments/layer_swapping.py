@@ -26,7 +26,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from dit_lens.stats.summary import share, summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 
 HORIZONS = ("window", "final")
 KINDS = ("swap", "placebo")
@@ -65,9 +66,10 @@ def swap(
     horizons: Sequence[str] = HORIZONS,
     seed: int = 0,
     placebo_seed: int = PLACEBO_SEED,
-    num_steps: int | None = None,
+    regions: Mapping[str, Any] | None = None,
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
-    **arguments: Any,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Swap every group of layers in every window of steps, for every hook, on every puzzle.
 
@@ -75,9 +77,10 @@ def swap(
     ``steps``: one window or a list of windows. ``hook``: ``"update"``, the stream (``"resid_post"``), a component
     (``"attn_gated"``, ``"cross_attn_out"``, ``"mlp_gated"``), a per-head point with ``heads`` (``"z"``); one or a list.
     ``tokens``: a region or token indices. ``twin``: a kind of ``task.twin``, or a function from a task to its partner.
-    ``branches``: both by default; ``"cond"`` or ``"uncond"`` on request. ``num_steps`` and ``arguments`` go to
-    ``lens.generate``. Puzzle i has seed ``seed + i``, its placebo source ``placebo_seed`` more. Asking for
-    ``horizons=("window",)`` only stops after the window: far cheaper.
+    ``branches``: both by default; ``"cond"`` or ``"uncond"`` on request. ``regions``: masks of your own, as
+    ``lens.generate`` takes them. ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`. Puzzle i has seed
+    ``seed + i``, its placebo source ``placebo_seed`` more. Asking for ``horizons=("window",)`` only stops after the
+    window: far cheaper.
 
     Returns a Dataset over (hook, layers, steps, horizon): ``flipped``, ``changed``, ``nearer``, ``effect``, each with
     ``_low``, ``_high``, ``_n`` and the same of its placebo (``_null``, ``_null_low``, ``_null_high``), and ``raw`` per
@@ -97,14 +100,15 @@ def swap(
         raise MeasureError(f"horizons {unknown or horizons} are unknown: choose from {list(HORIZONS)}")
     if len(tasks) < 2:
         raise TaskError(f"{len(tasks)} puzzle gives no interval: swap at least two, dit_lens.tasks.batch('maze', n=24)")
-    plan = lens.plan_of(steps=num_steps, **arguments)
+    asked = merged(sampling, given, swap)
+    plan = lens.plan(asked)
     groups = spans(layers, lens.n_layers, "layer")
     windows = spans(steps, plan.n_steps, "step")
     shape = (len(MEASURES), len(KINDS), len(hooks), len(groups), len(windows), len(horizons), len(tasks))
     raw = np.full(shape, np.nan)
     where = {"branches": branches, "heads": heads, "tokens": tokens}
     last = None if "final" in horizons else max(window[-1] for window in windows.values())
-    how = {"steps": num_steps, "stop_after": last, **arguments}
+    how = {"sampling": asked, "regions": regions, "stop_after": last}
     remarks: dict[str, None] = {}
     for p, task in enumerate(tasks):
         progress(p, len(tasks), f"{getattr(task, 'name', task)} {seed + p}")
@@ -131,7 +135,7 @@ def swap(
     about = {
         "model": lens.name, "weights": lens.fingerprint, "twin": twin if isinstance(twin, str) else "own function",
         "placebo": f"same scene, seed + {placebo_seed}", "branches": str(branches), "heads": str(heads),
-        "tokens": str(tokens), "first_seed": seed, "sampling_steps": plan.n_steps, "scheduler": plan.scheduler,
+        "tokens": str(tokens), "first_seed": seed, "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler,
         "remarks": list(remarks),
     }  # fmt: skip
     return _table(cells).assign_attrs(about)

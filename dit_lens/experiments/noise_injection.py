@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -33,6 +33,7 @@ from dit_lens.stats.summary import puzzle_names
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 
 Score = Callable[[Run], float]
 
@@ -62,15 +63,16 @@ def noise_at_step(
     seed: int = 0,
     noise_seed: int = 1,
     tokens: int = 1024,
-    generate: Mapping[str, Any] = MappingProxyType({}),
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Inject noise at each of ``steps``, once per puzzle and kind; scores and the propagation map.
 
     ``tasks``: at least two, of one size; puzzle i is generated with ``seed + i``, and puzzle i + 1 is foreign to it.
     ``frames``: latent frames to inject in; all, as in the paper. ``hook``: also compare this hook at ``layer`` (the
     middle one), ``cond`` branch, on at most ``tokens`` tokens. ``scores``: name -> callable(run) -> float.
-    ``generate``: more arguments of ``lens.generate``.
+    ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`.
 
     Returns (puzzle, kind, step) for every score, ``clean_<score>`` (puzzle), the propagation map ``dissimilarity``
     (puzzle, kind, step, later, of, estimator), 1 - CKA of the state entering step ``later`` to the clean run's, and
@@ -80,6 +82,7 @@ def noise_at_step(
     Errors: :class:`MeasureError` for fewer than two tasks or unknown kinds, :class:`TaskError` for tasks without a
     scorer, :class:`AddressError` for steps outside.
     """
+    how = merged(sampling, given, noise_at_step)
     check(tasks, kinds)
     if scores is SCORES:
         needed(tasks, "score", cure="pass scores={'name': function of a run}")
@@ -87,7 +90,7 @@ def noise_at_step(
     records = [] if hook is None else [record(hook, reduce=SomeTokens(tokens), layers=layer, branches="cond")]
     of = ["latents", "x0_hat", *([] if hook is None else [hook])]
     found: dict[str, Any] = {}
-    for i, base, other in with_next(lens, tasks, seed, generate, records):
+    for i, base, other in with_next(lens, tasks, seed, how, records):
         progress(i, len(tasks), f"{len(kinds)} kinds of noise at steps, puzzle {i}")
         n_steps = base.plan.n_steps
         at = indices(steps, n_steps, "step", "a plan")
@@ -184,8 +187,9 @@ def noise_at_frame(
     scorer: Callable[[Any, np.ndarray], float] | None = None,
     seed: int = 0,
     noise_seed: int = 1,
-    generate: Mapping[str, Any] = MappingProxyType({}),
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Inject noise in each of ``frames`` (latent, or ``unit="pixel"``) at every step, once per puzzle and kind.
 
@@ -200,12 +204,13 @@ def noise_at_frame(
 
     Errors: as :func:`noise_at_step`.
     """
+    how = merged(sampling, given, noise_at_frame)
     check(tasks, kinds)
     if scorer is None:
         needed(tasks, "score", cure="pass scorer=function of a task and a video")
     judge = (lambda task, video: float(task.score(video).value)) if scorer is None else scorer
     found: dict[str, Any] = {}
-    for i, base, other in with_next(lens, tasks, seed, generate, ()):
+    for i, base, other in with_next(lens, tasks, seed, how, ()):
         progress(i, len(tasks), f"{len(kinds)} kinds of noise at frames, puzzle {i}")
         at = latent_frames(base.grid, frames, unit)
         if not found:

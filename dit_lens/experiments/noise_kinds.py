@@ -18,7 +18,7 @@ foreign and renewed are one and the same, and nothing but another seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import Record
 from dit_lens.wan.reduce import Masks
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid
 
 KINDS = ("unit", "matched", "foreign", "renewed", "restart")
@@ -107,13 +108,13 @@ class SomeTokens:
 
 
 def with_next(
-    lens: Lens, tasks: Sequence[Any], seed: int, generate: Mapping[str, Any], records: Sequence[Record]
+    lens: Lens, tasks: Sequence[Any], seed: int, how: Sampling, records: Sequence[Record]
 ) -> Iterator[tuple[int, Run, Run]]:
     """Each puzzle's number, its clean run, and the clean run of the next puzzle (of the first, for the last)."""
-    first = current = lens.generate(tasks[0], seed=seed, record=records, **generate)
+    first = current = lens.generate(tasks[0], seed=seed, record=records, sampling=how)
     for i in range(len(tasks)):
         following = first
         if i + 1 < len(tasks):
-            following = lens.generate(tasks[i + 1], seed=seed + i + 1, record=records, **generate)
+            following = lens.generate(tasks[i + 1], seed=seed + i + 1, record=records, sampling=how)
         yield i, current, following
         current = following

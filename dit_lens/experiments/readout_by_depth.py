@@ -14,7 +14,7 @@ When not to use: see the measure. A read-out that agrees does not show that the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -29,6 +29,7 @@ from dit_lens.replication.claim import Claim, Verdict, untestable
 from dit_lens.replication.rows import needed, numbers
 from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
 WEIGHTS = ("trained", "shuffled")
@@ -47,16 +48,16 @@ def layer_readout(
     answers: bool = True,
     seed: int = 0,
     fit_seed: int = 10_000,
-    num_steps: int | None = None,
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
-    **arguments: Any,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Fit translators on the puzzles ``fit`` and read every layer out on ``tasks``.
 
     ``steps``, ``layers``: where to fit and to measure. ``ridge``, ``tokens``: as in ``fit_translators``. ``null``: also
     the shuffled-weights model (doubles the replays and the memory of weights). ``answers``: also which answer the
-    read-out shows (decodes every read-out). ``num_steps`` and ``arguments`` go to ``lens.generate``; task i has seed
-    ``seed + i``, puzzle i of ``fit`` has ``fit_seed + i``.
+    read-out shows (decodes every read-out). ``sampling``, or its arguments flat: see
+    :class:`dit_lens.Sampling`. Task i has seed ``seed + i``, puzzle i of ``fit`` has ``fit_seed + i``.
 
     Returns ``cosine``, ``error``, ``x0_cosine``, ``choice`` and ``answer`` (weights, puzzle, step, layer, readout);
     the last two are NaN for shuffled weights, and ``answer`` where the model's own x0_hat gives none.
@@ -71,13 +72,13 @@ def layer_readout(
         )
     if answers:
         needed(tasks, "answer", cure="pass answers=False")
-    chosen = indices(steps, lens.plan_of(steps=num_steps, **arguments).n_steps, "step", "the plan")
-    how = {"steps": num_steps, "stop_after": chosen[-1], **arguments}
+    how = merged(sampling, given, layer_readout)
+    chosen = indices(steps, lens.plan(how).n_steps, "step", "the plan")
     total = len(fit) + len(tasks)
 
     def generate(task: Any, number: int, done: int) -> Any:
         progress(done, total, f"{getattr(task, 'name', task)} {number}")
-        return lens.generate(task, seed=number, **how)
+        return lens.generate(task, seed=number, sampling=how, stop_after=chosen[-1])
 
     seen = [generate(task, fit_seed + i, i) for i, task in enumerate(fit)]
     runs = [generate(task, seed + i, len(fit) + i) for i, task in enumerate(tasks)]
@@ -107,7 +108,7 @@ def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent, 
 
     Translators are fitted on ``n`` other puzzles of the training split; see :func:`read_claims`.
     """
-    last = lens.plan_of(steps=arguments.get("num_steps"), **arguments).n_steps - 1
+    last = lens.plan_of(**arguments).n_steps - 1
     at = sorted({round(q * last) for q in (0, 0.15, 0.3, 0.5, 0.7, 0.85, 1)})
     fit = puzzles.batch(puzzles.names(), n, seed, split="train")
     tasks = puzzles.batch(puzzles.names(), n, seed)

@@ -36,6 +36,7 @@ from dit_lens.stats.summary import puzzle_names
 from dit_lens.wan.call_plan import ExplicitGridEuler
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import SamplingLike, merged
 
 Measure = Callable[[Run], float]
 STEPS = (4, 6, 8, 10, 20, 30, 50)
@@ -97,24 +98,27 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
 def few_steps(
     lens: Lens,
     tasks: Sequence[Any],
-    steps: Sequence[int] = STEPS,
+    num_inference_steps: Sequence[int] = STEPS,
     samplers: Mapping[str, Any] | Sequence[str] = ("own", "euler"),
     measures: Mapping[str, Measure] = MEASURES,
     *,
     seed: int = 0,
-    generate: Mapping[str, Any] = MappingProxyType({}),
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Any,
 ) -> xr.Dataset:
     """Every measure at every number of steps and sampler: variables (puzzle, sampler, steps).
 
     ``samplers``: names, ``"own"`` (the pipeline's; UniPC in Wan) and ``"euler"`` (the paper's explicit grid, with the
     pipeline's shift), or name -> scheduler. ``measures``: name -> callable(run) -> float, called on each finished run.
-    Puzzle i is generated with ``seed + i`` under every schedule: the same first noise. ``generate``: more arguments of
-    ``lens.generate``. ``high_steps`` (sampler, steps) says how many steps the high-noise expert has.
+    Puzzle i is generated with ``seed + i`` under every schedule: the same first noise. ``sampling``, or
+    its arguments flat, but for what varies here: see :class:`dit_lens.Sampling`. ``high_steps`` (sampler, steps) says
+    how many steps the high-noise expert has.
 
     Errors: :class:`MeasureError` without tasks, steps or measures, or for an unknown sampler name; :class:`TaskError`
     for tasks that the measures cannot read.
     """
+    how, steps = merged(sampling, given, few_steps), num_inference_steps
     if not (len(tasks) and len(steps) and measures):
         raise MeasureError("few_steps needs at least one task, one number of steps and one measure")
     if measures is MEASURES:
@@ -127,7 +131,7 @@ def few_steps(
         progress(i, len(tasks), f"schedules of {min(steps)} to {max(steps)} steps, puzzle {i}")
         for j, scheduler in enumerate(named.values()):
             for k, n in enumerate(steps):
-                run = lens.generate(task, seed=seed + i, steps=n, scheduler=scheduler, **generate)
+                run = lens.generate(task, seed=seed + i, num_inference_steps=n, scheduler=scheduler, sampling=how)
                 high[j, k] = sum(call.expert == "high" and call.branch == "cond" for call in run.plan)
                 for name, measure in measures.items():
                     found[name][i, j, k] = measure(run)
@@ -171,14 +175,15 @@ def fitted_score(task: Any, video: np.ndarray) -> float:
 def frames_curve(
     lens: Lens,
     tasks: Sequence[Any],
-    frames: Sequence[int],
+    num_frames: Sequence[int],
     score: Callable[[Any, np.ndarray], float] = fitted_score,
     *,
     seed: int = 0,
-    generate: Mapping[str, Any] = MappingProxyType({}),
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Any,
 ) -> xr.Dataset:
-    """Score of videos generated at each length of ``frames`` (1 + 4 k pixel frames): variables (puzzle, frames).
+    """Score of videos generated at each length of ``num_frames`` (1 + 4 k pixel frames): variables (puzzle, frames).
 
     ``score``: callable(task, video (F, H, W, 3)) -> float, for a video of any length. Returns ``score``; ``cut``, the
     control: the run at the task's own length (the lens's, where it has none), cut to that many frames; and ``still``,
@@ -187,8 +192,9 @@ def frames_curve(
     Errors: :class:`MeasureError` without tasks or lengths; :class:`TaskError` for tasks without a scorer;
     :class:`SamplerError` for lengths other than 1 + 4 k.
     """
+    how, frames = merged(sampling, given, frames_curve), num_frames
     if not (len(tasks) and len(frames)):
-        raise MeasureError("frames_curve needs at least one task and one number of frames, e.g. frames=(5, 9, 13)")
+        raise MeasureError("frames_curve needs at least one task and one number of frames, e.g. num_frames=(5, 9, 13)")
     if score is fitted_score:
         needed(tasks, "score", "num_frames", cure="pass score=function of a task and a video")
     shape = (len(tasks), len(frames))
@@ -199,7 +205,7 @@ def frames_curve(
         videos: dict[int, np.ndarray] = {}
         for n in sorted({own, *frames}):
             # Regions are drawn for the task's own length, and nothing here reads them.
-            videos[n] = lens.generate(task, seed=seed + i, num_frames=n, regions={}, **generate).video
+            videos[n] = lens.generate(task, seed=seed + i, num_frames=n, regions={}, sampling=how).video
         for k, n in enumerate(frames):
             found["score"][i, k] = score(task, videos[n])
             found["cut"][i, k] = score(task, videos[own][:n])
@@ -220,7 +226,7 @@ def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) 
     Frame counts are measured on mazes that the shortest video has time for (at most four moves).
     """
     mazes = _mazes(n, seed, lambda task: len(task.solutions) > 1)
-    usual = lens.defaults.steps
+    usual = lens.defaults.num_inference_steps
     read = {name: MEASURES[name] for name in ("score", "commit_sigma", "exploring")}
     found = few_steps(lens, mazes, (4, usual), "own", read, seed=seed, progress=progress).squeeze("sampler")
     again = few_steps(lens, mazes, (usual,), "own", read, seed=seed + 10_000, progress=progress).squeeze("sampler")

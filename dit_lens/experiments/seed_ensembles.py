@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from dit_lens.wan.editing import Context, Edit, Intervention
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 
 Scorer = Callable[[Run], float]
 MODES = ("lockstep", "cached", "alpha", "updates")
@@ -69,9 +70,9 @@ def ensembles(
     repeats: int = 1,
     scorers: Mapping[str, Scorer] | None = None,
     seed: int = 0,
-    num_steps: int | None = None,
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
-    **arguments: Any,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Score every mode in every window of layers, and its controls at equal compute, on every puzzle.
 
@@ -79,7 +80,8 @@ def ensembles(
     where they share (the first, as in the paper). ``layers``: the window asked about; ``other_layers``: windows to
     compare with. ``alpha``, ``rescale``: see :func:`ensemble_mode`. ``repeats``: sets of
     K seeds per puzzle; set r of puzzle i has seeds from ``seed + (i repeats + r) k``. ``scorers``: name -> function of
-    a run; the first one picks the best of K. ``num_steps`` and ``arguments`` go to ``lens.generate``.
+    a run; the first one picks the best of K. ``sampling``, or its arguments flat: see
+    :class:`dit_lens.Sampling`.
 
     Returns a Dataset over (condition, continued, metric): ``score`` with ``low``, ``high``, ``n`` over puzzles; paired
     ``gain``, ``gain_low``, ``gain_high`` to ``alone``, and the same of the placebo (``null``, ``null_low``,
@@ -106,11 +108,11 @@ def ensembles(
     planned = _planned(modes, (layers, *other_layers), {**where, "alpha": alpha})
     edits, twins, remarks = _conditions(lens, planned, ensemble_mode("velocity", steps=steps, branches=branches))
     names = ["alone", f"random of {k}", f"best of {k}", *(name for name in edits if name != "alone"), *twins]
-    plan = lens.plan_of(steps=num_steps, **arguments)
+    how = merged(sampling, given, ensembles)
+    plan = lens.plan(how)
     raw = np.full((len(names), 2, len(judges), repeats, len(tasks)), np.nan)
     calls: dict[str, set[int]] = {name: set() for name in names}
     rng = np.random.default_rng(seed)
-    how = {"steps": num_steps, **arguments}
     for p, task in enumerate(tasks):
         for r in range(repeats):
             progress(p * repeats + r, len(tasks) * repeats, f"{getattr(task, 'name', task)} {seed + p}, repeat {r}")
@@ -142,7 +144,7 @@ def ensembles(
     about = {
         "model": lens.name, "weights": lens.fingerprint, "k": k, "steps": str(steps), "alpha": alpha,
         "rescale": int(rescale), "branches": str(branches), "first_seed": seed, "placebo": PLACEBO,
-        "sampling_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
+        "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
     }  # fmt: skip
     return table.assign_attrs(about)
 
@@ -192,13 +194,13 @@ def _conditions(
 
 
 def _lockstep(
-    lens: Lens, task: Any, members: Sequence[int], edit: Intervention | None, how: Mapping[str, Any]
+    lens: Lens, task: Any, members: Sequence[int], edit: Intervention | None, how: Sampling
 ) -> tuple[list[Run], int]:
     """The runs of one condition, one per member, and the denoiser calls that they took."""
     meter = CallMeter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(lockstep|cached) mean over")  # said in the result's remarks
-        runs = lens.generate(task, seed=members, interventions=[meter] if edit is None else [edit, meter], **how)
+        runs = lens.generate(task, seed=members, interventions=[meter] if edit is None else [edit, meter], sampling=how)
     check_members(runs)
     return runs, meter.rows
 
@@ -276,18 +278,18 @@ def claims(
     progress: Progress = silent,
     *,
     name: str = "maze",
-    num_steps: int | None = 3,
+    num_inference_steps: int | None = 3,
     **arguments: Any,
 ) -> list[Claim]:
     """The paper's two claims on the ensemble, on one task.
 
-    ``num_steps``: three by default, so that single seeds of the lab model do not all solve; at its twenty nearly every
-    one does, and nothing can be gained. ``arguments`` go to :func:`ensembles`.
+    ``num_inference_steps``: three by default, so that single seeds of the lab model do not all solve; at its twenty
+    nearly every one does, and nothing can be gained. ``arguments`` go to :func:`ensembles`.
     """
     others = [ensemble_mode("updates", layers=window) for window in (Depth(0, 0.25), ALL)]
     found = ensembles(
-        lens, puzzles.batch(name, n, seed), modes=(*MODES, *others), other_layers=(), num_steps=num_steps, seed=seed,
-        progress=progress, **arguments,
+        lens, puzzles.batch(name, n, seed), modes=(*MODES, *others), other_layers=(), seed=seed,
+        num_inference_steps=num_inference_steps, progress=progress, **arguments,
     )  # fmt: skip
     return read_claims(found)
 
@@ -313,7 +315,7 @@ def _raises(found: xr.Dataset, condition: str) -> Claim:
         "Averaging the hidden states of three seeds in layers 20-29 of 40 at the first step raises the score, .685 to "
         ".716 (training-free ensemble).",
         f"paired gain of '{condition}' over the same seed alone, step {found.attrs['steps']} of "
-        f"{found.attrs['sampling_steps']}, K = {k}, first seed continued",
+        f"{found.attrs['num_inference_steps']}, K = {k}, first seed continued",
         str(found["metric"].item()), get("gain"), get("gain_low"), get("gain_high"), int(one["n"]),
         get("null"), get("null_low"), get("null_high"), "initial noises averaged instead, at unit variance",
         "supported when the interval of the gain lies above zero and above the placebo's mean", verdict,

@@ -27,8 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -51,6 +50,7 @@ from dit_lens.stats.summary import puzzle_names, wilson
 from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p
 from dit_lens.wan.lens import Lens
+from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 
 Curves = Callable[[Any, np.ndarray], Mapping[str, np.ndarray]]
 CURVES = ("identified", "arrived", "motion")
@@ -92,24 +92,26 @@ def watch_answers(
     *,
     curves: Curves | None = shown_curves,
     seed: int = 0,
-    generate: Mapping[str, Any] = MappingProxyType({}),
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """``verdict`` (puzzle, step), and every curve (film, puzzle, step) for x0_hat and for its ``fade-in``.
 
     Step n_steps is the finished video. ``solutions`` (puzzle): how many right answers the puzzle has. ``curves``:
     ``(task, film) -> {name: (steps + 1,)}``; None for verdicts alone, which need ``answer`` and ``solutions`` only.
-    Puzzle i is generated with ``seed + i``.
+    Puzzle i is generated with ``seed + i``. ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`.
 
     Errors: :class:`MeasureError` for no tasks, and as ``curves`` and
     :func:`dit_lens.measures.answers_over_steps.verdicts` say.
     """
+    how = merged(sampling, given, watch_answers)
     if not tasks:
         raise MeasureError("no tasks to watch: give some, for example dit_lens.tasks.batch('choose', n=30)")
     rows = []
     for i, task in enumerate(tasks):
         progress(i, len(tasks), f"the film of puzzle {i}")
-        run = lens.generate(task, seed=seed + i, **generate)
+        run = lens.generate(task, seed=seed + i, sampling=how)
         film = np.concatenate([run.film(), run.video[None]])
         row = xr.Dataset({"verdict": verdicts(run, film)})
         if curves is not None:
@@ -144,19 +146,22 @@ def plant_mistakes(
     twin: Callable[[Any], Any] = other_instruction,
     seed: int = 0,
     other_seed: int = 1000,
-    generate: Mapping[str, Any] = MappingProxyType({}),
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Begin under the twin's instruction, go on under the task's own from step k: where does it end?
 
     ``outcome`` (start, puzzle, step, end): is the final answer right for the task (``own``), for the twin, or neither?
     ``start`` is ``planted``, ``kept`` or ``own`` (the module's text; the last at ``other_seed``). ``shows`` (puzzle,
     step): whether x0_hat of step k - 1 already gave the twin's answer. The twin must have the task's picture, so that
-    only the instruction changes; steps ``at`` run from 1.
+    only the instruction changes; steps ``at`` run from 1. ``sampling``, or its arguments flat: see
+    :class:`dit_lens.Sampling`.
 
     Errors: :class:`MeasureError` for a twin with another picture, or a step with nothing before or after it;
     :class:`TaskError` for tasks without answers or twins.
     """
+    how = merged(sampling, given, plant_mistakes)
     needed(tasks, "answer", "solutions", cure="a planted mistake is read as an answer, so give your tasks both")
     starts, ends = ("planted", "kept", "own"), ("own", "twin", "neither")
     outcome = np.zeros((len(starts), len(tasks), len(at), len(ends)), bool)
@@ -166,10 +171,10 @@ def plant_mistakes(
         wrong = twin(task)
         if not np.array_equal(np.asarray(wrong.image), np.asarray(task.image)):
             raise MeasureError(f"{wrong!r} shows another picture than {task!r}: only the instruction may differ")
-        own = lens.generate(task, seed=other_seed + i, **generate)
+        own = lens.generate(task, seed=other_seed + i, sampling=how)
         if not all(0 < k < own.plan.n_steps for k in at):
             raise MeasureError(f"at={list(at)}: plant at steps from 1 to {own.plan.n_steps - 1}")
-        kept = lens.generate(wrong, seed=seed + i, **generate)
+        kept = lens.generate(wrong, seed=seed + i, sampling=how)
         for j, k in enumerate(at):
             shows[i, j] = task.answer(kept.decode(kept.x0_hat(k - 1))) in wrong.solutions
             # The same latents and sampler history, under the task's own text.

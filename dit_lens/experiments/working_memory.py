@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.reduce import Tokens
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid
 
 KINDS = ("hidden", "elsewhere", "shuffled")
@@ -144,17 +145,20 @@ def decodable_while_hidden(
     hook: str = "resid_post",
     folds: int = 5,
     seed: int = 0,
-    generate: Mapping[str, Any] = MappingProxyType({"steps": STEPS}),
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """How well identity and place are read while hidden: ``accuracy`` (what, kind, puzzle, step, layer).
 
     Each scene gives two runs, the task and its ``twin`` with another identity, at one seed (its own); folds never split
     a scene. ``at``: steps, ``cond`` branch. ``layers``: which to read, beside -1, the input. ``chance`` (what,): the
     share of the most frequent label. ``folds``: as in :func:`dit_lens.measures.label_decoding.decode`.
+    ``sampling``, or its arguments flat (:class:`dit_lens.Sampling`): six steps unless told otherwise.
 
     Errors: :class:`MeasureError` for fewer scenes than folds.
     """
+    how = _sampled(merged(sampling, given, decodable_while_hidden))
     if len(tasks) < folds:
         raise MeasureError(f"{len(tasks)} scenes cannot be split in {folds} folds: give more tasks, or fewer folds")
     rows: dict[str, list[Any]] = {
@@ -163,7 +167,7 @@ def decodable_while_hidden(
     for i, task in enumerate(tasks):
         progress(i, len(tasks), f"reading what is hidden, scene {i}")
         for one in (task, twin(task)):
-            run, about, x, index = _features(lens, one, hiding, at, layers, hook, seed + i, generate)
+            run, about, x, index = _features(lens, one, hiding, at, layers, hook, seed + i, how)
             rows["label"].append(about.identity)
             rows["scene"].append(i)
             for name in ("hidden", "elsewhere"):
@@ -216,28 +220,31 @@ def used_while_hidden(
     steps: Any = "all",
     seed: int = 0,
     other_seed: int = 1000,
-    generate: Mapping[str, Any] = MappingProxyType({"steps": STEPS}),
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """What the hidden tokens' updates do when they come from a twin: ``effect`` and ``flipped`` (what, arm, puzzle).
 
     ``kept`` (puzzle): whether the base run itself gives the right answer. ``layers``, ``steps``: where the patch is
     held. Scene i is generated with ``seed + i``; its placebo with ``other_seed + i``.
+    ``sampling``, or its arguments flat (:class:`dit_lens.Sampling`): six steps unless told otherwise.
 
     Errors: :class:`MeasureError` for twins that end alike, or scenes that never show the thing again;
     :class:`TaskError` for tasks without answers.
     """
+    how = _sampled(merged(sampling, given, used_while_hidden))
     needed(tasks, "answer", "solutions", cure="what comes out is read as an answer, so give your tasks both")
     effect = np.full((len(twins), len(ARMS), len(tasks)), np.nan)
     flipped, kept = np.zeros(effect.shape, bool), np.zeros(len(tasks), bool)
     for i, task in enumerate(tasks):
         progress(i, len(tasks), f"changing what is hidden, scene {i}")
-        base = lens.generate(task, seed=seed + i, **generate)
-        other = lens.generate(task, seed=other_seed + i, **generate)
+        base = lens.generate(task, seed=seed + i, sampling=how)
+        other = lens.generate(task, seed=other_seed + i, sampling=how)
         kept[i] = task.answer(base.video) in task.solutions
         for w, make in enumerate(twins.values()):
             pair = (task, make(task))
-            source = lens.generate(pair[1], seed=seed + i, **generate)
+            source = lens.generate(pair[1], seed=seed + i, sampling=how)
             both = [hiding(one, base.grid) for one in pair]
             hidden, after = (sorted({t for h in both for t in getattr(h, name)}) for name in ("hidden", "after"))
             if not after:
@@ -261,7 +268,7 @@ def used_while_hidden(
             for a, arm in enumerate(ARMS):
                 tokens, giver = arms[arm]
                 edit = patch(steps=steps, layers=layers, source=giver, tokens=[int(t) for t in tokens])
-                run = lens.generate(task, seed=seed + i, interventions=[edit], **generate)
+                run = lens.generate(task, seed=seed + i, interventions=[edit], sampling=how)
                 effect[w, a, i] = float((_at(run.final - base.final, base.grid, after) * toward).sum()) / size
                 flipped[w, a, i] = task.answer(run.video) in pair[1].solutions
     return xr.Dataset(
@@ -328,6 +335,12 @@ def read_claims(read: xr.Dataset, use: xr.Dataset) -> list[Claim]:
     return out
 
 
+def _sampled(how: Sampling) -> Sampling:
+    """Six steps unless told otherwise."""
+    told = how.num_inference_steps is not None or how.preset is not None
+    return how if told else how.but(num_inference_steps=STEPS)
+
+
 def _features(
     lens: Lens,
     task: Any,
@@ -336,15 +349,15 @@ def _features(
     layers: Any,
     hook: str,
     seed: int,
-    generate: Mapping[str, Any],
+    how: Sampling,
 ) -> tuple[Run, Hiding, np.ndarray, dict[int, int]]:
     """(run, hiding, activations (steps, 1 + layers, tokens, d), token -> its index there)."""
-    grid = lens.grid_of(task, **generate)
+    grid = lens.grid_of(task, how)
     about = hiding(task, grid)
     wanted = sorted({*about.hidden, *about.elsewhere, *map(int, about.choices.flat), *map(int, about.far.flat)})
     keep: Any = {"reduce": Tokens(tuple(wanted)), "steps": tuple(at), "branches": "cond"}
     records = [record("patch_embed", **keep), record(hook, layers=layers, **keep)]
-    run = lens.generate(task, seed=seed, record=records, stop_after=max(at), **generate)
+    run = lens.generate(task, seed=seed, record=records, stop_after=max(at), sampling=how)
     first = run.array("patch_embed", "cond").values[:, None]
     x = np.concatenate([first, run.array(hook, "cond").values], axis=1)
     return run, about, x, {t: i for i, t in enumerate(wanted)}

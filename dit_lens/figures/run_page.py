@@ -99,7 +99,7 @@ def about(run: Run) -> dict[str, Any]:
         "token grid": str(run.grid),
         "steps": f"{run.n_steps} of {plan.n_steps}",
         "sampler": plan.scheduler,
-        "guidance": f"{plan.guidance:g} (high noise), {plan.guidance_2:g} (low noise)",
+        "guidance": f"{plan.guidance_scale:g} (high noise), {plan.guidance_scale_2:g} (low noise)",
         "sigmas": ", ".join(f"{sigma:.3f}" for sigma in plan.sigmas),
         "changed": "; ".join(map(str, run.fired)) or "nothing",
         "recorded": f"{len(run.activations)} activations of {', '.join(hooks)}" if hooks else "nothing",

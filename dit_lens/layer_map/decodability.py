@@ -14,7 +14,7 @@ where it enters: what stands in the input in another form was there before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from dit_lens.probing.probe_grid import grid
 from dit_lens.progress import Progress, silent
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.reduce import Tokens
+from dit_lens.wan.sampling import DEFAULT, Sampling
 
 LABELS = ("wall", "goal", "path", "route")
 ROWS = 512  # tokens of a scene; of larger videos as many, drawn once
@@ -42,26 +43,26 @@ def decodability(
     labels: Sequence[str] = LABELS,
     folds: int = 4,
     seed: int = 0,
-    generate: Mapping[str, Any] | None = None,
+    sampling: Sampling = DEFAULT,
     folder: str | Path | None = None,
     progress: Progress = silent,
 ) -> xr.Dataset:
     """:func:`dit_lens.probing.grid` of ``resid_post`` at ``steps``, beside ``untrained`` on the same scenes and noise.
 
-    Labels that these tasks do not have are left out; a dataset without labels means that none was there. ``generate``:
-    further arguments of ``lens.generate``. ``folder``: features and finished steps are kept there, and gone on with.
+    Labels that these tasks do not have are left out; a dataset without labels means that none was there. ``sampling``:
+    how they are generated. ``folder``: features and finished steps are kept there, and gone on with.
     """
-    given, kept = dict(generate or {}), None if folder is None else Path(folder)
-    shape = lens.grid_of(tasks[0], **given)
+    kept = None if folder is None else Path(folder)
+    shape = lens.grid_of(tasks[0], sampling)
     chosen = np.random.default_rng(seed).permutation(shape.n_tokens)[:ROWS]
     how: Any = "raw" if shape.n_tokens <= ROWS else Tokens(tuple(sorted(int(i) for i in chosen)))
     total = 2 * len(tasks)
     seen = collect(
-        lens, tasks, steps=tuple(steps), reduce=how, seed=seed, generate=given, folder=kept and kept / "features",
+        lens, tasks, steps=tuple(steps), reduce=how, seed=seed, sampling=sampling, folder=kept and kept / "features",
         progress=lambda done, of, what: progress(done, total, f"probing, {what}"),
     )  # fmt: skip
     blank = collect(
-        untrained, tasks, steps=tuple(steps), reduce=how, seed=seed, generate={**given, "stop_after": max(steps)},
+        untrained, tasks, steps=tuple(steps), reduce=how, seed=seed, sampling=sampling, stop_after=max(steps),
         folder=kept and kept / "control",
         progress=lambda done, of, what: progress(len(tasks) + done, total, f"probing the control, {what}"),
     )  # fmt: skip

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from dit_lens.progress import Progress, silent
 from dit_lens.store.parts import Parts
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +95,10 @@ class Map:
 
     def _repr_html_(self) -> str:
         about, names = self.about, [str(name) for name in self.layers.data_vars if f"{name}_low" in self.layers]
+        steps, scale = about["num_inference_steps"], about["guidance_scale"]
         rows = {
             "puzzles": self._puzzles(),
-            "sampling": f"{about['steps']} steps, {about['sampler']}, guidance {about['guidance']:g}",
+            "sampling": f"{steps} steps, {about['scheduler']}, guidance {scale:g}",
             "found": html.table((), ([line] for line in self.summary())),
             "control": about["control"],
         }
@@ -121,8 +123,9 @@ def map(
     scenes: int = 24,
     ensembles: bool = False,
     progress: Progress = silent,
-    sampling: Mapping[str, Any] | None = None,
+    sampling: SamplingLike | None = None,
     folder: str | Path | None = None,
+    **given: Unpack[SamplingArguments],
 ) -> Map:
     """Generate puzzles, record, patch, read out, probe, compare with a model that learned nothing, and summarise.
 
@@ -132,16 +135,16 @@ def map(
     fitted on (0: no probes; tasks of your own are probed themselves, if they are eight or more). ``ensembles``: also
     score latents shared by three seeds in the third quarter of the layers at step 0, beside the same seeds alone (half
     a minute more a puzzle). ``progress(done, total, what)`` is called before each puzzle that is left to do.
-    ``sampling``: arguments of ``lens.generate`` for every generation (steps, guidance, preset, height, width,
-    num_frames, ...). ``folder``: what is finished is kept there, puzzle by puzzle (the ensembles as one), and the same
-    map with the same folder goes on; the folder may go when the map is written. The same seed gives the same tables.
+    ``sampling``, or its arguments flat: of every generation (:class:`dit_lens.Sampling`). ``folder``: what is finished
+    is kept there, puzzle by puzzle (the ensembles as one), and the same map with the same folder goes on; the folder
+    may go when the map is written. The same seed gives the same tables.
 
     Errors: :class:`TaskError` for too few puzzles or tasks without twins, :class:`MeasureError` for tasks without
-    foreground or a wrong ``sampling``, :class:`AddressError` for steps outside the plan, :class:`StoreError` for a
-    folder of other parameters, with the difference.
+    foreground, :class:`AddressError` for steps outside the plan, :class:`StoreError` for a folder of other parameters,
+    with the difference.
     """
     began = time.time()
-    work = survey(lens, tasks, n, seed, steps, scenes, sampling)
+    work = survey(lens, tasks, n, seed, steps, scenes, merged(sampling, given, map))
     kept = Parts(folder, work.parameters(), "map")
     try:
         found = work.run(kept, ensembles, progress)
@@ -156,7 +159,8 @@ def map(
     words = [judged(run)[1] for run in found.runs]
     about = {
         "model": lens.name, "weights": lens.fingerprint, "tasks": work.families, "puzzles": len(work.tasks),
-        "first seed": seed, "sampler": plan.scheduler, "steps": plan.n_steps, "guidance": plan.guidance,
+        "first seed": seed, "scheduler": plan.scheduler,
+        "num_inference_steps": plan.n_steps, "guidance_scale": plan.guidance_scale,
         "video": f"{found.runs[0].size.num_frames} frames of {found.runs[0].size.height} x {found.runs[0].size.width}",
         "steps patched": list(work.steps), "steps of the layer table": list(work.few),
         "placebo": f"same scene, seed + {PLACEBO_SEED}",

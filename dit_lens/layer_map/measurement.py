@@ -7,7 +7,7 @@ together is :mod:`dit_lens.layer_map.layer_map`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens import tasks as puzzles
-from dit_lens.errors import MeasureError, TaskError
+from dit_lens.errors import TaskError
 from dit_lens.experiments.seed_ensembles import ensembles
 from dit_lens.layer_map.decodability import decodability
 from dit_lens.layer_map.roles import layer_evidence, puzzle_evidence, puzzle_runs
@@ -30,9 +30,10 @@ from dit_lens.runner.sweep import setting
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.store.parts import Part, Parts
 from dit_lens.wan.call_plan import Plan
-from dit_lens.wan.lens import OF_PLAN, Lens
+from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
 REGIONS = ("agent", "goal", "path", "walls", "background")
@@ -42,9 +43,6 @@ FEWEST = 8  # puzzles that probes can be fitted on
 PROBE_SEED = 10_000  # puzzles for probes are other ones than those that are patched
 GROUPS = 4  # runs of layers whose update is held over all steps
 PUZZLE, CONTROL = 10, 3  # how long each takes beside a scene that is probed, about; for the time left
-SAMPLING = (  # arguments of lens.generate that a map does not set itself
-    *OF_PLAN, "negative_prompt", "height", "width", "num_frames", "max_sequence_length",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +67,7 @@ class Survey:
     """Which puzzles are generated how, and where they are patched and read; make one with :func:`survey`.
 
     ``steps``: those that are patched; ``few``: those of the layer table. ``probed``: further puzzles, for probes.
-    ``how``: arguments of ``lens.generate``.
+    ``how``: how they are sampled.
     """
 
     lens: Lens
@@ -80,11 +78,11 @@ class Survey:
     plan: Plan
     steps: Sequence[int]
     few: Sequence[int]
-    how: Mapping[str, Any]
+    how: Sampling
 
     def parameters(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values; ensembles may be asked for later."""
-        how = dict(self.how)
+        how = self.how.given()
         scheduler = how.pop("scheduler", None) or self.lens.pipe.scheduler
         return {
             **setting(self.lens), "plan": describe(self.plan), "scheduler": describe(dict(scheduler.config)),
@@ -112,12 +110,12 @@ class Survey:
 
             def control(i: int) -> Part:
                 progress(PUZZLE * n + CONTROL * i, total, f"control, {self._called(i)}")
-                found = puzzle_evidence(nothing(), self.tasks[i], self.seed + i, self.few, self.seed, **self.how)
+                found = puzzle_evidence(nothing(), self.tasks[i], self.seed + i, self.few, self.seed, self.how)
                 return {"evidence": found}, ()
 
             def probes() -> Part:
                 found = decodability(
-                    self.lens, nothing(), self.probed, self.few, seed=self.seed + PROBE_SEED, generate=self.how,
+                    self.lens, nothing(), self.probed, self.few, seed=self.seed + PROBE_SEED, sampling=self.how,
                     folder=kept.within("decodable"),
                     progress=lambda done, of, what: progress((PUZZLE + CONTROL) * n + done, total, what),
                 )  # fmt: skip
@@ -151,7 +149,7 @@ class Survey:
         lens, task, number = self.lens, self.tasks[i], self.seed + i
 
         def made() -> Part:
-            runs = puzzle_runs(lens, task, number, self.few, ENERGY, **self.how)
+            runs = puzzle_runs(lens, task, number, self.few, self.how, ENERGY)
             return {"energy": self._energy(runs[0], number).to_dataset(name="value")}, runs
 
         def moved() -> Part:
@@ -187,11 +185,8 @@ class Survey:
 
     def _ensembles(self) -> Part:
         """Scores of shared latents and their controls, one row a condition."""
-        how = dict(self.how)
         judged = [task for task in self.tasks if hasattr(task, "score")]
-        found = ensembles(
-            self.lens, judged, other_layers=(), seed=self.seed, num_steps=how.pop("steps", None), **how
-        )  # fmt: skip
+        found = ensembles(self.lens, judged, other_layers=(), seed=self.seed, sampling=self.how)
         found = found.isel(metric=0).sel(continued="one")
         kept = found[["score", "low", "high", "n", "gain", "gain_low", "gain_high", "null"]].rename(score="value")
         told = {"remarks": "; ".join(found.attrs["remarks"])}  # a file of tables holds no lists
@@ -224,17 +219,11 @@ def survey(
     seed: int,
     steps: Sequence[int] | None,
     scenes: int,
-    sampling: Mapping[str, Any] | None,
+    how: Sampling,
 ) -> Survey:
     """Draw the puzzles and check everything that can be checked before the work; arguments and errors as of a map."""
-    how = dict(sampling or {})
-    if set(how) - set(SAMPLING):
-        raise MeasureError(
-            f"sampling= has {sorted(set(how) - set(SAMPLING))}: give what lens.generate takes and a map does not set "
-            f"itself: {', '.join(SAMPLING)}"
-        )
     drawn, families = _drawn(tasks, n, seed)
-    plan = lens.plan_of(**how)
+    plan = lens.plan(how)
     last = plan.n_steps - 1
     chosen = (
         sorted({round(q * last) for q in (0, 0.1, 0.25, 0.5, 0.75, 1)})

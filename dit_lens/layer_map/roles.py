@@ -48,6 +48,7 @@ from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import Record, record
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import DEFAULT, Sampling
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
 EVIDENCE = ("attention", "writing", "effect", "readout")
@@ -102,17 +103,17 @@ def layer_evidence(
 
 
 def puzzle_runs(
-    lens: Lens, task: Any, seed: int, steps: Sequence[int], /, *also: Record, **how: Any
+    lens: Lens, task: Any, seed: int, steps: Sequence[int], how: Sampling = DEFAULT, /, *also: Record
 ) -> tuple[Run, Run, Run]:
     """Base, source (the twin with another answer) and placebo of a puzzle; the base records what the evidence needs.
 
-    ``also``: further recordings of the base. ``how``: arguments of ``lens.generate``, whose ``steps`` is their number.
+    ``also``: further recordings of the base. ``how``: how they are sampled.
     """
     update = record("update", reduce="token_norm", branches="cond", steps=tuple(steps))
     return (
-        lens.generate(task, seed=seed, record=[update, *also], **how),
-        lens.generate(task.twin("other_answer"), seed=seed, **how),
-        lens.generate(task, seed=seed + PLACEBO_SEED, **how),
+        lens.generate(task, seed=seed, record=[update, *also], sampling=how),
+        lens.generate(task.twin("other_answer"), seed=seed, sampling=how),
+        lens.generate(task, seed=seed + PLACEBO_SEED, sampling=how),
     )
 
 
@@ -133,9 +134,11 @@ def control_evidence(
     return found
 
 
-def puzzle_evidence(lens: Lens, task: Any, number: int, steps: Sequence[int], seed: int, /, **how: Any) -> xr.Dataset:
-    """:func:`layer_evidence` of one puzzle, generated here; ``how``: arguments of ``lens.generate``."""
-    return layer_evidence(lens, *puzzle_runs(lens, task, number, steps, **how), steps, seed=seed)
+def puzzle_evidence(
+    lens: Lens, task: Any, number: int, steps: Sequence[int], seed: int, how: Sampling = DEFAULT, /
+) -> xr.Dataset:
+    """:func:`layer_evidence` of one puzzle, generated here; ``how``: how it is sampled."""
+    return layer_evidence(lens, *puzzle_runs(lens, task, number, steps, how), steps, seed=seed)
 
 
 def by_layer(rows: Sequence[xr.Dataset]) -> xr.Dataset:

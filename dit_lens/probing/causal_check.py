@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -48,6 +48,7 @@ from dit_lens.wan.points import point
 from dit_lens.wan.recording import record
 from dit_lens.wan.reduce import Project
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import NAMES, Sampling, SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid
 
 WHEN = ("once", "held")
@@ -80,8 +81,10 @@ def causal(
     draws: int = 3,
     random: Callable[[np.random.Generator], np.ndarray] | None = None,
     seeds: Sequence[int] | None = None,
-    generate: Mapping[str, Any] | None = None,
+    regions: Mapping[str, Any] | None = None,
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
     """Each measure (puzzle, when, arm) and its null ``<name>_null`` (.., draw); of base runs ``base_score`` and ``sd``.
 
@@ -96,8 +99,9 @@ def causal(
     ``at``, ``held`` all of them. Without one, activations lose what lies along the probe's normals and keep its mean in
     the probe's training data. ``target``: gives the task whose ``solutions`` count as reached. ``random``: draws a
     direction (d,) for the null of steering, such as the pattern of shuffled labels, in place of one uniform on the
-    sphere; what lies along u is taken out of it. Puzzle i has noise seed ``seeds[i]``, i by default. ``generate``:
-    further arguments of ``lens.generate``; by default those that the probe's data was made with.
+    sphere; what lies along u is taken out of it. Puzzle i has noise seed ``seeds[i]``, i by default. ``regions``:
+    as ``lens.generate`` takes them. ``sampling``, or its arguments flat (:class:`dit_lens.Sampling`): without any of
+    them, those that the probe's data was made with.
 
     Costs 1 + 2 (1 + draws) arms generations a puzzle, ``once`` from its step on.
 
@@ -111,7 +115,9 @@ def causal(
             f"{len(tasks)} tasks, {len(seeds)} seeds, {draws} draws, strengths {tuple(strengths)}: give a seed for "
             "each task, at least one draw, and strengths above 0 (each is pushed both ways)"
         )
-    how = _generation(probe) if generate is None else generate
+    how = merged(sampling, given, causal)
+    if sampling is None and not how.given():
+        how = _sampling(probe)
     kinds = ("steer",) if pattern is None else ("steer", "pattern")
     arms = {f"{kind} {s:+g}": (kind, s) for kind in kinds for one in strengths for s in (one, -one)}
     arms["erase"] = ("erase", 0.0)
@@ -125,14 +131,14 @@ def causal(
     base_score, sds = np.full(len(tasks), np.nan), np.full((len(tasks), len(kinds)), np.nan)
     for i, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
         progress(i, len(tasks), f"causal check, puzzle {i}")
-        sign, u = _signs(signs, task, lens.grid_of(task, **how)), {"steer": _direction(probe, contrast, task)}
+        sign, u = _signs(signs, task, lens.grid_of(task, how)), {"steer": _direction(probe, contrast, task)}
         if pattern is not None:
             u["pattern"] = _pattern(pattern(task) if callable(pattern) else pattern, len(u["steer"]))
         kept = record(
             place.hook, reduce=Project(np.stack(list(u.values()), axis=1)), branches=place.branch, name="along",
             **_span(place.step, None, place.layer),
         )  # fmt: skip
-        base = lens.generate(task, seed=seed, record=kept, **how)
+        base = lens.generate(task, seed=seed, record=kept, sampling=how, regions=regions)
         sds[i] = base[replace(place, hook="along")].double().numpy()[sign != 0].std(0)
         if not (sds[i] > 0).all() and not relative:
             raise ProbeError(
@@ -222,11 +228,12 @@ def _place(lens: Lens, probe: Probe, at: str | Address | None) -> Address:
     return place
 
 
-def _generation(probe: Probe) -> dict[str, Any]:
-    """How the probe's data was generated, as far as it is plain values."""
+def _sampling(probe: Probe) -> Sampling:
+    """How the probe's data was sampled, as far as it is plain values."""
     recipe = probe.about.get("recipe", {})
-    given = recipe.get("generate", {}) if isinstance(recipe, Mapping) else {}
-    return {k: v for k, v in given.items() if k != "scheduler" and (v is None or isinstance(v, (int, float, str)))}
+    given = recipe.get("sampling", {}) if isinstance(recipe, Mapping) else {}
+    plain = {k: v for k, v in given.items() if k in NAMES and k != "scheduler" and isinstance(v, (int, float, str))}
+    return merged(plain, {})
 
 
 def _direction(probe: Probe, contrast: Any, task: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.reduce import FrameMean, Raw, Reducer, RegionMean, Tokens, VideoMean, reducer
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid
 
 FORMAT = 1
@@ -145,33 +146,39 @@ def collect(
     seed: int = 0,
     seeds: int = 1,
     folder: str | Path | None = None,
-    generate: Mapping[str, Any] | None = None,
+    regions: Mapping[str, Any] | None = None,
+    stop_after: int | None = None,
+    sampling: SamplingLike | None = None,
     progress: Progress = silent,
+    **given: Unpack[SamplingArguments],
 ) -> Features:
     """Generate every task and keep what probes are fitted on; with ``folder`` it can be stopped and gone on with.
 
     ``hooks``: ``"resid_post"`` unless given. ``reduce``: ``"raw"`` (per token), ``"frame_mean"``, ``"region_mean"``,
     ``"video_mean"``, or a value such as ``dit_lens.reduce.Tokens(...)``. Scene i has noise seed ``seed + i``; with
-    ``seeds`` more than one, each task is generated that often, and its runs share a group. ``generate``: further
-    arguments of ``lens.generate``.
+    ``seeds`` more than one, each task is generated that often, and its runs share a group. ``regions``,
+    ``stop_after``: as ``lens.generate`` takes them. ``sampling``, or its arguments flat: see
+    :class:`dit_lens.Sampling`.
 
     Errors: :class:`ProbeError` for no tasks, or tasks of different sizes; :class:`StoreError` for a folder that was
     begun under other parameters, with the difference.
     """
     hooks = hooks or ("resid_post",)
-    given = dict(generate or {})
+    sampled = merged(sampling, given, collect)
     if not tasks:
         raise ProbeError("no tasks: give a list, such as [dit_lens.tasks.load('maze', seed=i) for i in range(60)]")
-    grids = {lens.grid_of(task, **given) for task in tasks}
+    grids = {lens.grid_of(task, sampled) for task in tasks}
     if len(grids) > 1:
         raise ProbeError(f"the tasks have different token grids ({', '.join(map(str, grids))}): collect each by itself")
     how = reducer(reduce)
     jobs = [(task, seed + i + len(tasks) * k) for k in range(seeds) for i, task in enumerate(tasks)]
-    plan = lens.plan_of(**given)
+    plan = lens.plan(sampled)
     recipe = {
-        "format": FORMAT, "fingerprint": lens.fingerprint, "sigmas": list(plan.sigmas), "guidance": plan.guidance,
+        "format": FORMAT, "fingerprint": lens.fingerprint, "sigmas": list(plan.sigmas), 
+        "guidance_scale": plan.guidance_scale,
         "hooks": list(hooks), "steps": describe(steps),
-        "layers": describe(layers), "branch": branch, "reduce": describe(how), "generate": describe(given),
+        "layers": describe(layers), "branch": branch, "reduce": describe(how),
+        "sampling": describe(sampled.given()), "regions": describe(regions), "stop_after": stop_after,
         "scenes": [{"task": task_identity(task), "seed": s} for task, s in jobs],
     }  # fmt: skip
     temporary = tempfile.TemporaryDirectory(prefix="dit_lens-features-") if folder is None else None
@@ -185,7 +192,7 @@ def collect(
         if not file.exists():
             progress(i, len(jobs), f"features of scene {i}")
             # Nothing after the last step is needed but the answer, which the finished video gives.
-            run = lens.generate(task, seed=s, record=wanted, **given)
+            run = lens.generate(task, seed=s, record=wanted, sampling=sampled, regions=regions, stop_after=stop_after)
             _write(file, run, how, list(run.activations))
         scenes.append(_scene(file, task, s, task))
     grid = grids.pop()

@@ -13,7 +13,7 @@ a few backward passes, and its best cells are then measured here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, wraps
 from typing import Any, Literal, ParamSpec, Unpack
@@ -264,7 +264,7 @@ class Sweep:
         """Block evaluations of one cell."""
         return cost.cell_blocks(cell, self.model_plan, self.lens.n_layers, self.engine.horizon)
 
-    def measure(self, cells: Sequence[Cell], store: Store | None = None) -> Iterator[tuple[Cell, dict[str, float]]]:
+    def measure(self, cells: Sequence[Cell], store: Store | None = None) -> Generator[tuple[Cell, dict[str, float]], None, None]:
         """Measure cells of one item and first step, here and now."""
         if not cells:
             return
@@ -383,9 +383,9 @@ class Sweep:
             "seeds": ", ".join(map(str, self.seeds)),
             "edit (first cell)": str(self.examples["effect"]),
             "placebo": f"same scene, seed + {PLACEBO_SEED:,}" if self.placebo == "seed" else str(self.placebo),
-            "metric": getattr(self.engine.metric, "__name__", str(self.engine.metric)),
+            "metric": getattr(self.metric, "__name__", str(self.metric)),
             "horizon": {0: "local", None: "final"}.get(horizon, f"{horizon} further steps"),
-            "folder": self.folder and str(self.folder),
+            "folder": self.running.folder and str(self.running.folder),
             "cost": str(self.plan(calibrate=False)),
             "part": part if self.shard != (0, 1) else "",
         }

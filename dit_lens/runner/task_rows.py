@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -203,7 +203,7 @@ class TaskRows:
         self._runs.move_to_end(key)
         return self._runs[key]
 
-    def measure(self, units: Sequence[TaskUnit], store: Store) -> Iterator[tuple[TaskUnit, dict[str, xr.Dataset]]]:
+    def measure(self, units: Sequence[TaskUnit], store: Store) -> Generator[tuple[TaskUnit, dict[str, xr.Dataset]], None, None]:
         """See :class:`dit_lens.runner.work.Work`."""
         for unit in units:
             yield unit, {"row": self.row(Item(self, unit.index, store.child(unit.key)))}

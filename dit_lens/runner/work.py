@@ -7,7 +7,7 @@ together; :func:`run` does the rest: what is there already, processes that share
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class Work(Protocol):
     def cost(self, unit: Any) -> float:
         """The work of a unit, in any measure that all of them share."""
 
-    def measure(self, units: Sequence[Any], store: Store) -> Iterator[tuple[Any, Any]]:
+    def measure(self, units: Sequence[Any], store: Store) -> Generator[tuple[Any, Any], None, None]:
         """Measure units of one group, in their order; ``store`` may keep what is made on the way."""
 
     def gather(self, results: Mapping[Any, Any]) -> xr.Dataset:

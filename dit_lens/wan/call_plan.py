@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from dit_lens.address import Branch, Call, ExpertName
 from dit_lens.errors import AddressError, SamplerError
+from dit_lens.wan.sampling import Sampling
 
 #: Schedulers whose state can be rebuilt from a stored trajectory, and whose x0_hat is x - sigma v.
 SUPPORTED = (UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler)
@@ -36,32 +37,18 @@ class ExplicitGridEuler(FlowMatchEulerDiscreteScheduler):
         return super().set_timesteps(sigmas=u.tolist(), device=device)
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How a generation is sampled. ``None`` means: as the pipeline has it.
-
-    ``guidance_2`` is the low-noise expert's scale (diffusers ``guidance_scale_2``), ``boundary_ratio`` the expert
-    switch, ``scheduler`` a scheduler to use instead of the pipeline's (it is copied, never changed).
-    """
-
-    steps: int = 50
-    guidance: float = 5.0
-    guidance_2: float | None = None
-    boundary_ratio: float | None = None
-    scheduler: Any = None
-
-    def but(self, **changes: Any) -> Sampling:
-        return replace(self, **{k: v for k, v in changes.items() if v is not None})
-
-
 def preset(name: str) -> Sampling:
     """A named sampler. ``"paper"``: 50 Euler steps on the explicit grid, shift 5, guidance 5 for both experts, experts
     changing at 0.875 (the defaults of the paper's released tools; the hub repository itself says UniPC and 0.9)."""
     if name != "paper":
-        raise SamplerError(f"unknown preset {name!r}: the only preset is 'paper'; or give steps=, guidance= yourself")
+        raise SamplerError(
+            f"unknown preset {name!r}: the only preset is 'paper'; or give num_inference_steps=, guidance_scale= "
+            "yourself"
+        )
     return Sampling(
-        steps=50, guidance=5.0, guidance_2=5.0, boundary_ratio=0.875, scheduler=ExplicitGridEuler(shift=5.0)
-    )
+        num_inference_steps=50, guidance_scale=5.0, guidance_scale_2=5.0, boundary_ratio=0.875,
+        scheduler=ExplicitGridEuler(shift=5.0),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,8 +57,8 @@ class Plan:
 
     calls: tuple[Call, ...]
     sigmas: tuple[float, ...]
-    guidance: float
-    guidance_2: float
+    guidance_scale: float
+    guidance_scale_2: float
     scheduler: str
 
     @property
@@ -80,7 +67,7 @@ class Plan:
 
     @property
     def branches(self) -> tuple[Branch, ...]:
-        return ("cond", "uncond") if self.guidance > 1 else ("cond",)
+        return ("cond", "uncond") if self.guidance_scale > 1 else ("cond",)
 
     def at(self, step: int, branch: Branch = "cond") -> Call:
         """The call of a step and branch."""
@@ -97,7 +84,7 @@ class Plan:
 
     def scale(self, expert: ExpertName) -> float:
         """The guidance scale of an expert."""
-        return self.guidance if expert == "high" else self.guidance_2
+        return self.guidance_scale if expert == "high" else self.guidance_scale_2
 
     def same_schedule(self, other: Plan) -> bool:
         """Whether activations of the two generations can be exchanged: the same steps at the same noise."""
@@ -112,7 +99,8 @@ class Plan:
         return len(self.calls)
 
     def __str__(self) -> str:
-        head = f"{self.n_steps} steps, {len(self.calls)} denoiser calls, {self.scheduler}, guidance {self.guidance}"
+        guidance = self.guidance_scale
+        head = f"{self.n_steps} steps, {len(self.calls)} denoiser calls, {self.scheduler}, guidance {guidance}"
         return "\n".join([head, *map(str, self.calls)])
 
 
@@ -134,9 +122,12 @@ def build(pipe: Any, sampling: Sampling, device: Any = None) -> tuple[Plan, Any]
             "this UniPC scheduler does not follow the flow path that Wan was trained on: build it with "
             "prediction_type='flow_prediction', use_flow_sigmas=True, flow_shift=5.0 (or 3.0)"
         )
-    if sampling.steps < 1:
-        raise SamplerError(f"steps={sampling.steps}: at least one denoising step is needed")
-    scheduler.set_timesteps(sampling.steps, device=pipe._execution_device if device is None else device)
+    n_steps, scale = sampling.num_inference_steps, sampling.guidance_scale
+    if n_steps is None or scale is None:
+        raise SamplerError(f"{sampling} says not how many steps, or what guidance: lens.sampling(...) resolves it")
+    if n_steps < 1:
+        raise SamplerError(f"num_inference_steps={n_steps}: at least one denoising step is needed")
+    scheduler.set_timesteps(n_steps, device=pipe._execution_device if device is None else device)
     # The I2V pipeline leaves this out, and with repeated integer timesteps it then starts at the second sigma.
     scheduler.set_begin_index(0)
 
@@ -151,14 +142,14 @@ def build(pipe: Any, sampling: Sampling, device: Any = None) -> tuple[Plan, Any]
             "the pipeline has two experts but no boundary_ratio: call pipe.register_to_config(boundary_ratio=0.9) for "
             "I2V-A14B (0.875 for T2V-A14B)"
         )
-    if ratio is None and sampling.guidance_2 not in (None, sampling.guidance):
+    if ratio is None and sampling.guidance_scale_2 not in (None, scale):
         raise SamplerError(
-            f"guidance_2={sampling.guidance_2} is for the low-noise expert, and this pipeline has one expert: leave "
-            "it out"
+            f"guidance_scale_2={sampling.guidance_scale_2} is for the low-noise expert, and this pipeline has one "
+            "expert: leave it out"
         )
     edge = None if ratio is None else ratio * scheduler.config.num_train_timesteps
-    guidance_2 = sampling.guidance if sampling.guidance_2 is None else sampling.guidance_2
-    branches: Sequence[Branch] = ("cond", "uncond") if sampling.guidance > 1 else ("cond",)
+    low_scale = scale if sampling.guidance_scale_2 is None else sampling.guidance_scale_2
+    branches: Sequence[Branch] = ("cond", "uncond") if scale > 1 else ("cond",)
 
     calls: list[Call] = []
     for step, t in enumerate(scheduler.timesteps):
@@ -168,8 +159,8 @@ def build(pipe: Any, sampling: Sampling, device: Any = None) -> tuple[Plan, Any]
     plan = Plan(
         calls=tuple(calls),
         sigmas=tuple(float(s) for s in scheduler.sigmas),
-        guidance=sampling.guidance,
-        guidance_2=guidance_2,
+        guidance_scale=scale,
+        guidance_scale_2=low_scale,
         scheduler=type(scheduler).__name__,
     )
     return plan, scheduler

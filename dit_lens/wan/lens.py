@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from dit_lens.address import Branch, Call, Select
 from dit_lens.errors import AddressError, SamplerError
 from dit_lens.wan import bypass_guards, drift_check, request, sampler
 from dit_lens.wan import conditions as cond
-from dit_lens.wan.call_plan import Plan, Sampling, build, preset
+from dit_lens.wan.call_plan import Plan, build, preset
 from dit_lens.wan.editing import Context, Intervention
 from dit_lens.wan.expert import Expert, Hook
 from dit_lens.wan.fingerprint import Fingerprint
@@ -30,10 +30,9 @@ from dit_lens.wan.points import point, table, there
 from dit_lens.wan.recording import DEFAULT_LIMIT, Extent, Record, Recorder, check_limit, labels, needed_bytes
 from dit_lens.wan.reuse import Replay, Reuse
 from dit_lens.wan.run import Run
+from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged, of_arguments
 from dit_lens.wan.token_grid import Grid, token_regions
 from dit_lens.wan.versions import versions
-
-OF_PLAN = ("steps", "guidance", "guidance_2", "preset", "scheduler")  # arguments of generate that make the plan
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Defaults:
     height: int = 480
     width: int = 832
     num_frames: int = 81
-    steps: int = 50
-    guidance: float = 5.0
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
     max_sequence_length: int = 512
     negative_prompt: str = ""
     fps: int = 16
@@ -85,30 +84,32 @@ class Lens:
         """The table of all points: name, path, shape, meaning."""
         return table(self.experts["high"].image_context, self.n_layers)
 
-    def sampling(
-        self,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_2: float | None = None,
-        preset_name: str | None = None,
-        scheduler: Any = None,
-    ) -> Sampling:
-        """The sampling that a generation with these arguments uses."""
-        base = Sampling(self.defaults.steps, self.defaults.guidance)
-        if preset_name is not None:
-            base = preset(preset_name)
-            if "low" not in self.experts:
-                base = replace(base, boundary_ratio=None, guidance_2=None)
-        return base.but(steps=steps, guidance=guidance, guidance_2=guidance_2, scheduler=scheduler)
+    def sampling(self, sampling: SamplingLike | None = None, **given: Unpack[SamplingArguments]) -> Sampling:
+        """The resolved sampling of a generation with these arguments.
 
-    def plan(self, steps: int | None = None, guidance: float | None = None, **more: Any) -> Plan:
-        """Every denoiser call of a generation, before it happens. Arguments as in :meth:`generate`."""
-        sampling = self.sampling(steps, guidance, preset_name=more.pop("preset", None), **more)
-        return build(self.pipe, sampling, "cpu")[0]  # numbers only, so wherever the model is
+        What is given goes before its preset, and that before the lens's defaults. Without ``height``, ``width`` and
+        ``num_frames`` these are the model's own; a task may bring others.
+        """
+        asked, d = merged(sampling, given, Lens.sampling), self.defaults
+        base = Sampling(
+            d.num_inference_steps, d.guidance_scale, None, d.negative_prompt, d.height, d.width, d.num_frames,
+            d.max_sequence_length,
+        )  # fmt: skip
+        if asked.preset is not None:
+            named = preset(asked.preset)
+            base = base.but(**named.given())
+            if "low" not in self.experts:
+                base = replace(base, boundary_ratio=None, guidance_scale_2=None)
+        return base.but(**asked.given())
+
+    def plan(self, sampling: SamplingLike | None = None, **given: Unpack[SamplingArguments]) -> Plan:
+        """Every denoiser call of a generation, before it happens. Sampling arguments as in :meth:`generate`."""
+        resolved = self.sampling(merged(sampling, given, Lens.plan))
+        return build(self.pipe, resolved, "cpu")[0]  # numbers only, so wherever the model is
 
     def plan_of(self, **arguments: Any) -> Plan:
         """The plan of what ``generate(task, **arguments)`` makes: of its arguments, those that concern the sampling."""
-        return self.plan(**{name: value for name, value in arguments.items() if name in OF_PLAN})
+        return self.plan(**of_arguments(arguments))
 
     def grid(self, size: cond.Size) -> Grid:
         """The token grid of a video size."""
@@ -123,10 +124,11 @@ class Lens:
             stride=time,
         )
 
-    def grid_of(self, task: Any = None, **arguments: Any) -> Grid:
-        """The token grid of what ``generate(task, **arguments)`` makes, before it is made."""
-        height, width, num_frames = (arguments.get(name) for name in ("height", "width", "num_frames"))
-        return self.grid(request.size_for(task, height, width, num_frames, self.defaults))
+    def grid_of(
+        self, task: Any = None, sampling: SamplingLike | None = None, **given: Unpack[SamplingArguments]
+    ) -> Grid:
+        """The token grid of what ``generate(task, ...)`` makes with these sampling arguments, before it is made."""
+        return self.grid(request.size_for(task, merged(sampling, given, Lens.grid_of), self.defaults))
 
     # -- generating
 
@@ -137,16 +139,7 @@ class Lens:
         prompt: Any = None,
         image: Any = None,
         seed: int | Sequence[int] = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_2: float | None = None,
-        preset: str | None = None,
-        scheduler: Any = None,
-        negative_prompt: str | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int | None = None,
-        max_sequence_length: int | None = None,
+        sampling: SamplingLike | None = None,
         regions: Mapping[str, Any] | None = None,
         interventions: Sequence[Intervention] | Intervention = (),
         record: Sequence[Record] | Record = (),
@@ -154,6 +147,7 @@ class Lens:
         stop_after: int | None = None,
         resume: Run | None = None,
         batch: int | None = None,
+        **given: Unpack[SamplingArguments],
     ) -> Any:
         """Generate, and record or change what is asked for.
 
@@ -161,13 +155,15 @@ class Lens:
         ``num_frames``; or pass ``prompt=`` and ``image=``. A list of tasks, of seeds, or both gives a list of runs with
         a seed per item. ``batch``: the largest number of items in one denoiser call; None takes all at once. Batched
         and single results agree only within rounding; ``batch=1`` gives each item's single result bit for bit.
-        ``steps``, ``guidance``, ``guidance_2``, ``scheduler``, ``preset="paper"``: sampling. ``regions``: name -> bool
-        mask per pixel (frames, H, W), (H, W), or per token. ``interventions``, ``record``: values of ``dit_lens``.
-        ``limit``: bytes that the recordings of all items may hold. ``stop_after``: the last step to do. ``resume``: a
-        run to go on from, e.g. ``run.until(5)``.
+        ``num_inference_steps``, ``guidance_scale``, ``preset="paper"``, ...: sampling under diffusers' names, flat or
+        as one ``sampling=`` (:class:`dit_lens.Sampling`). ``regions``: name -> bool mask per pixel (frames, H, W),
+        (H, W), or per token. ``interventions``, ``record``: values of ``dit_lens``. ``limit``: bytes that the
+        recordings of all items may hold. ``stop_after``: the last step to do. ``resume``: a run to go on from, e.g.
+        ``run.until(5)``.
 
         Returns a :class:`Run`, or a list of them. With no intervention it equals ``pipe(...)`` bit for bit.
         """
+        asked = merged(sampling, given, Lens.generate)
         bypass_guards.check_ready(self.pipe)
         records = (record,) if isinstance(record, Record) else tuple(record)
         edits = tuple(interventions) if isinstance(interventions, Sequence) else (interventions,)
@@ -177,22 +173,21 @@ class Lens:
         with torch.no_grad(), self._loaded():
             items, many = request.items_of(task, prompt, image, seed, regions, cond.is_image_to_video(self.pipe))
             at_once = request.at_once(batch, len(items), edits)
-            d = self.defaults
-            size = request.size_of(items, height, width, num_frames, d).check(self.pipe)
-            sampling = self.sampling(steps, guidance, guidance_2, preset, scheduler)
+            size = request.size_of(items, asked, self.defaults).check(self.pipe)
+            used = self.sampling(asked).but(height=size.height, width=size.width, num_frames=size.num_frames)
             device, dtype, meta = self.pipe._execution_device, self.pipe.transformer.dtype, self.about
-            plan, ready = build(self.pipe, sampling, device)
+            plan, ready = build(self.pipe, used, device)
             rows = [
                 cond.encode(
-                    self.pipe, i.prompt, request.first(negative_prompt, d.negative_prompt), i.image, size, i.seed,
-                    "uncond" in plan.branches, request.first(max_sequence_length, d.max_sequence_length), device, dtype,
+                    self.pipe, i.prompt, used.negative_prompt or "", i.image, size, i.seed, "uncond" in plan.branches,
+                    request.first(used.max_sequence_length), device, dtype,
                 )
                 for i in items
             ]  # fmt: skip
             grid = self.grid(size)
             blank = [
                 Run(
-                    plan, sampling, size, grid, i.seed, i.prompt if isinstance(i.prompt, str) else "(embeddings)",
+                    plan, used, size, grid, i.seed, i.prompt if isinstance(i.prompt, str) else "(embeddings)",
                     noise.cpu(), noise[:, None][:0].cpu(), conditions.to("cpu"),
                     regions=token_regions(grid, i.regions), task=i.task, meta=meta, _decode=self._decode,
                 )
@@ -342,20 +337,19 @@ class Lens:
         steps: Any = "all",
         branches: Any = "all",
         reduce: Any = "raw",
-        num_steps: int | None = None,
         **arguments: Any,
     ) -> Any:
         """TransformerLens's ``run_with_cache``: ``(run, cache)``, where ``cache`` is keyed by address.
 
         ``names_filter``: None (all points), a path (``blocks.3.hook_resid_post``), a list, or a predicate on the path.
-        ``steps``, ``branches``: which calls to keep. ``num_steps`` is ``generate``'s ``steps``; the rest goes to
-        :meth:`generate` as it is. See :class:`dit_lens.wan.activation_cache.AddressedCache`.
+        ``steps``, ``branches``: which calls to keep. The rest goes to :meth:`generate`. See
+        :class:`dit_lens.wan.activation_cache.AddressedCache`.
 
         Errors: :class:`AddressError` for a filter that matches nothing, :class:`RecordError` when it cannot fit.
         """  # fmt: skip
         from dit_lens.wan.activation_cache import run_with_cache
 
-        return run_with_cache(self, task, names_filter, steps, branches, reduce, {"steps": num_steps, **arguments})
+        return run_with_cache(self, task, names_filter, steps, branches, reduce, arguments)
 
     def run_with_hooks(
         self,
@@ -364,7 +358,6 @@ class Lens:
         fwd_hooks: Sequence[tuple[Any, Any]],
         steps: Any = "all",
         branches: Any = "all",
-        num_steps: int | None = None,
         **arguments: Any,
     ) -> Any:
         """TransformerLens's ``run_with_hooks``: generate with ``fwd_hooks=[(path or filter, fn(activation, hook))]``.
@@ -377,7 +370,7 @@ class Lens:
         given = arguments.pop("interventions", ())
         edits = tuple(given) if isinstance(given, Sequence) else (given,)
         hooks = Hooks(tuple(fwd_hooks), Select(steps=steps, branches=branches))
-        return self.generate(task, steps=num_steps, interventions=(*edits, hooks), **arguments)
+        return self.generate(task, interventions=(*edits, hooks), **arguments)
 
     def trace(self, task: Any = None, *, step: int | None = None, branch: Branch = "cond", **arguments: Any) -> Any:
         """nnsight over a generation, ``with lens.trace(task, seed=0) as t``; arguments as of :meth:`generate`.

@@ -154,8 +154,8 @@ def _defaults(pipe: Any, given: Any) -> Any:
     folder = pipe.config.get("_name_or_path")
     settings = Path(folder, "lab.json") if folder else None
     found = json.loads(settings.read_text()) if settings is not None and settings.is_file() else {}
-    if "guidance_scale" in found:
-        found["guidance"] = found["guidance_scale"]
+    if "steps" in found:  # the name in lab.json
+        found["num_inference_steps"] = found.pop("steps")
     return Defaults(**{k: v for k, v in found.items() if k in known} | dict(given))
 
 

@@ -4,7 +4,7 @@ The body runs interleaved with ``lens.generate``, so a trace samples through the
 counts visits, and counting starts over at the second expert and doubles under guidance; ``t.at(step, branch)`` turns an
 address into that count and refuses what the plan does not have::
 
-    with lens.trace(task, seed=0, steps=20) as t:
+    with lens.trace(task, seed=0, num_inference_steps=20) as t:
         for expert in t.at(step=5, branch="cond"):
             h = expert.blocks[7].hook_resid_post.output.save()
             expert.blocks[8].attn.hook_z.output[:, :, 0] = 0

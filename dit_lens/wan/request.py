@@ -13,6 +13,7 @@ from torch import Tensor
 from dit_lens.errors import InterventionError, SamplerError
 from dit_lens.wan.conditions import Size
 from dit_lens.wan.editing import Intervention
+from dit_lens.wan.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -55,21 +56,18 @@ def items_of(task: Any, prompt: Any, image: Any, seed: Any, regions: Any, takes_
     return items, many
 
 
-def size_for(task: Any, height: Any, width: Any, num_frames: Any, defaults: Any) -> Size:
+def size_for(task: Any, sampling: Sampling, defaults: Any) -> Size:
     """The size of one item: as given, else its task's own, else the model's."""
-    return Size(
-        first(height, getattr(task, "height", None), defaults.height),
-        first(width, getattr(task, "width", None), defaults.width),
-        first(num_frames, getattr(task, "num_frames", None), defaults.num_frames),
-    )
+    names = ("height", "width", "num_frames")
+    return Size(*(first(getattr(sampling, n), getattr(task, n, None), getattr(defaults, n)) for n in names))
 
 
-def size_of(items: Sequence[Item], height: Any, width: Any, num_frames: Any, defaults: Any) -> Size:
+def size_of(items: Sequence[Item], sampling: Sampling, defaults: Any) -> Size:
     """The size of all items: as given, else their tasks' own, else the model's.
 
     Errors: :class:`SamplerError` where tasks differ.
     """
-    sizes = {size_for(item.task, height, width, num_frames, defaults) for item in items}
+    sizes = {size_for(item.task, sampling, defaults) for item in items}
     if len(sizes) > 1:
         raise SamplerError(
             f"the items of one generation must share their size, found {sorted(map(str, sizes))}: generate them one by "

@@ -17,11 +17,12 @@ from dit_lens.errors import AddressError, RecordError
 from dit_lens.store.identity import describe
 from dit_lens.store.items import Content
 from dit_lens.store.run_files import write_run
-from dit_lens.wan.call_plan import Plan, Sampling
+from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.conditions import Conditions, Size
 from dit_lens.wan.editing import Fired
 from dit_lens.wan.run_content import content_of, fields_of
 from dit_lens.wan.sampler import x0_hat
+from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from dit_lens.address import Address, Call
 from dit_lens.errors import StoreError
 from dit_lens.store.items import Content
-from dit_lens.wan.call_plan import SUPPORTED, ExplicitGridEuler, Plan, Sampling
+from dit_lens.wan.call_plan import SUPPORTED, ExplicitGridEuler, Plan
 from dit_lens.wan.conditions import Conditions, Size
 from dit_lens.wan.editing import Fired
+from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid
 
 _SCHEDULERS = {c.__name__: c for c in (*SUPPORTED, ExplicitGridEuler)}

@@ -56,7 +56,7 @@ def lens():
 @pytest.fixture(scope="module")
 def run(lens):
     record = dl.record("resid_post", reduce="token_norm", steps=0)
-    return lens.generate(dl.tasks.load("choose", seed=1), seed=4, steps=2, record=record)
+    return lens.generate(dl.tasks.load("choose", seed=1), seed=4, num_inference_steps=2, record=record)
 
 
 def test_a_run_shows_its_video_its_score_and_its_sampling(run) -> None:
@@ -101,7 +101,7 @@ def test_a_run_that_cannot_be_decoded_says_how(run, tmp_path) -> None:
 
 def test_a_stopped_and_changed_run_says_so(lens) -> None:
     task = dl.tasks.load("choose", seed=1)
-    stopped = lens.generate(task, steps=3, stop_after=0, interventions=[dl.ablate(step=0, layers=2)])
+    stopped = lens.generate(task, num_inference_steps=3, stop_after=0, interventions=[dl.ablate(step=0, layers=2)])
     page = Page(stopped._repr_html_())
     assert page.all("video") and "stopped after 1" in page.text and "score" not in page.text
     assert "changed|ablate(update to zero" in page.text

@@ -121,7 +121,7 @@ def test_by_depth_on_the_lab_model(lens: Any) -> None:
     some = tasks.batch(("choose", "occlude"), 4)
     said: list[str] = []
     found = attention_by_depth(
-        lens, some, steps=[0, 2], num_steps=3, progress=lambda done, total, what: said.append(what)
+        lens, some, steps=[0, 2], num_inference_steps=3, progress=lambda done, total, what: said.append(what)
     )
     assert set(found.enrichment.dims) == {"puzzle", "step", "layer", "head", "query", "key", "kind"}
     assert found.sizes["layer"] == lens.n_layers and list(found.step.values) == [0, 2] and len(said) == 5
@@ -130,7 +130,7 @@ def test_by_depth_on_the_lab_model(lens: Any) -> None:
     assert bool(np.isfinite(one).all()) and bool((one > 0).all())
     # Foreground and rest are a partition: their mean enrichment, weighed by size, is one.
     for i in (0, 2):
-        own = lens.generate(some[i], steps=3, stop_after=0).regions
+        own = lens.generate(some[i], num_inference_steps=3, stop_after=0).regions
         size = np.any([own[k] for k in ("agent", "goal", "other_goal")], 0).mean()
         pair = one.isel(puzzle=i)
         np.testing.assert_allclose(pair.sel(key="foreground") * size + pair.sel(key="rest") * (1 - size), 1, atol=1e-4)
@@ -142,21 +142,23 @@ def test_by_depth_on_the_lab_model(lens: Any) -> None:
 
 def test_knockouts_on_the_lab_model(lens: Any) -> None:
     some = tasks.batch("choose", 2)
-    found = knockouts(lens, some, [("all", "goal")], {"first": range(3)}, num_steps=2)
+    found = knockouts(lens, some, [("all", "goal")], {"first": range(3)}, num_inference_steps=2)
     assert found.changed.dims == ("puzzle", "edge", "window", "kind") and found.changed.shape == (2, 1, 1, 2)
     assert list(found.edge.values) == ["all -> goal"] and bool((found.moved > 0).all())
     assert set(np.unique(found.changed)) <= {0, 1} and set(np.unique(found.base_solved)) <= {0, 1}
     # By hand: the cut itself, and the same queries cut from as many tokens elsewhere.
-    base = lens.generate(some[1], seed=1, steps=2)
+    base = lens.generate(some[1], seed=1, num_inference_steps=2)
     apart = elsewhere(base.regions["goal"], base.grid, np.random.default_rng(1))
     for kind, to in (("cut", "goal"), ("random", apart)):
-        run = lens.generate(some[1], seed=1, steps=2, interventions=[knockout("all", to, layers=range(3))])
+        run = lens.generate(
+            some[1], seed=1, num_inference_steps=2, interventions=[knockout("all", to, layers=range(3))]
+        )
         here = found.isel(puzzle=1, edge=0, window=0).sel(kind=kind)
         assert float(here.moved) == pytest.approx(float((run.final - base.final).std() / base.final.std()), rel=1e-6)
         assert float(here.changed) == (some[1].answer(run.video) != some[1].answer(base.video))
         assert float(here.solved) == bool(run.score)
     assert found.moved.sel(kind="cut").values.tolist() != found.moved.sel(kind="random").values.tolist()
-    text = knockouts(lens, some, [("all", "pad")], kind="cross", num_steps=2)
+    text = knockouts(lens, some, [("all", "pad")], kind="cross", num_inference_steps=2)
     assert bool(np.isnan(text.changed.sel(kind="random")).all()) and bool((text.moved.sel(kind="cut") > 0).all())
 
 
@@ -172,16 +174,16 @@ def test_mistakes(lens: Any) -> None:
     with pytest.raises(TaskError, match="score"):
         knockouts(lens, bare)
     with pytest.raises(AddressError, match="'goal'"):
-        knockouts(lens, one * 2, [("cat", "goal")], num_steps=1)
+        knockouts(lens, one * 2, [("cat", "goal")], num_inference_steps=1)
     with pytest.raises(MeasureError, match="no region of this puzzle"):
-        knockouts(lens, one * 2, [("all", "cat")], num_steps=1)
+        knockouts(lens, one * 2, [("all", "cat")], num_inference_steps=1)
     with pytest.raises(InterventionError, match="every key"):
-        knockouts(lens, one * 2, [("all", "all")], kind="cross", num_steps=1)
+        knockouts(lens, one * 2, [("all", "all")], kind="cross", num_inference_steps=1)
 
 
 @pytest.mark.slow
 def test_claims_of_the_lab_model(lens: Any) -> None:
-    rows = claims(lens, n=2, num_steps=4)
+    rows = claims(lens, n=2, num_inference_steps=4)
     assert len(rows) == 7 and {row.n for row in rows} == {8, 2}
     for row in rows:
         assert np.isfinite([row.value, row.low, row.high, row.null]).all() and row.low <= row.value <= row.high

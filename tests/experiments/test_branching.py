@@ -33,7 +33,7 @@ def mazes() -> list[tasks.Task]:
 
 @pytest.fixture(scope="module")
 def found(lens: Lens, mazes: list[tasks.Task]) -> xr.Dataset:
-    return branching(lens, mazes, (0, -1), 2, generate={"steps": STEPS})
+    return branching(lens, mazes, (0, -1), 2, sampling={"num_inference_steps": STEPS})
 
 
 def given(*answers: Any) -> list[Any]:
@@ -64,7 +64,7 @@ def test_answers_are_counted(
 
 
 def test_branches_are_forks_of_the_run(lens: Lens, mazes: list[tasks.Task]) -> None:
-    base = lens.generate(mazes[0], seed=3, steps=STEPS)
+    base = lens.generate(mazes[0], seed=3, num_inference_steps=STEPS)
     a, b, same = fork(lens, base, 1, [0, 1, None])
     for run in (a, b, same):
         assert torch.equal(run.latents[:1], base.latents[:1])
@@ -75,7 +75,7 @@ def test_branches_are_forks_of_the_run(lens: Lens, mazes: list[tasks.Task]) -> N
 
 def test_fresh_runs_are_the_next_seeds(lens: Lens, mazes: list[tasks.Task], found: xr.Dataset) -> None:
     task = mazes[1]
-    runs = [lens.generate(task, seed=s, steps=STEPS) for s in range(3)]
+    runs = [lens.generate(task, seed=s, num_inference_steps=STEPS) for s in range(3)]
     for name, value in counted(task.answer(runs[0].video), runs[1:]).items():
         np.testing.assert_equal(found[f"fresh_{name}"][1].item(), value)
 
@@ -114,7 +114,7 @@ def test_mistakes_are_told_with_a_cure(lens: Lens, mazes: list[tasks.Task]) -> N
     with pytest.raises(MeasureError, match=r"several\('maze', 20\)"):
         branching(lens, [], (1,))
     with pytest.raises(AddressError, match="use 0 to 3"):
-        branching(lens, mazes, (9,), generate={"steps": STEPS})
+        branching(lens, mazes, (9,), sampling={"num_inference_steps": STEPS})
 
 
 # -- verdicts

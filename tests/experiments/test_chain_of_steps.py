@@ -35,12 +35,14 @@ def mazes() -> list[tasks.Task]:
 
 @pytest.fixture(scope="module")
 def found(lens: Lens, mazes: list[tasks.Task]) -> xr.Dataset:
-    return chain_of_steps(lens, mazes, SEEDS, generate={"steps": STEPS})
+    return chain_of_steps(lens, mazes, SEEDS, sampling={"num_inference_steps": STEPS})
 
 
 @pytest.fixture(scope="module")
 def runs(lens: Lens, mazes: list[tasks.Task]) -> dict[tuple[int, int], Any]:
-    return {(p, s): lens.generate(task, seed=s, steps=STEPS) for p, task in enumerate(mazes) for s in SEEDS}
+    return {
+        (p, s): lens.generate(task, seed=s, num_inference_steps=STEPS) for p, task in enumerate(mazes) for s in SEEDS
+    }
 
 
 def test_curves_are_those_of_the_runs_and_nulls_of_the_others(found: xr.Dataset, runs: dict[Any, Any]) -> None:
@@ -111,7 +113,7 @@ def test_tasks_without_answers_get_curves_only(lens: Lens) -> None:
         def __init__(self, seed: int) -> None:
             self.image = tasks.load("maze", seed).image
 
-    found = chain_of_steps(lens, [Bare(1), Bare(2)], (0,), generate={"steps": 2})
+    found = chain_of_steps(lens, [Bare(1), Bare(2)], (0,), sampling={"num_inference_steps": 2})
     assert "kind" not in found and "solved" not in found
     assert list(found.to.values) == ["final", "other puzzle"]
     assert np.isfinite(found.motion).all()

@@ -39,7 +39,7 @@ def lab() -> Iterator[Lens]:
 
 @pytest.fixture(scope="module")
 def measured(lab: Lens) -> xr.Dataset:
-    return experiments.energy(lab, tasks.batch(tasks.names(), 4), num_steps=2, draws=3, seed=5)
+    return experiments.energy(lab, tasks.batch(tasks.names(), 4), num_inference_steps=2, draws=3, seed=5)
 
 
 def test_energy_is_that_of_a_run(lab: Lens, measured: xr.Dataset) -> None:
@@ -47,7 +47,7 @@ def test_energy_is_that_of_a_run(lab: Lens, measured: xr.Dataset) -> None:
     assert dict(measured.sizes) == sizes
     assert measured["layer"].values.tolist() == list(range(-1, LAYERS)) and measured["task"].values[1] == "choose"
     wanted = record("resid_post", "update", reduce="token_norm", branches="cond")
-    run = lab.generate(tasks.load("choose", 0), seed=6, steps=2, record=wanted)
+    run = lab.generate(tasks.load("choose", 0), seed=6, num_inference_steps=2, record=wanted)
     mask = region_mask(run, ["agent", "goal", "other_goal"])
     for hook in ("resid_post", "update"):
         direct = energy_ratio(run, mask, hook).sel(branch="cond", kind="region")
@@ -67,7 +67,7 @@ def test_a_users_mask_and_a_still_video(lab: Lens, monkeypatch: pytest.MonkeyPat
         raise MeasureError("nothing changed")
 
     monkeypatch.setitem(experiments.energy.__globals__, "change_mask", nothing)
-    found = experiments.energy(lab, tasks.batch("maze", 2), foreground=top, num_steps=1, draws=2)
+    found = experiments.energy(lab, tasks.batch("maze", 2), foreground=top, num_inference_steps=1, draws=2)
     assert found["energy"].sel(source="difference").isnull().all()
     assert found["energy"].sel(source="regions").notnull().all()
     assert found.attrs["foreground"] == "own function"
@@ -137,16 +137,16 @@ def test_verdicts_on_the_contrary() -> None:
 @pytest.fixture(scope="module")
 def read(lab: Lens) -> xr.Dataset:
     fit = tasks.batch(["maze", "choose"], 2, split="train")
-    return layer_readout(lab, tasks.batch(["maze", "choose"], 2), fit, num_steps=2, layers=[0, 5, 8, 11])
+    return layer_readout(lab, tasks.batch(["maze", "choose"], 2), fit, num_inference_steps=2, layers=[0, 5, 8, 11])
 
 
 def test_read_outs_are_those_of_the_measure(lab: Lens, read: xr.Dataset) -> None:
     assert dict(read.sizes) == {"weights": 2, "puzzle": 2, "step": 2, "layer": 5, "readout": 2}
     np.testing.assert_array_equal(read["error"].sel(layer=11), 0)  # of shuffled weights as well
-    runs = [lab.generate(t, seed=10_000 + i, steps=2) for i, t in
+    runs = [lab.generate(t, seed=10_000 + i, num_inference_steps=2) for i, t in
             enumerate(tasks.batch(["maze", "choose"], 2, split="train"))]  # fmt: skip
     translators = fit_translators(lab, runs, layers=[0, 5, 8, 11])
-    run = lab.generate(tasks.load("choose", 0), seed=1, steps=2)
+    run = lab.generate(tasks.load("choose", 0), seed=1, num_inference_steps=2)
     direct = layer_lens(lab, run, layers=[0, 5, 8, 11], translators=translators)
     for name in ("cosine", "error", "x0_cosine"):
         np.testing.assert_allclose(read[name].sel(weights="trained", puzzle=1), direct[name], atol=1e-6)
@@ -158,7 +158,7 @@ def test_read_outs_are_those_of_the_measure(lab: Lens, read: xr.Dataset) -> None
 def test_a_shuffled_model_has_the_same_weights_elsewhere(family: Family) -> None:
     with load(family.build()) as lens:
         before = lens.fingerprint
-        call = {**family.call, "steps": 1, "guidance": 5.0, "seed": 3}
+        call = {**family.call, "num_inference_steps": 1, "guidance_scale": 5.0, "seed": 3}
         run = lens.generate(**call)
         with shuffled_weights(lens) as twin:
             assert twin.experts.keys() == lens.experts.keys() and twin.fingerprint != before
@@ -177,7 +177,7 @@ def test_readout_errors(lab: Lens) -> None:
         with pytest.raises(TaskError, match="split='train'"):
             layer_readout(lab, measure, fit)
     with pytest.raises(MeasureError, match="fitted on this puzzle"):
-        layer_readout(lab, two, two[:1], num_steps=1, layers=[0, 11], null=False, answers=False)
+        layer_readout(lab, two, two[:1], num_inference_steps=1, layers=[0, 11], null=False, answers=False)
 
 
 def planted_read(settle: float, null: float, answer: float, n: int = 12) -> xr.Dataset:

@@ -31,7 +31,7 @@ from dit_lens.experiments.layer_swapping import (
 )
 from dit_lens.tasks import batch
 
-HOW = {"num_steps": 2, "seed": 40, "guidance": 1.0}  # without guidance each step is one call
+HOW = {"num_inference_steps": 2, "seed": 40, "guidance_scale": 1.0}  # without guidance each step is one call
 LOCAL = {**HOW, "horizons": ("window",)}
 SAME = {"atol": 1e-5, "rtol": 0}  # projections of tensors that agree bit for bit, summed in another order
 
@@ -57,7 +57,9 @@ def maze() -> list[Any]:
 @pytest.fixture(scope="module")
 def local(lens: Any, choose: list[Any]) -> Any:
     """The local effect of one swap in one puzzle: ``local(hook, layers, heads=..., tokens=..., branches=...)``."""
-    trio = _trio(lens, choose[0], "other_answer", 40, 10_000, {"steps": 2, "stop_after": 0, "guidance": 1.5})
+    trio = _trio(
+        lens, choose[0], "other_answer", 40, 10_000, {"num_inference_steps": 2, "stop_after": 0, "guidance_scale": 1.5}
+    )
 
     def effect(hook: str = "update", layers: Any = range(12), **where: Any) -> float:
         return trio.judge(lens, trio.source, hook, list(layers), [0], ("window",), where)[MEASURES.index("effect"), 0]
@@ -88,12 +90,14 @@ def cell(found: xr.Dataset, measure: str, kind: str = "swap", **where: Any) -> n
 
 def test_with_shared_text_the_layer_says_nothing(lens: Any, maze: list[Any]) -> None:
     """A whole-stream swap hands over the source's velocity, bit for bit, at any layer and any point of the stream."""
-    base, source = (lens.generate(task, seed=40, steps=2) for task in (maze[0], maze[0].twin("other_answer")))
+    base, source = (
+        lens.generate(task, seed=40, num_inference_steps=2) for task in (maze[0], maze[0].twin("other_answer"))
+    )
     assert shared_text(base, source)
     for layer, hook in ((0, "resid_post"), (5, "resid_mid"), (11, "resid_pre")):
         with pytest.warns(UserWarning, match="whole stream"):
             run = lens.generate(
-                maze[0], seed=40, steps=2, stop_after=0,
+                maze[0], seed=40, num_inference_steps=2, stop_after=0,
                 interventions=[dl.patch(step=0, layers=layer, hook=hook, source=source)],
             )  # fmt: skip
         assert torch.equal(run.velocity[0], source.velocity[0])
@@ -129,10 +133,10 @@ def test_with_another_prompt_the_layer_matters(lens: Any, choose: list[Any], loc
 
 def test_a_swap_of_everything_at_every_step_is_the_source(lens: Any, choose: list[Any]) -> None:
     """Known answer at both horizons: the last stream at all steps, from the same noise, makes the source's video."""
-    source = lens.generate(choose[0].twin("other_answer"), seed=40, steps=2)
+    source = lens.generate(choose[0].twin("other_answer"), seed=40, num_inference_steps=2)
     edit = dl.patch(steps="all", layers=11, hook="resid_post", source=source)
     with pytest.warns(UserWarning, match="whole stream"):
-        run = lens.generate(choose[0], seed=40, steps=2, interventions=[edit])
+        run = lens.generate(choose[0], seed=40, num_inference_steps=2, interventions=[edit])
     assert torch.equal(run.final, source.final)
     found = swap(lens, choose, 11, "all", hook="resid_post", **HOW)
     for horizon in HORIZONS:
@@ -165,7 +169,7 @@ def test_steps_before_the_window_are_the_bases(lens: Any, choose: list[Any], mad
     found = swap(lens, choose[:2], "all", 1, **HOW)
     assert {call["resume"].n_steps for call in made if "resume" in call} == {1}
     task = choose[0]
-    how = {"seed": 40, "steps": 2, "guidance": 1.0}
+    how = {"seed": 40, "num_inference_steps": 2, "guidance_scale": 1.0}
     base, source = (lens.generate(t, **how) for t in (task, task.twin("other_answer")))
     run = lens.generate(task, **how, interventions=[dl.patch(step=1, source=source)])
     moved, toward = run.final - base.final, source.final - base.final
@@ -174,8 +178,8 @@ def test_steps_before_the_window_are_the_bases(lens: Any, choose: list[Any], mad
 
 
 def test_a_window_is_read_at_its_last_step(lens: Any, choose: list[Any]) -> None:
-    found = swap(lens, choose[:2], 4, range(2), **{**HOW, "num_steps": 3})
-    task, how = choose[0], {"seed": 40, "steps": 3, "guidance": 1.0}
+    found = swap(lens, choose[:2], 4, range(2), **{**HOW, "num_inference_steps": 3})
+    task, how = choose[0], {"seed": 40, "num_inference_steps": 3, "guidance_scale": 1.0}
     base, source = (lens.generate(t, **how) for t in (task, task.twin("other_answer")))
     run = lens.generate(task, **how, interventions=[dl.patch(steps=range(2), layers=4, source=source)])
     states = [[r.x0_hat(1) for r in (run, base, source)], [r.final for r in (run, base, source)]]
@@ -197,13 +201,13 @@ def test_both_branches_or_one(lens: Any, choose: list[Any], local: Any) -> None:
     # The negative prompt and the picture are shared, so the uncond branch of base and source is one and the same.
     assert local(branches="uncond") == 0 != local(branches="cond")
     assert local(branches="all") == local(branches="cond")
-    found = swap(lens, choose, "all", 0, branches="cond", **{**LOCAL, "guidance": 1.5})
+    found = swap(lens, choose, "all", 0, branches="cond", **{**LOCAL, "guidance_scale": 1.5})
     assert cell(found, "effect").ravel()[0] == local(branches="cond") and found.attrs["branches"] == "cond"
 
 
 def test_with_another_picture_each_branch_carries_its_share(lens: Any, maze: list[Any]) -> None:
     """v = v_u + g (v_c - v_u) is linear: at the last layer the two branches' effects add up to that of both."""
-    trio = _trio(lens, maze[0], "other_answer", 40, 10_000, {"steps": 2, "stop_after": 0})
+    trio = _trio(lens, maze[0], "other_answer", 40, 10_000, {"num_inference_steps": 2, "stop_after": 0})
     at = (trio.source, "resid_post", [11], [0], ("window",))
     parts = {b: trio.judge(lens, *at, {"branches": b})[-1, 0] for b in ("cond", "uncond")}
     assert sum(parts.values()) == pytest.approx(1, abs=1e-4)
@@ -212,7 +216,7 @@ def test_with_another_picture_each_branch_carries_its_share(lens: Any, maze: lis
 
 def test_components_heads_and_regions(lens: Any, choose: list[Any], local: Any) -> None:
     parts = ["attn_gated", "cross_attn_out"]
-    found = swap(lens, choose, "all", 0, hook=parts, **{**LOCAL, "guidance": 1.5})
+    found = swap(lens, choose, "all", 0, hook=parts, **{**LOCAL, "guidance_scale": 1.5})
     assert found["hook"].values.tolist() == parts and (cell(found, "effect") != 0).all()
     # Of all components only cross-attention reads the other prompt: with all of it from the source, x0_hat is its own.
     assert local("cross_attn_out") == cell(found, "effect", hook="cross_attn_out").ravel()[0]
@@ -323,10 +327,10 @@ def test_mistakes_name_their_cure(lens: Any, choose: list[Any]) -> None:
 
 
 def test_latents_that_broke_are_refused(lens: Any, choose: list[Any]) -> None:
-    source = lens.generate(choose[0].twin("other_answer"), seed=40, steps=2, stop_after=0)
+    source = lens.generate(choose[0].twin("other_answer"), seed=40, num_inference_steps=2, stop_after=0)
     broken = replace(source, latents=source.latents * torch.nan)
     with pytest.raises((InterventionError, SamplerError), match="NaN"):
-        lens.generate(choose[0], seed=40, steps=2, interventions=[dl.patch(step=0, source=broken)])
+        lens.generate(choose[0], seed=40, num_inference_steps=2, interventions=[dl.patch(step=0, source=broken)])
 
 
 # -- the paper's claims
@@ -375,7 +379,7 @@ def test_the_verdict_on_layers_follows_the_numbers() -> None:
 
 @pytest.mark.slow
 def test_the_claims_are_made_from_runs(lens: Any) -> None:
-    found = claims(lens, "swap", n=2, seed=40, num_steps=2)
+    found = claims(lens, "swap", n=2, seed=40, num_inference_steps=2)
     assert ["Fig. 6b" in claim.paper for claim in found] == [True] * 4
     local = [claim for claim in found if "local" in claim.measure]
     assert [claim.n for claim in local] == [2, 2] and "choose" in local[0].measure and "maze" in local[1].measure

@@ -22,8 +22,8 @@ from dit_lens.wan.call_plan import ExplicitGridEuler
 from dit_lens.wan.token_grid import Grid
 
 STEPS = 3
-EULER = {"steps": STEPS, "guidance": 1.0, "scheduler": ExplicitGridEuler(shift=5.0)}
-UNIPC = {"steps": STEPS, "guidance": 1.0}
+EULER = {"num_inference_steps": STEPS, "guidance_scale": 1.0, "scheduler": ExplicitGridEuler(shift=5.0)}
+UNIPC = {"num_inference_steps": STEPS, "guidance_scale": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def tasks() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def euler(lens: Any, tasks: Any) -> xr.Dataset:
-    return noise_injection.noise_at_step(lens, tasks, hook="resid_post", tokens=40, generate=EULER)
+    return noise_injection.noise_at_step(lens, tasks, hook="resid_post", tokens=40, sampling=EULER)
 
 
 # -- at a step
@@ -108,7 +108,7 @@ def test_one_frame_of_one_step(lens: Any, tasks: Any) -> None:
         "own": lambda run: float(run.latents[2, :, 1].std()),
         "else": lambda run: float(run.latents[2, :, 2].std()),
     }
-    found = noise_injection.noise_at_step(lens, tasks, [2], ["unit"], frames=[1], scores=planted, generate=EULER)
+    found = noise_injection.noise_at_step(lens, tasks, [2], ["unit"], frames=[1], scores=planted, sampling=EULER)
     assert (noise_injection.score_lost(found, "else") == 0).all()
     assert (noise_injection.score_lost(found, "own") != 0).all()
     assert set(found.data_vars) == {"own", "else", "clean_own", "clean_else", "dissimilarity", "unrelated"}
@@ -121,7 +121,7 @@ def test_noise_at_a_frame_planted(lens: Any, tasks: Any) -> None:
     """A scorer of one frame only: lost where that frame is noised, untouched in ``elsewhere``."""
     assert 6 in range(13)[pixel_frames(Grid(4, 6, 6), 2)]
     found = noise_injection.noise_at_frame(
-        lens, tasks, kinds=("unit", "restart"), generate=EULER, scorer=lambda task, video: float(video[6, 40, 40, 0])
+        lens, tasks, kinds=("unit", "restart"), sampling=EULER, scorer=lambda task, video: float(video[6, 40, 40, 0])
     )
     assert dict(found.sizes) == {"puzzle": 2, "kind": 2, "frame": 4, "pixel": 13}
     assert (found["elsewhere"].sel(kind="unit", frame=2) == found["clean_score"]).all()
@@ -141,8 +141,8 @@ def test_noise_at_a_frame_planted(lens: Any, tasks: Any) -> None:
 
 def test_noise_held_for_a_while(lens: Any, tasks: Any) -> None:
     """Held up to a step, and given steps to repair, a frame is less damaged than when held to the end."""
-    to_the_end = noise_injection.noise_at_frame(lens, tasks, [1], ["unit"], generate=EULER)
-    a_while = noise_injection.noise_at_frame(lens, tasks, [3], ["unit"], unit="pixel", steps=range(2), generate=EULER)
+    to_the_end = noise_injection.noise_at_frame(lens, tasks, [1], ["unit"], sampling=EULER)
+    a_while = noise_injection.noise_at_frame(lens, tasks, [3], ["unit"], unit="pixel", steps=range(2), sampling=EULER)
     assert list(a_while["frame"].values) == [1]
     own = pixel_frames(Grid(4, 6, 6), 1)
     assert (a_while["damage"][..., own].mean("pixel") < 0.7 * to_the_end["damage"][..., own].mean("pixel")).all()
@@ -279,10 +279,10 @@ def test_refusals(lens: Any, tasks: Any) -> None:
         with pytest.raises(MeasureError, match="choose from unit"):
             experiment(lens, tasks, kinds=["pink"])
     with pytest.raises(AddressError, match="0 to 2"):
-        noise_injection.noise_at_step(lens, tasks, [3], generate=EULER)
+        noise_injection.noise_at_step(lens, tasks, [3], sampling=EULER)
     with pytest.raises(AddressError, match="0 to 3"):
-        noise_injection.noise_at_frame(lens, tasks, [4], generate=EULER)
+        noise_injection.noise_at_frame(lens, tasks, [4], sampling=EULER)
     with pytest.raises(MeasureError, match="'latent' or as 'pixel'"):
-        noise_injection.noise_at_frame(lens, tasks, unit="second", generate=EULER)
+        noise_injection.noise_at_frame(lens, tasks, unit="second", sampling=EULER)
     with pytest.raises(MeasureError, match="choose from unit"):
         injection("pink", 0, None, None)  # type: ignore[arg-type]

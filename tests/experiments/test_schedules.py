@@ -18,7 +18,7 @@ from dit_lens.errors import MeasureError, SamplerError
 from dit_lens.experiments import schedules
 from dit_lens.wan.run import Run
 
-CHEAP = {"guidance": 1.0}
+CHEAP = {"guidance_scale": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def encode(lens: Any, video: np.ndarray) -> torch.Tensor:
 def plant(lens: Any, task: Any, videos: list[np.ndarray]) -> Run:
     """A run whose x0_hat at step s decodes to ``videos[s]``; it ends in the last one."""
     steps = len(videos)
-    run = lens.generate(task, steps=steps, **CHEAP)
+    run = lens.generate(task, num_inference_steps=steps, **CHEAP)
     latents = torch.stack([encode(lens, v) for v in [*videos, videos[-1]]])
     return replace(run, latents=latents, velocity=torch.zeros_like(latents[:-1]), _cache={})
 
@@ -94,7 +94,7 @@ def test_planted_measures(lens: Any, maze: Any) -> None:
         "seed": lambda run: float(run.seed),
     }
     other = dl.tasks.load("choose", 4)
-    found = schedules.few_steps(lens, [maze, other], (1, 3), measures=planted, seed=7, generate=CHEAP)
+    found = schedules.few_steps(lens, [maze, other], (1, 3), measures=planted, seed=7, sampling=CHEAP)
     assert found["n"].dims == ("puzzle", "sampler", "steps")
     assert (found["n"] == found["steps"]).all()
     assert (found["seed"] == xr.DataArray([7.0, 8.0], dims="puzzle")).all()
@@ -107,7 +107,9 @@ def test_planted_measures(lens: Any, maze: Any) -> None:
         for n in (1, 3):
             high = [
                 c
-                for c in lens.plan(n, 1.0, scheduler=schedules._samplers(lens, [sampler])[sampler])
+                for c in lens.plan(
+                    num_inference_steps=n, guidance_scale=1.0, scheduler=schedules._samplers(lens, [sampler])[sampler]
+                )
                 if c.expert == "high"
             ]
             assert int(found["high_steps"].sel(sampler=sampler, steps=n)) == len(high)
@@ -116,7 +118,7 @@ def test_planted_measures(lens: Any, maze: Any) -> None:
 
 def test_a_scheduler_of_ones_own(lens: Any, maze: Any) -> None:
     mine = {"flat": schedules.ExplicitGridEuler(shift=1.0)}
-    found = schedules.few_steps(lens, [maze], [4], mine, {"sigma": lambda run: run.sigmas[1]}, generate=CHEAP)
+    found = schedules.few_steps(lens, [maze], [4], mine, {"sigma": lambda run: run.sigmas[1]}, sampling=CHEAP)
     assert float(found["sigma"].squeeze()) == pytest.approx(0.75)
 
 
@@ -146,8 +148,8 @@ def test_frames_curve_with_a_planted_scorer(lens: Any, maze: Any) -> None:
         seen.append(video)
         return float(len(video))
 
-    generate = {**CHEAP, "steps": 2}
-    found = schedules.frames_curve(lens, [maze], (5, 13, 17), planted, seed=3, generate=generate)
+    generate = {**CHEAP, "num_inference_steps": 2}
+    found = schedules.frames_curve(lens, [maze], (5, 13, 17), planted, seed=3, sampling=generate)
     assert found["score"].values.tolist() == [[5, 13, 17]]
     assert found["cut"].values.tolist() == [[5, 13, 13]]  # a longer one cannot be cut from it
     assert found["still"].values.tolist() == [[5, 13, 17]]

@@ -33,7 +33,7 @@ from dit_lens.interventions.ensemble_modes import _NoiseMeanEdit, different_memb
 from dit_lens.stats.summary import summarise
 from dit_lens.tasks import batch
 
-HOW = {"steps": 2, "guidance": 1.0}  # without guidance each step is one call
+HOW = {"num_inference_steps": 2, "guidance_scale": 1.0}  # without guidance each step is one call
 SEEDS = [50, 51, 52]
 CLOSE = {"atol": 2e-4, "rtol": 1e-4}  # a mean of equal rows, and a batch of another size, round differently
 
@@ -117,8 +117,8 @@ def test_alpha_goes_from_nothing_to_lockstep(velocity: Any) -> None:
 
 def test_velocity_mean_is_the_mean_of_the_velocities(velocity: Any) -> None:
     for guidance in (1.0, 1.5):  # guidance is linear, so the mean of both branches is the mean of the guided ones
-        plain = velocity(seeds=SEEDS, guidance=guidance)
-        shared = velocity(ensemble_mode("velocity"), guidance=guidance)
+        plain = velocity(seeds=SEEDS, guidance_scale=guidance)
+        shared = velocity(ensemble_mode("velocity"), guidance_scale=guidance)
         assert torch.allclose(shared, plain.mean(0).expand_as(plain), **CLOSE)
 
 
@@ -178,8 +178,8 @@ def found(lens: Any, tasks: list[Any]) -> xr.Dataset:
     """Modes and controls, one step, scored by the seed alone: gains are known, whatever the videos are."""
     return ensembles(
         lens, tasks, k=3, modes=("lockstep", "alpha", ensemble_mode("updates", layers=range(3))), layers=range(4, 8),
-        other_layers=(), repeats=2, seed=100, num_steps=1,
-        scorers={"seed": lambda run: float(run.seed), "minus": lambda run: -float(run.seed)}, guidance=1.0,
+        other_layers=(), repeats=2, seed=100, num_inference_steps=1,
+        scorers={"seed": lambda run: float(run.seed), "minus": lambda run: -float(run.seed)}, guidance_scale=1.0,
     )  # fmt: skip
 
 
@@ -215,10 +215,10 @@ def test_repeats_have_a_t_interval(found: xr.Dataset) -> None:
 
 def test_every_condition_costs_the_same(found: xr.Dataset, lens: Any, tasks: list[Any]) -> None:
     assert set(found["calls"].values.tolist()) == {3}  # three members, one step, one branch
-    more = ensembles(lens, tasks, k=2, modes=[], num_steps=2, scorers=SEED_ITSELF)
+    more = ensembles(lens, tasks, k=2, modes=[], num_inference_steps=2, scorers=SEED_ITSELF)
     assert set(more["calls"].values.tolist()) == {2 * 2 * 2}  # members, steps, branches
     meter = CallMeter()
-    run = lens.generate(tasks[0], seed=SEEDS[:2], interventions=[meter], steps=2)
+    run = lens.generate(tasks[0], seed=SEEDS[:2], interventions=[meter], num_inference_steps=2)
     assert meter.rows == 2 * len(run[0].plan) and run[0].fired[0].label == "call_meter()"
 
 
@@ -242,9 +242,11 @@ def test_equal_means_are_run_once_and_said(found: xr.Dataset, lens: Any) -> None
 
 
 def test_scores_of_the_task_by_default(lens: Any, tasks: list[Any]) -> None:
-    found = ensembles(lens, tasks, k=2, modes=["updates"], other_layers=(), num_steps=2, seed=50, guidance=1.0)
+    found = ensembles(
+        lens, tasks, k=2, modes=["updates"], other_layers=(), num_inference_steps=2, seed=50, guidance_scale=1.0
+    )
     assert found["metric"].values.tolist() == ["value", "solved"]
-    runs = lens.generate(tasks[0], seed=[50, 51], steps=2, guidance=1.0)
+    runs = lens.generate(tasks[0], seed=[50, 51], num_inference_steps=2, guidance_scale=1.0)
     mine = found["raw"].sel(condition="alone", repeat=0, puzzle=0)
     assert mine.sel(metric="value", continued="all") == pytest.approx(np.mean([run.score.value for run in runs]))
     assert mine.sel(metric="solved", continued="one") == runs[0].score.solved
@@ -258,7 +260,7 @@ def test_scores_of_the_task_by_default(lens: Any, tasks: list[Any]) -> None:
 def test_mistakes_name_their_cure(lens: Any, tasks: list[Any], alone: Any) -> None:
     def refused(error: type[Exception], match: str, given: Any = tasks, **more: Any) -> None:
         with pytest.raises(error, match=match):
-            ensembles(lens, given, **{"num_steps": 1, "guidance": 1.0, **more})
+            ensembles(lens, given, **{"num_inference_steps": 1, "guidance_scale": 1.0, **more})
 
     refused(MeasureError, "at least two members; the paper takes k=3", k=1)
     refused(MeasureError, "at least two puzzles and one repeat", tasks[:1])
@@ -311,7 +313,7 @@ def test_a_model_that_breaks_is_refused(lens: Any, tasks: list[Any]) -> None:
         with torch.no_grad():
             weight.fill_(torch.nan)
         with pytest.raises(SamplerError, match="NaN"):
-            ensembles(lens, tasks, k=2, num_steps=1, guidance=1.0)
+            ensembles(lens, tasks, k=2, num_inference_steps=1, guidance_scale=1.0)
     finally:
         with torch.no_grad():
             weight.copy_(before)
@@ -358,6 +360,6 @@ def test_a_placebo_that_gains_as_much_is_no_support() -> None:
 
 @pytest.mark.slow
 def test_the_claims_are_made_from_runs(lens: Any) -> None:
-    rows = claims(lens, "ensembles", n=2, seed=50, num_steps=2)
+    rows = claims(lens, "ensembles", n=2, seed=50, num_inference_steps=2)
     assert len(rows) == len(MODES) + 1 and all(claim.n == 2 for claim in rows)
     assert "first seed continued" in rows[0].measure and "'updates 0-2'" in rows[-1].remark

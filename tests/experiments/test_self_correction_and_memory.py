@@ -91,13 +91,13 @@ def test_tasks_without_a_mover_are_refused() -> None:
 
 def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
     batch = [tasks.load("choose", 3), tasks.load("occlude", 0)]
-    found = self_correction.watch_answers(lens, batch, generate={"steps": 3})
+    found = self_correction.watch_answers(lens, batch, num_inference_steps=3)
     assert found["verdict"].sizes == {"puzzle": 2, "step": 4}
     assert found["motion"].sizes == {"puzzle": 2, "film": 2, "step": 4}
     assert found["film"].values.tolist() == ["x0_hat", "fade-in"]
     assert found["solutions"].values.tolist() == [len(task.solutions) for task in batch]
     for i, task in enumerate(batch):
-        run = lens.generate(task, seed=i, steps=3)
+        run = lens.generate(task, seed=i, num_inference_steps=3)
         film = [*run.film(), run.video]
         right = [task.answer(video) in task.solutions for video in film]
         assert (found["verdict"][i] == RIGHT).values.tolist() == right
@@ -105,7 +105,7 @@ def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
             found["motion"][i].sel(film="x0_hat"), self_correction.shown_curves(task, np.stack(film))["motion"]
         )
         np.testing.assert_allclose(found["motion"][i][:, -1], found["motion"][i, 0, -1], atol=1e-6)
-    alone = self_correction.watch_answers(lens, batch[:1], curves=None, generate={"steps": 3})
+    alone = self_correction.watch_answers(lens, batch[:1], curves=None, num_inference_steps=3)
     assert list(alone.data_vars) == ["verdict", "solutions"]
     with pytest.raises(MeasureError, match="no tasks to watch"):
         self_correction.watch_answers(lens, [])
@@ -116,14 +116,14 @@ def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
 
 def test_planting_nothing_changes_nothing(lens: Any) -> None:
     task = tasks.load("choose", 3)
-    found = self_correction.plant_mistakes(lens, [task], [1, 3], twin=lambda task: task, generate={"steps": 4})
+    found = self_correction.plant_mistakes(lens, [task], [1, 3], twin=lambda task: task, num_inference_steps=4)
     outcome = found["outcome"]
     assert (outcome.sel(start="planted") == outcome.sel(start="kept")).all(), "the resumed run is the kept one"
     assert found["shows"].all(), "its twin is itself, so its own answer counts as the twin's"
 
 
 def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
-    found = self_correction.plant_mistakes(lens, [tasks.load("choose", 3)], [1, 3], generate={"steps": 4})
+    found = self_correction.plant_mistakes(lens, [tasks.load("choose", 3)], [1, 3], num_inference_steps=4)
     found = found["outcome"].isel(puzzle=0)
     assert found.sum("end").values.tolist() == [[1, 1]] * 3
     assert found.sel(start="own", end="own").all() and found.sel(start="kept", end="twin").all()
@@ -133,10 +133,10 @@ def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
 def test_what_cannot_be_planted_is_refused(lens: Any) -> None:
     task = tasks.load("choose", 0)
     with pytest.raises(MeasureError, match="only the instruction may differ"):
-        self_correction.plant_mistakes(lens, [task], [1], twin=lambda t: t.twin("same_answer"), generate={"steps": 2})
+        self_correction.plant_mistakes(lens, [task], [1], twin=lambda t: t.twin("same_answer"), num_inference_steps=2)
     for at in ([0], [2]):
         with pytest.raises(MeasureError, match="plant at steps from 1 to 1"):
-            self_correction.plant_mistakes(lens, [task], at, generate={"steps": 2})
+            self_correction.plant_mistakes(lens, [task], at, num_inference_steps=2)
 
 
 # -- claims about films, on planted numbers
@@ -229,7 +229,7 @@ def in_sight(task: Any, grid: Grid) -> working_memory.Hiding:
 
 def test_what_stands_in_the_input_is_read_from_it_and_what_is_hidden_is_not(lens: Any) -> None:
     some = [tasks.load("occlude", i) for i in range(12)]
-    how: dict[str, Any] = {"at": (0,), "layers": 5, "folds": 4, "generate": {"steps": 3}}
+    how: dict[str, Any] = {"at": (0,), "layers": 5, "folds": 4, "sampling": {"num_inference_steps": 3}}
     plain = working_memory.decodable_while_hidden(lens, some, hiding=in_sight, **how)["accuracy"]
     plain = plain.mean("puzzle").sel(layer=-1, step=0)
     assert plain.sel(what="identity", kind="hidden") > 0.8 and plain.sel(what="identity", kind="elsewhere") < 0.5
@@ -246,7 +246,7 @@ def test_what_stands_in_the_input_is_read_from_it_and_what_is_hidden_is_not(lens
 
 
 def test_the_positive_control_gives_the_sources_outcome(lens: Any) -> None:
-    how: dict[str, Any] = {"twins": {"identity": working_memory.recolour}, "generate": {"steps": 2}}
+    how: dict[str, Any] = {"twins": {"identity": working_memory.recolour}, "sampling": {"num_inference_steps": 2}}
     found = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], **how).isel(what=0, puzzle=0)
     assert float(found["effect"].sel(arm="after")) == pytest.approx(1, abs=0.01)
     assert found["flipped"].sel(arm="after") and found["kept"]
@@ -263,7 +263,7 @@ def test_each_arm_takes_from_where_it_says(lens: Any) -> None:
         about = working_memory.occluded(task, grid)
         return replace(about, hidden=about.after)
 
-    how: dict[str, Any] = {"twins": {"identity": working_memory.recolour}, "generate": {"steps": 2}}
+    how: dict[str, Any] = {"twins": {"identity": working_memory.recolour}, "sampling": {"num_inference_steps": 2}}
     found = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], hiding=seen, **how)
     found = found.isel(what=0, puzzle=0)
     arms = working_memory.ARMS
@@ -276,7 +276,7 @@ def test_each_arm_takes_from_where_it_says(lens: Any) -> None:
 def test_a_twin_that_makes_no_difference_is_refused(lens: Any) -> None:
     with pytest.raises(MeasureError, match="choose a twin that makes a difference"):
         same = {"nothing": lambda task: task}
-        working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], twins=same, generate={"steps": 2})
+        working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], twins=same, num_inference_steps=2)
 
 
 def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr.Dataset]:

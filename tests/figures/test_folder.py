@@ -19,7 +19,7 @@ EVIL = "<script>alert(1)</script>"
 @pytest.fixture(scope="module")
 def run():
     with dl.load("lab") as lens:
-        yield lens.generate(dl.tasks.load("choose", seed=1), steps=3)
+        yield lens.generate(dl.tasks.load("choose", seed=1), num_inference_steps=3)
 
 
 def test_the_film_is_x0_hat_of_the_steps_it_says(run) -> None:

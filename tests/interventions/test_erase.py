@@ -33,7 +33,7 @@ def factors(k: int = 2, d: int = D, seed: int = 0) -> SimpleNamespace:
 
 def go(lens: Any, family: Family = FAMILY, edits: Any = (), *hooks: str, **more: Any) -> Any:
     wanted = dl.record(*hooks) if hooks else ()
-    call = {**family.call, "seed": 3, "steps": STEPS, "guidance": 5.0, "record": wanted, **more}
+    call = {**family.call, "seed": 3, "num_inference_steps": STEPS, "guidance_scale": 5.0, "record": wanted, **more}
     return lens.generate(**call, interventions=edits)
 
 

@@ -23,7 +23,7 @@ STEPS, SEED = 3, 3  # of three steps, families with two experts do two with the 
 
 
 def go(lens: Any, family: Family, **more: Any) -> Any:
-    return lens.generate(**family.call, **{"seed": SEED, "steps": STEPS, "guidance": 5.0, **more})
+    return lens.generate(**family.call, **{"seed": SEED, "num_inference_steps": STEPS, "guidance_scale": 5.0, **more})
 
 
 def same(a: Run, b: Run) -> bool:
@@ -67,9 +67,11 @@ def test_self_patch_in_bf16(family: Family, islands: bool) -> None:
                 for norm in (block.norm1, block.norm2, block.norm3):
                     norm.float()
     with load(pipe) as lens:
-        base = go(lens, family, steps=2)
+        base = go(lens, family, num_inference_steps=2)
         for hook in ("update", "attn_gated"):
-            assert same(go(lens, family, steps=2, interventions=[dl.patch(hook=hook, source=base)]), base), hook
+            assert same(
+                go(lens, family, num_inference_steps=2, interventions=[dl.patch(hook=hook, source=base)]), base
+            ), hook
         skipped = go(
             lens, family, stop_after=0, interventions=[dl.ablate()], record=dl.record("resid_pre", "resid_post")
         )

@@ -28,7 +28,7 @@ REGIONS = {"a": A, "b": B, "c": np.arange(N) < 5, "nothing": np.zeros(N, bool)}
 
 
 def generate(lens: Any, family: Family, *edits: Any, **more: Any) -> Any:
-    call = {**family.call, "steps": 2, "guidance": 5.0, "seed": 3, "regions": REGIONS, **more}
+    call = {**family.call, "num_inference_steps": 2, "guidance_scale": 5.0, "seed": 3, "regions": REGIONS, **more}
     return lens.generate(**call, interventions=list(edits))
 
 
@@ -139,22 +139,22 @@ def test_without_padding_the_model_answers_as_to_a_shorter_text() -> None:
     """Cutting all from the padding equals a prompt that was never padded."""
     family = FAMILIES["t2v22"]
     with load(family.build()) as lens:
-        run = generate(lens, family, knockout("all", "pad", kind="cross"), guidance=1.0)
+        run = generate(lens, family, knockout("all", "pad", kind="cross"), guidance_scale=1.0)
         padded = run.conditions.prompt
         short = padded[:, (padded[0] != 0).any(-1)]
         assert 0 < short.shape[1] < padded.shape[1]
-        expected = generate(lens, family, guidance=1.0, prompt=short)
-        assert (generate(lens, family, guidance=1.0).final - expected.final).abs().max() > 1e-3
+        expected = generate(lens, family, guidance_scale=1.0, prompt=short)
+        assert (generate(lens, family, guidance_scale=1.0).final - expected.final).abs().max() > 1e-3
     torch.testing.assert_close(run.final, expected.final, atol=1e-4, rtol=1e-4)
 
 
 def test_text_without_padding_cannot_be_cut_from_it() -> None:
     family = FAMILIES["t2v21"]
     with load(family.build()) as lens:
-        base = generate(lens, family, guidance=1.0)
+        base = generate(lens, family, guidance_scale=1.0)
         short = base.conditions.prompt[:, :4]
         with pytest.raises(InterventionError, match="holds no key in the cond branch"):
-            generate(lens, family, knockout("all", "pad", kind="cross"), prompt=short, guidance=1.0)
+            generate(lens, family, knockout("all", "pad", kind="cross"), prompt=short, guidance_scale=1.0)
 
 
 def test_a_batch_is_cut_by_each_rows_own_regions() -> None:
@@ -165,7 +165,7 @@ def test_a_batch_is_cut_by_each_rows_own_regions() -> None:
             self.regions = {"part": np.arange(N) >= first}
 
     family = FAMILIES["t2v21"]
-    call = {k: v for k, v in family.call.items() if k != "prompt"} | {"steps": 2, "guidance": 5.0}
+    call = {k: v for k, v in family.call.items() if k != "prompt"} | {"num_inference_steps": 2, "guidance_scale": 5.0}
     tasks, cut = [Task(3), Task(20)], knockout("part", "part")
     with load(family.build()) as lens:
         both = lens.generate(tasks, seed=[1, 2], **call, interventions=[cut])

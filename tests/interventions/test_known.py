@@ -27,7 +27,7 @@ def lens() -> Iterator[Any]:
 
 def go(lens: Any, edits: Any = (), *hooks: str, family: Family = FAMILY, **more: Any) -> Any:
     wanted = dl.record(*hooks) if hooks else ()
-    call = {"seed": 3, "steps": STEPS, "guidance": 5.0, "regions": {"left": left()}, **more}
+    call = {"seed": 3, "num_inference_steps": STEPS, "guidance_scale": 5.0, "regions": {"left": left()}, **more}
     return lens.generate(**{**family.call, **call}, interventions=edits, record=wanted)
 
 
@@ -56,7 +56,7 @@ def source(lens: Any) -> Run:
 
 def test_skipping_every_block_leaves_the_patch_embedding(family: Family) -> None:
     with load(family.build()) as lens:
-        run = go(lens, dl.ablate(), "patch_embed", "resid_post", "update", family=family, steps=2)
+        run = go(lens, dl.ablate(), "patch_embed", "resid_post", "update", family=family, num_inference_steps=2)
     first = of(run, "patch_embed")
     for (step, branch, layer), after in of(run, "resid_post").items():
         assert torch.equal(after, first[step, branch, -1]), (step, branch, layer)

@@ -28,7 +28,9 @@ def lens() -> Iterator[Any]:
 
 
 def go(lens: Any, edits: Any = (), family: Family = FAMILY, **more: Any) -> Any:
-    return lens.generate(**{**family.call, "seed": 3, "steps": STEPS, "guidance": 5.0, **more}, interventions=edits)
+    return lens.generate(
+        **{**family.call, "seed": 3, "num_inference_steps": STEPS, "guidance_scale": 5.0, **more}, interventions=edits
+    )
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +193,7 @@ def test_members_of_other_tasks_share_too() -> None:
     with load(family.build()) as lens:
         tasks = [type("T", (), {"prompt": text})() for text in ("red agent", "blue goal")]
         size = {k: family.call[k] for k in ("height", "width", "num_frames", "max_sequence_length")}
-        runs = lens.generate(tasks, seed=[0, 1], steps=2, interventions=dl.ensemble(layers=1), **size)
+        runs = lens.generate(tasks, seed=[0, 1], num_inference_steps=2, interventions=dl.ensemble(layers=1), **size)
         assert [run.prompt for run in runs] == ["red agent", "blue goal"]
         assert len(runs[0].fired[0].touched) == 2
 

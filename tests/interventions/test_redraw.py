@@ -31,7 +31,10 @@ def lens() -> Iterator[Any]:
 
 
 def go(lens: Any, edits: Any = (), **more: Any) -> Run:
-    return lens.generate(**{**FAMILY.call, "seed": SEED, "steps": STEPS, "guidance": 5.0, **more}, interventions=edits)
+    return lens.generate(
+        **{**FAMILY.call, "seed": SEED, "num_inference_steps": STEPS, "guidance_scale": 5.0, **more},
+        interventions=edits,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
 
-CALL = {"steps": 4, "guidance": 5.0, "seed": 3}
+CALL = {"num_inference_steps": 4, "guidance_scale": 5.0, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_mistakes_are_told_with_a_cure(lens: Lens, base: Run) -> None:
     with pytest.raises(AddressError, match="this run did steps 0 to 1"):
         renoise(base.until(2), 2)
     with pytest.raises(InterventionError, match=r"resume=run.until\(1\)"):
-        lens.generate(**FAMILIES["i2v22"].call, **{**CALL, "steps": 3}, interventions=renoise(base, 1))
+        lens.generate(**FAMILIES["i2v22"].call, **{**CALL, "num_inference_steps": 3}, interventions=renoise(base, 1))
     # The remedy works.
     assert lens.generate(resume=base.until(1), interventions=renoise(base, 1)).complete
     # A step that the resumed run has behind it never fires.

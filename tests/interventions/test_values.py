@@ -30,7 +30,9 @@ def lens() -> Iterator[Any]:
 
 
 def go(lens: Any, edits: Any = (), **more: Any) -> Any:
-    return lens.generate(**{**FAMILY.call, "seed": 3, "steps": STEPS, "guidance": 5.0, **more}, interventions=edits)
+    return lens.generate(
+        **{**FAMILY.call, "seed": 3, "num_inference_steps": STEPS, "guidance_scale": 5.0, **more}, interventions=edits
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def deep() -> Any:
 def test_the_sentence_on_the_first_page() -> None:
     edit = dl.patch(step=5, layers=range(20, 30))
     assert edit.source is None and str(edit) == "patch(update, steps=5, layers=range(20, 30))"
-    call = {**FAMILIES["t2v21"].call, "steps": 6, "guidance": 1.0}
+    call = {**FAMILIES["t2v21"].call, "num_inference_steps": 6, "guidance_scale": 1.0}
     with load(deep()) as lens:
         other, base = lens.generate(**call, seed=1), lens.generate(**call, seed=0)
         run = lens.generate(resume=base.until(5), interventions=[edit.from_(other)])
@@ -224,13 +226,13 @@ def test_what_does_not_fit_the_generation_is_refused(lens: Any, make: Any, error
 
 def test_without_guidance_there_is_no_uncond_branch(lens: Any, base: Run) -> None:
     with pytest.raises(dl.AddressError, match="guidance <= 1 has no uncond branch"):
-        go(lens, dl.ablate(branches="uncond"), guidance=1.0)
-    unguided = go(lens, guidance=1.0)
+        go(lens, dl.ablate(branches="uncond"), guidance_scale=1.0)
+    unguided = go(lens, guidance_scale=1.0)
     with pytest.raises(dl.InterventionError, match="patch branches='cond'"):
         go(lens, dl.patch(source=unguided))
     run = go(lens, dl.patch(source=unguided, branches="cond", step=0))  # same latents at step 0: its own update
     assert torch.equal(run.velocity[0], base.velocity[0])
-    assert torch.equal(go(lens, dl.patch(source=base, step=0), guidance=1.0).velocity, unguided.velocity)
+    assert torch.equal(go(lens, dl.patch(source=base, step=0), guidance_scale=1.0).velocity, unguided.velocity)
 
 
 def test_the_source_must_fit(lens: Any, base: Run) -> None:
@@ -238,7 +240,7 @@ def test_the_source_must_fit(lens: Any, base: Run) -> None:
         with pytest.raises(dl.InterventionError, match=remedy):
             go(lens, dl.patch(source=source, **more))
 
-    refused(go(lens, steps=4), "use the same steps, scheduler, shift")
+    refused(go(lens, num_inference_steps=4), "use the same steps, scheduler, shift")
     euler = diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0)
     refused(go(lens, scheduler=euler), "different schedules")
     refused(go(lens, num_frames=5), "same size and frame count")

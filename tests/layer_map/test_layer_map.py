@@ -15,7 +15,7 @@ from dit_lens.measures import energy_ratio
 @pytest.fixture(scope="module")
 def lens():
     lens = dl.load("lab")
-    lens.defaults = replace(lens.defaults, steps=3)  # a map in seconds
+    lens.defaults = replace(lens.defaults, num_inference_steps=3)  # a map in seconds
     with lens:
         yield lens
 

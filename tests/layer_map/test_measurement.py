@@ -22,7 +22,14 @@ from dit_lens.layer_map.layer_map import Map
 from dit_lens.runner.cell_engine import Engine
 from dit_lens.wan.lens import Lens
 
-SAMPLING = {"steps": 2, "guidance": 5.0, "height": 32, "width": 64, "num_frames": 9, "max_sequence_length": 16}
+SAMPLING = {
+    "num_inference_steps": 2,
+    "guidance_scale": 5.0,
+    "height": 32,
+    "width": 64,
+    "num_frames": 9,
+    "max_sequence_length": 16,
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Puzzle:
 
 
 TASKS = [Puzzle(i) for i in range(8)]
-HOW: dict[str, Any] = {"tasks": TASKS[:2], "seed": 5, "steps": (0,), "scenes": 0, "sampling": SAMPLING}
+HOW: dict[str, Any] = {"tasks": TASKS[:2], "seed": 5, "num_inference_steps": (0,), "scenes": 0, "sampling": SAMPLING}
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +157,13 @@ def test_a_finished_map_is_read_and_not_made(lens: Lens, whole: tuple[Map, Path]
         ({"seed": 6}, r"seed: 5 -> 6"),
         ({"tasks": TASKS[:3]}, r"n: 2 -> 3"),
         ({"tasks": [TASKS[0], TASKS[1].twin("")]}, r"puzzle.1.base.prompt: .*red.* -> .*blue"),
-        ({"tasks": ["choose"], "sampling": {"steps": 2}}, r"tasks: \['own'\] -> \['choose'\][\s\S]*and \d+ more"),
+        (
+            {"tasks": ["choose"], "sampling": {"num_inference_steps": 2}},
+            r"tasks: \['own'\] -> \['choose'\][\s\S]*and \d+ more",
+        ),
         ({"steps": (1,)}, r"steps: \[0\] -> \[1\]"),
         ({"tasks": TASKS, "scenes": 8}, r"scenes: 0 -> 8"),
-        ({"sampling": {**SAMPLING, "steps": 3}}, r"sampling.steps: 2 -> 3"),
+        ({"sampling": {**SAMPLING, "num_inference_steps": 3}}, r"sampling.steps: 2 -> 3"),
         ({"sampling": {**SAMPLING, "negative_prompt": "blue"}}, r"sampling.negative_prompt: absent -> 'blue'"),
         ({"sampling": {**SAMPLING, "preset": "paper"}}, r"plan.scheduler"),
     ],

@@ -80,7 +80,7 @@ def test_where_nothing_is_found_the_table_says_so() -> None:
 @pytest.mark.slow  # three minutes: the whole map, of eight puzzles
 def test_a_model_with_random_weights_has_no_specialisation() -> None:
     lab = dl.load("lab")
-    lab.defaults = replace(lab.defaults, steps=5)
+    lab.defaults = replace(lab.defaults, num_inference_steps=5)
     with lab, shuffled_weights(lab, seed=7) as random:
         found = dl.map(random, n=2, steps=(0, 2, 4), seed=8)
     assert not any(cut.found for cut in found.roles.cuts.values()), found.roles

@@ -196,7 +196,9 @@ def test_empty_regions_are_refused() -> None:
 
 
 def generate(lens: Any, family: Family, **more: Any) -> Any:
-    return lens.generate(**{**family.call, "steps": 2, "guidance": 5.0, "seed": 3, "regions": REGIONS, **more})
+    return lens.generate(
+        **{**family.call, "num_inference_steps": 2, "guidance_scale": 5.0, "seed": 3, "regions": REGIONS, **more}
+    )
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -294,7 +296,7 @@ def test_a_batch_has_its_own_regions_in_every_row() -> None:
             self.regions = {"part": np.arange(N) >= first}
 
     family = FAMILIES["t2v21"]
-    call = {k: v for k, v in family.call.items() if k != "prompt"} | {"steps": 2, "guidance": 5.0}
+    call = {k: v for k, v in family.call.items() if k != "prompt"} | {"num_inference_steps": 2, "guidance_scale": 5.0}
     watch = watch_attention("part", ("part", "all"), contribution=True)
     tasks = [Task(3), Task(20)]
     with load(family.build()) as lens:
@@ -314,8 +316,8 @@ def test_a_batch_has_its_own_regions_in_every_row() -> None:
 def test_a_resumed_run_has_all_its_steps() -> None:
     family, watch = FAMILIES["i2v22"], watch_attention(keys="half")
     with load(family.build()) as lens:
-        whole = generate(lens, family, steps=4, interventions=[watch])
-        begun = generate(lens, family, steps=4, interventions=[watch], stop_after=1)
+        whole = generate(lens, family, num_inference_steps=4, interventions=[watch])
+        begun = generate(lens, family, num_inference_steps=4, interventions=[watch], stop_after=1)
         done = lens.generate(resume=begun, interventions=[watch])
     assert list(watched_attention(begun).step.values) == [0, 1]
     assert watched_attention(done).equals(watched_attention(whole))
@@ -344,7 +346,7 @@ def test_words_of_a_prompt(lens: Any) -> None:
     assert list(words) == ["choose", "the", "red", "square", "</s>"]
     assert words["red"] == (11, 12, 13) and words["</s>"] == (21,)
     assert list(prompt_words(lens, "the  cat the dog"))[:3] == ["the", "cat", "the 2"]
-    run = lens.generate(task("choose", seed=0), seed=0, steps=4, stop_after=0)
+    run = lens.generate(task("choose", seed=0), seed=0, num_inference_steps=4, stop_after=0)
     words = prompt_words(lens, run.prompt)
     real = int((run.conditions.prompt[0] != 0).any(-1).sum())
     spaces = tuple(i for i in range(real) if not any(i in word for word in words.values()))

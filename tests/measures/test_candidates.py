@@ -256,7 +256,7 @@ def lens() -> Iterator[Lens]:
 
 @pytest.fixture(scope="module")
 def run(lens: Lens) -> Run:
-    return lens.generate(several("maze")[0], seed=0, steps=6)
+    return lens.generate(several("maze")[0], seed=0, num_inference_steps=6)
 
 
 def test_the_last_step_shows_the_answer_of_the_run(run: Run) -> None:

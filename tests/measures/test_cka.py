@@ -173,7 +173,9 @@ def runs() -> Iterator[Any]:
 
         def go(seed: int, **more: Any) -> Any:
             kept = record("resid_post", layers=[0, 2])
-            return lens.generate(**{**family.call, "seed": seed, "steps": 3, "guidance": 5.0, "record": kept, **more})
+            return lens.generate(
+                **{**family.call, "seed": seed, "num_inference_steps": 3, "guidance_scale": 5.0, "record": kept, **more}
+            )
 
         yield go(0), go(1), go
 
@@ -206,7 +208,7 @@ def test_a_run_and_itself(runs: Any) -> None:
 def test_runs_that_cannot_be_compared(runs: Any) -> None:
     a, b, go = runs
     with pytest.raises(MeasureError, match="same schedule"):
-        dissimilarity(a, go(0, steps=2))
+        dissimilarity(a, go(0, num_inference_steps=2))
     with pytest.raises(MeasureError, match=r"recorded at layers \[0, 2\]"):
         dissimilarity(a, b, "resid_post")
     with pytest.raises(MeasureError, match="record"):

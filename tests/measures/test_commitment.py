@@ -29,7 +29,7 @@ def runs(lens: Lens) -> tuple[Run, Run, Run]:
     """A maze, its twin with the goal elsewhere, another maze."""
     task = next(t for t in tasks.batch("maze", 20) if len(t.truth) >= 6)
     wanted = (task, task.twin("other_answer"), tasks.load("maze", 21))
-    return tuple(lens.generate(t, seed=0, steps=6) for t in wanted)  # type: ignore[return-value]
+    return tuple(lens.generate(t, seed=0, num_inference_steps=6) for t in wanted)  # type: ignore[return-value]
 
 
 def still(run: Run) -> np.ndarray:
@@ -128,7 +128,7 @@ def test_chosen_steps_and_a_film_at_hand_give_the_same(runs: tuple[Run, Run, Run
 
 def test_without_a_task_there_is_motion_and_no_answer(lens: Lens) -> None:
     task = tasks.load("occlude", 0)
-    run = lens.generate(prompt=task.prompt, image=task.image, height=96, width=96, num_frames=13, steps=3)
+    run = lens.generate(prompt=task.prompt, image=task.image, height=96, width=96, num_frames=13, num_inference_steps=3)
     found = commitment(run)
     assert np.isnan(found.answer).all() and np.isnan(found.readable).all()
     assert np.isfinite(found.motion).all()
@@ -150,7 +150,9 @@ def test_mistakes_are_told_with_a_cure(lens: Lens, runs: tuple[Run, Run, Run]) -
         commitment(run, {"half": run.until(3)})
     with pytest.raises(MeasureError, match=r"run.film\(steps\)"):
         commitment(run, film=run.film([0]))
-    short = lens.generate(prompt="solve the maze", image=run.task.image, height=96, width=96, num_frames=5, steps=1)
+    short = lens.generate(
+        prompt="solve the maze", image=run.task.image, height=96, width=96, num_frames=5, num_inference_steps=1
+    )
     with pytest.raises(MeasureError, match="one size"):
         commitment(run, {"short": short})
 

@@ -41,7 +41,9 @@ def real() -> Iterator[Run]:
     ]
     with load(family.build()) as lens:
         regions = {"object": OBJECT, "nothing": np.zeros(N, bool), "all": np.ones(N, bool)}
-        yield lens.generate(**family.call, steps=STEPS, guidance=5.0, record=wanted, regions=regions)
+        yield lens.generate(
+            **family.call, num_inference_steps=STEPS, guidance_scale=5.0, record=wanted, regions=regions
+        )
 
 
 def planted(run: Run, energy: np.ndarray) -> Run:

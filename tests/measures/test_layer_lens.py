@@ -32,7 +32,7 @@ STEPS = 3
 
 
 def generate(lens: Lens, family: Family, **more: Any) -> Run:
-    return lens.generate(**{**family.call, "steps": STEPS, "guidance": 5.0, "seed": 3, **more})
+    return lens.generate(**{**family.call, "num_inference_steps": STEPS, "guidance_scale": 5.0, "seed": 3, **more})
 
 
 # -- exactness, over all five families and both schedulers
@@ -52,7 +52,7 @@ def test_the_last_layer_is_the_model(pipe: DiffusionPipeline, family: Family) ->
 
 def test_the_last_layer_is_the_model_without_guidance(family: Family) -> None:
     with load(family.build()) as lens:
-        run = generate(lens, family, guidance=1.0)
+        run = generate(lens, family, guidance_scale=1.0)
         assert torch.equal(layer_velocity(lens, run, 1, layers=-1)[0], run.velocity[1])
 
 
@@ -238,13 +238,13 @@ def lab() -> Iterator[Lens]:
 
 @pytest.fixture(scope="module")
 def fitted(lab: Lens) -> tuple[list[Run], Translators]:
-    runs = [lab.generate(tasks.load(n, seed=s, split="train"), seed=s, steps=STEPS) for n in ("maze", "choose")
-            for s in range(2)]  # fmt: skip
+    made = [(tasks.load(n, seed=s, split="train"), s) for n in ("maze", "choose") for s in range(2)]
+    runs = [lab.generate(task, seed=s, num_inference_steps=STEPS) for task, s in made]
     return runs, fit_translators(lab, runs, layers=[1, 6, 11])
 
 
 def test_translation_helps_on_a_held_out_puzzle(lab: Lens, fitted: tuple[list[Run], Translators]) -> None:
-    run = lab.generate(tasks.load("maze", seed=1), seed=9, steps=STEPS)
+    run = lab.generate(tasks.load("maze", seed=1), seed=9, num_inference_steps=STEPS)
     found = layer_lens(lab, run, layers=[1, 6, 11], translators=fitted[1], answers=True)
     middle = found.sel(layer=[1, 6])
     assert (middle["error"].sel(readout="translated") < middle["error"].sel(readout="raw")).all()
@@ -272,7 +272,7 @@ def test_choice_is_among_drawn_answers(lab: Lens) -> None:
         def answer(self, video: np.ndarray) -> None:
             return None
 
-    run = replace(lab.generate(task, seed=2, steps=1), task=Mute())
+    run = replace(lab.generate(task, seed=2, num_inference_steps=1), task=Mute())
     found = layer_lens(lab, run, layers=[0, 11], answers=True)
     assert found["choice"].isnull().all() and found["answer"].isnull().all()
 
@@ -281,7 +281,9 @@ def test_puzzles_that_were_fitted_are_refused(lab: Lens, fitted: tuple[list[Run]
     runs, translators = fitted
     with pytest.raises(MeasureError, match=r"fitted on this puzzle.*measure on runs of other puzzles"):
         layer_lens(lab, runs[0], layers=1, translators=translators)
-    again = lab.generate(runs[0].task, seed=77, steps=1)  # the same puzzle under other noise is the same puzzle
+    again = lab.generate(
+        runs[0].task, seed=77, num_inference_steps=1
+    )  # the same puzzle under other noise is the same puzzle
     assert puzzle_key(again) == puzzle_key(runs[0]) != puzzle_key(runs[1])
     layer_velocity(lab, runs[0], 0, layers=1, translators=translators)  # pictures are no numbers
 

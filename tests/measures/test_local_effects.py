@@ -25,7 +25,7 @@ OTHER = "a blue agent"
 
 
 def generate(lens: Lens, prompt: str = "", **more: Any) -> Run:
-    call = {**FAMILY.call, "steps": 2, "guidance": 5.0, "seed": 3}
+    call = {**FAMILY.call, "num_inference_steps": 2, "guidance_scale": 5.0, "seed": 3}
     return lens.generate(**{**call, **({"prompt": prompt} if prompt else {}), **more})
 
 
@@ -99,7 +99,7 @@ def test_the_effect_is_the_projection_that_it_says(lens: Lens) -> None:
             ("blocks.1.hook_resid_post", lambda x, hook, e=entering, pre=pre, post=post: e[0] + (post - pre)),
         ]
         velocities[call.branch] = lens.replay(base, call, hooks)
-    g = base.plan.guidance
+    g = base.plan.guidance_scale
     v = velocities["uncond"] + g * (velocities["cond"] - velocities["uncond"])
     changed = x0_hat(base.latents[1][None], v, base.sigmas[1])[0] - base.x0_hat(1)
     toward = source.x0_hat(1) - base.x0_hat(1)
@@ -110,7 +110,7 @@ def test_the_effect_is_the_projection_that_it_says(lens: Lens) -> None:
 
 def test_runs_that_cannot_be_compared_are_refused(lens: Lens) -> None:
     base, source = generate(lens), generate(lens, OTHER)
-    longer = generate(lens, OTHER, steps=3)
+    longer = generate(lens, OTHER, num_inference_steps=3)
     taller = replace(source, grid=replace(source.grid, rows=9))
     for other in (longer, taller):
         for pair in ((other, base), (source, other)):
@@ -121,7 +121,7 @@ def test_runs_that_cannot_be_compared_are_refused(lens: Lens) -> None:
 def test_on_the_lab_model_an_answer_has_an_effect_and_its_own_update_none() -> None:
     task = tasks.load("choose", seed=2)
     with load("lab") as lens:
-        base, source = (lens.generate(t, seed=2, steps=3) for t in (task, task.twin("other_answer")))
+        base, source = (lens.generate(t, seed=2, num_inference_steps=3) for t in (task, task.twin("other_answer")))
         found = local_effects(lens, base, source, base, [0])
     assert found["expert"].values.tolist() == ["high"] and found["sigma"].values[0] == base.sigmas[0]
     assert (found.sel(kind="placebo") == 0).all()

@@ -34,7 +34,9 @@ def lens() -> Iterator[Lens]:
 
 
 def generate(lens: Lens, *records: object) -> Run:
-    return lens.generate(**FAMILY.call, steps=2, guidance=5.0, seed=3, regions=REGIONS, record=list(records))
+    return lens.generate(
+        **FAMILY.call, num_inference_steps=2, guidance_scale=5.0, seed=3, regions=REGIONS, record=list(records)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +154,7 @@ def test_moments_say_what_they_will_take(lens: Lens) -> None:
     """The limit counts the reducer's own rows: exactly what is kept passes, one byte less does not."""
     wanted = record("resid_post", reduce=token_maps.ChannelMoments())
     exact = 2 * 2 * LAYERS * 4 * len(REGIONS) * D * 4
-    call = {**FAMILY.call, "steps": 2, "guidance": 5.0, "regions": REGIONS, "record": wanted}
+    call = {**FAMILY.call, "num_inference_steps": 2, "guidance_scale": 5.0, "regions": REGIONS, "record": wanted}
     kept = lens.generate(**call, limit=exact)
     assert sum(v.numel() * 4 for v in kept.activations.values()) == exact
     with pytest.raises(RecordError, match="needs"):

@@ -78,7 +78,7 @@ def lab() -> Iterator[Lens]:
 @pytest.fixture(scope="module")
 def rows(lab: Lens) -> np.ndarray:
     """What the projection after the blocks reads, (outputs, d): patch values of 4 places x 16 channels."""
-    expert = lab.experts[lab.plan(steps=STEPS).at(STEPS - 1).expert]
+    expert = lab.experts[lab.plan(num_inference_steps=STEPS).at(STEPS - 1).expert]
     return expert.transformer.proj_out.weight.detach().double().numpy()
 
 
@@ -87,7 +87,7 @@ def reddish(lab: Lens) -> list[Reddish]:
     """Bars a little below what the bases give, so that all of them answer yes."""
     tasks = [Reddish(seed) for seed in range(3)]
     for i, task in enumerate(tasks):
-        task.bar = task.score(lab.generate(task, seed=i, steps=STEPS).video).value - BAR
+        task.bar = task.score(lab.generate(task, seed=i, num_inference_steps=STEPS).video).value - BAR
     return tasks
 
 
@@ -96,7 +96,7 @@ def planted(lab: Lens, rows: np.ndarray, reddish: list[Reddish]) -> xr.Dataset:
     """Along the sum of what writes red into the squares and discs of all places, at the last step."""
     red = np.isin(np.arange(64) % 16, (0, 3, 6, 9, 12))
     u = np.linalg.pinv(rows) @ red.astype(float)
-    held = {"steps": STEPS - 1, "generate": {"steps": STEPS}, "target": lambda task: task}
+    held = {"steps": STEPS - 1, "sampling": {"num_inference_steps": STEPS}, "target": lambda task: task}
     return causal(lab, probe_along(u, LAST), reddish, strengths=(1.0,), draws=1, **held)
 
 
@@ -132,7 +132,13 @@ def test_a_direction_that_nothing_reads_has_no_effect(lab: Lens, rows: np.ndarra
     u = np.linalg.svd(rows)[2][-1]
     assert np.abs(rows @ u).max() < 1e-9
     found = causal(
-        lab, probe_along(u, LAST), reddish[:1], strengths=(20.0,), steps=2, draws=1, generate={"steps": STEPS}
+        lab,
+        probe_along(u, LAST),
+        reddish[:1],
+        strengths=(20.0,),
+        steps=2,
+        draws=1,
+        sampling={"num_inference_steps": STEPS},
     )
     assert float(found["size"].max()) < 1e-5 and (found["size_null"] > 1e-3).all()
     assert not found["changed"].any() and np.abs(found["score"]).max() < 1e-5
@@ -147,7 +153,7 @@ def tiny() -> Iterator[Lens]:
         yield lens
 
 
-HOW = {k: v for k, v in FAMILY.call.items() if k != "prompt"} | {"steps": 3, "guidance": 5.0}
+HOW = {k: v for k, v in FAMILY.call.items() if k != "prompt"} | {"num_inference_steps": 3, "guidance_scale": 5.0}
 TASK = SimpleNamespace(prompt=FAMILY.call["prompt"])
 AT = "step=1 layer=1 hook=resid_post"
 
@@ -161,7 +167,7 @@ def size(run: Run, base: Run) -> float:
 
 
 def check(lens: Lens, probe: Probe, **more: Any) -> xr.Dataset:
-    return causal(lens, probe, [TASK], seeds=[5], draws=1, generate=HOW, **more).isel(puzzle=0)
+    return causal(lens, probe, [TASK], seeds=[5], draws=1, sampling=HOW, **more).isel(puzzle=0)
 
 
 def test_steering_is_in_deviations_of_the_base_at_the_probes_place(tiny: Lens) -> None:
@@ -237,7 +243,7 @@ def test_a_contrast_is_the_difference_of_two_normals(tiny: Lens) -> None:
 def test_a_regression_can_be_pushed_and_its_generation_is_the_default(tiny: Lens) -> None:
     x = normal(0, 30, D)
     pipeline = make_pipeline(StandardScaler(), Ridge()).fit(x, x[:, 0])
-    about = {"fingerprint": tiny.fingerprint, "recipe": {"generate": {**HOW, "scheduler": "a hash", "image": {"x": 1}}}}
+    about = {"fingerprint": tiny.fingerprint, "recipe": {"sampling": {**HOW, "scheduler": "a hash", "image": {"x": 1}}}}
     probe = Probe(pipeline, "number", Address.parse(AT), "token", about=about)
     found = causal(tiny, probe, [TASK], draws=1, steps=1)
     assert found.attrs["n_steps"] == 3 and (found["size"] > 0).all()
@@ -346,7 +352,7 @@ def test_progress_is_told_puzzle_by_puzzle(tiny: Lens) -> None:
         [TASK, TASK],
         draws=1,
         steps=1,
-        generate=HOW,
+        sampling=HOW,
         progress=lambda *a: said.append(a),
     )
     assert said == [(0, 2, "causal check, puzzle 0"), (1, 2, "causal check, puzzle 1")]

@@ -49,7 +49,7 @@ def written(lens: Any) -> tuple[list[Any], np.ndarray]:
     for i, bit in enumerate(labels):
         edit = dl.steer(direction, 8.0 * (1 if bit else -1), step=STEP, layers=LAYER)
         runs.append(
-            lens.generate(**FAMILY.call, seed=i, steps=3, guidance=5.0, interventions=edit,
+            lens.generate(**FAMILY.call, seed=i, num_inference_steps=3, guidance_scale=5.0, interventions=edit,
                           record=dl.record("resid_post", reduce="frame_mean"))
         )  # fmt: skip
     return runs, labels
@@ -236,7 +236,7 @@ def test_a_probe_reads_a_run_and_refuses_another_model(written: tuple[list[Any],
 
 def test_collecting_goes_on_and_refuses_other_parameters(lens: Any, tmp_path: Path) -> None:
     tasks = [dl.tasks.load("maze", seed=i) for i in range(3)]
-    call = {"generate": {"steps": 2, "guidance": 1.0}, "folder": tmp_path, "steps": [1]}
+    call = {"sampling": {"num_inference_steps": 2, "guidance_scale": 1.0}, "folder": tmp_path, "steps": [1]}
     told: list[int] = []
     first = collect(lens, tasks, "attn_out", **call, progress=lambda done, total, what: told.append(done))
     (tmp_path / "scene-00001.safetensors").unlink()
@@ -244,7 +244,7 @@ def test_collecting_goes_on_and_refuses_other_parameters(lens: Any, tmp_path: Pa
     assert told == [0, 1, 2, 1]
     assert np.array_equal(first.block("attn_out", 1), again.block("attn_out", 1))
     assert first.block("attn_out", 1).shape == (3, 3, first.grid.n_tokens, 24)
-    run = lens.generate(tasks[1], seed=1, steps=2, guidance=1.0, record=dl.record("attn_out"))
+    run = lens.generate(tasks[1], seed=1, num_inference_steps=2, guidance_scale=1.0, record=dl.record("attn_out"))
     assert np.array_equal(first.cell("attn_out", 1, 2)[1], run["step=1 layer=2 hook=attn_out"].float().numpy())
     with pytest.raises(dl.StoreError, match="branch: 'cond' -> 'uncond'") as refused:
         collect(lens, tasks, "attn_out", **{**call, "branch": "uncond"})
@@ -254,7 +254,7 @@ def test_collecting_goes_on_and_refuses_other_parameters(lens: Any, tmp_path: Pa
 def test_a_preset_is_honoured(lens: Any) -> None:
     """Steps and noise levels are those of the preset's 50, which is how the scenes are made."""
     task = dl.tasks.load("maze", seed=0)
-    features = collect(lens, [task], steps=[1, 2], layers=[0], generate={"preset": "paper", "stop_after": 2})
+    features = collect(lens, [task], steps=[1, 2], layers=[0], preset="paper", stop_after=2)
     run = lens.generate(task, preset="paper", stop_after=2, record=dl.record("resid_post", layers=0))
     assert features.sigmas == run.sigmas[1:3] and run.plan.n_steps == 50
     assert np.array_equal(features.cell("resid_post", 2, 0)[0], run["step=2 layer=0 hook=resid_post"].float().numpy())
@@ -273,7 +273,7 @@ def test_a_full_disk_loses_only_what_is_in_flight(tmp_path: Path, lens: Any, mon
     (tmp_path / "planted").mkdir()
     tasks, features = [dl.tasks.load("maze", seed=i) for i in range(2)], planted(tmp_path / "planted")
     works = [
-        lambda: collect(lens, tasks, steps=[0], generate={"steps": 2}, folder=tmp_path / "features"),
+        lambda: collect(lens, tasks, steps=[0], sampling={"num_inference_steps": 2}, folder=tmp_path / "features"),
         lambda: grid(features, {"y": np.arange(30) % 2}, permutations=0, folder=tmp_path / "scan"),
     ]
 
@@ -296,16 +296,16 @@ def test_a_full_disk_loses_only_what_is_in_flight(tmp_path: Path, lens: Any, mon
 def test_other_defaults_of_the_lens_are_other_parameters(tmp_path: Path) -> None:
     tasks = [dl.tasks.load("maze", seed=0)]
     with dl.load(FAMILY.build()) as lens:
-        lens.defaults = replace(lens.defaults, steps=2, guidance=1.0)
+        lens.defaults = replace(lens.defaults, num_inference_steps=2, guidance_scale=1.0)
         collect(lens, tasks, steps=[1], folder=tmp_path)
-        lens.defaults = replace(lens.defaults, steps=3)
+        lens.defaults = replace(lens.defaults, num_inference_steps=3)
         with pytest.raises(dl.StoreError, match="sigmas"):
             collect(lens, tasks, steps=[1], folder=tmp_path)
 
 
 def test_the_input_is_what_the_patch_embedding_sees(lens: Any) -> None:
     """The model's own linear map of ``input`` is its patch embedding: nothing else enters."""
-    run = lens.generate(**FAMILY.call, seed=0, steps=2, record=dl.record("patch_embed", "resid_post"))
+    run = lens.generate(**FAMILY.call, seed=0, num_inference_steps=2, record=dl.record("patch_embed", "resid_post"))
     x = _input(run, 0).numpy()
     y = run["step=0 hook=patch_embed"].float().numpy()
     conv = lens.pipe.transformer.patch_embedding
@@ -349,8 +349,8 @@ def test_mistakes_in_features(tmp_path: Path, lens: Any) -> None:
         probe(features, np.arange(30) % 2, "layer=1")
     with pytest.raises(ProbeError, match="no tasks"):
         collect(lens, [])
-    run = lens.generate(**FAMILY.call, seed=0, steps=2, record=dl.record("resid_post"))
-    short = lens.generate(**FAMILY.call, seed=0, steps=3, record=dl.record("resid_post"))
+    run = lens.generate(**FAMILY.call, seed=0, num_inference_steps=2, record=dl.record("resid_post"))
+    short = lens.generate(**FAMILY.call, seed=0, num_inference_steps=3, record=dl.record("resid_post"))
     with pytest.raises(ProbeError, match="do not fit together"):
         from_runs([run, short], "resid_post")
     with pytest.raises(ProbeError, match="was not recorded"):

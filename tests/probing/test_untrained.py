@@ -51,7 +51,7 @@ def passed(lens: Any, puzzles: list[Any], draws: range) -> int:
     for draw in draws:
         with shuffled_weights(lens, draw) as nothing:
             features = collect(nothing, puzzles, steps=0, layers=(1, 4, 8, 11), seed=100 * draw,
-                               generate={"stop_after": 0})  # fmt: skip
+                               stop_after=0)  # fmt: skip
         count += bool((grid(features, [CHOICE], permutations=19, seed=draw)["p"] <= 0.05).any())
     return count
 
@@ -68,7 +68,7 @@ def test_over_many_draws_of_weights(lens: Any, puzzles: list[Any]) -> None:
 def test_what_it_was_handed_is(lens: Any, puzzles: list[Any]) -> None:
     """Goals stand in the first picture, so that even shuffled weights hand them on; the input baseline says so."""
     with shuffled_weights(lens, 0) as nothing:
-        features = collect(nothing, puzzles, steps=0, layers=(1,), generate={"stop_after": 0})
+        features = collect(nothing, puzzles, steps=0, layers=(1,), stop_after=0)
     found = grid(features, ["goal"], permutations=19).isel(label=0).squeeze()
     assert float(found["p"]) == 0.05 and float(found["score"]) > 0.55
     assert float(found["input"]) > float(found["score"]) - 0.1

@@ -39,7 +39,9 @@ def lens_and_puzzle(family: str = "t2v21", scheduler: str = "unipc") -> tuple[Le
     """A tiny lens, a task for it, and the sampling to sweep with."""
     kind = FAMILIES[family]
     call = dict(kind.call)
-    sampling = {"steps": STEPS, "guidance": 5.0} | {k: v for k, v in call.items() if k not in ("prompt", "image")}
+    sampling = {"num_inference_steps": STEPS, "guidance_scale": 5.0} | {
+        k: v for k, v in call.items() if k not in ("prompt", "image")
+    }
     return load(kind.build(scheduler)), Puzzle(image=call.get("image")), sampling
 
 

@@ -18,7 +18,9 @@ def lens():
 @pytest.fixture(scope="module")
 def pair(lens):
     task = dl.tasks.load("choose", seed=3)
-    return tuple(lens.generate(t, seed=0, steps=4, stop_after=1) for t in (task, task.twin("other_answer")))
+    return tuple(
+        lens.generate(t, seed=0, num_inference_steps=4, stop_after=1) for t in (task, task.twin("other_answer"))
+    )
 
 
 def test_the_last_update_is_exact_up_to_the_final_norm(lens, pair) -> None:
@@ -110,7 +112,7 @@ def test_what_cannot_be_compared_is_refused(lens, pair) -> None:
     with pytest.raises(dl.MeasureError, match="agree exactly"):
         attribute(lens, base, base)
     with pytest.raises(dl.MeasureError, match="same sampling schedule"):
-        attribute(lens, base, lens.generate(base.task, seed=0, steps=3, stop_after=0))
+        attribute(lens, base, lens.generate(base.task, seed=0, num_inference_steps=3, stop_after=0))
     with pytest.raises(dl.MeasureError, match="at least one point"):
         attribute(lens, base, source, points=0)
     with pytest.raises(dl.MeasureError, match="one differentiable number"):

@@ -128,7 +128,7 @@ def test_knockouts_are_cells_too(one_model: Any, runs: Runs) -> None:  # noqa: F
 
 def test_without_guidance_there_is_one_branch(one_model: Any, runs: Runs) -> None:  # noqa: F811
     lens, puzzle, sampling = one_model
-    check(make((lens, puzzle, {**sampling, "guidance": 1.0}), steps=[0], layers=[2], horizon="final"), runs)
+    check(make((lens, puzzle, {**sampling, "guidance_scale": 1.0}), steps=[0], layers=[2], horizon="final"), runs)
 
 
 def test_a_run_as_base(one_model: Any, runs: Runs) -> None:  # noqa: F811

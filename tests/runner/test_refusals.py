@@ -73,7 +73,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "seeds": ({"seeds": [1, 1]}, dl.MeasureError, "give different seeds"),
     "sources for other tasks": ({"source": [Puzzle(), Puzzle()]}, dl.MeasureError, "a list of 2 for 1 tasks"),
     "twins of nothing": ({"base": object()}, dl.MeasureError, "needs tasks with twins"),
-    "what a sweep sets": ({"sampling": {"stop_after": 1}}, dl.MeasureError, "which a sweep sets itself"),
+    "what a sweep sets": ({"sampling": {"stop_after": 1}}, dl.SamplerError, "unknown argument .stop_after."),
     "an edit without places": ({"edit": dl.noise}, dl.InterventionError, "edit=lambda steps, .*hooks=None"),
     "an edit that is none": ({"edit": lambda **_: 3}, dl.InterventionError, "returned a int: return dit_lens.patch"),
     "an edit elsewhere": ({"edit": fixed_step}, dl.InterventionError, "pass the steps that it is called with"),
@@ -101,7 +101,7 @@ def test_ensemble_modes_are_refused_too(model: Any) -> None:
 def test_runs_that_do_not_fit(model: Any, base: Any) -> None:
     lens, puzzle, sampling = model
     more = {k: sampling[k] for k in ("negative_prompt", "max_sequence_length")}
-    fewer = lens.generate(puzzle, seed=3, **{**sampling, "steps": 2})
+    fewer = lens.generate(puzzle, seed=3, **{**sampling, "num_inference_steps": 2})
     small = lens.generate(Puzzle(regions={}), seed=3, **{**sampling, "num_frames": 5})
     short = lens.generate(puzzle, seed=3, **sampling, stop_after=1)
     edited = lens.generate(puzzle, seed=3, **sampling, interventions=[dl.ablate(step=1, layers=1)])

@@ -186,7 +186,7 @@ def test_answers_and_scores_of_the_lab_model() -> None:
     with lens, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         task = dl.tasks.load("choose", seed=0)
-        sampling = {"steps": 4}
+        sampling = {"num_inference_steps": 4}
         base, source = (lens.generate(t, seed=0, **sampling) for t in (task, task.twin("other_answer")))
         common = {"steps": [(0, 1, 2, 3)], "layers": ["all"], "hooks": "resid_post", "horizon": "final"}
         common["layers"] = [11]

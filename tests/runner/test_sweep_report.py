@@ -12,7 +12,13 @@ def swept():
     with dl.load("lab") as lens:
         task = dl.tasks.load("choose", seed=3)
         sweep = dl.Sweep(
-            lens, task, "other_answer", steps=[0, range(0, 3)], layers=[4, 11], horizon="final", sampling={"steps": 3}
+            lens,
+            task,
+            "other_answer",
+            steps=[0, range(0, 3)],
+            layers=[4, 11],
+            horizon="final",
+            sampling={"num_inference_steps": 3},
         )
         yield sweep, sweep.run(progress=lambda done, total, what: None)
 

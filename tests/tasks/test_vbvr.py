@@ -324,11 +324,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_papers_model_generates_a_sample(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     sample = vbvr.load(folder)
-    how: dict[str, Any] = {"seed": 1, "preset": "paper", "steps": 4, "max_sequence_length": 16}
+    how: dict[str, Any] = {"seed": 1, "preset": "paper", "num_inference_steps": 4, "max_sequence_length": 16}
     with load_lens(checkpoint) as lens:
         run = lens.generate(sample, **how)
         path = vbvr.write(run.video, sample, tmp_path / "out")
-    assert run.plan.scheduler == "ExplicitGridEuler" and run.plan.guidance == run.plan.guidance_2 == 5.0
+    assert run.plan.scheduler == "ExplicitGridEuler" and run.plan.guidance_scale == run.plan.guidance_scale_2 == 5.0
     assert [call.expert for call in run.plan.calls if call.branch == "cond"] == ["high", "high", "low", "low"]
     clip = clips.open_clip(path)
     assert path.name == "00003.mp4" and (clip.height, clip.width, clip.num_frames) == (HEIGHT, WIDTH, LENGTH)
@@ -345,7 +345,7 @@ def test_the_diffsynth_pair_on_the_base_folder(checkpoint: Path, folder: Path, t
             for half, shape in (("lora_A", (2, 24)), ("lora_B", (24, 2))):
                 state[f"blocks.{layer}.self_attn.v.{half}.default.weight"] = torch.randn(*shape, generator=g)
         save_file(state, str(tmp_path / name))
-    how: dict[str, Any] = {"seed": 1, "preset": "paper", "steps": 3, "max_sequence_length": 16}
+    how: dict[str, Any] = {"seed": 1, "preset": "paper", "num_inference_steps": 3, "max_sequence_length": 16}
     finals = []
     for lora in (None, tmp_path):
         with load_lens(checkpoint, lora=lora) as lens:

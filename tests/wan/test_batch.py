@@ -19,7 +19,10 @@ from dit_lens.wan.recording import record
 
 FAMILY = FAMILIES["i2v22"]
 N = GRID[0] * GRID[1] * GRID[2]
-CALL = {k: v for k, v in FAMILY.call.items() if k not in ("prompt", "num_frames")} | {"steps": 3, "guidance": 5.0}
+CALL = {k: v for k, v in FAMILY.call.items() if k not in ("prompt", "num_frames")} | {
+    "num_inference_steps": 3,
+    "guidance_scale": 5.0,
+}
 
 
 class Task:

@@ -50,7 +50,7 @@ def clock(pipe: DiffusionPipeline, family: Family, steps: int, guidance: float) 
 def test_plan_is_the_stock_pipelines_clock(pipe: DiffusionPipeline, family: Family, guidance: float) -> None:
     for steps in (1, 3, 7):
         with load(pipe) as lens:
-            plan = lens.plan(steps, guidance)
+            plan = lens.plan(num_inference_steps=steps, guidance_scale=guidance)
         assert [(c.expert, c.branch, c.timestep) for c in plan] == clock(pipe, family, steps, guidance)
         assert [c.index for c in plan] == list(range(len(plan))) and plan.n_steps == steps
         assert torch.equal(torch.tensor(plan.sigmas), pipe.scheduler.sigmas.float())
@@ -65,7 +65,7 @@ def test_the_lens_runs_what_it_planned(pipe: DiffusionPipeline, family: Family) 
             expert.transformer.register_forward_pre_hook(
                 lambda m, a, kw, name=name: seen.append((name, float(kw["timestep"].max()))), with_kwargs=True
             )
-        how = {**family.call, "steps": 4, "guidance": 5.0}
+        how = {**family.call, "num_inference_steps": 4, "guidance_scale": 5.0}
         run = lens.generate(**how)
         assert lens.plan_of(**how, seed=0, stop_after=None) == run.plan  # what is not sampling is left out
         assert lens.plan_of(**family.call, preset="paper") == lens.plan(preset="paper") != run.plan
@@ -101,17 +101,22 @@ def test_steps_of_the_high_noise_expert(scheduler: str, steps: int, shift: float
 
 def test_presets() -> None:
     paper = preset("paper")
-    assert (paper.steps, paper.guidance, paper.guidance_2, paper.boundary_ratio) == (50, 5.0, 5.0, 0.875)
+    assert (paper.num_inference_steps, paper.guidance_scale, paper.guidance_scale_2, paper.boundary_ratio) == (
+        50,
+        5.0,
+        5.0,
+        0.875,
+    )
     assert isinstance(paper.scheduler, ExplicitGridEuler) and paper.scheduler.config.shift == 5.0
     with load(FAMILIES["i2v22"].build()) as lens:
         plan = lens.plan(preset="paper")
         assert len(plan) == 100 and plan.scheduler == "ExplicitGridEuler" and plan.at(21).expert == "low"
         assert plan.at(20).expert == "high"
-        assert lens.plan(preset="paper", steps=10).n_steps == 10
+        assert lens.plan(preset="paper", num_inference_steps=10).n_steps == 10
         assert lens.pipe.config.boundary_ratio == 0.9, "a preset never changes the pipeline"
     with load(FAMILIES["t2v21"].build()) as lens:
-        plan = lens.plan(preset="paper", guidance=3.0)
-        assert {c.expert for c in plan} == {"high"} and plan.guidance == plan.guidance_2 == 3.0
+        plan = lens.plan(preset="paper", guidance_scale=3.0)
+        assert {c.expert for c in plan} == {"high"} and plan.guidance_scale == plan.guidance_scale_2 == 3.0
 
 
 def test_shift_is_applied_once() -> None:
@@ -156,7 +161,7 @@ def test_repeated_timesteps_begin_at_the_first_sigma() -> None:
 
 def test_plan_speaks() -> None:
     with load(FAMILIES["i2v22"].build()) as lens:
-        plan = lens.plan(4, 5.0)
+        plan = lens.plan(num_inference_steps=4, guidance_scale=5.0)
     assert "4 steps, 8 denoiser calls" in str(plan) and len(str(plan).splitlines()) == 9
     assert isinstance(plan.at(3, "uncond"), Call) and plan.of_step(3) == (plan.at(3), plan.at(3, "uncond"))
     assert plan.same_schedule(plan)

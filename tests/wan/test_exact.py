@@ -33,7 +33,7 @@ def bare(pipe: DiffusionPipeline, family: Family, guidance: float = 5.0, kind: s
 
 
 def seen(lens: Any, family: Family, **more: Any) -> Any:
-    return lens.generate(**family.call, **{"seed": SEED, "steps": STEPS, "guidance": 5.0, **more})
+    return lens.generate(**family.call, **{"seed": SEED, "num_inference_steps": STEPS, "guidance_scale": 5.0, **more})
 
 
 def hooks_of(lens: Any) -> list[str]:
@@ -64,9 +64,9 @@ def test_idle_is_bare(pipe: DiffusionPipeline, family: Family) -> None:
 
 
 def test_idle_is_bare_without_guidance(pipe: DiffusionPipeline, family: Family) -> None:
-    latents = bare(pipe, family, guidance=1.0)
+    latents = bare(pipe, family, guidance_scale=1.0)
     with load(pipe) as lens:
-        run = seen(lens, family, guidance=1.0)
+        run = seen(lens, family, guidance_scale=1.0)
         assert torch.equal(run.final, latents)
         assert run.plan.branches == ("cond",) and run.conditions.negative is None
 
@@ -77,7 +77,7 @@ def test_second_guidance_is_the_low_experts() -> None:
     latents = bare(pipe, family, guidance_scale_2=2.0)
     assert not torch.equal(latents, bare(pipe, family))
     with load(pipe) as lens:
-        assert torch.equal(seen(lens, family, guidance_2=2.0).final, latents)
+        assert torch.equal(seen(lens, family, guidance_scale_2=2.0).final, latents)
 
 
 def test_watched_and_recorded_is_idle(pipe: DiffusionPipeline, family: Family) -> None:
@@ -237,7 +237,7 @@ def test_paper_preset() -> None:
     family = FAMILIES["i2v22"]
     pipe = family.build()
     with load(pipe) as lens:
-        run = seen(lens, family, preset="paper", steps=None, guidance=None)
+        run = seen(lens, family, preset="paper", num_inference_steps=None, guidance_scale=None)
     assert run.plan.n_steps == 50 and pipe.config.boundary_ratio == 0.9
     pipe.scheduler = ExplicitGridEuler(shift=5.0)
     pipe.register_to_config(boundary_ratio=0.875)
@@ -248,7 +248,7 @@ def test_paper_preset_with_one_expert() -> None:
     family = FAMILIES["t2v21"]
     pipe = family.build()
     with load(pipe) as lens:
-        run = seen(lens, family, preset="paper", steps=STEPS, guidance=None)
+        run = seen(lens, family, preset="paper", num_inference_steps=STEPS, guidance_scale=None)
     pipe.scheduler = ExplicitGridEuler(shift=5.0)
     assert torch.equal(run.final, bare(pipe, family))
 
@@ -319,7 +319,7 @@ def test_replay_is_what_happened(pipe: DiffusionPipeline, family: Family) -> Non
 
 def test_gradients_agree_with_finite_differences(family: Family) -> None:
     with load(family.build()) as lens:
-        run = seen(lens, family, steps=2)
+        run = seen(lens, family, num_inference_steps=2)
         weights = torch.randn(run.velocity[0].shape, generator=torch.Generator().manual_seed(0)).double()
         layers = range(lens.n_layers)
         with lens.gradients(run, step=1) as call:
@@ -413,6 +413,6 @@ def test_the_pipelines_scheduler_is_not_touched(pipe: DiffusionPipeline, family:
     bare(pipe, family)  # leaves state behind
     before = copy.deepcopy(vars(pipe.scheduler))
     with load(pipe) as lens:
-        seen(lens, family, steps=3)
-        lens.plan(7)
+        seen(lens, family, num_inference_steps=3)
+        lens.plan(num_inference_steps=7)
     assert {k: str(v) for k, v in before.items()} == {k: str(v) for k, v in vars(pipe.scheduler).items()}

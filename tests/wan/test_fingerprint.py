@@ -108,7 +108,7 @@ def test_a_change_is_noticed(lens: Any, change: Callable[[DiffusionPipeline], No
 
 def test_nothing_is_hashed_again_while_nothing_changed(lens: Any, hashes: list[int]) -> None:
     call = FAMILIES["i2v22"].call
-    runs = [lens.generate(**call, steps=2, seed=seed) for seed in (1, [2, 3])]
+    runs = [lens.generate(**call, num_inference_steps=2, seed=seed) for seed in (1, [2, 3])]
     assert not hashes and runs[0].meta["fingerprint"] == runs[1][0].meta["fingerprint"] == lens.fingerprint
     lens.pipe(**call, num_inference_steps=1, output_type="latent")
     assert lens.fingerprint and not hashes
@@ -191,7 +191,7 @@ def test_what_is_remembered_keeps_no_weights_alive(lens: Any) -> None:
 
 
 def test_a_run_of_other_weights_is_not_gone_on_from(lens: Any) -> None:
-    run = lens.generate(**FAMILIES["i2v22"].call, steps=2)
+    run = lens.generate(**FAMILIES["i2v22"].call, num_inference_steps=2)
     one_value(lens.pipe)
     with pytest.raises(SamplerError, match="weights that began it"):
         lens.generate(resume=run.until(1))

@@ -18,7 +18,7 @@ from dit_lens.wan.recording import record
 
 
 def generate(lens: Any, family: Family, **more: Any) -> Any:
-    return lens.generate(**family.call, seed=3, steps=2, guidance=5.0, **more)
+    return lens.generate(**family.call, seed=3, num_inference_steps=2, guidance_scale=5.0, **more)
 
 
 def weights_like(velocity: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def test_attribution_keeps_nothing_for_weights(monkeypatch: pytest.MonkeyPatch) 
         return velocity
 
     with load(pipe) as lens:
-        base, source = (lens.generate(**family.call, seed=seed, steps=2) for seed in (1, 2))
+        base, source = (lens.generate(**family.call, seed=seed, num_inference_steps=2) for seed in (1, 2))
         monkeypatch.setattr(sampler, "denoise", watching)
         attribute(lens, base, source, steps=[1], points=1)
     assert [len(leaves) for leaves in graphs if leaves] == [1, 1], "one leaf, the tokens, for each branch"

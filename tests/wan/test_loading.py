@@ -76,7 +76,7 @@ def test_lab_loads_in_silence_and_leaves_the_settings(tmp_path: Path) -> None:
 def test_a_pipeline_of_the_labs_folder_has_the_labs_defaults() -> None:
     with load(DiffusionPipeline.from_pretrained(lab.weights_path())) as lens:
         assert lens.defaults == Defaults(
-            height=96, width=96, num_frames=13, steps=20, guidance=lab.settings["guidance_scale"],
+            height=96, width=96, num_frames=13, num_inference_steps=20, guidance_scale=lab.settings["guidance_scale"],
             max_sequence_length=lab.settings["max_sequence_length"], fps=lab.settings["fps"],
         )  # fmt: skip
 
@@ -85,10 +85,10 @@ def test_given_defaults_are_what_generate_takes() -> None:
     family = FAMILIES["i2v22"]
     sizes = {k: family.call[k] for k in ("height", "width", "num_frames", "max_sequence_length", "negative_prompt")}
     given = {k: family.call[k] for k in ("prompt", "image")}
-    with load(family.build(), defaults={**sizes, "steps": 2}) as lens:
+    with load(family.build(), defaults={**sizes, "num_inference_steps": 2}) as lens:
         run = lens.generate(**given)
-        assert run.n_steps == 2 and lens.defaults.guidance == Defaults().guidance
-        assert torch.equal(run.latents, lens.generate(**given, **sizes, steps=2).latents)
+        assert run.n_steps == 2 and lens.defaults.guidance_scale == Defaults().guidance_scale
+        assert torch.equal(run.latents, lens.generate(**given, **sizes, num_inference_steps=2).latents)
     with load(family.build(), defaults=lens.defaults) as other:
         assert other.defaults == lens.defaults
     with load(family.build()) as lens, pytest.raises(SamplerError, match=r"\[21, 30, 52\].*for 32.*defaults="):
@@ -97,7 +97,7 @@ def test_given_defaults_are_what_generate_takes() -> None:
 
 @pytest.mark.parametrize("defaults", [{"hight": 96}, [96, 96], {"height": 96, "frames": 13}], ids=str)
 def test_unknown_defaults_name_known_ones(defaults: object) -> None:
-    with pytest.raises(LoadError, match=r"num_frames, steps.* or a lens's defaults"):
+    with pytest.raises(LoadError, match=r"num_frames, num_inference_steps.* or a lens's defaults"):
         load(FAMILIES["t2v21"].build(), defaults=defaults)
 
 
@@ -157,7 +157,7 @@ def saved(family: Family, scheduler: str, tmp_path: Path) -> tuple[Path, str, Pl
     """A folder of which only the configuration is left, and what the whole model said."""
     family.build(scheduler).save_pretrained(tmp_path)
     with load(tmp_path) as lens:
-        told = str(lens), lens.plan(steps=3)
+        told = str(lens), lens.plan(num_inference_steps=3)
     for file in tmp_path.rglob("*"):
         if file.is_file() and (file.suffix != ".json" or file.parent.name in ("vae", "text_encoder", "tokenizer")):
             file.unlink()
@@ -167,7 +167,7 @@ def saved(family: Family, scheduler: str, tmp_path: Path) -> tuple[Path, str, Pl
 def test_an_outline_says_what_the_model_says(saved: tuple[Path, str, Plan]) -> None:
     folder, points, plan = saved
     with outline(folder) as lens:
-        assert str(lens) == points and lens.plan(steps=3) == plan
+        assert str(lens) == points and lens.plan(num_inference_steps=3) == plan
         assert all(w.is_meta for expert in lens.experts.values() for w in expert.transformer.parameters())
 
 

@@ -66,7 +66,7 @@ def merge(transformer: Any, pairs: dict[str, tuple[Tensor, Tensor]], alpha: floa
 def final(pipe: Any, **more: Any) -> Tensor:
     family = FAMILIES["i2v22"]
     with load(pipe, **more) as lens:
-        return lens.generate(**family.call, steps=4, guidance=3.0, seed=1).final
+        return lens.generate(**family.call, num_inference_steps=4, guidance_scale=3.0, seed=1).final
 
 
 @pytest.fixture(scope="module")

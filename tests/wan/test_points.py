@@ -68,7 +68,7 @@ def test_shapes_of_the_real_models(name: str) -> None:
 def test_changing_any_point_changes_the_output(family: Family) -> None:
     """No point is decoration."""
     with load(family.build()) as lens:
-        run = lens.generate(**family.call, steps=2, stop_after=0)
+        run = lens.generate(**family.call, num_inference_steps=2, stop_after=0)
         call = run.plan.at(0)
         with torch.no_grad():
             plain = lens.replay(run, call)
@@ -84,7 +84,7 @@ def test_changing_any_point_changes_the_output(family: Family) -> None:
 def test_recorded_shapes_follow_the_table(family: Family) -> None:
     with load(family.build()) as lens:
         names = sorted({split_path(path)[0].name for path in lens.experts["high"].hook_dict})
-        run = lens.generate(**family.call, steps=1, record=record(*names, "update"))
+        run = lens.generate(**family.call, num_inference_steps=1, record=record(*names, "update"))
         extent = lens._extent(run.conditions, run.grid)
         for address, value in run.activations.items():
             assert tuple(value.shape) == extent.shape(BY_NAME[address.hook])[1:], address

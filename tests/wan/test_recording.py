@@ -31,7 +31,7 @@ REGIONS = {
 
 def generate(family: Family, records: Any, **more: Any) -> Run:
     with load(family.build()) as lens:
-        call = {"steps": 2, "guidance": 5.0, "seed": 3, "regions": REGIONS, **more}
+        call = {"num_inference_steps": 2, "guidance_scale": 5.0, "seed": 3, "regions": REGIONS, **more}
         return lens.generate(**family.call, **call, record=records)
 
 
@@ -90,7 +90,7 @@ def test_regions_of_a_batch_are_each_items_own() -> None:
     call = {k: v for k, v in family.call.items() if k != "prompt"}
     with load(family.build()) as lens:
         wanted = [record("z"), record("z", reduce="region_mean", name="mean")]
-        runs = lens.generate([Task(4), Task(20)], **call, steps=1, seed=[1, 2], record=wanted)
+        runs = lens.generate([Task(4), Task(20)], **call, num_inference_steps=1, seed=[1, 2], record=wanted)
     for run, first in zip(runs, (4, 20), strict=True):
         direct = run["step=0 layer=1 hook=z"][first:].mean(0, keepdim=True)
         torch.testing.assert_close(run["step=0 layer=1 hook=mean"], direct)
@@ -188,8 +188,8 @@ def test_the_announced_size_is_the_size_held(name: str) -> None:
     family = FAMILIES[name]
     with load(family.build()) as lens:
         hooks = sorted({split_path(path)[0].name for path in lens.experts["high"].hook_dict}) + ["update"]
-        plan = lens.plan(2, 5.0)
-        run = lens.generate(**family.call, steps=2, guidance=5.0, seed=3, regions=REGIONS)
+        plan = lens.plan(num_inference_steps=2, guidance_scale=5.0)
+        run = lens.generate(**family.call, num_inference_steps=2, guidance_scale=5.0, seed=3, regions=REGIONS)
         extent, masks = (
             lens._extent(run.conditions, run.grid),
             {k: torch.from_numpy(v)[None] for k, v in REGIONS.items()},
@@ -206,12 +206,12 @@ def test_the_announced_size_is_the_size_held(name: str) -> None:
         for request in requests:
             needed = needed_bytes([request], plan, LAYERS, extent, run.grid, masks)
             kept = lens.generate(
-                **family.call, steps=2, guidance=5.0, regions=REGIONS, record=request, limit=needed
+                **family.call, num_inference_steps=2, guidance_scale=5.0, regions=REGIONS, record=request, limit=needed
             ).activations
             held = sum(v.untyped_storage().nbytes() for v in kept.values())
             assert held == needed == sum(v.numel() * v.element_size() for v in kept.values()), request.reduce
             with pytest.raises(RecordError, match="limit"):
-                lens.generate(**family.call, steps=2, regions=REGIONS, record=request, limit=needed - 1)
+                lens.generate(**family.call, num_inference_steps=2, regions=REGIONS, record=request, limit=needed - 1)
 
 
 def test_in_bf16_the_size_is_an_upper_bound() -> None:
@@ -219,7 +219,7 @@ def test_in_bf16_the_size_is_an_upper_bound() -> None:
     pipe = family.build()
     pipe.transformer.to(torch.bfloat16)
     with load(pipe) as lens:
-        run = lens.generate(**family.call, steps=1, record=record("resid_post"))
+        run = lens.generate(**family.call, num_inference_steps=1, record=record("resid_post"))
         needed = needed_bytes(
             [record("resid_post")], run.plan, LAYERS, lens._extent(run.conditions, run.grid), run.grid, {}
         )
@@ -306,7 +306,10 @@ def test_known_masks() -> None:
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
 def test_the_lens_knows_its_grid(family: Family) -> None:
     run = generate(
-        family, (), steps=1, regions={"all": np.ones((FRAMES, family.call["height"], family.call["width"]), bool)}
+        family,
+        (),
+        num_inference_steps=1,
+        regions={"all": np.ones((FRAMES, family.call["height"], family.call["width"]), bool)},
     )
     assert (run.grid.frames, run.grid.rows, run.grid.cols) == GRID
     assert run.regions["all"].all() and run.video.shape == (run.grid.n_pixel_frames, *run.grid.size, 3)
@@ -315,7 +318,7 @@ def test_the_lens_knows_its_grid(family: Family) -> None:
 def test_recorder_files_nothing_of_other_calls() -> None:
     family = FAMILIES["i2v22"]
     with load(family.build()) as lens:
-        run = lens.generate(**family.call, steps=2)
+        run = lens.generate(**family.call, num_inference_steps=2)
         extent = lens._extent(run.conditions, run.grid)
         recorder = Recorder([record("z", steps=1, layers=2)], run.plan, LAYERS, extent, run.grid, {})
         assert [len(recorder.hooks(call)) for call in run.plan] == [0, 0, 1, 1]

@@ -42,7 +42,7 @@ def two() -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def how(family: Family) -> dict[str, Any]:
-    return {**family.call, "seed": SEED, "guidance": 5.0}
+    return {**family.call, "seed": SEED, "guidance_scale": 5.0}
 
 
 def get(expert: Any, path: str) -> Any:
@@ -62,9 +62,9 @@ def state(lens: Any) -> list[Any]:
 
 
 def test_both_engines_read_the_same(lens: Any, family: Family) -> None:
-    run, cache = lens.run_with_cache(**how(family), num_steps=STEPS, names_filter=list(READ))
+    run, cache = lens.run_with_cache(**how(family), num_inference_steps=STEPS, names_filter=list(READ))
     seen = {}
-    with lens.trace(**how(family), steps=STEPS) as t:
+    with lens.trace(**how(family), num_inference_steps=STEPS) as t:
         for step, branch in EXPERTS:
             for expert in t.at(step, branch):
                 for path in READ:
@@ -77,13 +77,17 @@ def test_both_engines_read_the_same(lens: Any, family: Family) -> None:
 
 
 def test_both_engines_write_the_same(lens: Any, family: Family) -> None:
-    base = lens.generate(**how(family), steps=STEPS)
+    base = lens.generate(**how(family), num_inference_steps=STEPS)
     for path in ("blocks.1.attn.hook_z", "blocks.1.hook_mlp_out", "hook_velocity"):
         for step, branch in ((1, "cond"), (3, "uncond")):
             hooked = lens.run_with_hooks(
-                **how(family), num_steps=STEPS, fwd_hooks=[(path, lambda x, hook: x * 2)], steps=step, branches=branch
+                **how(family),
+                num_inference_steps=STEPS,
+                fwd_hooks=[(path, lambda x, hook: x * 2)],
+                steps=step,
+                branches=branch,
             )
-            with lens.trace(**how(family), steps=STEPS) as t:
+            with lens.trace(**how(family), num_inference_steps=STEPS) as t:
                 for expert in t.at(step, branch):
                     get(expert, path).output = get(expert, path).output * 2
             assert torch.equal(t.run.latents, hooked.latents)
@@ -98,34 +102,34 @@ def test_nothing_is_left_behind(lens: Any, family: Family, pipe: DiffusionPipeli
         call = {"num_inference_steps": STEPS, "guidance_scale": 5.0, "output_type": "latent"}
         return pipe(**family.call, **call, generator=torch.Generator().manual_seed(SEED)).frames[0]
 
-    run, latents = lens.generate(**how(family), steps=STEPS), bare()
+    run, latents = lens.generate(**how(family), num_inference_steps=STEPS), bare()
     before = state(lens)  # after a first run: diffusers then has its own registry on the transformer
-    lens.run_with_cache(**how(family), num_steps=STEPS, names_filter=lambda path: "mlp" in path)
-    lens.run_with_hooks(**how(family), num_steps=STEPS, fwd_hooks=[(lambda path: True, lambda x, hook: None)])
-    with lens.trace(**how(family), steps=STEPS) as t:
+    lens.run_with_cache(**how(family), num_inference_steps=STEPS, names_filter=lambda path: "mlp" in path)
+    lens.run_with_hooks(**how(family), num_inference_steps=STEPS, fwd_hooks=[(lambda path: True, lambda x, hook: None)])
+    with lens.trace(**how(family), num_inference_steps=STEPS) as t:
         for expert in t.at(2):
             expert.blocks[0].attn.to_q.output = expert.blocks[0].attn.to_q.output + 1
     assert not torch.equal(t.run.final, run.final)
     assert state(lens) == before
-    assert torch.equal(lens.generate(**how(family), steps=STEPS).latents, run.latents)
+    assert torch.equal(lens.generate(**how(family), num_inference_steps=STEPS).latents, run.latents)
     assert torch.equal(bare(), latents)
 
 
 def test_a_traced_block_is_its_first_and_last_point(two: Any) -> None:
     lens, call = two
-    _, cache = lens.run_with_cache(**call, num_steps=2, names_filter=lambda path: "resid" in path)
+    _, cache = lens.run_with_cache(**call, num_inference_steps=2, names_filter=lambda path: "resid" in path)
     skip = ("blocks.1.hook_resid_post", lambda x, hook: kept[0])
     kept: list[torch.Tensor] = []
     keep = ("blocks.1.hook_resid_pre", lambda x, hook: kept.insert(0, x))
-    hooked = lens.run_with_hooks(**call, num_steps=2, steps=1, branches="cond", fwd_hooks=[keep, skip])
-    with lens.trace(**call, steps=2) as t:
+    hooked = lens.run_with_hooks(**call, num_inference_steps=2, steps=1, branches="cond", fwd_hooks=[keep, skip])
+    with lens.trace(**call, num_inference_steps=2) as t:
         for expert in t.at(1):
             x, y = expert.blocks[1].input.save(), expert.blocks[1].output.save()
             expert.blocks[1].output = x
     assert torch.equal(x, cache["resid_pre", 1, 1]) and torch.equal(y, cache["resid_post", 1, 1])
     assert torch.equal(t.run.latents, hooked.latents)
     for what in (lambda block: block.source, lambda block: block.inputs, lambda block: block.skip(0)):
-        with pytest.raises(AddressError, match="use its points"), lens.trace(**call, steps=2) as t:
+        with pytest.raises(AddressError, match="use its points"), lens.trace(**call, num_inference_steps=2) as t:
             for expert in t.at(1):
                 what(expert.blocks[1])
 
@@ -135,7 +139,7 @@ def test_a_traced_block_is_its_first_and_last_point(two: Any) -> None:
 
 def test_a_cache_keeps_every_step(two: Any) -> None:
     lens, call = two
-    run, cache = lens.run_with_cache(**call, num_steps=STEPS, names_filter="blocks.1.hook_resid_post")
+    run, cache = lens.run_with_cache(**call, num_inference_steps=STEPS, names_filter="blocks.1.hook_resid_post")
     assert [(a.step, a.branch) for a in cache] == list(EXPERTS)
     values = [cache[a] for a in cache]
     assert all(not torch.equal(a, b) for i, a in enumerate(values) for b in values[:i])
@@ -148,21 +152,23 @@ def test_a_cache_keeps_every_step(two: Any) -> None:
 
 def test_a_cache_of_one_call_is_that_of_transformer_lens(two: Any) -> None:
     lens, call = two
-    _, cache = lens.run_with_cache(**call, num_steps=STEPS, steps=3, branches="cond")
+    _, cache = lens.run_with_cache(**call, num_inference_steps=STEPS, steps=3, branches="cond")
     assert set(cache.at(3)) == set(lens.experts["low"].hook_dict)
     assert next(iter(cache.at(3))) == "hook_patch_embed"  # in the order of the model, as TransformerLens has it
     acts = cache.to_activation_cache(3)
     assert torch.equal(acts["q", 1], cache["blocks.1.attn.hook_q", 3])
     assert torch.equal(acts["resid_post", -1], cache["resid_post", LAYERS - 1, 3])
     assert acts.stack_activation("resid_post").shape[0] == LAYERS
-    _, means = lens.run_with_cache(**call, num_steps=1, names_filter="blocks.0.hook_resid_post", reduce="token_norm")
+    _, means = lens.run_with_cache(
+        **call, num_inference_steps=1, names_filter="blocks.0.hook_resid_post", reduce="token_norm"
+    )
     with pytest.raises(RecordError, match="whole"):
         means.to_activation_cache(0)
 
 
 def test_a_batch_stands_on_the_batch_axis(two: Any) -> None:
     lens, call = two
-    runs, cache = lens.run_with_cache(**{**call, "seed": [1, 2]}, num_steps=2, names_filter="hook_velocity")
+    runs, cache = lens.run_with_cache(**{**call, "seed": [1, 2]}, num_inference_steps=2, names_filter="hook_velocity")
     assert cache["hook_velocity", 1].shape[0] == len(runs) == 2
     assert torch.equal(cache["hook_velocity", 1][1], runs[1]["step=1 hook=velocity"])
 
@@ -170,7 +176,7 @@ def test_a_batch_stands_on_the_batch_axis(two: Any) -> None:
 def test_a_cache_goes_beside_other_recordings_and_resumes(two: Any) -> None:
     lens, call = two
     more = record("resid_mid", layers=0)
-    run, cache = lens.run_with_cache(**call, num_steps=STEPS, names_filter="hook_velocity", record=more)
+    run, cache = lens.run_with_cache(**call, num_inference_steps=STEPS, names_filter="hook_velocity", record=more)
     assert {a.hook for a in cache} == {"velocity"} and {a.hook for a in run.activations} == {"velocity", "resid_mid"}
     again, tail = lens.run_with_cache(resume=run.until(2), names_filter="hook_velocity")
     assert {a.step for a in tail} == {2, 3}
@@ -186,10 +192,10 @@ def test_a_cache_refuses(two: Any) -> None:
     with pytest.raises(AddressError, match="layers 0 to 2"):
         lens.run_with_cache(**call, names_filter=["blocks.7.hook_resid_post"])
     with pytest.raises(AddressError, match="outside"):
-        lens.run_with_cache(**call, num_steps=STEPS, steps=9)
+        lens.run_with_cache(**call, num_inference_steps=STEPS, steps=9)
     with pytest.raises(RecordError, match="limit"):
-        lens.run_with_cache(**call, num_steps=STEPS, limit=1000)
-    _, cache = lens.run_with_cache(**call, num_steps=STEPS, steps=[0, 1], names_filter="hook_velocity")
+        lens.run_with_cache(**call, num_inference_steps=STEPS, limit=1000)
+    _, cache = lens.run_with_cache(**call, num_inference_steps=STEPS, steps=[0, 1], names_filter="hook_velocity")
     for key in (("hook_velocity", 3), "step=0 layer=1 hook=q", ("q", 1, 0)):
         with pytest.raises(AddressError, match="not in this cache"):
             cache[key]
@@ -210,15 +216,17 @@ def test_a_hook_knows_its_call(two: Any) -> None:
     def look(x: torch.Tensor, hook: Any) -> None:
         seen.append((hook.name, hook.ctx["call"]))
 
-    lens.run_with_hooks(**call, num_steps=STEPS, fwd_hooks=[("blocks.2.attn.hook_q", look)], branches="uncond")
-    plan = lens.plan(steps=STEPS, guidance=5.0)
+    lens.run_with_hooks(
+        **call, num_inference_steps=STEPS, fwd_hooks=[("blocks.2.attn.hook_q", look)], branches="uncond"
+    )
+    plan = lens.plan(num_inference_steps=STEPS, guidance_scale=5.0)
     assert seen == [("blocks.2.attn.hook_q", c) for c in plan if c.branch == "uncond"]
     assert all(not point.ctx for e in lens.experts.values() for point in e.hook_dict.values())
 
 
 def test_hooks_write_in_place_too(two: Any) -> None:
     lens, call = two
-    base = lens.generate(**call, steps=2)
+    base = lens.generate(**call, num_inference_steps=2)
 
     def zero(z: torch.Tensor, hook: Any) -> None:
         z[:, :, 0] = 0
@@ -226,28 +234,34 @@ def test_hooks_write_in_place_too(two: Any) -> None:
     def zeroed(z: torch.Tensor, hook: Any) -> torch.Tensor:
         return torch.cat([torch.zeros_like(z[:, :, :1]), z[:, :, 1:]], dim=2)
 
-    ways = [lens.run_with_hooks(**call, num_steps=2, fwd_hooks=[("blocks.1.attn.hook_z", f)]) for f in (zero, zeroed)]
+    ways = [
+        lens.run_with_hooks(**call, num_inference_steps=2, fwd_hooks=[("blocks.1.attn.hook_z", f)])
+        for f in (zero, zeroed)
+    ]
     assert torch.equal(ways[0].latents, ways[1].latents) and not torch.equal(ways[0].latents, base.latents)
 
 
 def test_hooks_go_when_they_fail(two: Any) -> None:
     lens, call = two
-    base, before = lens.generate(**call, steps=STEPS), state(lens)
+    base, before = lens.generate(**call, num_inference_steps=STEPS), state(lens)
 
     def fail(x: torch.Tensor, hook: Any) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        lens.run_with_hooks(**call, num_steps=STEPS, fwd_hooks=[(lambda path: True, fail)], steps=2)
+        lens.run_with_hooks(**call, num_inference_steps=STEPS, fwd_hooks=[(lambda path: True, fail)], steps=2)
     with pytest.raises(InterventionError, match="shape"):
-        lens.run_with_hooks(**call, num_steps=STEPS, fwd_hooks=[("hook_velocity", lambda x, hook: x[:, :1])])
+        lens.run_with_hooks(**call, num_inference_steps=STEPS, fwd_hooks=[("hook_velocity", lambda x, hook: x[:, :1])])
     with pytest.raises(InterventionError, match="empty"):
-        lens.run_with_hooks(**call, num_steps=STEPS, fwd_hooks=[])
+        lens.run_with_hooks(**call, num_inference_steps=STEPS, fwd_hooks=[])
     with pytest.raises(AddressError, match="no denoiser call"):
         lens.run_with_hooks(
-            **{**call, "guidance": 1.0}, num_steps=2, fwd_hooks=[("hook_velocity", fail)], branches="uncond"
+            **{**call, "guidance_scale": 1.0},
+            num_inference_steps=2,
+            fwd_hooks=[("hook_velocity", fail)],
+            branches="uncond",
         )
-    assert state(lens) == before and torch.equal(lens.generate(**call, steps=STEPS).latents, base.latents)
+    assert state(lens) == before and torch.equal(lens.generate(**call, num_inference_steps=STEPS).latents, base.latents)
 
 
 # -- traces
@@ -255,16 +269,19 @@ def test_hooks_go_when_they_fail(two: Any) -> None:
 
 def test_a_trace_refuses_what_the_plan_does_not_have(two: Any) -> None:
     lens, call = two
-    lens.generate(**call, steps=STEPS)
+    lens.generate(**call, num_inference_steps=STEPS)
     before = state(lens)
     for place in ((STEPS, "cond"), (0, "neither")):
-        with pytest.raises(AddressError, match="no call"), lens.trace(**call, steps=STEPS) as t:
+        with pytest.raises(AddressError, match="no call"), lens.trace(**call, num_inference_steps=STEPS) as t:
             for expert in t.at(*place):
                 expert.blocks[0].hook_resid_post.output.save()
-    with pytest.raises(AddressError, match="no call"), lens.trace(**{**call, "guidance": 1.0}, steps=STEPS) as t:
+    with (
+        pytest.raises(AddressError, match="no call"),
+        lens.trace(**{**call, "guidance_scale": 1.0}, num_inference_steps=STEPS) as t,
+    ):
         for expert in t.at(1, "uncond"):
             expert.blocks[0].hook_resid_post.output.save()
-    with pytest.raises(AddressError, match="is over"), lens.trace(**call, steps=STEPS) as t:
+    with pytest.raises(AddressError, match="is over"), lens.trace(**call, num_inference_steps=STEPS) as t:
         for expert in t.at(2):
             expert.blocks[0].hook_resid_post.output.save()
         for expert in t.at(1):
@@ -277,15 +294,18 @@ def test_a_trace_refuses_what_the_plan_does_not_have(two: Any) -> None:
 def test_a_trace_never_slips_into_another_call(two: Any, step: int, branch: str) -> None:
     """nnsight alone would hand out the next call's value, or warn and skip the rest of the body."""
     lens, call = two
-    lens.generate(**call, steps=STEPS)
+    lens.generate(**call, num_inference_steps=STEPS)
     before = state(lens)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(AddressError, match="in the order"), lens.trace(**call, steps=STEPS) as t:
+        with pytest.raises(AddressError, match="in the order"), lens.trace(**call, num_inference_steps=STEPS) as t:
             for expert in t.at(step, branch):
                 expert.blocks[2].hook_resid_post.output.save()
                 expert.blocks[0].hook_resid_post.output.save()
-        with pytest.raises(AddressError, match="of that expert only"), lens.trace(**call, steps=STEPS) as t:
+        with (
+            pytest.raises(AddressError, match="of that expert only"),
+            lens.trace(**call, num_inference_steps=STEPS) as t,
+        ):
             for _ in t.at(step, branch):
                 other = t.low if step < 2 else t.high
                 other.blocks[0].hook_resid_post.output.save()
@@ -296,11 +316,11 @@ def test_a_trace_goes_with_hooks_and_recordings(two: Any) -> None:
     """At one point nnsight comes first: it sees the value before a hook changes it, and the recording sees both."""
     lens, call = two
     path = "blocks.1.hook_resid_post"
-    _, cache = lens.run_with_cache(**call, num_steps=STEPS, names_filter=path, steps=1)
+    _, cache = lens.run_with_cache(**call, num_inference_steps=STEPS, names_filter=path, steps=1)
     from dit_lens.wan.activation_cache import Hooks
 
     both = {"interventions": Hooks(((path, lambda x, hook: x * 2),)), "record": record("resid_post", layers=1, steps=1)}
-    with lens.trace(**call, steps=STEPS, stop_after=1, **both) as t:
+    with lens.trace(**call, num_inference_steps=STEPS, stop_after=1, **both) as t:
         for expert in t.at(1):
             h = expert.blocks[1].hook_resid_post.output.save()
             expert.blocks[1].hook_resid_post.output = h + 1
@@ -310,32 +330,32 @@ def test_a_trace_goes_with_hooks_and_recordings(two: Any) -> None:
 
 def test_a_trace_stops_forks_and_fails_cleanly(two: Any) -> None:
     lens, call = two
-    base, before = lens.generate(**call, steps=STEPS), state(lens)
+    base, before = lens.generate(**call, num_inference_steps=STEPS), state(lens)
     with lens.trace(resume=base.until(2)) as t:
         for expert in t.at(3, "uncond"):
             v = expert.hook_velocity.output.save()
-    _, cache = lens.run_with_cache(**call, num_steps=STEPS, names_filter="hook_velocity")
+    _, cache = lens.run_with_cache(**call, num_inference_steps=STEPS, names_filter="hook_velocity")
     assert torch.equal(v, cache["hook_velocity", 3, "uncond"])
     assert torch.equal(t.run.latents, base.latents)
     with pytest.raises(AddressError, match="no call"), lens.trace(resume=base.until(2)) as t:
         for expert in t.at(1):
             expert.hook_velocity.output.save()
-    with pytest.raises(ZeroDivisionError), lens.trace(**call, steps=STEPS) as t:
+    with pytest.raises(ZeroDivisionError), lens.trace(**call, num_inference_steps=STEPS) as t:
         for expert in t.at(1):
             expert.hook_velocity.output = expert.hook_velocity.output * (1 // 0)
-    with lens.trace(**call, steps=STEPS) as t:
+    with lens.trace(**call, num_inference_steps=STEPS) as t:
         for expert in t.at(1):
             w = expert.blocks[0].attn.hook_q.output.save()
         t.stop()
     assert t.run is None and w.ndim == 4
     with pytest.raises(SamplerError, match="ambiguous"), lens.trace("a prompt") as t:
         t.high.blocks[0].hook_resid_post.output.save()
-    assert state(lens) == before and torch.equal(lens.generate(**call, steps=STEPS).latents, base.latents)
+    assert state(lens) == before and torch.equal(lens.generate(**call, num_inference_steps=STEPS).latents, base.latents)
 
 
 def test_one_recorded_call_can_be_traced(two: Any) -> None:
     lens, call = two
-    run, cache = lens.run_with_cache(**call, num_steps=STEPS, names_filter="blocks.1.attn.hook_z")
+    run, cache = lens.run_with_cache(**call, num_inference_steps=STEPS, names_filter="blocks.1.attn.hook_z")
     with lens.trace(run, step=3, branch="uncond") as t:
         for expert in t.at(3, "uncond"):
             z = expert.blocks[1].attn.hook_z.output.save()
@@ -353,7 +373,7 @@ def test_one_recorded_call_can_be_traced(two: Any) -> None:
 
 def test_calls_replayed_by_an_intervention_are_not_counted(two: Any) -> None:
     lens, call = two
-    source, cache = lens.run_with_cache(**{**call, "seed": 9}, num_steps=STEPS, names_filter="hook_velocity")
+    source, cache = lens.run_with_cache(**{**call, "seed": 9}, num_inference_steps=STEPS, names_filter="hook_velocity")
 
     class Replays:
         def bind(self, context: Any) -> Any:
@@ -367,8 +387,8 @@ def test_calls_replayed_by_an_intervention_are_not_counted(two: Any) -> None:
 
             return Peek("peek")
 
-    _, own = lens.run_with_cache(**call, num_steps=STEPS, names_filter="hook_velocity")
-    with lens.trace(**call, steps=STEPS, interventions=Replays()) as t:
+    _, own = lens.run_with_cache(**call, num_inference_steps=STEPS, names_filter="hook_velocity")
+    with lens.trace(**call, num_inference_steps=STEPS, interventions=Replays()) as t:
         for expert in t.at(1, "uncond"):
             v = expert.hook_velocity.output.save()
     assert torch.equal(v, own["hook_velocity", 1, "uncond"])
@@ -382,15 +402,15 @@ def test_offloaded_modules_get_their_forward_back(offload: str) -> None:
 
     family = FAMILIES["t2v22"]
     with load(family.build()) as lens:
-        base = lens.generate(**how(family), steps=2)
+        base = lens.generate(**how(family), num_inference_steps=2)
         for model in (e.transformer for e in lens.experts.values()):
             for module in model.blocks[0].modules() if offload == "sequential" else [model]:
                 add_hook_to_module(module, ModelHook())
         before = state(lens)
-        with lens.trace(**how(family), steps=2) as t:
+        with lens.trace(**how(family), num_inference_steps=2) as t:
             for expert in t.at(1):
                 h = expert.blocks[0].hook_resid_post.output.save()
-        _, cache = lens.run_with_cache(**how(family), num_steps=2, names_filter="blocks.0.hook_resid_post")
+        _, cache = lens.run_with_cache(**how(family), num_inference_steps=2, names_filter="blocks.0.hook_resid_post")
         assert torch.equal(h, cache["resid_post", 0, 1])
         assert state(lens) == before and torch.equal(t.run.latents, base.latents)
 

@@ -113,7 +113,7 @@ def unipc_off_the_flow_path(case: Case) -> None:
 
 @refused(SamplerError, "low-noise expert.*leave it out")
 def second_guidance_for_one_expert(case: Case) -> None:
-    case.generate(guidance_2=2.0)
+    case.generate(guidance_scale_2=2.0)
 
 
 @refused(SamplerError, "only preset is 'paper'")
@@ -123,7 +123,7 @@ def unknown_preset(case: Case) -> None:
 
 @refused(SamplerError, "at least one")
 def no_steps(case: Case) -> None:
-    case.generate(steps=0)
+    case.generate(num_inference_steps=0)
 
 
 @refused(SamplerError, "too strong")
@@ -200,7 +200,7 @@ def layer_outside_the_model(case: Case) -> None:
 
 @refused(AddressError, "guidance <= 1 has no uncond")
 def uncond_without_guidance(case: Case) -> None:
-    case.generate(guidance=1.0, record=record("resid_post", branches="uncond"))
+    case.generate(guidance_scale=1.0, record=record("resid_post", branches="uncond"))
 
 
 @refused(AddressError, r"lens\.points\(\)")

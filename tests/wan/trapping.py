@@ -36,7 +36,7 @@ class Case:
 
     def generate(self, lens: Any = None, **more: Any) -> Any:
         lens = self.lens() if lens is None else lens
-        return lens.generate(**{**self.family.call, "steps": 3, "guidance": 5.0, "seed": 1, **more})
+        return lens.generate(**{**self.family.call, "num_inference_steps": 3, "guidance_scale": 5.0, "seed": 1, **more})
 
     def bare(self) -> torch.Tensor:
         call = {"num_inference_steps": 3, "guidance_scale": 5.0, "output_type": "latent"}
