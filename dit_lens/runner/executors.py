@@ -39,24 +39,21 @@ def executor(wanted: Any) -> Callable[[Any, Tally], None]:
     return wanted
 
 
+def group_name(cells: Group) -> str:
+    """What a group of cells is claimed by."""
+    return f"{cells[0].item}-{cells[0].steps[0]}"
+
+
 def serial(sweep: Any, tally: Tally) -> None:
-    """Measure here, one after the other; what another process on the same folder is at is left for later."""
-    waiting = list(grouped(sweep.mine))
-    while waiting:
-        later = []
-        for members in waiting:
-            if tally.missing(members):
-                with sweep.claim(tally.ledger, members) as ours:
-                    left = tally.missing(members)
-                    if left and not ours:
-                        later.append(members)
-                        continue
-                    with closing(sweep.measured(left)) as measured:  # it holds no_grad and the model between cells
-                        for cell, found in measured:
-                            tally.deliver(cell, found)
-        if later and len(later) == len(waiting):
-            time.sleep(1.0)
-        waiting = later
+    """Measure here, one after the other; what another process on the same folder is at is left to it."""
+    groups = {group_name(members): members for members in grouped(sweep.mine)}
+    keys = {name: [cell.key for cell in members] for name, members in groups.items()}
+    with tally.store.todo(keys) as todo:
+        for name, _ in todo:
+            with closing(sweep.measured(tally.missing(groups[name]))) as measured:  # it holds no_grad and the model
+                for cell, found in measured:
+                    tally.deliver(cell, found)
+    tally.missing(sweep.mine)  # takes in what others measured
 
 
 @dataclass(frozen=True)
@@ -81,14 +78,12 @@ class Ray:
         ray = _ray()
         import torch
 
-        from dit_lens.runner.sweep import setting
-
         if not ray.is_initialized():
             ray.init(log_to_driver=False, include_dashboard=False)
         recipe = {k: _detached(v) for k, v in sweep.recipe.items() if k != "folder"}
         load = self.load or _by_name(sweep.lens.name)
         # As bytes: an actor reads them when it can find the driver's modules, and says so where it cannot.
-        packed = ray.cloudpickle.dumps((load, recipe, setting(sweep.lens), torch.get_num_threads()))
+        packed = ray.cloudpickle.dumps((load, recipe, sweep.lens.identity(), torch.get_num_threads()))
         given = ray.put((sys.path, packed))
         made = ray.remote(**self.options)(Worker) if self.options else ray.remote(Worker)
         desk = _Desk(grouped(sweep.mine))
@@ -108,7 +103,7 @@ class Ray:
         try:
             while (members := desk.take(item)) is not None:
                 item, lost = members[0].item, 0
-                with sweep.claim(tally.ledger, members) as ours:
+                with tally.store.claim(group_name(members)) as ours:
                     left = tally.missing(members)
                     if left and not ours:
                         desk.put_back(members)
@@ -155,14 +150,14 @@ class Worker:
     def _prepare(self) -> Any:
         import torch
 
-        from dit_lens.runner.sweep import Sweep, setting
+        from dit_lens.runner.sweep import Sweep
 
         folders, packed = self.given
         sys.path += [folder for folder in folders if folder not in sys.path]
         load, recipe, expected, threads = pickle.loads(packed)  # from our own driver, over Ray, which does the same
         torch.set_num_threads(threads)
         lens = load()
-        changed = differences(expected, setting(lens))
+        changed = differences(expected, lens.identity())
         if changed:
             raise StoreError(
                 "an actor's model is not the one that began the sweep:\n  " + "\n  ".join(changed) + "\nGive "

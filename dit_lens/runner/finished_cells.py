@@ -9,7 +9,7 @@ from typing import Any
 
 from dit_lens.progress import Progress
 from dit_lens.runner.cells import Cell
-from dit_lens.runner.ledger import Ledger
+from dit_lens.store import Store
 
 Result = dict[str, float]
 
@@ -17,10 +17,11 @@ Result = dict[str, float]
 class Tally:
     """Results of the cells of one process. ``costs``: work of each cell, in any unit, for the time left."""
 
-    def __init__(self, costs: Mapping[Cell, int], ledger: Ledger | None, progress: Progress | None) -> None:
-        self.costs, self.ledger = costs, ledger
+    def __init__(self, costs: Mapping[Cell, int], store: Store, progress: Progress | None) -> None:
+        self.costs, self.store = costs, store
         self.progress = progress_bar() if progress is None else progress
-        stored = {} if ledger is None else {cell: ledger.done(cell) for cell in costs}
+        store.wanted = {cell.key for cell in costs}
+        stored = {cell: store.get(cell.key) for cell in costs}
         self.results: dict[Cell, Result] = {cell: found for cell, found in stored.items() if found is not None}
         self._left = sum(cost for cell, cost in costs.items() if cell not in self.results)
         self._worked, self._began = 0, time.perf_counter()
@@ -30,8 +31,7 @@ class Tally:
     def deliver(self, cell: Cell, found: Result) -> None:
         """Take a finished cell; when this returns it is safe."""
         with self._lock:
-            if self.ledger is not None:
-                self.ledger.commit(cell, found)
+            self.store.put(cell.key, found)
             self._take(cell, found)
             self._worked += self.costs[cell]
             self._tell(str(cell))
@@ -40,18 +40,11 @@ class Tally:
         """Which of these are not done yet, by this process or by another one on the same folder."""
         with self._lock:
             for cell in cells:
-                if cell not in self.results and self.ledger is not None:
-                    found = self.ledger.done(cell)
+                if cell not in self.results:
+                    found = self.store.get(cell.key)
                     if found is not None:
                         self._take(cell, found)
             return [cell for cell in cells if cell not in self.results]
-
-    def stopped(self) -> str:
-        """What to say when the work was interrupted."""
-        done = f"stopped after {len(self.results)} of {len(self.costs)} cells"
-        if self.ledger is None:
-            return f"{done}; nothing was kept: give folder= to be able to go on"
-        return f"{done}; run the same sweep with folder={str(self.ledger.folder)!r} to go on"
 
     def _take(self, cell: Cell, found: Result) -> None:
         self.results[cell] = found

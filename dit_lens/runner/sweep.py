@@ -13,7 +13,6 @@ a few backward passes, and its best cells are then measured here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -29,13 +28,12 @@ from dit_lens.runner import arguments, cost, executors, memory_chunks, metrics
 from dit_lens.runner.cell_engine import Edit, Engine, Item
 from dit_lens.runner.cells import Axes, Cell, Kind, axes, grouped
 from dit_lens.runner.finished_cells import Result, Tally
-from dit_lens.runner.ledger import Ledger
 from dit_lens.runner.metrics import Metric
 from dit_lens.runner.results import gather
+from dit_lens.store import Store, open_store
 from dit_lens.store.identity import describe, source_identity, task_identity
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.conditions import Conditions
-from dit_lens.wan.fingerprint import digest
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 from dit_lens.wan.token_grid import Grid
@@ -69,7 +67,7 @@ class Sweep:
         horizon: Literal["local", "final"] | int = "local",
         placebo: Edit | Run | Literal["seed", "none"] | None = None,
         sampling: Mapping[str, Any] | None = None,
-        folder: str | Path | None = None,
+        folder: str | Path | Store | None = None,
         shard: str | tuple[int, int] = (0, 1),
         memory: int = 4 << 30,
     ) -> None:
@@ -172,15 +170,14 @@ class Sweep:
         if budget is not None:
             cost.check_budget(self, budget)
         horizon, n_layers = self.engine.horizon, self.lens.n_layers
-        ledger = None if self.folder is None else Ledger(self.folder, self.identity())
+        store = open_store(self.folder, "sweep", self.identity)
         costs = {cell: cost.cell_blocks(cell, self.model_plan, n_layers, horizon) for cell in self.mine}
-        tally = Tally(costs, ledger, progress)
-        if ledger is not None:
-            cost.check_disk(ledger.folder, (len(costs) - len(tally.results)) * cost.CELL_BYTES)
         try:
-            work(self, tally)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(tally.stopped()) from None
+            with store.stoppable():
+                tally = Tally(costs, store, progress)
+                if store.place is not None:
+                    cost.check_disk(store.place, (len(costs) - len(tally.results)) * cost.CELL_BYTES)
+                work(self, tally)
         finally:
             self._held = None
         return gather(self, tally.results)
@@ -201,10 +198,6 @@ class Sweep:
             self._held = (number, self.item(number))
         for some, needs in self.chunks(cells):
             yield from self.engine.measure(self._held[1], some, needs)
-
-    def claim(self, ledger: Ledger | None, cells: Sequence[Cell]) -> AbstractContextManager[bool]:
-        """Whether these cells are ours to measure, and nobody else's on the same folder."""
-        return nullcontext(True) if ledger is None else ledger.claim(f"{cells[0].item}-{cells[0].steps[0]}")
 
     def item(self, number: int) -> Item:
         """The runs of one item, generated here, and checked; the metric is read once before any cell."""
@@ -230,9 +223,9 @@ class Sweep:
     def identity(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values; two sweeps with equal ones share a folder."""
         return {
-            **setting(self.lens),
+            **self.lens.identity(),
             "plan": describe(self.model_plan),
-            "scheduler": describe(dict((self.sampling.get("scheduler") or self.lens.pipe.scheduler).config)),
+            "scheduler": describe(self.sampling.get("scheduler") or self.lens.pipe.scheduler),
             "sampling": describe({k: v for k, v in self.sampling.items() if k != "scheduler"}),
             "tasks": [None if t is None else task_identity(t) for t in self.tasks],
             "seeds": list(self.seeds),
@@ -322,7 +315,7 @@ def sweep(
     horizon: Literal["local", "final"] | int = "local",
     placebo: Edit | Run | Literal["seed", "none"] | None = None,
     sampling: Mapping[str, Any] | None = None,
-    folder: str | Path | None = None,
+    folder: str | Path | Store | None = None,
     shard: str | tuple[int, int] = (0, 1),
     memory: int = 4 << 30,
     progress: Progress | None = None,
@@ -369,19 +362,6 @@ def sweep(
         folder=folder, shard=shard, memory=memory,
     )  # fmt: skip
     return made.run(progress, budget, executor)
-
-
-def setting(lens: Lens) -> dict[str, Any]:
-    """What numbers depend on besides the sweep: weights, settings, versions, arithmetic; as plain values."""
-    pipe = lens.pipe
-    encoders = {k: getattr(pipe, k, None) for k in ("vae", "text_encoder", "image_encoder")}
-    return {
-        "model": lens.fingerprint,
-        "encoders": digest({k: v for k, v in encoders.items() if v is not None}),
-        "arithmetic": f"{pipe.transformer.dtype} on {pipe._execution_device.type}",
-        "defaults": describe(lens.defaults),
-        "versions": {k: v for k, v in lens.about.items() if k in ("dit-lens", "torch", "diffusers", "transformers")},
-    }
 
 
 def _listed(labels: Sequence[Any], most: int = 12) -> str:
