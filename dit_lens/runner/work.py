@@ -114,12 +114,13 @@ def serial(work: Work, groups: Mapping[str, Sequence[Any]], store: Store, meter:
     """Measure here, one group after the other."""
     by_key = {unit.key: unit for units in groups.values() for unit in units}
     keys = {name: [unit.key for unit in units] for name, units in groups.items()}
-    for _, missing in store.todo(keys, waiting=meter.waiting):
-        # Closed at once on ctrl-C: a generator of cells holds no_grad and the model.
-        with closing(work.measure([by_key[key] for key in missing], store)) as measured:
-            for unit, value in measured:
-                store.put(unit.key, value)
-                meter.finished(unit)
+    with store.todo(keys, waiting=meter.waiting) as todo:
+        for _, missing in todo:
+            # Closed at once on ctrl-C: a generator of cells holds no_grad and the model.
+            with closing(work.measure([by_key[key] for key in missing], store)) as measured:
+                for unit, value in measured:
+                    store.put(unit.key, value)
+                    meter.finished(unit)
     meter.complete()
 
 

@@ -1,8 +1,8 @@
 """Kept work as a set of finished items by key: what is common to folders and to their twin in memory.
 
     store = open_store(folder, "sweep", identity)            # folder=None: the same in memory
-    with store.stoppable():
-        for group, keys in store.todo({"0-5": ["a", "b"]}):  # claimed while the block runs
+    with store.todo({"0-5": ["a", "b"]}) as todo:
+        for group, keys in todo:  # claimed while the loop is at it
             for key in keys:
                 store.put(key, measure(key))
     results = {key: store.get(key) for key in ("a", "b")}
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,6 +50,9 @@ class Store(ABC):
     def done(self) -> int:
         """How many items of the work are there now."""
         return len(self.keys() if self.wanted is None else self.keys() & self.wanted)
+
+    def __str__(self) -> str:
+        return "memory" if self.place is None else str(self.place)
 
     # -- items
 
@@ -118,18 +121,26 @@ class Store(ABC):
         done twice then, with the same result.
         """
 
+    @contextmanager
     def todo(
         self, groups: Mapping[str, Sequence[str]], waiting: Callable[[], None] | None = None
-    ) -> Iterator[tuple[str, list[str]]]:
+    ) -> Iterator[Iterator[tuple[str, list[str]]]]:
         """The groups that are not done, each with its missing keys, one at a time and claimed meanwhile.
 
-        When the loop ends every key is finished, by this process or by another one on the same folder.
+        When the loop ends every key is finished, by this process or by another one on the same folder. ctrl-C inside
+        says how to go on, and whatever ends the block gives the claims back.
 
         Args:
             groups: Keys by the name of their group. A group is the unit of work that processes share.
             waiting: Called each time that all the rest is found to be claimed by others.
         """
         self.wanted = {key for keys in groups.values() for key in keys}
+        with self.stoppable(), closing(self._claimed(groups, waiting)) as found:
+            yield found
+
+    def _claimed(
+        self, groups: Mapping[str, Sequence[str]], waiting: Callable[[], None] | None
+    ) -> Generator[tuple[str, list[str]], None, None]:
         left, pause = dict(groups), WAIT
         while left:
             worked = False

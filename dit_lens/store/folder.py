@@ -19,7 +19,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from inspect import signature
 from pathlib import Path
@@ -51,13 +51,16 @@ def _refuse_name(name: str) -> None:
         )
 
 
-def open_store(folder: str | Path | Store | None, kind: str, parameters: Any) -> Store:
+def open_store(
+    folder: str | Path | Store | None, kind: str, parameters: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+) -> Store:
     """Open or begin a store that belongs to some work.
 
     Args:
         folder: The place; None for memory; a child of another store for work that is a part of longer work.
         kind: One of :data:`dit_lens.store.manifest.KINDS`.
-        parameters: Everything that can change a number, as plain JSON values (:func:`~.identity.describe`).
+        parameters: Everything that can change a number, as plain JSON values (:func:`~.identity.describe`), or a
+            function that returns them, which is not called for memory.
 
     Raises:
         StoreError: The folder belongs to other parameters (with the difference), holds something else, or cannot be
@@ -65,8 +68,9 @@ def open_store(folder: str | Path | Store | None, kind: str, parameters: Any) ->
     """
     place = folder.place if isinstance(folder, Store) else folder
     if place is None:
-        return MemoryStore(Manifest.of(kind, parameters))
-    return FolderStore(place, manifest.begin(Path(place), kind, parameters))
+        return MemoryStore(Manifest.of(kind, {} if callable(parameters) else parameters))
+    head = manifest.begin(Path(place), kind, parameters() if callable(parameters) else parameters)
+    return FolderStore(place, head)
 
 
 class FolderStore(Store):
@@ -75,6 +79,7 @@ class FolderStore(Store):
     def __init__(self, place: str | Path, head: Manifest) -> None:
         super().__init__(head)
         self._place = Path(place)
+        self._listed: set[str] = set()  # names of all files
         self._files: dict[str, list[str]] = {}  # key -> names of files, of which the first whole one counts
         self._whole: dict[str, str] = {}  # key -> the file that was found to be whole
         self._lock = threading.RLock()
@@ -196,19 +201,27 @@ class FolderStore(Store):
         """Look at what is there now."""
         try:
             with os.scandir(self._place / ITEMS) as listed:
-                names = [entry.name for entry in listed]
+                names = {entry.name for entry in listed}
         except FileNotFoundError:
-            names = []
+            names = set()
         except OSError as error:
             raise StoreError(f"cannot read {self._place}: {error}; check that the folder may be read") from error
-        found: dict[str, list[str]] = {}
-        for name in sorted(names):
+        for name in self._listed - names:
+            if (matched := _NAME.fullmatch(name)) and name in self._files.get(matched[1], ()):
+                self._forget(matched[1], name)
+        for name in sorted(names - self._listed):
             if name.startswith("."):
                 self._tidy(name)
             elif matched := _NAME.fullmatch(name):
-                found.setdefault(matched[1], []).append(name)
-        self._files = found
-        self._whole = {key: name for key, name in self._whole.items() if name in found.get(key, ())}
+                self._files[matched[1]] = sorted({*self._files.get(matched[1], ()), name})
+        self._listed = names
+
+    def _forget(self, key: str, name: str) -> None:
+        self._files[key].remove(name)
+        if not self._files[key]:
+            del self._files[key]
+        if self._whole.get(key) == name:
+            del self._whole[key]
 
     def _tidy(self, name: str) -> None:
         """Remove what a process that was killed left behind."""
@@ -233,7 +246,7 @@ class FolderStore(Store):
                 self._whole[key] = name
                 return name
             set_aside(file)
-        self._files.pop(key, None)
+            self._forget(key, name)
         self._at_first.discard(key)
         return None
 

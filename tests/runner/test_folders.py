@@ -16,8 +16,10 @@ import xarray as xr
 from sweeping import Puzzle, lens_and_puzzle, quiet
 
 import dit_lens as dl
-from dit_lens.runner import Sweep, ledger
+from dit_lens.runner import Sweep
 from dit_lens.runner.cell_engine import Engine
+from dit_lens.store import folder as store_folder
+from dit_lens.store import open_store
 from dit_lens.store.identity import describe
 from dit_lens.wan.run import Run
 
@@ -69,7 +71,7 @@ def test_resuming_after_ctrl_c(model: Any, tmp_path: Path, measured: list[Any]) 
         if done == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="stopped after 3 of 4 cells; run the same sweep with folder=") as held:
+    with pytest.raises(KeyboardInterrupt, match="stopped with 3 of 4 cells done; run the same sweep with folder=") as held:
         make(model, tmp_path).run(progress=interrupt)
     assert torch.is_grad_enabled() and model[0]._working == 0, held  # whoever still holds the exception
     whole = make(model, tmp_path).run(progress=quiet)
@@ -109,11 +111,11 @@ def test_changed_parameters_are_refused_with_a_diff(what: str, model: Any, tmp_p
     lens, base, source = model
     common = {"steps": [0], "layers": [2], "metric": metric, "placebo": "none", "folder": tmp_path, "source": source}
     Sweep(lens, base, **{**common, **before}).run(progress=quiet)
-    stored = {file: file.read_bytes() for file in (tmp_path / "cells").iterdir()}
+    stored = {file: file.read_bytes() for file in (tmp_path / "items").iterdir()}
     with pytest.raises(dl.StoreError, match="begun under other parameters") as error:
         Sweep(lens, base, **{**common, **before, **after}).run(progress=quiet)
     assert named in str(error.value) and "another folder" in str(error.value)
-    assert {file: file.read_bytes() for file in (tmp_path / "cells").iterdir()} == stored
+    assert {file: file.read_bytes() for file in (tmp_path / "items").iterdir()} == stored
 
 
 def test_changed_weights_seeds_and_prompts_are_refused(tmp_path: Path) -> None:
@@ -165,20 +167,21 @@ def test_a_damaged_cell_is_set_aside_and_measured_again(
     damage: bytes | str, model: Any, tmp_path: Path, measured: list[Any]
 ) -> None:
     whole = make(model, tmp_path).run(progress=quiet)
-    file = sorted((tmp_path / "cells").iterdir())[1]
+    file = sorted((tmp_path / "items").iterdir())[1]
     if damage == "value":
         record = json.loads(file.read_text())
-        record["result"]["value"] += 1
+        record["value"] += 1
         damage = json.dumps(record).encode()
     elif damage == "of another sweep":
         other = tmp_path / "other"
         make(model, other, metric="projection").run(progress=quiet)
-        damage = (other / "cells" / file.name).read_bytes()
+        (same_cell,) = (other / "items").glob(f"{file.name.partition('.')[0]}.*")
+        damage = same_cell.read_bytes()
     file.write_bytes(damage)
     measured.clear()
     assert same(make(model, tmp_path).run(progress=quiet), whole)
     assert len(measured) == 1
-    (aside,) = (tmp_path / "cells").glob("*.damaged-*")
+    (aside,) = (tmp_path / "items").glob("*.damaged-*")
     assert aside.read_bytes() == damage
     make(model, tmp_path).run(progress=quiet)
     assert len(measured) == 1
@@ -186,13 +189,13 @@ def test_a_damaged_cell_is_set_aside_and_measured_again(
 
 def test_a_damaged_head(model: Any, tmp_path: Path, measured: list[Any]) -> None:
     whole = make(model, tmp_path).run(progress=quiet)
-    (tmp_path / "sweep.json").write_text("{")
+    (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(dl.StoreError, match="remove this one file"):
         make(model, tmp_path).run(progress=quiet)
-    (tmp_path / "sweep.json").unlink()
+    (tmp_path / "manifest.json").unlink()
     assert same(make(model, tmp_path).run(progress=quiet), whole) and len(measured) == 4
     # With the head gone, other parameters may begin here, and take nothing that was measured under these.
-    (tmp_path / "sweep.json").unlink()
+    (tmp_path / "manifest.json").unlink()
     make(model, tmp_path, metric="projection").run(progress=quiet)
     assert len(measured) == 8
 
@@ -222,7 +225,7 @@ def test_a_full_disk_loses_only_the_cell_in_flight(
     call: str, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: list[Any]
 ) -> None:
     sweep, real, left = make(model, tmp_path), getattr(os, call), [2]
-    ledger.Ledger(tmp_path, sweep.identity())  # the head is there
+    open_store(tmp_path, "sweep", sweep.identity())  # the manifest is there
 
     def full(*args: Any) -> Any:
         if left[0] == 0:
@@ -232,9 +235,9 @@ def test_a_full_disk_loses_only_the_cell_in_flight(
 
     with monkeypatch.context() as m:
         m.setattr(os, call, full)
-        with pytest.raises(dl.StoreError, match="Everything stored before is safe; make room"):
+        with pytest.raises(dl.StoreError, match="Everything kept before is safe; make room"):
             sweep.run(progress=quiet)
-    stored = list((tmp_path / "cells").iterdir())
+    stored = list((tmp_path / "items").iterdir())
     assert len(stored) == {"replace": 2, "fsync": 1}[call] and not [f for f in stored if f.name.startswith(".")]
     whole = make(model, tmp_path).run(progress=quiet)
     assert same(whole, make(model, None).run(progress=quiet))
@@ -259,7 +262,7 @@ def test_file_systems_without_links_or_locks(model: Any, tmp_path: Path, monkeyp
         raise NotImplementedError("FileSystem does not appear to support flock")
 
     monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr(ledger.FileLock, "acquire", unknown)
+    monkeypatch.setattr(store_folder.FileLock, "acquire", unknown)
     whole = make(model, tmp_path).run(progress=quiet)
     assert same(whole, make(model, None).run(progress=quiet))
 
@@ -323,4 +326,4 @@ def test_two_processes_share_a_folder(model: Any, tmp_path: Path) -> None:
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0]
     lines = [line.split() for line in log.read_text().splitlines()]
     assert len(lines) == len({key for _, key in lines}) == 6
-    assert not [f for f in (folder / "cells").iterdir() if f.suffix != ".json"]
+    assert not [f for f in (folder / "items").iterdir() if f.suffix != ".json"]

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from sweeping import lens_and_puzzle, quiet
 
-from dit_lens.runner import Sweep, ledger
+from dit_lens.runner import Sweep
 from dit_lens.runner.cell_engine import Engine
+from dit_lens.store.manifest import CLAIMS, ITEMS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -44,7 +45,7 @@ def victim(model: Any, folder: Path, log: Path) -> int:
         real, sweep = Engine.run, make(model, folder)
 
         def noted(self: Engine, item: Any, cell: Any, *rest: Any) -> Any:
-            there = (folder / ledger.CELLS / f"{cell.key}.json").exists()
+            there = any((folder / ITEMS).glob(f"{cell.key}.*"))
             handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(handle, f"{cell.key} {'again' if there else 'new'}\n".encode())
             os.close(handle)
@@ -62,7 +63,7 @@ def victim(model: Any, folder: Path, log: Path) -> int:
 
 def stored(folder: Path) -> dict[str, bytes]:
     """The finished cells: what has its name. Scratch files of the dead begin with a dot."""
-    cells = folder / ledger.CELLS
+    cells = folder / ITEMS
     return {f.name: f.read_bytes() for f in cells.glob("[!.]*")} if cells.exists() else {}
 
 
@@ -86,7 +87,8 @@ def finish(model: Any, folder: Path, log: Path, before: dict[str, bytes], kills:
     assert found.equals(make(model, None).run(progress=quiet))
     after, sweep = stored(folder), make(model, None)
     assert {name: after[name] for name in before} == before
-    assert set(after) == {f"{cell.key}.json" for cell in sweep.cells}  # all there, none set aside
+    keys = [name.partition(".")[0] for name in after]
+    assert sorted(keys) == sorted(cell.key for cell in sweep.cells)  # all there once, none set aside
     noted = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
     assert all(how == "new" for _, how in noted)  # what was stored was never measured again
     assert len(noted) - len({key for key, _ in noted}) <= kills  # at most the cell in flight, once a kill
@@ -163,6 +165,6 @@ def test_a_dead_process_gives_its_claim_back(model: Any, tmp_path: Path) -> None
 def _until_claimed(folder: Path) -> float:
     """Wait until a victim holds a group of cells."""
     end = time.time() + 30
-    while time.time() < end and not list((folder / ledger.CLAIMS).glob("*.lock")):
+    while time.time() < end and not list((folder / CLAIMS).glob("*.lock")):
         time.sleep(0.005)
     return 0.0

@@ -92,7 +92,7 @@ def test_actors_measure_the_same_and_die_in_vain(cluster: Any, model: Any, tmp_p
     found = sweep.run(progress=kill_one, executor=Ray(load=load_tiny, actors=2, options={"num_cpus": 1}))
     assert killed
     assert found.equals(serial)
-    assert len(list((tmp_path / "cells").iterdir())) == len(sweep.cells)
+    assert len(list((tmp_path / "items").iterdir())) == len(sweep.cells)
     assert make(model, folder=tmp_path).run(progress=quiet).equals(serial)  # and the folder holds them
 
 
@@ -133,7 +133,7 @@ def test_a_group_that_kills_every_actor_stops_the_sweep(cluster: Any, model: Any
     sweep = make(model, metric=deadly, folder=tmp_path)
     with pytest.raises(dl.MeasureError, match="2 actors died at item 0, step 0"):
         sweep.run(progress=quiet, executor=Ray(load=load_tiny, options={"num_cpus": 1}, retries=1))
-    assert not list((tmp_path / "cells").iterdir())
+    assert not list(tmp_path.glob("items/*"))
 
 
 def _workers() -> list[int]:

@@ -15,6 +15,7 @@ import dit_lens as dl
 from dit_lens.measures import local_effects
 from dit_lens.runner import Sweep, cost
 from dit_lens.runner.finished_cells import Tally, human_size, human_time, progress_bar
+from dit_lens.store import open_store
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +244,7 @@ def test_progress_tells_the_time_left(model: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(finished_cells.time, "perf_counter", lambda: now[0])
     cells = [Cell(0, (0,), (layer,), "update") for layer in range(3)]
     told: list[Any] = []
-    work = Tally({cells[0]: 10, cells[1]: 20, cells[2]: 70}, None, lambda *what: told.append(what))
+    work = Tally({cells[0]: 10, cells[1]: 20, cells[2]: 70}, open_store(None, "sweep", {}), lambda *what: told.append(what))
     for cell, seconds in zip(cells, (100, 200, 700), strict=True):
         now[0] += seconds
         work.deliver(cell, {"value": 0.0})
