@@ -158,7 +158,7 @@ def axes(
     """
     if hooks is None:
         if heads is not None or regions is not None or branches != ALL or layers not in (ALL, None):
-            raise AddressError("hooks=None is for edits of the latents, which have no layers, heads, regions or branches")
+            raise AddressError("hooks=None is for edits of the latents, which have steps and nothing else")
         return Axes(_groups(steps, plan.n_steps, "step"), ((),), (None,), (None,), (None,), (ALL,))
     chosen = (hooks,) if isinstance(hooks, str) else tuple(hooks)
     if not chosen:

@@ -28,8 +28,8 @@ from typing import Any
 
 from dit_lens.errors import MeasureError, StoreError
 from dit_lens.runner.cells import Cell
-from dit_lens.runner.progress_meter import human_size, human_time
 from dit_lens.runner.metrics import READS_VIDEO
+from dit_lens.runner.progress_meter import human_size, human_time
 from dit_lens.runner.work import grouped
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.run import Run
@@ -132,7 +132,10 @@ def check_budget(sweep: Any, budget: float) -> None:
 
 def check_disk(folder: str | Path, needed: int) -> None:
     """Errors: :class:`StoreError` when the disk has not the room that all cells will take."""
-    free = shutil.disk_usage(folder).free
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
     if free < needed:
         raise StoreError(
             f"{folder} has {human_size(free)} left and the sweep needs {human_size(needed)}: make room, or choose "

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from dit_lens.errors import MeasureError
 from dit_lens.progress import Progress
-from dit_lens.wan.sampling import NAMES, Sampling, SamplingArguments, SamplingLike, merged
+from dit_lens.store import Store
+from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 
 
 class Options(SamplingArguments, total=False):
@@ -21,7 +19,7 @@ class Options(SamplingArguments, total=False):
     """
 
     sampling: SamplingLike | None
-    folder: str | Path | None
+    folder: str | Path | Store | None
     progress: Progress | None
     executor: Any
     shard: str | tuple[int, int]
@@ -38,7 +36,7 @@ class Running:
         shard: This process's part, ``"0/4"`` or ``(0, 4)``; the parts share a folder.
     """
 
-    folder: str | Path | None = None
+    folder: str | Path | Store | None = None
     progress: Progress | None = None
     executor: Any = "serial"
     shard: str | tuple[int, int] = (0, 1)

@@ -20,7 +20,7 @@ def gather(sweep: Any, results: Mapping[Cell, Mapping[str, float]]) -> xr.Datase
     dims = ("task", "seed", *axes.coords())
     data = xr.Dataset({kind: found["value"].sel(kind=kind, drop=True) for kind in sweep.kinds})
     for end in ("base", "source"):  # the same whatever the kind
-        data[end] = found[end].ffill("kind").isel(kind=-1, drop=True)
+        data[end] = found[end].max("kind")
     data = data.transpose(*dims).drop_vars(["sigma", "expert"])
     coords = {name: data[name] for name in dims}
     normal = _normalised(data, sweep.kinds, sweep.has_source)

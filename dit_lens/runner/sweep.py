@@ -32,7 +32,7 @@ from dit_lens.runner.metrics import Item, Metric, OneMetric, Reading
 from dit_lens.runner.options import Options, split_options
 from dit_lens.runner.results import gather, raw
 from dit_lens.runner.work import run as run_work
-from dit_lens.runner.work import share, shard_of
+from dit_lens.runner.work import shard_of, share
 from dit_lens.store import Store
 from dit_lens.store.identity import describe, source_identity, task_identity
 from dit_lens.wan.call_plan import Plan
@@ -243,8 +243,9 @@ class Sweep:
             cost.check_budget(self, budget)
         given = {"progress": progress, "executor": executor}
         running = replace(self.running, **{k: v for k, v in given.items() if v is not None})
-        if running.folder is not None:
-            cost.check_disk(running.folder, len(self.mine) * cost.CELL_BYTES)
+        place = running.folder.place if isinstance(running.folder, Store) else running.folder
+        if place is not None:
+            cost.check_disk(place, len(self.mine) * cost.CELL_BYTES)
         try:
             return run_work(self, running, gather=lambda results: gather(self, results))
         finally:
@@ -264,7 +265,9 @@ class Sweep:
         """Block evaluations of one cell."""
         return cost.cell_blocks(cell, self.model_plan, self.lens.n_layers, self.engine.horizon)
 
-    def measure(self, cells: Sequence[Cell], store: Store | None = None) -> Generator[tuple[Cell, dict[str, float]], None, None]:
+    def measure(
+        self, cells: Sequence[Cell], store: Store | None = None
+    ) -> Generator[tuple[Cell, dict[str, float]], None, None]:
         """Measure cells of one item and first step, here and now."""
         if not cells:
             return
@@ -403,14 +406,14 @@ def _at_once(make: Callable[P, Sweep]) -> Callable[P, xr.Dataset]:
     def sweep(*args: P.args, **kwargs: P.kwargs) -> xr.Dataset:
         return make(*args, **kwargs).run()
 
-    drawn = inspect.signature(make.__init__)  # type: ignore[misc]
+    drawn = inspect.signature(make.__init__)
     own = [p for p in drawn.parameters.values() if p.name not in ("self", "reading")]
     sweep.__signature__ = drawn.replace(parameters=own, return_annotation=xr.Dataset)  # type: ignore[attr-defined]
     sweep.__name__ = sweep.__qualname__ = "sweep"
     sweep.__doc__ = (
         "Measure one intervention at every (step, layer, hook, head, region, branch) asked for.\n\n"
         "``Sweep(...).run()`` in one call: the arguments are those of :class:`Sweep`, the result is that of "
-        ":meth:`Sweep.run`.\n\n" + inspect.cleandoc(make.__init__.__doc__ or "").split("\n", 2)[2]  # type: ignore[misc]
+        ":meth:`Sweep.run`.\n\n" + inspect.cleandoc(make.__init__.__doc__ or "").split("\n", 2)[2]
     )
     return sweep
 

@@ -29,10 +29,10 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import MeasureError
-from dit_lens.runner.options import Running, split_options
+from dit_lens.runner.options import split_options
 from dit_lens.runner.work import run as run_work
 from dit_lens.stats.summary import puzzle_names
-from dit_lens.store import Store, open_store
+from dit_lens.store import Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.lens import Lens
@@ -203,7 +203,9 @@ class TaskRows:
         self._runs.move_to_end(key)
         return self._runs[key]
 
-    def measure(self, units: Sequence[TaskUnit], store: Store) -> Generator[tuple[TaskUnit, dict[str, xr.Dataset]], None, None]:
+    def measure(
+        self, units: Sequence[TaskUnit], store: Store
+    ) -> Generator[tuple[TaskUnit, dict[str, xr.Dataset]], None, None]:
         """See :class:`dit_lens.runner.work.Work`."""
         for unit in units:
             yield unit, {"row": self.row(Item(self, unit.index, store.child(unit.key)))}
@@ -214,7 +216,9 @@ class TaskRows:
         if not results:
             raise MeasureError("no task is finished yet: run all shards, or this one, with the same folder")
         rows = [found["row"] for found in results.values()]
-        whole = xr.concat(rows, "task", join="outer", coords="minimal", compat="override", combine_attrs="drop_conflicts")
+        whole = xr.concat(
+            rows, "task", join="outer", coords="minimal", compat="override", combine_attrs="drop_conflicts"
+        )
         chosen = [self.tasks[unit.index] for unit in results]
         whole = whole.assign_coords(
             task=puzzle_names(chosen),

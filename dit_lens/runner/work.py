@@ -64,7 +64,7 @@ def run(
         gather: In place of ``work.gather``.
 
     Returns:
-        What ``work.gather`` makes of all finished units, those of other shards on the same folder included.
+        What ``work.gather`` makes of the units of this shard. Without a shard on the same folder: of all.
 
     Raises:
         StoreError: For a folder of other parameters, or one that cannot be written.
@@ -76,8 +76,7 @@ def run(
     with store.stoppable():
         meter = ProgressMeter(running.progress, {unit.key: work.cost(unit) for unit in mine}, store)
         execute(work, grouped(mine), store, meter)
-    done = set(store.keys())
-    found = {unit: store.get(unit.key) for unit in work.units if unit.key in done}
+    found = {unit: store.get(unit.key) for unit in mine}
     return (gather or work.gather)(found)
 
 

@@ -12,8 +12,9 @@ import pytest
 from families import FAMILIES
 
 from dit_lens.runner import Sweep
-from dit_lens.runner.cell_engine import Engine, Item
+from dit_lens.runner.cell_engine import Engine
 from dit_lens.runner.cells import Cell
+from dit_lens.runner.metrics import Item
 from dit_lens.wan import blocks
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
@@ -53,7 +54,7 @@ def naive(sweep: Sweep, cell: Cell, item: Item) -> Run:
     """A cell from scratch: a whole generation with the intervention."""
     end = sweep.engine.last_step(cell)
     return sweep.lens.generate(
-        sweep.tasks[0], seed=sweep.seeds[0], interventions=[sweep.engine.intervention(cell, item)], **sweep.sampling,
+        sweep.tasks[0], seed=sweep.seeds[0], interventions=[sweep.engine.intervention(cell, item)], sampling=sweep.sampling,
         stop_after=None if end == sweep.model_plan.n_steps - 1 else end,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from sweeping import lens_and_puzzle, quiet
 
 import dit_lens as dl
 from dit_lens.runner import Ray, Sweep
-from dit_lens.runner import executors as executing
+from dit_lens.runner import ray_actors, work
 
 STEPS = [0, 1, (1, 2)]
 
@@ -23,24 +23,27 @@ def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(sys.modules, "ray", None)
     lens, puzzle, sampling = lens_and_puzzle()
-    with lens, pytest.raises(dl.LoadError, match=r"pip install 'dit-lens\[ray\]'; or split the sweep with shard="):
+    with lens, pytest.raises(dl.LoadError, match=r"pip install 'dit-lens\[ray\]'; or split the work with shard="):
         Sweep(lens, puzzle, "other_answer", sampling=sampling).run(progress=quiet, executor="ray")
 
 
 @pytest.mark.parametrize("wanted", ["dask", 3])
 def test_unknown_executors(wanted: Any) -> None:
     with pytest.raises(dl.MeasureError, match="choose 'serial', 'ray'"):
-        executing.executor(wanted)
+        work.executor_of(wanted)
 
 
 def test_groups_are_handed_out_by_item() -> None:
-    from dit_lens.runner.cells import Cell, grouped
+    from dit_lens.runner.cells import Cell
 
     cells = [Cell(item, (step,), (0,), "update") for item in (0, 1) for step in (0, 1)]
-    desk = executing._Desk(grouped(cells))
-    assert desk.take(1) == [cells[2]] and desk.take(1) == [cells[3]] and desk.take(1) == [cells[0]]
-    desk.put_back([cells[0]])
-    assert desk.take(5) == [cells[1]] and desk.take(5) == [cells[0]] and desk.take(5) is None
+    groups = work.grouped(cells)
+    queue = ray_actors.Groups(groups)
+    names = list(groups)
+    assert [queue.take("1-7")[0] for _ in range(3)] == [names[2], names[3], names[0]]
+    queue.put_back(names[0], groups[names[0]])
+    assert queue.take("5-0") == (names[1], [cells[1]]) and queue.take("5-0") == (names[0], [cells[0]])
+    assert queue.take("5-0") is None
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from sweeping import Puzzle, lens_and_puzzle, quiet
 import dit_lens as dl
 from dit_lens.measures import local_effects
 from dit_lens.runner import Sweep, cost
-from dit_lens.runner.finished_cells import Tally, human_size, human_time, progress_bar
+from dit_lens.runner.progress_meter import ProgressMeter, human_size, human_time, progress_bar
 from dit_lens.store import open_store
 
 
@@ -83,7 +83,7 @@ def test_labels(model: Any) -> None:
         return steps[0] + 10 * steps[-1] + 100 * layers[0] + 1000 * layers[-1] + 1e4 * len(branches) + 1e5 * hooks
 
     found = make(
-        model, steps=[(0, 1), 2], layers=[(0, 2), 1], hooks=["z", "q"], heads=[0, 1], branch=["cond", "all"],
+        model, steps=[(0, 1), 2], layers=[(0, 2), 1], hooks=["z", "q"], heads=[0, 1], branches=["cond", "all"],
         metric=place, placebo="none",
     ).run(progress=quiet)  # fmt: skip
     assert found["value"].dims == ("step", "layer", "hook", "head", "branch")
@@ -237,24 +237,25 @@ def test_formulas_of_real_sizes(shape: tuple[int, int]) -> None:
 
 
 def test_progress_tells_the_time_left(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dit_lens.runner import finished_cells
+    from dit_lens.runner import progress_meter
     from dit_lens.runner.cells import Cell
 
     now = [0.0]
-    monkeypatch.setattr(finished_cells.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(progress_meter.time, "perf_counter", lambda: now[0])
     cells = [Cell(0, (0,), (layer,), "update") for layer in range(3)]
     told: list[Any] = []
-    work = Tally({cells[0]: 10, cells[1]: 20, cells[2]: 70}, open_store(None, "sweep", {}), lambda *what: told.append(what))
+    costs = {cell.key: cost for cell, cost in zip(cells, (10, 20, 70), strict=True)}
+    meter = ProgressMeter(lambda *what: told.append(what), costs, open_store(None, "sweep", {}))
     for cell, seconds in zip(cells, (100, 200, 700), strict=True):
         now[0] += seconds
-        work.deliver(cell, {"value": 0.0})
+        meter.finished(cell)
     assert told[0] == (0, 3, "begun")
     assert told[1][:2] == (1, 3) and told[1][2].endswith("; about 15 min left")  # 90 units at 10 s
     assert told[2][2].endswith("; about 12 min left") and "left" not in told[3][2]
 
 
 def test_a_bar_for_terminals_and_notebooks(capsys: pytest.CaptureFixture[str]) -> None:
-    tell = progress_bar()
+    tell = progress_bar("sweep")
     tell(2, 4, "resumed")
     tell(3, 4, "a cell; about 5 s left")
     tell(4, 4, "a cell")
