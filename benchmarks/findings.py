@@ -4,8 +4,9 @@
     python benchmarks/findings.py noise swap           # some, the others keep their rows
     python benchmarks/findings.py --table              # only write the page again from docs/findings.json
 
-Each experiment's ``claims(lens)`` runs with its own n and seed 0 on unseen puzzles. Rows are kept in docs/findings.json
-with the date and the versions they were made with, so that one experiment can be run again without the rest.
+``dl.replication.claims`` runs each experiment with its own n and seed 0 on unseen puzzles. Rows are kept in
+docs/findings.json with the date and the versions they were made with, so that one experiment can be run again without
+the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import dit_lens as dl
-from dit_lens import experiments
+from dit_lens import replication
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, ROWS = DOCS / "findings.md", DOCS / "findings.json"
@@ -58,7 +59,7 @@ PAGES = {
 def measure(name: str, lens: Any) -> dict[str, Any]:
     """Run one experiment's claims."""
     began = time.time()
-    rows = [asdict(row) for row in experiments.claims(lens, name)]
+    rows = [asdict(row) for row in replication.claims(lens, name)]
     made = {k: v for k, v in lens.about.items() if k in ("dit-lens", "torch", "diffusers")}
     return {"rows": rows, "date": str(date.today()), "made": made, "weights": lens.fingerprint,
             "minutes": round((time.time() - began) / 60, 1)}  # fmt: skip
@@ -107,14 +108,14 @@ def _number(row: dict[str, Any], prefix: str) -> str:
 def main() -> None:
     """Run, keep the rows, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"experiments, of {', '.join(experiments.CLAIMS)}")
+    parser.add_argument("names", nargs="*", help=f"experiments, of {', '.join(replication.TABLE)}")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the page from the stored rows")
     asked = parser.parse_args()
-    unknown = set(asked.names) - set(experiments.CLAIMS)
+    unknown = set(asked.names) - set(replication.TABLE)
     if unknown:
-        parser.error(f"unknown: {sorted(unknown)}; choose from {list(experiments.CLAIMS)}")
+        parser.error(f"unknown: {sorted(unknown)}; choose from {list(replication.TABLE)}")
     with dl.load("lab") as lens:
-        for name in () if asked.table else asked.names or experiments.CLAIMS:
+        for name in () if asked.table else asked.names or replication.TABLE:
             entry = measure(name, lens)
             stored = json.loads(ROWS.read_text()) if ROWS.exists() else {}  # read late: two may run side by side
             ROWS.write_text(json.dumps({**stored, name: entry}, indent=1, default=float) + "\n")

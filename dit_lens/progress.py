@@ -10,3 +10,8 @@ Progress = Callable[[int, int, str], None]
 
 def silent(done: int, total: int, what: str) -> None:
     """The progress that tells nothing."""
+
+
+def prefixed(progress: Progress, name: str) -> Progress:
+    """The same progress, told as part of a longer piece of work."""
+    return lambda done, total, what: progress(done, total, f"{name}: {what}")

@@ -112,7 +112,14 @@ BELOW = {
     "measures": {"interventions", "wan", "stats", "store", "address", "progress", "errors"},
     "runner": {"measures", "interventions", "display", "wan", "stats", "store", "address", "progress", "errors"},
     "experiments": {
-        "replication", "layer_map", "measures", "interventions", "wan", "tasks", "stats", "store", "address",
+        "measures", "interventions", "wan", "tasks", "stats", "store", "address", "progress", "errors",
+    },
+    "layer_map": {  # figures: a map draws its own report
+        "experiments", "probing", "runner", "measures", "interventions", "display", "figures", "wan", "tasks", "stats",
+        "store", "saved_runs", "address", "progress", "errors",
+    },
+    "replication": {
+        "layer_map", "experiments", "runner", "measures", "interventions", "wan", "tasks", "stats", "store", "address",
         "progress", "errors",
     },
     # tasks: what labels are

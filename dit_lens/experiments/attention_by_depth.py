@@ -24,15 +24,12 @@ from typing import Any, Unpack
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.address import ALL, Indices
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.energy_by_depth import FOREGROUND, SHIFT
 from dit_lens.interventions.knockout import knockout
 from dit_lens.measures.region_attention import watch_attention, watched_attention
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim, untestable
-from dit_lens.replication.rows import above_null, text
 from dit_lens.stats.summary import puzzle_names
 from dit_lens.wan.attention_sets import Kind
 from dit_lens.wan.lens import Lens
@@ -42,7 +39,6 @@ from dit_lens.wan.token_grid import Grid, token_regions
 #: Things of one kind of which the prompt names the first: (named, not named).
 NAMED = (("goal", "other_goal"),)
 STEPS = 4  # read unless told otherwise, spread over the schedule
-WINDOW = 3  # layers of one causal window, a quarter of the lab model
 
 
 def attention_by_depth(
@@ -207,123 +203,9 @@ def elsewhere(mask: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndar
     return found.reshape(-1)
 
 
-# -- the paper's claims
-
-
-def claims(lens: Lens, n: int = 12, seed: int = 0, progress: Progress = silent, **arguments: Any) -> list[Claim]:
-    """The paper's claims on where layers attend, on ``n`` unseen puzzles of each family; see :func:`read_claims`.
-
-    The causal rows cut attention to the named goal of ``n`` ``choose`` puzzles, in windows of three layers.
-    """
-    names = puzzles.names()
-    found = attention_by_depth(
-        lens, puzzles.batch(names, n * len(names), seed), seed=seed, progress=progress, **arguments
-    )
-    chosen = puzzles.batch("choose", n, seed)
-    windows = {f"{a}-{a + WINDOW - 1}": range(a, a + WINDOW) for a in range(0, lens.n_layers - WINDOW + 1, WINDOW)}
-    cuts = knockouts(
-        lens, chosen, [("all", "goal")], {"all": ALL, **windows}, seed=seed, progress=progress, **arguments
-    )
-    return [*read_claims(found), *read_cuts(cuts, lens.n_layers)]
-
-
 def shift(found: xr.Dataset, key: str, query: str = "all") -> xr.DataArray:
     """log2 enrichment of a key region, (puzzle, kind, part): layers before depth 9/40, and from there on."""
     level = np.log2(found.enrichment.sel(key=key, query=query, drop=True).mean("head")).mean("step")
     later = level["depth"] >= SHIFT
     parts = [level.where(~later).mean("layer"), level.where(later).mean("layer")]
     return xr.concat(parts, "part").assign_coords(part=["early", "later"]).dropna("puzzle", how="all")
-
-
-def read_claims(found: xr.Dataset) -> list[Claim]:
-    """The claims from what :func:`attention_by_depth` measured: early is depth below 9/40."""
-    things, outside = shift(found, "foreground"), shift(found, "foreground", "rest")
-    later = "From about layer 9 of 40 on, attention shifts to the foreground"
-    rows = [
-        _row(
-            "Layers 0 to 9 of 40 attend to background and global structure.",
-            "minus log2 enrichment of the foreground in self-attention, layers below depth .225",
-            -things.sel(part="early"),
-            f"From tokens outside the foreground: {text(-outside.sel(part='early', kind='region'))}.",
-        ),
-        _row(
-            f"{later}.",
-            "log2 enrichment of the foreground in self-attention, layers from depth .225 on minus layers below",
-            _grown(things),
-            f"The level from depth .225 on: {text(things.sel(part='later', kind='region'))}. The foreground's own "
-            "attention to itself counts here; the next row leaves it out.",
-        ),
-        _row(
-            f"{later}, seen from the rest of the video.",
-            "the same from tokens outside the foreground only",
-            _grown(outside),
-            f"The level from depth .225 on: {text(outside.sel(part='later', kind='region'))}.",
-        ),
-    ]
-    paper = "From about layer 9 of 40 on, attention shifts to the things that the prompt names."
-    if "named" not in found["key"].values:
-        return [*rows, untestable(paper, "no puzzle with a named and an unnamed thing of one kind was measured")]
-    for keys, where in ((("named", "other"), "in all frames"), (("named first", "other first"), "in the first frame")):
-        pair = shift(found, keys[0]) - shift(found, keys[1])
-        rows.append(
-            _row(
-                paper,
-                f"log2 enrichment of the goal that the prompt names over the other goal, {where}, layers from depth "
-                ".225 on minus layers below",
-                _grown(pair),
-                f"The level from depth .225 on: {text(pair.sel(part='later', kind='region'))}. "
-                + ("The agent comes to one of the two: that draws attention, too." if where == "in all frames" else ""),
-            )
-        )
-    return rows
-
-
-def read_cuts(cuts: xr.Dataset, n_layers: int) -> list[Claim]:
-    """Causal rows from :func:`knockouts` of one edge with the windows "all" and "a-b"."""
-    changed = cuts["changed"].isel(edge=0, drop=True)
-    solved = cuts["solved"].isel(edge=0, drop=True).sel(window="all")
-    edge, null = str(cuts["edge"].values[0]), "the same cut to as many random tokens elsewhere"
-    rows = [
-        above_null(
-            "Attention to the things that the prompt names carries the answer (our causal reading of Fig. 6a).",
-            f"answers changed by cutting {edge} at every layer and step",
-            "share of puzzles",
-            [changed.sel(window="all", kind=kind, drop=True) for kind in ("cut", "random")],
-            null,
-            f"Solved: without a cut {text(cuts['base_solved'])}; cut {text(solved.sel(kind='cut'))}; random "
-            f"{text(solved.sel(kind='random'))}.",
-        )
-    ]
-    windows = [str(w) for w in changed["window"].values if w != "all"]
-    early = [w for w in windows if int(w.split("-")[0]) / n_layers < SHIFT]
-    later = [w for w in windows if w not in early]
-    if early and later:
-        grown = changed.sel(window=later).mean("window") - changed.sel(window=early).mean("window")
-        each = "; ".join(
-            f"{w}: {text(changed.sel(window=w, kind='cut'))}, random {text(changed.sel(window=w, kind='random'))}"
-            for w in windows
-        )
-        rows.append(
-            above_null(
-                "That attention matters from about layer 9 of 40 on, more than before (our causal reading of Fig. 6a).",
-                f"answers changed by cutting {edge} in one window of {WINDOW} layers, later windows minus the first",
-                "share of puzzles",
-                [grown.sel(kind=kind, drop=True) for kind in ("cut", "random")],
-                null,
-                f"By window: {each}.",
-            )
-        )
-    return rows
-
-
-def _grown(values: xr.DataArray) -> xr.DataArray:
-    return values.sel(part="later", drop=True) - values.sel(part="early", drop=True)
-
-
-def _row(paper: str, measure: str, values: xr.DataArray, remark: str) -> Claim:
-    """``values`` (puzzle, kind)."""
-    pair = [values.sel(kind=kind, drop=True) for kind in ("region", "null")]
-    above = (pair[0] - pair[1]).groupby("task").mean()
-    by_task = ", ".join(f"{name} {float(above.sel(task=name)):.2f}" for name in above["task"].values)
-    null = "random masks of the same size in every frame"
-    return above_null(paper, measure, "log2 ratio", pair, null, f"{remark.strip()} Above the null by task: {by_task}.")

@@ -29,15 +29,10 @@ from dit_lens.address import indices
 from dit_lens.errors import MeasureError
 from dit_lens.interventions.renoise import renoise
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim
-from dit_lens.replication.rows import above_null, prefixed, text
 from dit_lens.stats.summary import puzzle_names
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
-
-#: Parts of the schedule at which a claim forks; the second is where the related work has runs committed.
-FORKS = (0.05, 0.15, 0.4, 0.6, 0.8)
 
 
 def fork(lens: Lens, run: Run, step: int, seeds: Sequence[int | None]) -> list[Run]:
@@ -152,41 +147,3 @@ def counted(own: Any, runs: Sequence[Run]) -> dict[str, float]:
         if hasattr(runs[0].task, "score")
         else np.nan,
     }
-
-
-def claims(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent) -> list[Claim]:
-    """The claims about branches on ``n`` unseen puzzles each of ``maze`` and ``pattern`` with several answers."""
-    parts = []
-    for name in ("maze", "pattern"):
-        tell = prefixed(progress, name)
-        n_steps = lens.plan().n_steps
-        steps = sorted({round(part * n_steps) for part in FORKS})
-        parts.append(branching(lens, several(name, n, seed), steps, progress=tell))
-    return judge(parts)
-
-
-def judge(parts: Sequence[xr.Dataset]) -> list[Claim]:
-    """The verdicts on ``branching`` of several families over one set of steps."""
-    found = xr.concat(parts, "puzzle", combine_attrs="drop_conflicts")
-    early, late = found.isel(step=1), found.isel(step=-1)
-    part = float(early["step"]) / found.attrs["n_steps"]
-    curve = "; ".join(f"step {int(s)}: {text(found['differ'].sel(step=s))}" for s in found["step"])
-    return [
-        above_null(
-            "Re-noised branches hold fewer different answers than fresh seeds do (2603.30043: 25 % and 68 %)",
-            "share of pairs of fresh seeds whose answers differ", "share",
-            (found["fresh_differ"], early["differ"]), f"branches forked at {part:.0%} of the schedule",
-            f"fresh seeds minus branches, puzzle by puzzle: {text(found['fresh_differ'] - early['differ'])}. "
-            f"Branches by step: {curve}",
-        ),
-        above_null(
-            "An early step has not decided yet: its branches end in other answers",
-            f"share of branches forked at {part:.0%} of the schedule with another answer than the run's", "share",
-            (early["changed"], early["placebo_changed"]), "the run's own noise, sampler restarted",
-        ),
-        above_null(
-            "The choice among answers is pruned along the steps, not made at once (Figs 1, 2)",
-            f"share of branches forked at step {int(early['step'])} with another answer than the run's", "share",
-            (early["changed"], late["changed"]), f"forked at step {int(late['step'])}",
-        ),
-    ]  # fmt: skip

@@ -14,26 +14,22 @@ When not to use: on one puzzle. A film is an anecdote; look at it with ``dit_len
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
-from dit_lens.measures.candidates import candidates, pool
+from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim, Verdict
-from dit_lens.replication.rows import above_null, prefixed, text
 from dit_lens.stats.summary import puzzle_names, summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 
-#: The cosine from which a curve counts as committed, and where the related work reads its commitment (step 5 of 40).
-COMMITTED, EARLY = 0.9, 0.125
+#: The cosine from which a curve counts as committed.
+COMMITTED = 0.9
 
 
 def chain_of_steps(
@@ -86,10 +82,11 @@ def chain_of_steps(
 
 def over_puzzles(values: xr.DataArray) -> xr.Dataset:
     """Mean and 95 % interval of (puzzle, seed, ...): seeds of a puzzle are averaged, puzzles are what is resampled."""
-    return summarise(_by_puzzle(values))
+    return summarise(by_puzzle(values))
 
 
-def _by_puzzle(values: xr.DataArray) -> xr.DataArray:
+def by_puzzle(values: xr.DataArray) -> xr.DataArray:
+    """Seeds of a puzzle averaged."""
     return values.astype(float).mean("seed", keep_attrs=True)
 
 
@@ -135,109 +132,3 @@ def _place(task: Any, end: Run) -> int:
     """Where in the right answers a run's end lies; -1 for none of them."""
     answer = task.answer(end.video)
     return task.solutions.index(answer) if answer in task.solutions else -1
-
-
-# -- claims
-
-
-def claims(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent) -> list[Claim]:
-    """The paper's claims about steps on ``n`` unseen puzzles a family, two noise seeds each."""
-    parts = {}
-    for name in puzzles.names():
-        tell = prefixed(progress, name)
-        parts[name] = chain_of_steps(lens, puzzles.batch(name, n, seed), (0, 1), progress=tell)
-    sharp, mixed = planted(puzzles.batch(("maze", "choose", "pattern"), 3 * n, seed))
-    return judge(list(parts.values()), sharp, mixed)
-
-
-def planted(tasks: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """What the criterion calls a sharp right answer, and an even mixture of all of them, in puzzles with several."""
-    sharp, mixed = [], []
-    for task in (t for t in tasks if 1 < len(t.solutions) <= 60):
-        reader = pool(task)
-        videos = [task.render(answer) / 255 for answer in task.solutions]
-        sharp.append(reader.read(videos[0]).kind)
-        mixed.append(reader.read(np.mean(videos, 0)).kind)
-    return sharp, mixed
-
-
-def judge(parts: Sequence[xr.Dataset], sharp: Sequence[str], mixed: Sequence[str]) -> list[Claim]:
-    """The verdicts on ``chain_of_steps`` of several families, with the planted nulls of :func:`planted`.
-
-    Errors: :class:`MeasureError` when no puzzle has one right answer, or none several.
-    """
-    names = ["motion", "fewest", "share", "wrong", "kind", "together", "leads", "solutions", "decoys"]
-    whole = xr.concat([part[names] for part in parts], "puzzle", combine_attrs="drop")
-    several = whole.isel(puzzle=np.flatnonzero(whole["solutions"] > 1))
-    only = whole.isel(puzzle=np.flatnonzero(whole["solutions"] == 1))
-    if not (several.sizes["puzzle"] and only.sizes["puzzle"]):
-        raise MeasureError(
-            f"{several.sizes['puzzle']} puzzles have several right answers and {only.sizes['puzzle']} have one: the "
-            "claims need both, so raise n"
-        )
-    early = int(EARLY * whole.sizes["step"])
-    motion = _by_puzzle(whole["motion"].isel(step=early))
-    leads = _by_puzzle(several["leads"].isel(step=early))
-    two = _by_puzzle(several["fewest"] >= 2)
-    wrong = _by_puzzle((several["wrong"] >= 2).where(several["decoys"] >= 2))
-    kind = several["kind"]
-    shared = _by_puzzle(several["together"].isel(step=0))
-    missing = _by_puzzle(only["share"] == 0)
-    return [
-        _above(
-            COMMITTED, "The motion is settled within the first 10-15 % of the schedule (2603.30043: cosine .93)",
-            f"cosine of motion energy with the own end, at step {early} of {whole.sizes['step']}", "cosine",
-            (motion.sel(to="final"), motion.sel(to="other puzzle")), "with another puzzle's end",
-            f"with the same puzzle's end at another seed: {text(motion.sel(to='other seed'))}",
-        ),
-        _above(
-            COMMITTED, "The choice among answers is made within the first 10-15 % of the schedule (2603.30043)",
-            f"share of runs whose best shown answer at step {early} is the final one, puzzles with several", "share",
-            (leads.sel(to="final"), leads.sel(to="other seed")), "it is the final one of the other seed",
-        ),
-        above_null(
-            "Early steps hold several candidate answers (Figs 1, 2)",
-            "share of runs with at least two right answers visible at step 0, puzzles with several", "share",
-            (two.isel(step=0), wrong.isel(step=0)), "at least two wrong answers visible",
-        ),
-        above_null(
-            "Later steps prune the candidates to one (Figs 1, 2)",
-            "share of runs with at least two right answers visible at step 0, puzzles with several", "share",
-            (two.isel(step=0), two.isel(step=-1)), "the same at the last step",
-        ),
-        above_null(
-            "Multi-path: several discrete answers stand side by side (Fig. 1)",
-            "share of runs that at any step show more than a mixture can hold, puzzles with several", "share",
-            (_by_puzzle((kind == "multi-path").any("step")), _share(mixed, "multi-path")),
-            "the same verdict on planted even mixtures",
-            f"summed contrast of the two strongest answers at step 0: {text(shared)}; a mixture has at most 1, side by "
-            "side is 2",
-        ),
-        above_null(
-            "Superposition: early steps blur several answers into one mixture (Fig. 2)",
-            "share of runs whose two strongest answers share one contrast at step 0, puzzles with several", "share",
-            (_by_puzzle((kind == "superposition").isel(step=0)), _share(sharp, "superposition")),
-            "the same verdict on planted sharp answers",
-        ),
-        _above(
-            0.5, "Reasoning unfolds along the steps: the answer is not there at first",
-            "share of runs in which the only right answer is not visible at step 0, puzzles with one", "share",
-            (missing.isel(step=0), missing.isel(step=-1)), "the same at the last step",
-            "where there is nothing to choose, what the first step lacks is what later steps must add",
-        ),
-    ]  # fmt: skip
-
-
-def _above(
-    level: float, paper: str, measure: str, unit: str, pair: Sequence[xr.DataArray], null_name: str, remark: str = ""
-) -> Claim:
-    """``above_null`` for a claim that also names a size: the interval has to lie above ``level`` too."""
-    claim = above_null(paper, measure, unit, pair, null_name, remark)
-    verdict: Verdict = "supported" if claim.low > max(level, claim.null_high) else "not supported"
-    return replace(
-        claim, rule=f"supported when the interval lies above {level:g} and above the null's", verdict=verdict
-    )
-
-
-def _share(found: Sequence[str], kind: str) -> xr.DataArray:
-    return xr.DataArray([float(one == kind) for one in found], dims="puzzle")

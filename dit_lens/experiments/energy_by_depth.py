@@ -23,16 +23,12 @@ from typing import Any, Unpack
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.address import Indices
 from dit_lens.errors import MeasureError, TaskError
-from dit_lens.measures.energy import energy_ratio, layer_energy, profile_stability
+from dit_lens.measures.energy import energy_ratio, layer_energy
 from dit_lens.measures.token_maps import ChannelMoments, variance_ratio
 from dit_lens.measures.token_masks import change_mask, proper, shuffled_mask
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim, Verdict
-from dit_lens.replication.rows import numbers
-from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
@@ -166,129 +162,3 @@ def _with_input(measure: Callable[[str], xr.DataArray], hook: str) -> xr.DataArr
     layers = measure(hook).isel(branch=0, drop=True)
     entry = measure(INPUT).isel(branch=0, drop=True).expand_dims(layer=[-1])
     return xr.concat([entry, layers], dim="layer", coords="minimal", compat="override").transpose("step", "layer", ...)
-
-
-# -- the paper's claims
-
-
-def claims(lens: Lens, n: int = 24, seed: int = 0, progress: Progress = silent, **arguments: Any) -> list[Claim]:
-    """The paper's claims on layer energy, on ``n`` unseen puzzles of all families; see :func:`read_claims`."""
-    return read_claims(energy(lens, puzzles.batch(puzzles.names(), n, seed), seed=seed, progress=progress, **arguments))
-
-
-def read_claims(found: xr.Dataset) -> list[Claim]:
-    """The claims from what :func:`energy` measured: of the stream, by both masks; of the updates, by task regions.
-
-    Layers below depth .225 (9 of 40) are early, from 2/3 on deep.
-    """
-    rows = []
-    for hook in found["hook"].values:
-        part = found.sel(hook=hook, drop=True)
-        named = WHAT.get(str(hook), str(hook))
-        for source in found["source"].values if hook == found["hook"].values[0] else ["regions"]:
-            rows += _shift(part["energy"].sel(source=source, drop=True), part["depth"], named, str(source))
-        rows += [_growth(part["variance"], part["depth"], named), _stability(part, named)]
-    return rows
-
-
-WHAT = {"resid_post": "stream after the block", "update": "what the block adds"}
-
-
-def _shift(ratio: xr.DataArray, depth: xr.DataArray, hook: str, source: str) -> list[Claim]:
-    over = f"{hook}; foreground from " + ("task regions" if source == "regions" else "first against final frame")
-    early, later = (depth >= 0) & (depth < SHIFT), depth >= SHIFT
-    first, after = (ratio.sel(layer=part).mean(("layer", "step")) for part in (early, later))
-    entry = summarise(ratio.sel(kind="region", layer=-1).mean("step"))
-    return [
-        _claim(
-            "Layers 0 to 9 of 40 carry global structure and background (Fig. 6a).",
-            f"log2 energy, foreground over the rest, mean over layers of depth below .225 and all steps; {over}",
-            first,
-            "supported when the interval lies below zero and below the null's",
-            lambda a, b: a["high"] < min(0.0, b["low"]),
-            f"At the input, before any layer: {_text(entry)}. {_by_task(first)}",
-        ),
-        _claim(
-            "From about layer 9 of 40 on, energy shifts to the foreground and to the things the prompt names.",
-            f"log2 energy, foreground over the rest: layers from depth .225 on minus layers below; {over}",
-            after - first,
-            _ABOVE,
-            _above,
-            f"From depth .225 on the ratio itself is {_text(summarise(after.sel(kind='region')))}. "
-            f"{_by_task(after - first)}",
-        ),
-    ]
-
-
-def _growth(variance: xr.DataArray, depth: xr.DataArray, hook: str) -> Claim:
-    early, deep = (
-        variance.sel(layer=part).mean(("layer", "step")) for part in ((depth >= 0) & (depth < SHIFT), depth >= 2 / 3)
-    )
-    before, at = (_text(summarise(v.sel(kind="region"))) for v in (early, deep))
-    return _claim(
-        "In deeper layers channel variance grows in the target regions.",
-        "log2 channel variance over tokens, foreground over the rest: layers from depth 2/3 on minus layers below "
-        f".225; {hook}; foreground from task regions",
-        deep - early,
-        _ABOVE,
-        _above,
-        f"The ratio itself below .225: {before}, from 2/3 on: {at}. {_by_task(deep - early)}",
-    )
-
-
-def _stability(part: xr.Dataset, hook: str) -> Claim:
-    ratio = part["energy"].sel(source="regions", drop=True).sel(layer=part["depth"] >= 0)
-    remarks = []
-    _, count = np.unique(part["expert"].values, return_counts=True)
-    for pairs in ("within", "across") if len(count) > 1 and max(count) > 1 else ():
-        r = profile_stability(ratio, pairs)
-        real, draw = (_text(summarise(r.sel(kind=kind))) for kind in ("region", "draw"))
-        remarks.append(f"Of steps {pairs} {'one expert' if pairs == 'within' else 'experts'}: {real}, null {draw}.")
-    return _claim(
-        "The pattern over layers is stable across steps.",
-        f"Pearson correlation of the layer profile of log2 energy between two steps, mean over pairs of steps; {hook}",
-        profile_stability(ratio),
-        "supported when the interval lies above .5 and above the null's",
-        lambda a, b: a["low"] > max(0.5, b["high"]),
-        " ".join(remarks),
-        null="draw",
-    )
-
-
-_ABOVE = "supported when the interval lies above zero and above the null's"
-
-
-def _above(a: dict[str, float], b: dict[str, float]) -> bool:
-    return a["low"] > max(0.0, b["high"])
-
-
-def _claim(
-    paper: str,
-    measure: str,
-    values: xr.DataArray,
-    rule: str,
-    holds: Callable[[dict[str, float], dict[str, float]], bool],
-    remark: str,
-    null: str = "null",
-) -> Claim:
-    """A claim from values (puzzle, kind)."""
-    a, b = (numbers(values.sel(kind=kind, drop=True)) for kind in ("region", null))
-    verdict: Verdict = "supported" if holds(a, b) else "not supported"
-    name = "one random mask of the same size in every frame" if null == "draw" else "random masks, same size per frame"
-    unit = "Pearson r" if "Pearson" in measure else "log2 ratio"
-    return Claim(
-        paper, measure, unit, a["value"], a["low"], a["high"], int(a["n"]), b["value"], b["low"], b["high"], name, rule,
-        verdict, remark.strip(),
-    )  # fmt: skip
-
-
-def _text(s: xr.Dataset) -> str:
-    return f"{float(s['value']):.2f} [{float(s['low']):.2f}, {float(s['high']):.2f}]"
-
-
-def _by_task(values: xr.DataArray) -> str:
-    """The same number by task family, above the null."""
-    above = values.sel(kind="region") - values.sel(kind="null")
-    means = above.groupby("task").mean()
-    parts = [f"{task} {float(means.sel(task=task)):.2f}" for task in means["task"].values]
-    return f"Above the null by task: {', '.join(parts)}."

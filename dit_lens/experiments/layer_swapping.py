@@ -33,13 +33,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from dit_lens import tasks as puzzles
 from dit_lens.address import Depth, indices
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.interventions import patch
 from dit_lens.interventions.base import STREAM
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim, Verdict, untestable
 from dit_lens.stats.summary import share, summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
@@ -248,67 +246,3 @@ def _table(cells: xr.DataArray) -> xr.Dataset:
                 found[f"{measure}{suffix}{name}"] = summary[part]
         found[measure].attrs |= dict(zip(("long_name", "units"), texts[measure], strict=True))
     return xr.Dataset(found | {"raw": cells})
-
-
-# -- the paper's claims
-
-
-_FLIP = (
-    "Replacing the hidden state of one layer (20 or 21 of 40) by another scene's, in the first step only, flips the "
-    "answer completely (Fig. 6b)."
-)
-
-
-def claims(lens: Lens, n: int = 24, seed: int = 0, progress: Progress = silent, **arguments: Any) -> list[Claim]:
-    """The paper's two claims on swapping, on ``choose`` (same picture, other prompt) and ``maze`` (the reverse)."""
-    found = []
-    for name in ("choose", "maze"):
-        group = puzzles.batch(name, n, seed)
-        middle = Depth(0.5, 0.75)
-        first = middle.layers(lens.n_layers)[0]  # layer 20 of 40
-        whole = swap(lens, group, first, 0, hook="resid_post", seed=seed, progress=progress, **arguments)
-        each = swap(lens, group, "each", 0, horizons=("window",), seed=seed, progress=progress, **arguments)
-        found += [_flips(name, first, whole), _middle(name, middle.layers(lens.n_layers), each)]
-    return found
-
-
-def _flips(name: str, layer: int, found: xr.Dataset) -> Claim:
-    cell = found.isel(hook=0, layers=0, steps=0).sel(horizon="final")
-    local = found.isel(hook=0, layers=0, steps=0).sel(horizon="window")
-    get: Callable[[str], float] = lambda key: float(cell[key])  # noqa: E731
-    if not int(cell["flipped_n"]):
-        return untestable(_FLIP, f"no video of {name} could be read both in base and in source, so none could flip")
-    good = get("flipped_low") > 0.5 and get("flipped_low") > get("flipped_null_high")
-    verdict: Verdict = "supported" if good else "not supported"
-    same = any(remark.startswith("swap of") for remark in found.attrs["remarks"])
-    told = " Base and source share their text here, so this swap is the same at every layer." if same else ""
-    return Claim(
-        _FLIP,
-        f"whole-stream swap at layer {layer}, step 0, both branches, {name}: finished videos with the source's answer",
-        "share of puzzles", get("flipped"), get("flipped_low"), get("flipped_high"), int(cell["flipped_n"]),
-        get("flipped_null"), get("flipped_null_low"), get("flipped_null_high"), "same scene, other seed",
-        "supported when the interval lies above one half and above the placebo's", verdict,
-        f"x0_hat of the swapped step moves {float(local['effect']):.2f} of the way to the source's, the finished video "
-        f"{get('effect'):.2f}.{told}",
-    )  # fmt: skip
-
-
-def _middle(name: str, middle: Sequence[int], found: xr.Dataset) -> Claim:
-    effect = found["raw"].sel(measure="effect", horizon="window").isel(hook=0, steps=0)  # (kind, layers, puzzle)
-    inside = np.isin(np.arange(effect.sizes["layers"]), middle)
-    contrast = effect.isel(layers=inside).mean("layers") - effect.isel(layers=~inside).mean("layers")
-    s = {kind: summarise(contrast.sel(kind=kind, drop=True)) for kind in KINDS}
-    real, null = s["swap"], s["placebo"]
-    good = float(real["low"]) > max(0.0, float(null["high"]))
-    verdict: Verdict = "supported" if good else "not supported"
-    means = effect.sel(kind="swap").mean("puzzle")
-    top = [f"{means['layers'].values[i]} ({float(means[i]):.2f})" for i in np.argsort(-means.values)[:3]]
-    return Claim(
-        "The middle-to-late layers are the ones that decide the answer (Fig. 6b).",
-        f"local effect of one layer's update at step 0, {name}: mean over layers {middle[0]}-{middle[-1]} minus mean "
-        "over the others",
-        "0 = base, 1 = source", float(real["value"]), float(real["low"]), float(real["high"]), int(real["n"]),
-        float(null["value"]), float(null["low"]), float(null["high"]), "same scene, other seed",
-        "supported when the interval lies above zero and above the placebo's", verdict,
-        f"Largest local effects: layers {', '.join(top)}.",
-    )  # fmt: skip

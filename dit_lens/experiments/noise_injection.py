@@ -21,15 +21,13 @@ from typing import Any, Unpack
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.address import ALL, Indices, indices
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.noise_kinds import KINDS, SomeTokens, check, injection, latent_frames, pixel_frames, with_next
 from dit_lens.measures.cka import ESTIMATORS, dissimilarity
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim
-from dit_lens.replication.rows import above_null, needed, text
 from dit_lens.stats.summary import puzzle_names
+from dit_lens.tasks.requirements import needed
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
@@ -256,94 +254,3 @@ def noise_at_frame(
 def _rms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Root mean square difference of two videos in each frame, (F,)."""
     return np.sqrt(((a - b) ** 2).mean((1, 2, 3)))
-
-
-# -- the paper's claims
-
-
-def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> list[Claim]:
-    """The paper's claims on noise, on ``n`` unseen puzzles of all families; see :func:`read_claims`."""
-    tasks = puzzles.batch(puzzles.names(), n, seed)
-    last = lens.plan().n_steps - 1
-    at = sorted({round(q * last) for q in (0, 0.2, 0.4, 0.5, 0.65, 0.75, 0.85, 0.95, 1)})
-    steps = noise_at_step(lens, tasks, at, seed=seed, progress=progress)
-    frames = noise_at_frame(lens, tasks, kinds=("unit", "foreign", "restart"), seed=seed, progress=progress)
-    late, central = [s for s in at if s > last / 2], [frames.sizes["frame"] // 2]
-    one = noise_at_step(lens, tasks, late, ("unit", "renewed"), frames=central, seed=seed, progress=progress)
-    return read_claims(steps, frames, one)
-
-
-SCORE = "score, 0 to 1"
-
-
-def read_claims(steps: xr.Dataset, frames: xr.Dataset, one: xr.Dataset) -> list[Claim]:
-    """The claims from measured data: noise at steps (all kinds), at frames held to the end, at one frame of a step.
-
-    ``one``: :func:`noise_at_step` with one of the ``frames``, kinds unit and renewed, at some steps of ``steps``.
-    """
-    lost, held = score_lost(steps).mean("step"), score_lost(frames)
-    lost_at_all = score_lost(steps).sel(step=one["step"])
-    spread = score_lost(frames, "elsewhere")
-    per_step = f"mean over steps {_list(steps['step'])}"
-    found = [
-        above_null(
-            "Noise at a step (all frames) costs far more than noise at a frame (all steps): final score .685 to below "
-            ".3 against a small drop (Fig. 3).",
-            f"drop in score by unit noise at a step ({per_step}) minus at a frame held to the end (mean over frames)",
-            SCORE,
-            [(lost - held.mean("frame")).sel(kind=k) for k in ("unit", "restart")],
-            "nothing changed, sampler restarted",
-            "Held to the end, a frame gets noise in the last step too, which no step repairs, and this scorer demands "
-            "every frame.",
-        ),
-        above_null(
-            "Noise at a step costs more than noise at a frame, because bidirectional attention rebuilds a bad frame.",
-            f"the same, where the noised frame's own pixels are taken from the clean run: drop at a step ({per_step}) "
-            "minus what noise at a frame does to the other frames",
-            SCORE,
-            [(lost - spread.mean("frame")).sel(kind=k) for k in ("unit", "restart")],
-            "nothing changed, sampler restarted",
-            f"What noise at a frame does to the others: {text(spread.mean('frame').sel(kind='unit'))}.",
-        ),
-        above_null(
-            "Noise in all frames costs more than in one (the fair pair: the same step, the same time to recover).",
-            f"drop in score by unit noise in all frames minus in one, mean over steps {_list(one['step'])}",
-            SCORE,
-            [(lost_at_all - score_lost(one)).mean("step").sel(kind=k) for k in ("unit", "renewed")],
-            "own content, other noise",
-        ),
-    ]
-    curve = sensitivity(steps).sel(of="latents", estimator="biased")
-    n = steps.sizes["puzzle"]
-    states = "mean 1 - CKA of the latents after the injection"
-    for what, over in ((states, curve), ("drop in score", score_lost(steps))):
-        place, null = (peak(over.sel(kind=k), steps.attrs["n_steps"]) for k in ("unit", "renewed"))
-        inside = place[1] >= 0.4 and place[2] <= 0.6
-        found.append(
-            Claim(
-                "Sensitivity rises, peaks at steps 20-30 of 50 (.4 to .6 of the schedule), and falls (Fig. 3c).",
-                f"where unit noise has the largest effect: {what}", "step / steps", *place, n, *null,
-                "own content, other noise", "supported when the interval lies within .4 to .6",
-                "supported" if inside else "not supported",
-                "Only measured steps can be found; of equal ones the first.",
-            )
-        )  # fmt: skip
-    total = steps.attrs["n_steps"]
-    early = steps.sel(step=steps["step"] <= total / 5, of="latents", estimator="biased")
-    middle = early["dissimilarity"].where((early["later"] > early["step"]) & (early["later"] <= 0.6 * total))
-    found.append(
-        above_null(
-            "Noise injected early persists over the whole trajectory, with almost no recovery until the closing phase.",
-            "1 - CKA of the latents, noised to clean: injections in the first fifth, states up to .6 of the schedule",
-            "1 - CKA",
-            [middle.mean(("step", "later")).sel(kind=k) for k in ("unit", "renewed")],
-            "own content, other noise",
-            f"Score lost to these injections: {text(score_lost(early).mean('step').sel(kind='unit'))}. What persists "
-            "is the noise: a redraw that keeps the content gives the same map.",
-        )
-    )
-    return found
-
-
-def _list(values: xr.DataArray) -> str:
-    return ", ".join(str(int(v)) for v in values)

@@ -18,21 +18,18 @@ happens outside its training.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count, islice
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim, untestable
-from dit_lens.replication.rows import above_null, needed, text
 from dit_lens.stats.summary import puzzle_names
+from dit_lens.tasks.requirements import needed
 from dit_lens.wan.call_plan import ExplicitGridEuler
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
@@ -215,65 +212,3 @@ def frames_curve(
         coords={"puzzle": puzzle_names(tasks), "frames": list(frames)},
         attrs={"seed": seed, "model": lens.name},
     )
-
-
-# -- the paper's claims
-
-
-def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> list[Claim]:
-    """The paper's claims on few steps and few frames, on ``n`` unseen mazes with several shortest routes.
-
-    Frame counts are measured on mazes that the shortest video has time for (at most four moves).
-    """
-    mazes = _mazes(n, seed, lambda task: len(task.solutions) > 1)
-    usual = lens.defaults.num_inference_steps
-    read = {name: MEASURES[name] for name in ("score", "commit_sigma", "exploring")}
-    found = few_steps(lens, mazes, (4, usual), "own", read, seed=seed, progress=progress).squeeze("sampler")
-    again = few_steps(lens, mazes, (usual,), "own", read, seed=seed + 10_000, progress=progress).squeeze("sampler")
-    short = _mazes(n, seed, lambda task: len(task.truth) <= min(FRAMES))
-    curve = frames_curve(lens, short, FRAMES, seed=seed, progress=progress)
-    return read_claims(found, again, curve)
-
-
-FRAMES = (5, 9, 13, 17)
-
-
-def read_claims(found: xr.Dataset, again: xr.Dataset, curve: xr.Dataset) -> list[Claim]:
-    """The claims from measured data: few and usual steps, the usual steps with other seeds, and a frames curve."""
-    few, usual = (int(found["steps"][i]) for i in (0, -1))
-    seeds = f"the same between two seeds at {usual} steps"
-    share, sigma = (
-        ", ".join(f"{int(n)} steps {text(values.sel(steps=n))}" for n in found["steps"])
-        for values in (found["exploring"] / found["steps"], found["commit_sigma"])
-    )
-    rows = [
-        (
-            "Sampling in 4 steps (a distilled model, .605 against .685) lowers the score.",
-            "score", "score, 0 to 1", "Fewer steps of the same model: no distilled one is at hand here.",
-        ),
-        (
-            "With few steps the first ones are so large that exploration is squeezed and hardly seen.",
-            "exploring", "steps with two or more right answers alive",
-            f"As a share of the schedule: {share}. Noise level at the commitment: {sigma}.",
-        ),
-    ]  # fmt: skip
-    made = []
-    for paper, name, unit, remark in rows:
-        value = found[name].sel(steps=usual) - found[name].sel(steps=few)
-        null = found[name].sel(steps=usual) - again[name].sel(steps=usual)
-        made.append(above_null(paper, f"{name} at {usual} steps minus at {few}", unit, (value, null), seeds, remark))
-    lengths = ", ".join(
-        f"{int(f)} frames {text(curve['score'].sel(frames=f))} (cut {float(curve['cut'].sel(frames=f).mean()):.3f}, "
-        f"still {float(curve['still'].sel(frames=f).mean()):.3f})"
-        for f in curve["frames"]
-    )
-    why = (
-        f"This model was trained at one length only. Outside it, puzzles that fit the shortest video score: {lengths}."
-    )
-    made.append(untestable("From about 100 frames down to 17 little is lost; below, quality clearly falls.", why))
-    return made
-
-
-def _mazes(n: int, seed: int, wanted: Callable[[Any], bool]) -> list[Any]:
-    """The first ``n`` unseen mazes from ``seed`` up that are wanted."""
-    return list(islice(filter(wanted, (puzzles.load("maze", i) for i in count(seed))), n))

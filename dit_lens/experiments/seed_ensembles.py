@@ -32,13 +32,11 @@ import xarray as xr
 from scipy.stats import t as student
 from torch import Tensor
 
-from dit_lens import tasks as puzzles
 from dit_lens.address import ALL, Address, Call, Depth
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.interventions.ensemble import PAPER_WINDOW
 from dit_lens.interventions.ensemble_modes import EnsembleMode, ensemble_mode, noise_mean
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim, Verdict
 from dit_lens.stats.summary import summarise
 from dit_lens.wan.editing import Context, Edit, Intervention
 from dit_lens.wan.expert import Hook
@@ -266,80 +264,3 @@ def _table(cells: xr.DataArray) -> xr.Dataset:
     found["score"].attrs = {"long_name": "score", "units": "0 to 1"}
     found["gain"].attrs = {"long_name": "score above the same seeds alone", "units": "paired difference"}
     return xr.Dataset(found)
-
-
-# -- the paper's claims
-
-
-def claims(
-    lens: Lens,
-    n: int = 30,
-    seed: int = 0,
-    progress: Progress = silent,
-    *,
-    name: str = "maze",
-    num_inference_steps: int | None = 3,
-    **arguments: Any,
-) -> list[Claim]:
-    """The paper's two claims on the ensemble, on one task.
-
-    ``num_inference_steps``: three by default, so that single seeds of the lab model do not all solve; at its twenty
-    nearly every one does, and nothing can be gained. ``arguments`` go to :func:`ensembles`.
-    """
-    others = [ensemble_mode("updates", layers=window) for window in (Depth(0, 0.25), ALL)]
-    found = ensembles(
-        lens, puzzles.batch(name, n, seed), modes=(*MODES, *others), other_layers=(), seed=seed,
-        num_inference_steps=num_inference_steps, progress=progress, **arguments,
-    )  # fmt: skip
-    return read_claims(found)
-
-
-def read_claims(found: xr.Dataset) -> list[Claim]:
-    """The claims from a result of :func:`ensembles` that holds ``updates`` in several windows, the middle one first."""
-    found = found.isel(metric=0)
-    names = [str(c) for c in found["condition"].values]
-    middle, *others = [c for c in names if c.startswith("updates ")]
-    span = middle.removeprefix("updates ")
-    rows = [_raises(found, f"{mode} {span}") for mode in MODES if f"{mode} {span}" in names]
-    return rows + ([_better(found, middle, others)] if others else [])
-
-
-def _raises(found: xr.Dataset, condition: str) -> Claim:
-    one = found.sel(condition=condition, continued="one")
-    get: Callable[[str], float] = lambda key: float(one[key])  # noqa: E731
-    verdict: Verdict = "supported" if get("gain_low") > max(0.0, get("null")) else "not supported"
-    k = found.attrs["k"]
-    best, velocity = (found["gain"].sel(continued="one", condition=c).item() for c in (f"best of {k}", "velocity mean"))
-    alone = found["score"].sel(continued="one", condition="alone").item()
-    return Claim(
-        "Averaging the hidden states of three seeds in layers 20-29 of 40 at the first step raises the score, .685 to "
-        ".716 (training-free ensemble).",
-        f"paired gain of '{condition}' over the same seed alone, step {found.attrs['steps']} of "
-        f"{found.attrs['num_inference_steps']}, K = {k}, first seed continued",
-        str(found["metric"].item()), get("gain"), get("gain_low"), get("gain_high"), int(one["n"]),
-        get("null"), get("null_low"), get("null_high"), "initial noises averaged instead, at unit variance",
-        "supported when the interval of the gain lies above zero and above the placebo's mean", verdict,
-        f"Alone: {alone:.3f}. At the same number of calls: velocities averaged {velocity:+.3f}, oracle best of {k} "
-        f"{best:+.3f}.",
-    )  # fmt: skip
-
-
-def _better(found: xr.Dataset, middle: str, others: Sequence[str]) -> Claim:
-    each = found["raw"].sel(continued="one").mean("repeat")
-    contrasts = {other: summarise(each.sel(condition=middle) - each.sel(condition=other)) for other in others}
-    null = summarise(each.sel(condition=PLACEBO) - each.sel(condition="alone"))
-    name, worst = min(contrasts.items(), key=lambda item: float(item[1]["low"]))
-    verdict: Verdict = "supported" if float(worst["low"]) > max(0.0, float(null["value"])) else "not supported"
-    told = "; ".join(
-        f"'{o}' {float(c['value']):+.3f} ({float(c['low']):+.3f} to {float(c['high']):+.3f})"
-        for o, c in contrasts.items()
-    )
-    return Claim(
-        "The middle window (layers 20-29) is better than the early one (0-9) and than all layers.",
-        f"paired score of '{middle}' minus the score of the window that comes closest ('{name}')",
-        str(found["metric"].item()), float(worst["value"]), float(worst["low"]), float(worst["high"]), int(worst["n"]),
-        float(null["value"]), float(null["low"]), float(null["high"]), "initial noises averaged, minus alone",
-        "supported when the differences to all other windows have intervals above zero and above the placebo's mean",
-        verdict, f"Differences: {told}. In lock-step a window is its first layer, cached its last, so only shared "
-        "updates ask about windows.",
-    )  # fmt: skip

@@ -32,23 +32,17 @@ from typing import Any, Unpack
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.measures.answers_over_steps import (
-    VERDICTS,
-    chance_events,
-    corrections,
-    events,
     fade_in,
     onset,
     verdicts,
 )
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim
-from dit_lens.replication.rows import above_null, needed, text
-from dit_lens.stats.summary import puzzle_names, wilson
+from dit_lens.stats.summary import puzzle_names
 from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p
+from dit_lens.tasks.requirements import needed
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 
@@ -194,75 +188,6 @@ def plant_mistakes(
         },
         attrs={"model": lens.name, "seed": seed, "other_seed": other_seed, "n_steps": own.plan.n_steps},
     )
-
-
-def claims(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> list[Claim]:
-    """The paper's claims of self-correction and of perception before action, on ``n`` unseen puzzles of each family."""
-    families: Mapping[str, list[Any]] = {name: [puzzles.load(name, i) for i in range(n)] for name in puzzles.names()}
-    movers = [task for name in ("maze", "choose", "occlude") for task in families[name]]
-    seen = watch_answers(lens, movers, seed=seed, progress=progress)
-    more = watch_answers(lens, families["pattern"], curves=None, seed=seed, progress=progress)
-    last = lens.plan().n_steps
-    at = sorted({max(1, round(q * last)) for q in (0.1, 0.25, 0.4, 0.55, 0.7)})
-    wrong = plant_mistakes(lens, families["choose"], at, seed=seed, progress=progress)
-    return read_claims(seen, xr.concat([seen["verdict"], more["verdict"]], "puzzle"), wrong)
-
-
-def read_claims(seen: xr.Dataset, states: xr.DataArray, wrong: xr.Dataset) -> list[Claim]:
-    """The claims from :func:`watch_answers` of movers, the verdicts of all puzzles, and :func:`plant_mistakes`."""
-    found = [_corrected(states)]
-    recovered = wrong["outcome"].sel(end="own").astype(float).where(wrong["shows"]).mean("step")
-    each = wrong["outcome"].sel(end="own", start="planted").mean("puzzle")
-    when = ", ".join(f"{int(k)}: {float(v):.2f}" for k, v in zip(wrong["step"], each, strict=True))
-    shown = wrong["shows"].mean("puzzle")
-    found.append(
-        above_null(
-            "A wrong answer that stands in x0_hat is put right by later steps (asked here of planted mistakes).",
-            "share that ends right, of generations whose x0_hat gave the twin's answer when the instruction changed",
-            "share", [recovered.sel(start=k) for k in ("planted", "kept")], "the wrong instruction kept to the end",
-            f"Right at the end by the step of the change: {when}; mistakes shown by then: "
-            f"{', '.join(f'{float(v):.2f}' for v in shown)}; never wrong: {text(recovered.sel(start='own'))}.",
-        )
-    )  # fmt: skip
-    lag = perception_lag(seen)
-    fixed = lag["solutions"] == 1
-    orders = lag["lag"].sel(film="x0_hat")
-    counts = ", ".join(f"{int((orders * sign > 0).sum())} {word}" for sign, word in ((1, "later"), (-1, "earlier")))
-    for puzzle, part, remark in (
-        ("all puzzles", lag, f"Motion stands {counts}, of {orders.sizes['puzzle']}."),
-        ("puzzles with one solution, whose motion is determined", lag.isel(puzzle=fixed.values),
-         f"Puzzles with several solutions: {text(orders[~fixed.values])}."),
-    ):  # fmt: skip
-        found.append(
-            above_null(
-                "The first steps find the named entity, its motion comes later (perception before action, Fig. 5).",
-                f"lag of the motion behind the identification of the end, {puzzle}",
-                f"steps of {seen.attrs['n_steps']}", [part["lag"].sel(film=k) for k in FILMS],
-                "the video only fades in", remark,
-            )
-        )  # fmt: skip
-    return found
-
-
-def _corrected(states: xr.DataArray) -> Claim:
-    """Self-correction in the film: a share of puzzles, with Wilson's interval, beside blind flips."""
-    happened, chance, fate = events(states), chance_events(states), corrections(states)
-    n = states.sizes["puzzle"]
-    wrong = (states == VERDICTS.index("wrong")).isel(step=slice(None, -1)).any("step")
-    value, low, high = wilson(int(happened["corrected"].sum()), n)
-    null, null_low, null_high = (float(v) for v in chance["corrected"])
-    end = states.isel(step=-1)
-    ends = ", ".join(f"{int((end == i).sum())} {name}" for i, name in enumerate(VERDICTS))
-    return Claim(
-        "Answers that are wrong at first are right at the end (self-correction), seen in x0_hat (section 5).",
-        "puzzles that show a wrong answer at some step and end right", "share of puzzles",
-        value, low, high, n, null, null_low, null_high, "answers that flip blindly, at the rates found",
-        "supported when the interval lies above the null's", "supported" if low > null_high else "not supported",
-        f"Wrong at any step before the end: {int(wrong.sum())}; right at some step and not at the end: "
-        f"{int(happened['corrupted'].sum())} (chance {float(chance['corrupted'][0]):.3f} of all); in the end: {ends}; "
-        f"at step 0: {int(fate['count'][0].sel(verdict='none'))} without an answer, "
-        f"{int(fate['count'][0].sel(verdict='right'))} right.",
-    )  # fmt: skip
 
 
 def _share(discs: np.ndarray, code: int, blind_to: int | None = None) -> np.ndarray:

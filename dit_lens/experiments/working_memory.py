@@ -33,15 +33,13 @@ import numpy as np
 import torch
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.interventions.patch import patch
 from dit_lens.measures.label_decoding import choice, decode, shuffled
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim
-from dit_lens.replication.rows import above_null, needed, text
 from dit_lens.stats.summary import puzzle_names
 from dit_lens.tasks import palette as p
+from dit_lens.tasks.requirements import needed
 from dit_lens.tasks.task import Task
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
@@ -284,55 +282,6 @@ def used_while_hidden(
         coords={"what": list(twins), "arm": list(ARMS), "puzzle": puzzle_names(tasks)},
         attrs={"seed": seed, "other_seed": other_seed, "model": lens.name, "n_steps": base.plan.n_steps},
     )
-
-
-def claims(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> list[Claim]:
-    """The paper's claim of working memory, asked of ``n`` unseen scenes of ``occlude``."""
-    tasks = [puzzles.load("occlude", i) for i in range(n)]
-    read = decodable_while_hidden(lens, tasks, seed=seed, progress=progress)
-    return read_claims(read, used_while_hidden(lens, tasks, seed=seed, progress=progress))
-
-
-def read_claims(read: xr.Dataset, use: xr.Dataset) -> list[Claim]:
-    """The claims from measured data; decoding is averaged over the middle half of the layers and all steps read, so
-    that no best cell is picked."""
-    n_layers = int(read["layer"][-1]) + 1
-    middle = (read["layer"] >= n_layers / 4) & (read["layer"] < 3 * n_layers / 4)
-    found = read["accuracy"].where(middle, drop=True).mean(("step", "layer"))
-    given = read["accuracy"].sel(layer=-1, kind="hidden").mean("step")
-    names = {"shuffled": "shuffled labels", "elsewhere": "same cover and frames, nothing behind"}
-    layers = read["layer"].where(middle, drop=True)
-    out = []
-    for what, null, says in (
-        ("identity", "shuffled", "While an object is out of sight, what it is is held (working memory)."),
-        ("place", "shuffled", "While an object is out of sight, where it is is held (working memory)."),
-        ("identity", "elsewhere", "What the hidden object is is held where it is hidden."),
-    ):
-        here = found.sel(what=what)
-        rest = "; ".join(f"{kind} {text(here.sel(kind=kind))}" for kind in KINDS[1:] if kind != null)
-        chance = float(read["chance"].sel(what=what))
-        out.append(
-            above_null(
-                f"{says} Shown by x0_hat, without a number (section 5).",
-                f"{what} read from the hidden tokens, layers {int(layers[0])}-{int(layers[-1])}",
-                "accuracy", [here.sel(kind="hidden"), here.sel(kind=null)], names[null],
-                f"{rest}; the input {text(given.sel(what=what))}; chance {chance:.2f}.",
-            )
-        )  # fmt: skip
-    for what in ("identity", "place"):
-        here = use["effect"].sel(what=what)
-        flips = ", ".join(f"{arm} {int(use['flipped'].sel(what=what, arm=arm).sum())}" for arm in ARMS)
-        out.append(
-            above_null(
-                f"The hidden object's {what} is used from where it is hidden: it decides what comes out.",
-                "effect of the hidden tokens' updates from the twin, all layers and steps held",
-                "0 base, 1 source", [here.sel(arm="hidden"), here.sel(arm="placebo")],
-                "the same tokens from the same scene at another seed",
-                f"Random tokens {text(here.sel(arm='random'))}; where it is in sight again (positive control) "
-                f"{text(here.sel(arm='after'))}. Answers that became the twin's, of {use.sizes['puzzle']}: {flips}.",
-            )
-        )  # fmt: skip
-    return out
 
 
 def _sampled(how: Sampling) -> Sampling:

@@ -24,11 +24,11 @@ from dit_lens.layer_map.decodability import decodability
 from dit_lens.layer_map.roles import layer_evidence, puzzle_evidence, puzzle_runs
 from dit_lens.measures import local_effects, region_energy, summarise
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.rows import needed
 from dit_lens.runner import Sweep
 from dit_lens.runner.sweep import setting
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.store.parts import Part, Parts
+from dit_lens.tasks.requirements import needed
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record

@@ -33,7 +33,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.experiments.energy_by_depth import FOREGROUND
 from dit_lens.experiments.layer_swapping import PLACEBO_SEED
 from dit_lens.layer_map.segments import Segments, segments
@@ -43,7 +42,6 @@ from dit_lens.measures.local_effects import local_effects
 from dit_lens.measures.region_attention import region_attention
 from dit_lens.measures.token_masks import region_mask
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.claim import Claim, Verdict
 from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import Record, record
@@ -216,7 +214,7 @@ def _centre(trained: xr.Dataset, control: xr.Dataset, name: str, expert: str) ->
     above = above[np.isfinite(above).all(1)]
     rng = np.random.default_rng(0)
     draws = [float(centre(above[rng.integers(0, len(above), len(above))].mean(0))) for _ in range(1000)]
-    return float(centre(above.mean(0))), *_middle(draws)
+    return float(centre(above.mean(0))), *middle_95(draws)
 
 
 def centre(profile: np.ndarray) -> np.ndarray:
@@ -227,77 +225,7 @@ def centre(profile: np.ndarray) -> np.ndarray:
         return np.asarray(np.tensordot(depth, weight, 1) / weight.sum(0))
 
 
-def _middle(draws: Sequence[float]) -> tuple[float, float]:
-    """The middle 95 %."""
+def middle_95(draws: Sequence[float]) -> tuple[float, float]:
+    """Where the middle 95 % of draws lie; NaN ones are left out."""
     low, high = np.nanpercentile(draws, [2.5, 97.5]) if np.isfinite(draws).any() else (np.nan, np.nan)
     return float(low), float(high)
-
-
-# -- the paper's claim
-
-
-def claims(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> list[Claim]:
-    """The paper's division of labour over layers, on ``n`` unseen puzzles of all families; see :func:`read_claims`.
-
-    Four steps, read in the model and in the control.
-    """
-    last = lens.plan().n_steps - 1
-    steps = sorted({round(q * last) for q in (0, 0.25, 0.5, 1)})
-    tasks, seeds = puzzles.batch(puzzles.names(), n, seed), range(seed, seed + n)
-    found = []
-    for i, (task, number) in enumerate(zip(tasks, seeds, strict=True)):
-        progress(i, len(tasks), f"layers, {task.name} {number}")
-        found.append(layer_evidence(lens, *puzzle_runs(lens, task, number, steps), steps, seed=seed))
-    return read_claims(by_layer(found), by_layer(control_evidence(lens, tasks, seeds, steps, progress, seed)))
-
-
-def read_claims(trained: xr.Dataset, control: xr.Dataset, resamples: int = 1000, seed: int = 0) -> list[Claim]:
-    """Is there a cut, and do the roles come in the order that is claimed? From two results of :func:`by_layer`.
-
-    Intervals resample puzzles. The null shuffles the layers, all evidences together, as the cut's p-value does.
-    """
-    _, found = roles(trained, control, seed=seed)
-    above = (trained - control)[list(EVIDENCE)].to_dataarray("evidence")
-    data = above.transpose("puzzle", "layer", "expert", "evidence").values
-    rng = np.random.default_rng(seed)
-    n, n_layers = data.shape[:2]
-    profiles = [data[rng.integers(0, n, n)].mean(0) for _ in range(resamples)]  # (L, expert, evidence)
-    mixed = [data.mean(0)[rng.permutation(n_layers)] for _ in range(resamples)]
-
-    def row(paper: str, measure: str, unit: str, number: Any, rule: str, holds: Any) -> Claim:
-        value, (low, high) = float(number(data.mean(0))), _middle([float(number(p)) for p in profiles])
-        null = [float(number(p)) for p in mixed]
-        ends = _middle(null)
-        verdict: Verdict = "supported" if holds(low, ends[1]) else "not supported"
-        return Claim(
-            paper, measure, unit, value, low, high, n, float(np.nanmean(null)), *ends, "layers shuffled", rule, verdict,
-            " ".join(found.sentences()),
-        )  # fmt: skip
-
-    p = ", ".join(f"{expert} {cut.p:.3f}" for expert, cut in found.cuts.items())
-    return [
-        row(
-            "Layers divide the work: early, middle and late ones differ in kind (abstract).",
-            f"variance between layers that a cut in three explains, mean over experts (p: {p})", "share", _explained,
-            "supported when the best cut beats that of shuffled layers in every expert, p below .05 over all",
-            lambda low, high: all(cut.found for cut in found.cuts.values()),
-        ),
-        row(
-            "Early layers perceive, middle layers reason, late layers consolidate (abstract).",
-            "depth of the centre of 'decides' (effect) behind 'perceives' (attention), and of 'consolidates' (readout) "
-            "behind 'decides': the smaller of the two, mean over experts", "layer / layers", _in_order,
-            "supported when the interval lies above zero and above the null's", lambda low, high: low > max(0, high),
-        ),
-    ]  # fmt: skip
-
-
-def _in_order(profile: np.ndarray) -> float:
-    """How far apart, in the order of ``ROLES``, the centres of the nearest two roles lie; mean over experts."""
-    depths = np.stack([centre(profile[:, :, EVIDENCE.index(name)]) for name in ROLES.values()])  # (role, expert)
-    return float(np.diff(depths, axis=0).min(0).mean())
-
-
-def _explained(profile: np.ndarray) -> float:
-    """What the best cut explains, mean over experts, of a profile (L, expert, evidence)."""
-    cuts = [segments(xr.DataArray(profile[:, e], dims=("layer", "evidence")), draws=0) for e in range(profile.shape[1])]
-    return float(np.mean([cut.explained for cut in cuts]))

@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from planted_results import enrichment
 
 from dit_lens import tasks
 from dit_lens.errors import AddressError, InterventionError, MeasureError, TaskError
 from dit_lens.experiments.attention_by_depth import (
     attention_by_depth,
-    claims,
     elsewhere,
     knockouts,
-    read_claims,
-    read_cuts,
     shift,
 )
 from dit_lens.interventions import knockout
@@ -37,66 +34,12 @@ def lens() -> Iterator[Any]:
 # -- planted
 
 
-def planted(early: float, later: float, spread: float = 0.0, named: float = 1.0) -> xr.Dataset:
-    """Enrichment of the foreground ``early`` and ``later`` in 40 layers, of everything else 1; the null is always 1."""
-    keys = ["foreground", "rest", "named", "other", "named first", "other first"]
-    dims = ("puzzle", "step", "layer", "head", "query", "key", "kind")
-    values = xr.DataArray(
-        np.ones((6, 2, 40, 3, 2, len(keys), 2)), dims=dims,
-        coords={"puzzle": [f"maze {i}" for i in range(6)], "task": ("puzzle", ["maze"] * 6), "layer": range(40),
-                "depth": ("layer", np.arange(40) / 40), "query": ["all", "rest"], "key": keys,
-                "kind": ["region", "null"]},
-    )  # fmt: skip
-    values.loc[{"key": "foreground", "kind": "region", "layer": slice(0, 8)}] = early
-    values.loc[{"key": "foreground", "kind": "region", "layer": slice(9, 39)}] = later
-    values.loc[{"key": "named", "kind": "region", "layer": slice(9, 39)}] = named
-    wobble = 2.0 ** (spread * np.random.default_rng(0).standard_normal((6, 2)))
-    return (values * xr.DataArray(wobble, dims=("puzzle", "kind"))).to_dataset(name="enrichment")
-
-
 def test_shift_of_planted_enrichment() -> None:
-    part = shift(planted(0.5, 2.0), "foreground")
+    part = shift(enrichment(0.5, 2.0), "foreground")
     assert part.dims == ("part", "puzzle", "kind")
     np.testing.assert_allclose(part.sel(kind="region", part="early"), -1)
     np.testing.assert_allclose(part.sel(kind="region", part="later"), 1)
     np.testing.assert_allclose(part.sel(kind="null"), 0)
-
-
-def test_planted_claims() -> None:
-    background, all_tokens, rest, named, first = read_claims(planted(0.5, 2.0, named=4.0))
-    assert [c.verdict for c in (background, all_tokens, rest, named)] == ["supported"] * 4
-    assert (background.value, all_tokens.value, rest.value, named.value) == (1, 2, 2, 2)
-    assert first.verdict == "not supported" and first.value == 0, "equal to its null"
-    assert background.null == 0 and background.n == 6 and "maze 1.00" in background.remark
-
-
-def test_nothing_planted_supports_nothing() -> None:
-    """Equal to the null up to noise, and a shift the other way."""
-    for found in (planted(1.0, 1.0, spread=0.3), planted(2.0, 0.5)):
-        assert {c.verdict for c in read_claims(found)} == {"not supported"}
-
-
-def test_without_a_named_pair_its_claim_is_untestable() -> None:
-    rows = read_claims(planted(0.5, 2.0).sel(key=["foreground", "rest"]))
-    assert rows[-1].verdict == "cannot be tested on this model" and "unnamed" in rows[-1].remark
-
-
-def cuts(by_window: dict[str, float], random: float) -> xr.Dataset:
-    changed = np.zeros((4, 1, len(by_window), 2))
-    changed[..., 0], changed[..., 1] = list(by_window.values()), random
-    dims = ("puzzle", "edge", "window", "kind")
-    coords = {"edge": ["all -> goal"], "window": list(by_window), "kind": ["cut", "random"]}
-    one = xr.DataArray(changed, dims=dims, coords=coords)
-    return xr.Dataset({"changed": one, "solved": 1 - one, "base_solved": ("puzzle", np.ones(4))})
-
-
-def test_planted_cuts() -> None:
-    whole, grown = read_cuts(cuts({"all": 1.0, "0-2": 0.0, "3-5": 1.0, "6-8": 0.5}, 0.25), n_layers=12)
-    assert (whole.value, whole.null, whole.verdict) == (1.0, 0.25, "supported")
-    assert (grown.value, grown.null, grown.verdict) == (0.75, 0.0, "supported")
-    whole, grown = read_cuts(cuts({"all": 0.25, "0-2": 1.0, "3-5": 0.0}, 0.25), n_layers=12)
-    assert whole.verdict == grown.verdict == "not supported" and grown.value == -1
-    assert len(read_cuts(cuts({"all": 1.0}, 0.0), n_layers=12)) == 1
 
 
 @given(st.integers(0, 1000), st.integers(1, 4), st.integers(0, 7))
@@ -179,12 +122,3 @@ def test_mistakes(lens: Any) -> None:
         knockouts(lens, one * 2, [("all", "cat")], num_inference_steps=1)
     with pytest.raises(InterventionError, match="every key"):
         knockouts(lens, one * 2, [("all", "all")], kind="cross", num_inference_steps=1)
-
-
-@pytest.mark.slow
-def test_claims_of_the_lab_model(lens: Any) -> None:
-    rows = claims(lens, n=2, num_inference_steps=4)
-    assert len(rows) == 7 and {row.n for row in rows} == {8, 2}
-    for row in rows:
-        assert np.isfinite([row.value, row.low, row.high, row.null]).all() and row.low <= row.value <= row.high
-        assert row.verdict == ("supported" if row.low > row.null_high else "not supported")

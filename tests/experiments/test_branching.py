@@ -13,7 +13,7 @@ import xarray as xr
 
 from dit_lens import tasks
 from dit_lens.errors import AddressError, MeasureError
-from dit_lens.experiments.branching import branching, claims, counted, fork, judge, several
+from dit_lens.experiments.branching import branching, counted, fork, several
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 
@@ -114,39 +114,4 @@ def test_mistakes_are_told_with_a_cure(lens: Lens, mazes: list[tasks.Task]) -> N
     with pytest.raises(MeasureError, match=r"several\('maze', 20\)"):
         branching(lens, [], (1,))
     with pytest.raises(AddressError, match="use 0 to 3"):
-        branching(lens, mazes, (9,), sampling={"num_inference_steps": STEPS})
-
-
-# -- verdicts
-
-
-def made(differ: list[float], changed: list[float], fresh: float, placebo: float = 0, n: int = 20) -> xr.Dataset:
-    """Every puzzle has these shares (a tenth of them a little more), at steps 1, 3 and 16 of 20."""
-    some = np.where(np.arange(n) % 10 == 0, 0.05, 0)
-    grid = {"differ": np.add.outer(some, differ), "changed": np.add.outer(some, changed)}
-    return xr.Dataset(
-        {name: (("puzzle", "step"), value) for name, value in grid.items()}
-        | {
-            "fresh_differ": ("puzzle", some + fresh),
-            "placebo_changed": (("puzzle", "step"), np.add.outer(some, [placebo] * 3)),
-        },
-        coords={"step": [1, 3, 16], "puzzle": range(n)},
-        attrs={"n_steps": 20},
-    )
-
-
-def test_verdicts_follow_the_numbers() -> None:
-    def verdicts(*arguments: Any) -> list[str]:
-        return [claim.verdict for claim in judge([made(*arguments), made(*arguments)])]
-
-    yes, no = "supported", "not supported"
-    assert verdicts([0.6, 0.3, 0], [0.6, 0.3, 0], 0.6) == [yes, yes, yes]
-    assert verdicts([0.6, 0.6, 0], [0.6, 0.3, 0], 0.6) == [no, yes, yes]  # branches as different as fresh seeds
-    assert verdicts([0, 0, 0], [0, 0, 0], 0.6) == [yes, no, no]  # all decided at once
-    assert verdicts([0.3, 0.3, 0], [0.3, 0.3, 0], 0.6, 0.4) == [yes, no, yes]  # the restart alone does as much
-
-
-@pytest.mark.slow
-def test_claims_on_the_lab_model(lens: Lens) -> None:
-    rows = claims(lens, n=2)
-    assert len(rows) == 3 and all(np.isfinite(row.value) and row.n == 4 for row in rows)
+        branching(lens, mazes, (9,), num_inference_steps=STEPS)

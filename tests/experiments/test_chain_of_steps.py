@@ -11,7 +11,7 @@ import xarray as xr
 
 from dit_lens import tasks
 from dit_lens.errors import MeasureError
-from dit_lens.experiments.chain_of_steps import chain_of_steps, claims, judge, over_puzzles, planted
+from dit_lens.experiments.chain_of_steps import chain_of_steps, over_puzzles
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
 from dit_lens.wan.lens import Lens
@@ -124,83 +124,3 @@ def test_mistakes_are_told_with_a_cure(lens: Lens, mazes: list[tasks.Task]) -> N
         chain_of_steps(lens, mazes[:1])
     with pytest.raises(MeasureError, match="one seed"):
         chain_of_steps(lens, mazes, ())
-
-
-# -- verdicts
-
-
-def test_planted_nulls_are_what_they_are() -> None:
-    sharp, mixed = planted(tasks.batch(("maze", "choose", "pattern"), 24))
-    assert len(sharp) == len(mixed) >= 10
-    assert set(sharp) == {"one"}
-    assert "multi-path" not in mixed and "superposition" in mixed
-
-
-def made(n: int = 20, steps: int = 20, **numbers: Any) -> xr.Dataset:
-    """A chain of n puzzles, the last quarter with one right answer, whose numbers are given or plain."""
-    rng = np.random.default_rng(0)
-    shape = (n, 2, steps)
-    plain = {
-        "motion": np.full((n, 2, 3, steps), 0.95),
-        "leads": np.ones((n, 2, 3, steps)),
-        "fewest": np.ones(shape),
-        "share": np.ones(shape),
-        "wrong": np.zeros(shape),
-        "kind": np.full(shape, "one"),
-        "together": np.ones(shape),
-    }
-    values = {**plain, **numbers}
-    dims = {"motion": ("puzzle", "seed", "to", "step"), "leads": ("puzzle", "seed", "to", "step")}
-    solutions = np.where(np.arange(n) < 3 * n // 4, 3, 1)
-    if values["motion"].std() > 0:
-        values["motion"] = values["motion"] + rng.normal(0, 0.005, values["motion"].shape)
-    return xr.Dataset(
-        {name: (dims.get(name, ("puzzle", "seed", "step")), value) for name, value in values.items()}
-        | {"solutions": ("puzzle", solutions), "decoys": ("puzzle", solutions)},
-        coords={"to": ["final", "other seed", "other puzzle"], "step": range(steps)},
-    )
-
-
-def verdicts(data: xr.Dataset, sharp: str = "one", mixed: str = "superposition") -> list[str]:
-    return [claim.verdict for claim in judge([data], [sharp] * 10, [mixed] * 10)]
-
-
-def test_where_nothing_happens_nothing_is_supported() -> None:
-    """Motion as like another's end as its own, one candidate from first to last."""
-    assert set(verdicts(made())) == {"not supported"}
-
-
-def test_every_planted_finding_is_supported() -> None:
-    shape = (20, 2, 20)
-    motion = np.full((20, 2, 3, 20), 0.3)
-    motion[:, :, 0] = 0.96
-    leads = np.zeros((20, 2, 3, 20))
-    leads[:, :, 0] = 1
-    fewest, kind = np.ones(shape), np.full(shape, "one", dtype="U16")
-    fewest[..., :8], kind[..., 0], kind[..., 3] = 2, "superposition", "multi-path"
-    share = np.ones(shape)
-    share[..., 0] = 0
-    data = made(motion=motion, leads=leads, fewest=fewest, kind=kind, share=share)
-    assert set(verdicts(data)) == {"supported"}
-    # Wrong answers visible as often, a criterion that calls mixtures multi-path: the claims fall.
-    assert verdicts(data.assign(wrong=data["fewest"]))[2] == "not supported"
-    assert verdicts(data, mixed="multi-path")[4] == "not supported"
-    assert verdicts(data, sharp="superposition")[5] == "not supported"
-    # Settled by the scene, or not far enough.
-    assert verdicts(data.assign(motion=data["motion"] * 0.9))[0] == "not supported"
-
-
-def test_claims_need_both_kinds_of_puzzle() -> None:
-    data = made()
-    with pytest.raises(MeasureError, match="raise n"):
-        judge([data.isel(puzzle=slice(0, 10))], ["one"], ["one"])
-    with pytest.raises(MeasureError, match="raise n"):
-        judge([data.isel(puzzle=slice(15, 20))], ["one"], ["one"])
-
-
-@pytest.mark.slow
-def test_claims_on_the_lab_model(lens: Lens) -> None:
-    told: list[str] = []
-    rows = claims(lens, n=4, progress=lambda done, total, what: told.append(what))
-    assert len(rows) == 7 and all(np.isfinite(row.value) and row.n >= 2 for row in rows)
-    assert any("pattern" in what for what in told)

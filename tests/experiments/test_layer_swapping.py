@@ -16,14 +16,10 @@ from hypothesis import strategies as st
 
 import dit_lens as dl
 from dit_lens.errors import AddressError, InterventionError, MeasureError, SamplerError, TaskError
-from dit_lens.experiments import claims, swap
+from dit_lens.experiments import swap
 from dit_lens.experiments.layer_swapping import (
     HORIZONS,
-    KINDS,
     MEASURES,
-    _flips,
-    _middle,
-    _table,
     _Trio,
     _trio,
     shared_text,
@@ -330,56 +326,4 @@ def test_latents_that_broke_are_refused(lens: Any, choose: list[Any]) -> None:
     source = lens.generate(choose[0].twin("other_answer"), seed=40, num_inference_steps=2, stop_after=0)
     broken = replace(source, latents=source.latents * torch.nan)
     with pytest.raises((InterventionError, SamplerError), match="NaN"):
-        lens.generate(choose[0], seed=40, num_inference_steps=2, interventions=[dl.patch(step=0, source=broken)])
-
-
-# -- the paper's claims
-
-
-def result(flipped: float, placebo: float, n: int = 24, layers: tuple[str, ...] = ("6",)) -> xr.Dataset:
-    """A planted result: shares of flipped puzzles, and a local effect that only the middle layers have."""
-    shape = (len(MEASURES), len(KINDS), 1, len(layers), 1, 2, n)
-    coords: dict[str, Any] = {"measure": list(MEASURES), "kind": list(KINDS), "hook": ["update"]}
-    coords |= {"layers": list(layers), "steps": ["0"], "horizon": list(HORIZONS)}
-    raw = xr.DataArray(np.zeros(shape), dims=(*coords, "puzzle"), coords=coords)
-    for kind, portion in (("swap", flipped), ("placebo", placebo)):
-        for measure in ("flipped", "effect"):
-            raw.loc[{"kind": kind, "measure": measure}][..., : round(portion * n)] = 1
-    return _table(raw).assign_attrs(remarks=[])
-
-
-@pytest.mark.parametrize(
-    ("flipped", "placebo", "verdict"),
-    [(1.0, 0.0, "supported"), (0.0, 0.0, "not supported"), (0.5, 0.0, "not supported"), (1.0, 1.0, "not supported")],
-)
-def test_the_verdict_on_flips_follows_the_numbers(flipped: float, placebo: float, verdict: str) -> None:
-    claim = _flips("choose", 6, result(flipped, placebo))
-    assert (claim.verdict, claim.value, claim.null, claim.n) == (verdict, flipped, placebo, 24)
-    assert claim.low <= claim.value <= claim.high
-
-
-def test_videos_that_cannot_be_read_give_no_verdict() -> None:
-    found = result(0.0, 0.0)
-    found["raw"].loc[{"measure": "flipped"}] = np.nan
-    claim = _flips("choose", 6, _table(found["raw"]).assign_attrs(remarks=[]))
-    assert claim.verdict == "cannot be tested on this model" and "could be read" in claim.remark
-
-
-def test_the_verdict_on_layers_follows_the_numbers() -> None:
-    layers = tuple(map(str, range(12)))
-    found = result(0.0, 0.0, layers=layers)
-    assert _middle("choose", (6, 7, 8), found).verdict == "not supported"
-    found["raw"].loc[{"measure": "effect", "kind": "swap", "layers": ["6", "7", "8"]}] = 0.5
-    good = _middle("choose", (6, 7, 8), found)
-    assert (good.verdict, good.value, good.null) == ("supported", 0.5, 0.0)
-    found["raw"].loc[{"measure": "effect", "kind": "placebo", "layers": ["6", "7", "8"]}] = 0.6
-    assert _middle("choose", (6, 7, 8), found).verdict == "not supported"
-    assert _middle("choose", (0, 1, 2), found).value < 0
-
-
-@pytest.mark.slow
-def test_the_claims_are_made_from_runs(lens: Any) -> None:
-    found = claims(lens, "swap", n=2, seed=40, num_inference_steps=2)
-    assert ["Fig. 6b" in claim.paper for claim in found] == [True] * 4
-    local = [claim for claim in found if "local" in claim.measure]
-    assert [claim.n for claim in local] == [2, 2] and "choose" in local[0].measure and "maze" in local[1].measure
+        lens.generate(choose[0], seed=40, steps=2, interventions=[dl.patch(step=0, source=broken)])

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from planted_results import noise_map
 
 import dit_lens as dl
 from dit_lens.errors import AddressError, MeasureError
@@ -117,7 +118,7 @@ def test_one_frame_of_one_step(lens: Any, tasks: Any) -> None:
 # -- at a frame
 
 
-def test_noise_at_a_frame_planted(lens: Any, tasks: Any) -> None:
+def test_noise_at_a_frame_noise_map(lens: Any, tasks: Any) -> None:
     """A scorer of one frame only: lost where that frame is noised, untouched in ``elsewhere``."""
     assert 6 in range(13)[pixel_frames(Grid(4, 6, 6), 2)]
     found = noise_injection.noise_at_frame(
@@ -163,53 +164,8 @@ def test_frames_in_pixels(frames: int, stride: int) -> None:
 # -- reading the data
 
 
-def planted(peak_at: float, n: int = 12, noise_level: float = 0.02, early: float = 1.0) -> xr.Dataset:
-    """A map whose unit noise does most harm at ``peak_at`` of 20 steps, and whose other kinds do none."""
-    rng = np.random.default_rng(0)
-    step, later = np.arange(0, 20, 2), np.arange(21)
-    harm = np.exp(-(((step / 20 - peak_at) / 0.15) ** 2))
-    far = np.zeros((n, 5, len(step), 21, 1, 2))
-    far[:, 0] = harm[:, None, None, None] * (later >= step[:, None])[..., None, None]
-    far[:, 0, step <= 4] = (later <= 12)[:, None, None] * early  # lasts, and recovers in the closing phase
-    lost = np.zeros((n, 5, len(step)))
-    lost[:, 0] = harm
-    lost += noise_level * rng.normal(size=lost.shape)
-    far += noise_level * rng.normal(size=far.shape)
-    return xr.Dataset(
-        {
-            "score": (("puzzle", "kind", "step"), 1 - lost),
-            "clean_score": ("puzzle", np.ones(n)),
-            "dissimilarity": (("puzzle", "kind", "step", "later", "of", "estimator"), far),
-        },
-        coords={
-            "kind": list(KINDS),
-            "step": step,
-            "later": later,
-            "of": ["latents"],
-            "estimator": ["biased", "debiased"],
-        },
-        attrs={"n_steps": 20},
-    )
-
-
-def at_frames(loss: float, spread: float, n: int = 12) -> xr.Dataset:
-    one = np.ones((n, 2, 4))
-    one[:, 0] -= loss
-    elsewhere = np.ones((n, 2, 4))
-    elsewhere[:, 0] -= spread
-    return xr.Dataset(
-        {
-            "score": (("puzzle", "kind", "frame"), one),
-            "elsewhere": (("puzzle", "kind", "frame"), elsewhere),
-            "clean_score": ("puzzle", np.ones(n)),
-            "clean_elsewhere": ("puzzle", np.ones(n)),
-        },
-        coords={"kind": ["unit", "restart"], "frame": range(4)},
-    )
-
-
 def test_sensitivity_is_the_mean_over_later_states() -> None:
-    found = planted(0.5, noise_level=0)
+    found = noise_map(0.5, noise_level=0)
     curve = noise_injection.sensitivity(found).sel(kind="unit", of="latents", estimator="biased")[0]
     assert np.allclose(curve[:3], [12 / 20, 10 / 18, 8 / 16])
     assert np.allclose(curve[3:], np.exp(-(((found["step"][3:] / 20 - 0.5) / 0.15) ** 2)))
@@ -219,54 +175,23 @@ def test_sensitivity_is_the_mean_over_later_states() -> None:
 
 
 @pytest.mark.parametrize("where", [0.2, 0.5, 0.8])
-def test_peak_is_found_where_it_was_planted(where: float) -> None:
-    value, low, high = noise_injection.peak(noise_injection.score_lost(planted(where)).sel(kind="unit"), 20)
+def test_peak_is_found_where_it_was_noise_map(where: float) -> None:
+    value, low, high = noise_injection.peak(noise_injection.score_lost(noise_map(where)).sel(kind="unit"), 20)
     assert (value, low, high) == (where, where, where)
 
 
 def test_peak_of_nothing_is_anywhere() -> None:
-    flat = noise_injection.score_lost(planted(0.5)).sel(kind="renewed")
+    flat = noise_injection.score_lost(noise_map(0.5)).sel(kind="renewed")
     _, low, high = noise_injection.peak(flat, 20)
     assert high - low > 0.5
 
 
 def test_peak_refusals() -> None:
-    curve = noise_injection.score_lost(planted(0.5)).sel(kind="unit")
+    curve = noise_injection.score_lost(noise_map(0.5)).sel(kind="unit")
     with pytest.raises(MeasureError, match="at least two puzzles"):
         noise_injection.peak(curve.isel(puzzle=[0]), 20)
     with pytest.raises(MeasureError, match="finite"):
         noise_injection.peak(curve.where(curve.step > 3), 20)
-
-
-def test_claims_follow_the_data() -> None:
-    """As in the paper: all supported. With the opposite planted: none."""
-    yes = planted(0.5)
-    one = planted(0.5).sel(kind=["unit", "renewed"], step=[10, 12])
-    one["score"] = (one["score"] + 1) / 2  # one frame costs half of what all cost
-    verdicts = [c.verdict for c in noise_injection.read_claims(yes, at_frames(0.05, 0.0), one)]
-    assert verdicts == ["supported"] * 6
-    no = planted(0.9, early=0.0)
-    one["score"] = no["score"].sel(kind=["unit", "renewed"], step=[10, 12]) - 0.1
-    claims = noise_injection.read_claims(no, at_frames(0.9, 0.9), one)
-    assert [c.verdict for c in claims] == ["not supported"] * 6
-    assert claims[3].value == claims[4].value == 0.9
-    assert all(c.n == 12 and c.null_name and c.rule for c in claims)
-
-
-def test_claim_numbers_are_the_planted_ones() -> None:
-    found, one = planted(0.5, noise_level=0), planted(0.5, noise_level=0).sel(kind=["unit", "renewed"], step=[10])
-    one["score"] = one["score"] * 0 + 0.75
-    lost = float(noise_injection.score_lost(found).sel(kind="unit").mean())
-    a, b, c, d, e, _ = noise_injection.read_claims(found, at_frames(0.1, 0.02), one)
-    assert (a.value, b.value, c.value) == pytest.approx((lost - 0.1, lost - 0.02, 1 - 0.25))
-    assert (a.null, b.null, c.null) == pytest.approx((0, 0, -0.25))
-    assert d.value == e.value == 0.5
-
-
-@pytest.mark.slow
-def test_claims_run(lens: Any) -> None:
-    claims = noise_injection.claims(lens, n=2)
-    assert len(claims) == 6 and {c.n for c in claims} == {2}
 
 
 # -- refusals

@@ -175,39 +175,3 @@ def test_frames_refusals(lens: Any, maze: Any) -> None:
         schedules.frames_curve(lens, [maze], [])
     with pytest.raises(SamplerError):
         schedules.frames_curve(lens, [maze], [6])
-
-
-# -- claims
-
-
-def table(score: tuple[float, float], exploring: tuple[float, float], n: int = 12) -> xr.Dataset:
-    noise = np.random.default_rng(0).normal(size=(n, 2))
-    noise -= noise.mean(0)  # the means are exactly as planted
-    values = {"score": score, "exploring": exploring, "commit_sigma": (0.9, 0.9)}
-    return xr.Dataset(
-        {k: (("puzzle", "steps"), np.array(v) + 0.01 * noise) for k, v in values.items()},
-        coords={"steps": [4, 20]},
-    )
-
-
-def curve() -> xr.Dataset:
-    return xr.Dataset(
-        {k: (("puzzle", "frames"), np.ones((12, 2))) for k in ("score", "cut", "still")}, {"frames": [5, 13]}
-    )
-
-
-def test_claims_follow_the_data() -> None:
-    again = table((0, 0.9), (0, 6)).sel(steps=[20])
-    lower, squeezed, frames = schedules.read_claims(table((0.6, 0.9), (1, 6)), again, curve())
-    assert lower.verdict == squeezed.verdict == "supported"
-    assert lower.value == pytest.approx(0.3, abs=0.02) and squeezed.value == pytest.approx(5, abs=0.02)
-    assert lower.null == pytest.approx(0, abs=0.02) and lower.n == squeezed.n == 12
-    same = schedules.read_claims(table((0.9, 0.9), (6, 6)), again, curve())
-    assert [c.verdict for c in same[:2]] == ["not supported"] * 2
-    assert frames.verdict == "cannot be tested on this model" and "5 frames 1.000" in frames.remark
-
-
-@pytest.mark.slow
-def test_claims_run(lens: Any) -> None:
-    claims = schedules.claims(lens, n=2)
-    assert len(claims) == 3 and {c.n for c in claims[:2]} == {2}

@@ -18,19 +18,15 @@ from torch import Tensor
 
 import dit_lens as dl
 from dit_lens.errors import AddressError, InterventionError, MeasureError, SamplerError, TaskError
-from dit_lens.experiments import claims, ensembles
+from dit_lens.experiments import ensembles
 from dit_lens.experiments.seed_ensembles import (
-    MODES,
     PLACEBO,
     CallMeter,
     _conditions,
-    _table,
     check_members,
-    read_claims,
 )
 from dit_lens.interventions import ensemble
 from dit_lens.interventions.ensemble_modes import _NoiseMeanEdit, different_members, ensemble_mode, noise_mean
-from dit_lens.stats.summary import summarise
 from dit_lens.tasks import batch
 
 HOW = {"num_inference_steps": 2, "guidance_scale": 1.0}  # without guidance each step is one call
@@ -317,49 +313,3 @@ def test_a_model_that_breaks_is_refused(lens: Any, tasks: list[Any]) -> None:
     finally:
         with torch.no_grad():
             weight.copy_(before)
-
-
-# -- the paper's claims
-
-
-def result(gains: dict[str, float], n: int = 30) -> xr.Dataset:
-    """A planted result: every condition scores .5 plus its gain, in every puzzle, give or take a little noise."""
-    names = list(dict.fromkeys(["alone", "random of 3", "best of 3", PLACEBO, "velocity mean", *gains]))
-    coords = {"condition": names, "continued": ["one", "all"], "metric": ["value"], "repeat": [0, 1, 2]}
-    raw = xr.DataArray(np.zeros((len(names), 2, 1, 3, n)), dims=(*coords, "puzzle"), coords=coords)
-    raw[:] = 0.5 + 0.01 * np.random.default_rng(0).standard_normal(raw.shape)
-    for name, gain in gains.items():
-        raw.loc[{"condition": name}] += gain
-    return _table(raw).assign_attrs(k=3, steps="0", sampling_steps=3, remarks=[])
-
-
-@pytest.mark.parametrize(
-    ("middle", "early", "whole", "verdicts"),
-    [
-        (0.1, 0.0, 0.0, ["supported", "supported"]),
-        (0.1, 0.0, 0.1, ["supported", "not supported"]),
-        (0.0, 0.0, 0.0, ["not supported", "not supported"]),
-        (-0.1, -0.2, -0.2, ["not supported", "supported"]),
-    ],
-)
-def test_verdicts_follow_the_numbers(middle: float, early: float, whole: float, verdicts: list[str]) -> None:
-    found = result({"updates 6-8": middle, "updates 0-2": early, "updates 0-11": whole})
-    rows = read_claims(found)
-    assert [claim.verdict for claim in rows] == verdicts
-    assert rows[0].value == pytest.approx(middle, abs=0.01) and rows[0].n == 30
-    assert rows[1].value == pytest.approx(middle - max(early, whole), abs=0.01)
-    assert all(claim.low <= claim.value <= claim.high for claim in rows)
-    gain = summarise((found["raw"].sel(condition="updates 6-8") - found["raw"].sel(condition="alone")).mean("repeat"))
-    assert rows[0].low == gain["low"].sel(continued="one").item()
-
-
-def test_a_placebo_that_gains_as_much_is_no_support() -> None:
-    rows = read_claims(result({"updates 6-8": 0.1, PLACEBO: 0.2}))
-    assert [claim.verdict for claim in rows] == ["not supported"]
-
-
-@pytest.mark.slow
-def test_the_claims_are_made_from_runs(lens: Any) -> None:
-    rows = claims(lens, "ensembles", n=2, seed=50, num_inference_steps=2)
-    assert len(rows) == len(MODES) + 1 and all(claim.n == 2 for claim in rows)
-    assert "first seed continued" in rows[0].measure and "'updates 0-2'" in rows[-1].remark

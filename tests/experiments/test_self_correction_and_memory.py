@@ -1,4 +1,4 @@
-"""Emergent behaviours: curves on films drawn in code, verdicts of claims on planted numbers, and the lab model."""
+"""Emergent behaviours: curves on films drawn in code, and the lab model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import xarray as xr
 from dit_lens import load, tasks
 from dit_lens.errors import MeasureError
 from dit_lens.experiments import self_correction, working_memory
-from dit_lens.measures.answers_over_steps import RIGHT, WRONG
+from dit_lens.measures.answers_over_steps import RIGHT
 from dit_lens.tasks import palette as p
 from dit_lens.wan.token_grid import Grid
 
@@ -139,49 +139,6 @@ def test_what_cannot_be_planted_is_refused(lens: Any) -> None:
             self_correction.plant_mistakes(lens, [task], at, num_inference_steps=2)
 
 
-# -- claims about films, on planted numbers
-
-
-def seen_with(lag: int, n: int = 12, steps: int = 8) -> xr.Dataset:
-    """Movers that are identified at step 1 and move ``lag`` later; half of them have one solution."""
-    early, late = np.arange(steps) >= 1, np.arange(steps) >= 1 + lag
-    together = np.stack([early, early])
-    curves = {"identified": together, "arrived": together, "motion": np.stack([late, early])}
-    data: dict[str, Any] = {k: (("puzzle", "film", "step"), np.stack([v] * n).astype(float)) for k, v in curves.items()}
-    data["solutions"] = ("puzzle", [1, 2] * (n // 2))
-    return xr.Dataset(data, {"film": ["x0_hat", "fade-in"], "step": range(steps)}, {"n_steps": steps - 1})
-
-
-def wrong_with(recovered: bool, n: int = 12) -> xr.Dataset:
-    outcome = np.zeros((3, n, 1, 3), bool)
-    outcome[0, :, :, 0 if recovered else 1] = outcome[1, :, :, 1] = outcome[2, :, :, 0] = True
-    return xr.Dataset(
-        {
-            "outcome": (("start", "puzzle", "step", "end"), outcome),
-            "shows": (("puzzle", "step"), np.ones((n, 1), bool)),
-        },
-        {"start": ["planted", "kept", "own"], "step": [2], "end": ["own", "twin", "neither"]},
-    )
-
-
-def states_with(corrected: int, n: int = 40) -> xr.DataArray:
-    rows = [[WRONG, WRONG, RIGHT, RIGHT]] * corrected + [[RIGHT] * 4] * (n - corrected)
-    return xr.DataArray(np.array(rows), dims=("puzzle", "step"), coords={"step": range(4)})
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_verdicts_follow_the_numbers(there: bool) -> None:
-    seen, states = seen_with(3 if there else 0), states_with(20 if there else 0)
-    found = self_correction.read_claims(seen, states, wrong_with(there))
-    assert [claim.verdict for claim in found] == ["supported" if there else "not supported"] * 4
-    corrected, planted, lag, fixed = found
-    assert corrected.value == (0.5 if there else 0) and corrected.n == 40
-    assert planted.value == there and planted.null == 0 and planted.n == 12
-    assert lag.value == (3 if there else 0) and lag.null == 0 and lag.n == 12
-    assert fixed.value == lag.value and fixed.n == 6
-    assert all(claim.rule and claim.null_name for claim in found)
-
-
 # -- working memory
 
 
@@ -277,38 +234,3 @@ def test_a_twin_that_makes_no_difference_is_refused(lens: Any) -> None:
     with pytest.raises(MeasureError, match="choose a twin that makes a difference"):
         same = {"nothing": lambda task: task}
         working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], twins=same, num_inference_steps=2)
-
-
-def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr.Dataset]:
-    accuracy = np.full((2, 3, n, 2, 13), 0.25)
-    accuracy[:, 0, :, :, 1:] = read
-    what, layers = ["identity", "place"], range(-1, 12)
-    one = xr.Dataset(
-        {"accuracy": (("what", "kind", "puzzle", "step", "layer"), accuracy), "chance": ("what", [0.25, 1 / 6])},
-        {"what": what, "kind": list(working_memory.KINDS), "step": [0, 2], "layer": layers},
-    )
-    effects = np.zeros((2, 4, n))
-    effects[:, 0], effects[:, 3] = effect, 1
-    two = xr.Dataset(
-        {k: (("what", "arm", "puzzle"), v) for k, v in (("effect", effects), ("flipped", effects > 0.5))},
-        {"what": what, "arm": list(working_memory.ARMS)},
-    )
-    return one, two
-
-
-@pytest.mark.parametrize(("read", "effect"), [(0.9, 0.0), (0.25, 0.6)])
-def test_reading_and_using_are_judged_apart(read: float, effect: float) -> None:
-    found = working_memory.read_claims(*memory_data(read, effect))
-    words = {True: "supported", False: "not supported"}
-    assert [claim.verdict for claim in found] == [words[read > 0.5]] * 3 + [words[effect > 0]] * 2
-    assert found[0].value == pytest.approx(read) and "layers 3-8" in found[0].measure
-    assert found[3].value == pytest.approx(effect) and f"hidden {10 if effect > 0.5 else 0}" in found[3].remark
-
-
-@pytest.mark.slow
-def test_claims_of_the_lab_model_have_numbers_and_nulls(lens: Any) -> None:
-    found = [*self_correction.claims(lens, n=5), *working_memory.claims(lens, n=5)]
-    assert len(found) == 9
-    for claim in found:
-        assert np.isfinite([claim.value, claim.low, claim.high, claim.null]).all()
-        assert claim.low <= claim.value <= claim.high and claim.remark

@@ -11,8 +11,8 @@ from sweeping import counted, lens_and_puzzle, naive, quiet, runs  # noqa: F401 
 import dit_lens as dl
 from dit_lens.interventions.knockout import knockout
 from dit_lens.runner import Sweep
-from dit_lens.runner.metrics import Item
 from dit_lens.runner.cells import Cell
+from dit_lens.runner.metrics import Item
 from dit_lens.wan.run import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:patching the whole stream")

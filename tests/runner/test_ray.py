@@ -12,8 +12,7 @@ import pytest
 from sweeping import lens_and_puzzle, quiet
 
 import dit_lens as dl
-from dit_lens.runner import Ray, Sweep
-from dit_lens.runner import ray_actors, work
+from dit_lens.runner import Ray, Sweep, ray_actors, work
 
 STEPS = [0, 1, (1, 2)]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from dit_lens.store.parts import HEAD, Part, Parts
 
 import dit_lens as dl
-from dit_lens.store.parts import HEAD, Part, Parts
 
 TABLES = {
     "effect": xr.Dataset(

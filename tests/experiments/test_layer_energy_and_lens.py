@@ -1,4 +1,4 @@
-"""Layer energy and layer lens over tasks: what the datasets hold, controls, and verdicts on planted data."""
+"""Layer energy and layer lens over tasks: what the datasets hold, and controls."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from families import Family
 
 from dit_lens import experiments, tasks
 from dit_lens.errors import MeasureError, TaskError
-from dit_lens.experiments.energy_by_depth import read_claims as read_energy
-from dit_lens.experiments.readout_by_depth import WEIGHTS, layer_readout
-from dit_lens.experiments.readout_by_depth import read_claims as read_lens
+from dit_lens.experiments.readout_by_depth import layer_readout
 from dit_lens.measures.energy import energy_ratio
 from dit_lens.measures.layer_lens import layer_lens
 from dit_lens.measures.token_masks import region_mask
 from dit_lens.measures.tuned_lens import fit_translators
+from dit_lens.replication import read as read_claims
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 from dit_lens.wan.recording import record
@@ -56,7 +55,7 @@ def test_energy_is_that_of_a_run(lab: Lens, measured: xr.Dataset) -> None:
     entry = measured["energy"].sel(layer=-1)
     np.testing.assert_array_equal(entry.sel(hook="update"), entry.sel(hook="resid_post"))  # before any block
     assert measured[["energy", "variance", "norm"]].notnull().all().to_array().all()
-    assert len(read_energy(measured)) == 10
+    assert len(read_claims("energy", {"energy": measured})) == 10
 
 
 def test_a_users_mask_and_a_still_video(lab: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,54 +82,6 @@ def test_energy_errors(lab: Lens) -> None:
         experiments.energy(lab, two, foreground=lambda task: np.ones((task.height, task.width), bool))
 
 
-def planted(early: float, later: float, deep: float, seed: int = 0, n: int = 20) -> xr.Dataset:
-    """A measured dataset with known ratios: layers below depth .225, from there on, and channel variance when deep."""
-    rng = np.random.default_rng(seed)
-    layers = np.arange(-1, 40)
-    depth = layers / 40
-    profile = np.where(depth < 0.225, early, later)
-    shape = (n, 2, 2, 4, len(layers), 3)
-
-    def noise() -> np.ndarray:
-        return rng.normal(0, 0.05, shape)
-
-    kinds, sources = ["region", "null", "draw"], ["regions", "difference"]
-    energy = noise()
-    energy[..., 0] += profile
-    variance = noise()[:, :, 0]
-    variance[..., 0] += np.where(depth >= 2 / 3, deep, 0.0)
-    return xr.Dataset(
-        {
-            "energy": (("puzzle", "hook", "source", "step", "layer", "kind"), energy),
-            "variance": (("puzzle", "hook", "step", "layer", "kind"), variance),
-        },
-        coords={
-            "hook": ["resid_post", "update"], "source": sources, "kind": kinds,
-            "layer": layers, "depth": ("layer", depth),
-            "expert": ("step", ["high", "high", "low", "low"]), "task": ("puzzle", ["maze"] * n),
-        },
-    )  # fmt: skip
-
-
-def test_verdicts_on_planted_energy() -> None:
-    found = read_energy(planted(early=-0.5, later=0.5, deep=1.0))
-    assert [c.verdict for c in found] == ["supported"] * 10
-    assert [c.value for c in found] == pytest.approx([-0.5, 1, -0.5, 1, 1, 1, -0.5, 1, 1, 1], abs=0.05)
-    assert all(c.low <= c.value <= c.high and c.n == 20 and c.rule for c in found)
-    assert all(abs(c.null) < 0.05 for c in found)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_verdicts_on_nothing(seed: int) -> None:
-    assert [c.verdict for c in read_energy(planted(0, 0, 0, seed))] == ["not supported"] * 10
-
-
-def test_verdicts_on_the_contrary() -> None:
-    found = read_energy(planted(early=0.5, later=-0.5, deep=-1.0))
-    assert [c.verdict for c in found] == [*["not supported"] * 5, "supported", *["not supported"] * 3, "supported"]
-    assert all("Pearson" in c.measure for c in (found[5], found[9]))  # stable all the same
-
-
 # -- layer lens
 
 
@@ -152,7 +103,7 @@ def test_read_outs_are_those_of_the_measure(lab: Lens, read: xr.Dataset) -> None
         np.testing.assert_allclose(read[name].sel(weights="trained", puzzle=1), direct[name], atol=1e-6)
     assert read[["answer", "choice"]].sel(weights="shuffled").to_array().isnull().all()
     assert (read["choice"].sel(weights="trained", layer=11) == 1).all()
-    assert len(read_lens(read)) == 3
+    assert len(read_claims("layer_lens", {"readout": read})) == 3
 
 
 def test_a_shuffled_model_has_the_same_weights_elsewhere(family: Family) -> None:
@@ -178,38 +129,3 @@ def test_readout_errors(lab: Lens) -> None:
             layer_readout(lab, measure, fit)
     with pytest.raises(MeasureError, match="fitted on this puzzle"):
         layer_readout(lab, two, two[:1], num_inference_steps=1, layers=[0, 11], null=False, answers=False)
-
-
-def planted_read(settle: float, null: float, answer: float, n: int = 12) -> xr.Dataset:
-    """A measured dataset in which the velocity settles at known depths and the answer is there from another."""
-    layers = np.arange(-1, 40)
-    depth = layers / 40
-    above = np.stack([depth >= settle, depth >= null])[:, None, None, :, None]
-    cosine = np.broadcast_to(np.where(above, 0.95, 0.2), (2, n, 3, len(layers), 2)).copy()
-    shares = np.broadcast_to((depth >= answer)[None, None, None, :, None], cosine.shape).astype(float).copy()
-    shares[1] = np.nan
-    dims = ("weights", "puzzle", "step", "layer", "readout")
-    return xr.Dataset(
-        {
-            "cosine": (dims, cosine), "x0_cosine": (dims, cosine),
-            "choice": (dims, shares), "answer": (dims, shares.copy()),
-        },
-        coords={
-            "weights": list(WEIGHTS), "readout": ["raw", "translated"], "layer": layers,
-            "depth": ("layer", depth), "task": ("puzzle", ["maze"] * n),
-        },
-        attrs={"n_layers": 40},
-    )  # fmt: skip
-
-
-def test_verdicts_on_planted_read_outs() -> None:
-    found = read_lens(planted_read(settle=0.5, null=0.0, answer=0.5))
-    assert [c.verdict for c in found] == ["supported"] * 3
-    assert [(c.value, c.null) for c in found] == [pytest.approx(p) for p in ((0.5, 0.0), (1.0, 0.0), (1.0, 0.0))]
-    found = read_lens(planted_read(settle=0.9, null=0.0, answer=0.9))
-    assert [c.verdict for c in found] == ["not supported"] * 3
-    mute = planted_read(settle=0.5, null=0.0, answer=0.5)
-    mute["answer"][:] = np.nan
-    assert [c.verdict for c in read_lens(mute)] == [*["supported"] * 2, "cannot be tested on this model"]
-    # As early as a model that has learned nothing: no evidence of anything.
-    assert read_lens(planted_read(settle=0.5, null=0.5, answer=0.5))[0].verdict == "not supported"

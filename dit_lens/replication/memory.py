@@ -1,0 +1,89 @@
+"""Claims of working memory (paper, section 5), asked of scenes in which one thing hides another.
+
+Decoding is averaged over the middle half of the layers and all steps read, so that no best cell is picked.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import xarray as xr
+
+from dit_lens import tasks as puzzles
+from dit_lens.experiments.working_memory import ARMS, KINDS, decodable_while_hidden, used_while_hidden
+from dit_lens.progress import Progress, silent
+from dit_lens.replication.row import ABOVE_NULL, Measured, Reading, Row, text
+from dit_lens.wan.lens import Lens
+
+NULLS = {"shuffled": "shuffled labels", "elsewhere": "same cover and frames, nothing behind"}
+
+
+def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> Measured:
+    """``read`` and ``use`` of what is hidden, on ``n`` unseen scenes of ``occlude``."""
+    tasks = [puzzles.load("occlude", i) for i in range(n)]
+    read = decodable_while_hidden(lens, tasks, seed=seed, progress=progress)
+    return {"read": read, "use": used_while_hidden(lens, tasks, seed=seed, progress=progress)}
+
+
+def _middle(accuracy: xr.DataArray) -> xr.DataArray:
+    """Whether a layer is in the middle half."""
+    n_layers = int(accuracy["layer"][-1]) + 1
+    return (accuracy["layer"] >= n_layers / 4) & (accuracy["layer"] < 3 * n_layers / 4)
+
+
+def _read(m: Measured, what: str, null: str) -> Reading:
+    accuracy = m["read"]["accuracy"]
+    middle = _middle(accuracy)
+    here = accuracy.where(middle, drop=True).mean(("step", "layer")).sel(what=what)
+    given = accuracy.sel(layer=-1, kind="hidden").mean("step").sel(what=what)
+    layers = accuracy["layer"].where(middle, drop=True)
+    rest = "; ".join(f"{kind} {text(here.sel(kind=kind))}" for kind in KINDS[1:] if kind != null)
+    chance = float(m["read"]["chance"].sel(what=what))
+    return Reading.along(
+        here,
+        "kind",
+        ("hidden", null),
+        f"{rest}; the input {text(given)}; chance {chance:.2f}.",
+        {"first": int(layers[0]), "last": int(layers[-1])},
+    )
+
+
+def _used(m: Measured, what: str) -> Reading:
+    use = m["use"]
+    here = use["effect"].sel(what=what)
+    flips = ", ".join(f"{arm} {int(use['flipped'].sel(what=what, arm=arm).sum())}" for arm in ARMS)
+    return Reading.along(
+        here,
+        "arm",
+        ("hidden", "placebo"),
+        f"Random tokens {text(here.sel(arm='random'))}; where it is in sight again (positive control) "
+        f"{text(here.sel(arm='after'))}. Answers that became the twin's, of {use.sizes['puzzle']}: {flips}.",
+    )
+
+
+_HELD = (
+    ("identity", "shuffled", "While an object is out of sight, what it is is held (working memory)."),
+    ("place", "shuffled", "While an object is out of sight, where it is is held (working memory)."),
+    ("identity", "elsewhere", "What the hidden object is is held where it is hidden."),
+)
+ROWS = (
+    *(
+        Row(
+            f"memory/{what}-against-{null}",
+            f"{says} Shown by x0_hat, without a number (section 5).",
+            f"{what} read from the hidden tokens, layers {{first}}-{{last}}",
+            "accuracy", NULLS[null], partial(_read, what=what, null=null), ABOVE_NULL,
+        )
+        for what, null, says in _HELD
+    ),
+    *(
+        Row(
+            f"memory/{what}-used",
+            f"The hidden object's {what} is used from where it is hidden: it decides what comes out.",
+            "effect of the hidden tokens' updates from the twin, all layers and steps held",
+            "0 base, 1 source", "the same tokens from the same scene at another seed", partial(_used, what=what),
+            ABOVE_NULL,
+        )
+        for what in ("identity", "place")
+    ),
+)  # fmt: skip

@@ -1,0 +1,112 @@
+"""Claims about the division of labour over layers (paper, abstract)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import xarray as xr
+
+from dit_lens import tasks as puzzles
+from dit_lens.layer_map.roles import (
+    EVIDENCE,
+    ROLES,
+    Roles,
+    by_layer,
+    centre,
+    control_evidence,
+    layer_evidence,
+    middle_95,
+    puzzle_runs,
+    roles,
+)
+from dit_lens.layer_map.segments import segments
+from dit_lens.progress import Progress, silent
+from dit_lens.replication.row import ABOVE_ZERO, Estimate, Measured, Reading, Row, Rule
+from dit_lens.wan.lens import Lens
+
+_PER_PUZZLE = 20  # shuffles of the layers that a single puzzle's null averages over
+
+
+def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> Measured:
+    """The evidence by layer on ``n`` unseen puzzles of all families, four steps, ``trained`` and in the ``control``."""
+    last = lens.plan().n_steps - 1
+    steps = sorted({round(q * last) for q in (0, 0.25, 0.5, 1)})
+    tasks, seeds = puzzles.batch(puzzles.names(), n, seed), range(seed, seed + n)
+    found = []
+    for i, (task, number) in enumerate(zip(tasks, seeds, strict=True)):
+        progress(i, len(tasks), f"layers, {task.name} {number}")
+        found.append(layer_evidence(lens, *puzzle_runs(lens, task, number, steps), steps, seed=seed))
+    control = control_evidence(lens, tasks, seeds, steps, progress, seed)
+    return {"trained": by_layer(found), "control": by_layer(control)}
+
+
+def _reading(
+    m: Measured, number: Callable[[np.ndarray], float], tested: bool, resamples: int = 1000, seed: int = 0
+) -> Reading:
+    """A number of the mean profile, (L, expert, evidence).
+
+    Its interval resamples puzzles; its null shuffles the layers, all evidences together, as the cut's p-value does.
+    ``tested``: the verdict is that of the cuts.
+    """
+    trained, control = m["trained"], m["control"]
+    _, found = roles(trained, control, seed=seed)
+    above = (trained - control)[list(EVIDENCE)].to_dataarray("evidence")
+    data = above.transpose("puzzle", "layer", "expert", "evidence").values
+    rng = np.random.default_rng(seed)
+    n, n_layers = data.shape[:2]
+    draws = [number(data[rng.integers(0, n, n)].mean(0)) for _ in range(resamples)]
+    null = [number(data.mean(0)[rng.permutation(n_layers)]) for _ in range(resamples)]
+    # The paired values: each puzzle's own profile, and the same with shuffled layers.
+    own = [number(profile) for profile in data]
+    mixed = [np.nanmean([number(p[rng.permutation(n_layers)]) for _ in range(_PER_PUZZLE)]) for p in data]
+    return Reading(
+        xr.DataArray(own, dims="puzzle"),
+        xr.DataArray(mixed, dims="puzzle"),
+        " ".join(found.sentences()),
+        {"p": ", ".join(f"{expert} {cut.p:.3f}" for expert, cut in found.cuts.items())},
+        estimates=(
+            Estimate(number(data.mean(0)), *middle_95(draws), n),
+            Estimate(float(np.nanmean(null)), *middle_95(null), n),
+        ),
+        tested=_all_found(found) if tested else None,
+    )
+
+
+def _all_found(found: Roles) -> bool:
+    return all(cut.found for cut in found.cuts.values())
+
+
+def in_order(profile: np.ndarray) -> float:
+    """How far apart, in the order of ``ROLES``, the centres of the nearest two roles lie; mean over experts."""
+    depths = np.stack([centre(profile[:, :, EVIDENCE.index(name)]) for name in ROLES.values()])  # (role, expert)
+    return float(np.diff(depths, axis=0).min(0).mean())
+
+
+def explained(profile: np.ndarray) -> float:
+    """What the best cut explains, mean over experts, of a profile (L, expert, evidence)."""
+    cuts = [segments(xr.DataArray(profile[:, e], dims=("layer", "evidence")), draws=0) for e in range(profile.shape[1])]
+    return float(np.mean([cut.explained for cut in cuts]))
+
+
+ROWS = (
+    Row(
+        "roles/divided",
+        "Layers divide the work: early, middle and late ones differ in kind (abstract).",
+        "variance between layers that a cut in three explains, mean over experts (p: {p})",
+        "share", "layers shuffled", partial(_reading, number=explained, tested=True),
+        Rule(
+            "supported when the best cut beats that of shuffled layers in every expert, p below .05 over all",
+            lambda a, b: False,  # decided by the cuts' own test
+        ),
+    ),
+    Row(
+        "roles/order",
+        "Early layers perceive, middle layers reason, late layers consolidate (abstract).",
+        "depth of the centre of 'decides' (effect) behind 'perceives' (attention), and of 'consolidates' (readout) "
+        "behind 'decides': the smaller of the two, mean over experts",
+        "layer / layers", "layers shuffled", partial(_reading, number=in_order, tested=False),
+        ABOVE_ZERO,
+    ),
+)  # fmt: skip

@@ -1,0 +1,87 @@
+"""Claims about few steps and few frames (paper, distillation and frames)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import count, islice
+from typing import Any
+
+from dit_lens import tasks as puzzles
+from dit_lens.experiments.schedules import MEASURES, few_steps, frames_curve
+from dit_lens.progress import Progress, silent
+from dit_lens.replication.row import ABOVE_NULL, Measured, Reading, Row, Untestable, text
+from dit_lens.wan.lens import Lens
+
+FRAMES = (5, 9, 13, 17)
+
+
+def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> Measured:
+    """On ``n`` unseen mazes with several shortest routes: ``steps``, few and usual; ``again``, the usual at other
+    seeds. ``frames``: on ``n`` mazes that the shortest video has time for (at most four moves)."""
+    mazes = _mazes(n, seed, lambda task: len(task.solutions) > 1)
+    usual = lens.defaults.num_inference_steps
+    read = {name: MEASURES[name] for name in ("score", "commit_sigma", "exploring")}
+    found = few_steps(lens, mazes, (4, usual), "own", read, seed=seed, progress=progress).squeeze("sampler")
+    again = few_steps(lens, mazes, (usual,), "own", read, seed=seed + 10_000, progress=progress).squeeze("sampler")
+    short = _mazes(n, seed, lambda task: len(task.truth) <= min(FRAMES))
+    return {"steps": found, "again": again, "frames": frames_curve(lens, short, FRAMES, seed=seed, progress=progress)}
+
+
+def _mazes(n: int, seed: int, wanted: Callable[[Any], bool]) -> list[Any]:
+    """The first ``n`` unseen mazes from ``seed`` up that are wanted."""
+    return list(islice(filter(wanted, (puzzles.load("maze", i) for i in count(seed))), n))
+
+
+def _few(m: Measured, name: str) -> Reading:
+    found, again = m["steps"], m["again"]
+    few, usual = (int(found["steps"][i]) for i in (0, -1))
+    if name == "score":
+        remark = "Fewer steps of the same model: no distilled one is at hand here."
+    else:
+        share, sigma = (
+            ", ".join(f"{int(n)} steps {text(values.sel(steps=n))}" for n in found["steps"])
+            for values in (found["exploring"] / found["steps"], found["commit_sigma"])
+        )
+        remark = f"As a share of the schedule: {share}. Noise level at the commitment: {sigma}."
+    return Reading(
+        found[name].sel(steps=usual) - found[name].sel(steps=few),
+        found[name].sel(steps=usual) - again[name].sel(steps=usual),
+        remark,
+        {"few": few, "usual": usual},
+    )
+
+
+def _frames(m: Measured) -> Untestable:
+    curve = m["frames"]
+    lengths = ", ".join(
+        f"{int(f)} frames {text(curve['score'].sel(frames=f))} (cut {float(curve['cut'].sel(frames=f).mean()):.3f}, "
+        f"still {float(curve['still'].sel(frames=f).mean()):.3f})"
+        for f in curve["frames"]
+    )
+    return Untestable(
+        f"This model was trained at one length only. Outside it, puzzles that fit the shortest video score: {lengths}."
+    )
+
+
+_SEEDS = "the same between two seeds at {usual} steps"
+ROWS = (
+    Row(
+        "schedules/score",
+        "Sampling in 4 steps (a distilled model, .605 against .685) lowers the score.",
+        "score at {usual} steps minus at {few}",
+        "score, 0 to 1", _SEEDS, partial(_few, name="score"), ABOVE_NULL,
+    ),
+    Row(
+        "schedules/exploring",
+        "With few steps the first ones are so large that exploration is squeezed and hardly seen.",
+        "exploring at {usual} steps minus at {few}",
+        "steps with two or more right answers alive", _SEEDS, partial(_few, name="exploring"), ABOVE_NULL,
+    ),
+    Row(
+        "schedules/frames",
+        "From about 100 frames down to 17 little is lost; below, quality clearly falls.",
+        "score by number of frames",
+        "score, 0 to 1", "the full-length run, cut", _frames, ABOVE_NULL,
+    ),
+)  # fmt: skip

@@ -1,0 +1,48 @@
+"""Claims on read-outs by layer: verdicts on planted depths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from dit_lens.experiments.readout_by_depth import WEIGHTS
+from dit_lens.replication import read
+
+
+def planted_read(settle: float, null: float, answer: float, n: int = 12) -> xr.Dataset:
+    """A measured dataset in which the velocity settles at known depths and the answer is there from another."""
+    layers = np.arange(-1, 40)
+    depth = layers / 40
+    above = np.stack([depth >= settle, depth >= null])[:, None, None, :, None]
+    cosine = np.broadcast_to(np.where(above, 0.95, 0.2), (2, n, 3, len(layers), 2)).copy()
+    shares = np.broadcast_to((depth >= answer)[None, None, None, :, None], cosine.shape).astype(float).copy()
+    shares[1] = np.nan
+    dims = ("weights", "puzzle", "step", "layer", "readout")
+    return xr.Dataset(
+        {
+            "cosine": (dims, cosine), "x0_cosine": (dims, cosine),
+            "choice": (dims, shares), "answer": (dims, shares.copy()),
+        },
+        coords={
+            "weights": list(WEIGHTS), "readout": ["raw", "translated"], "layer": layers,
+            "depth": ("layer", depth), "task": ("puzzle", ["maze"] * n),
+        },
+        attrs={"n_layers": 40},
+    )  # fmt: skip
+
+
+def test_verdicts_on_planted_read_outs() -> None:
+    found = read("layer_lens", {"readout": planted_read(settle=0.5, null=0.0, answer=0.5)})
+    assert [c.verdict for c in found] == ["supported"] * 3
+    assert [(c.value, c.null) for c in found] == [pytest.approx(p) for p in ((0.5, 0.0), (1.0, 0.0), (1.0, 0.0))]
+    found = read("layer_lens", {"readout": planted_read(settle=0.9, null=0.0, answer=0.9)})
+    assert [c.verdict for c in found] == ["not supported"] * 3
+    mute = planted_read(settle=0.5, null=0.0, answer=0.5)
+    mute["answer"][:] = np.nan
+    assert [c.verdict for c in read("layer_lens", {"readout": mute})] == [
+        *["supported"] * 2,
+        "cannot be tested on this model",
+    ]
+    # As early as a model that has learned nothing: no evidence of anything.
+    assert read("layer_lens", {"readout": planted_read(settle=0.5, null=0.5, answer=0.5)})[0].verdict == "not supported"

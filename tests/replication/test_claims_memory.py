@@ -1,0 +1,40 @@
+"""Claims of working memory: reading and using are judged apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from dit_lens import replication
+from dit_lens.experiments import working_memory
+
+
+def read_claims(read: xr.Dataset, use: xr.Dataset) -> list[replication.Claim]:
+    return replication.read("memory", {"read": read, "use": use})
+
+
+def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr.Dataset]:
+    accuracy = np.full((2, 3, n, 2, 13), 0.25)
+    accuracy[:, 0, :, :, 1:] = read
+    what, layers = ["identity", "place"], range(-1, 12)
+    one = xr.Dataset(
+        {"accuracy": (("what", "kind", "puzzle", "step", "layer"), accuracy), "chance": ("what", [0.25, 1 / 6])},
+        {"what": what, "kind": list(working_memory.KINDS), "step": [0, 2], "layer": layers},
+    )
+    effects = np.zeros((2, 4, n))
+    effects[:, 0], effects[:, 3] = effect, 1
+    two = xr.Dataset(
+        {k: (("what", "arm", "puzzle"), v) for k, v in (("effect", effects), ("flipped", effects > 0.5))},
+        {"what": what, "arm": list(working_memory.ARMS)},
+    )
+    return one, two
+
+
+@pytest.mark.parametrize(("read", "effect"), [(0.9, 0.0), (0.25, 0.6)])
+def test_reading_and_using_are_judged_apart(read: float, effect: float) -> None:
+    found = read_claims(*memory_data(read, effect))
+    words = {True: "supported", False: "not supported"}
+    assert [claim.verdict for claim in found] == [words[read > 0.5]] * 3 + [words[effect > 0]] * 2
+    assert found[0].value == pytest.approx(read) and "layers 3-8" in found[0].measure
+    assert found[3].value == pytest.approx(effect) and f"hidden {10 if effect > 0.5 else 0}" in found[3].remark

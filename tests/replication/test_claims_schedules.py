@@ -1,0 +1,40 @@
+"""Claims on few steps and frames: verdicts follow planted tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from dit_lens.replication import Claim, read
+
+
+def read_claims(steps: xr.Dataset, again: xr.Dataset) -> list[Claim]:
+    return read("schedules", {"steps": steps, "again": again, "frames": curve()})
+
+
+def table(score: tuple[float, float], exploring: tuple[float, float], n: int = 12) -> xr.Dataset:
+    noise = np.random.default_rng(0).normal(size=(n, 2))
+    noise -= noise.mean(0)  # the means are exactly as planted
+    values = {"score": score, "exploring": exploring, "commit_sigma": (0.9, 0.9)}
+    return xr.Dataset(
+        {k: (("puzzle", "steps"), np.array(v) + 0.01 * noise) for k, v in values.items()},
+        coords={"steps": [4, 20]},
+    )
+
+
+def curve() -> xr.Dataset:
+    return xr.Dataset(
+        {k: (("puzzle", "frames"), np.ones((12, 2))) for k in ("score", "cut", "still")}, {"frames": [5, 13]}
+    )
+
+
+def test_claims_follow_the_data() -> None:
+    again = table((0, 0.9), (0, 6)).sel(steps=[20])
+    lower, squeezed, frames = read_claims(table((0.6, 0.9), (1, 6)), again)
+    assert lower.verdict == squeezed.verdict == "supported"
+    assert lower.value == pytest.approx(0.3, abs=0.02) and squeezed.value == pytest.approx(5, abs=0.02)
+    assert lower.null == pytest.approx(0, abs=0.02) and lower.n == squeezed.n == 12
+    same = read_claims(table((0.9, 0.9), (6, 6)), again)
+    assert [c.verdict for c in same[:2]] == ["not supported"] * 2
+    assert frames.verdict == "cannot be tested on this model" and "5 frames 1.000" in frames.remark
