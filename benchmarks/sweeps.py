@@ -222,8 +222,8 @@ def agreement(steps: int, seeds: Sequence[int]) -> xr.Dataset:
     own = [spearmanr(e, x).statistic for e, x in zip(estimates, exact, strict=True)]
     following = [spearmanr(e, x).statistic for e, x in zip(estimates, [*exact[1:], exact[0]], strict=True)]
     first = [np.abs(x).argmax() in np.abs(e).argsort()[-5:] for e, x in zip(estimates, exact, strict=True)]
-    rows = xr.DataArray([own, following], dims=("what", "puzzle"), coords={"what": ["own", "next"]})
-    shares = dl.measures.share(xr.DataArray(first, dims="puzzle").astype(float)).expand_dims(what=["first"])
+    rows = xr.DataArray([own, following], dims=("what", "task"), coords={"what": ["own", "next"]})
+    shares = dl.measures.share(xr.DataArray(first, dims="task").astype(float)).expand_dims(what=["first"])
     return xr.concat([dl.measures.summarise(rows), shares], "what")
 
 

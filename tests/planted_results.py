@@ -12,10 +12,10 @@ from dit_lens.layer_map.roles import EVIDENCE
 def enrichment(early: float, later: float, spread: float = 0.0, named: float = 1.0) -> xr.Dataset:
     """Enrichment of the foreground ``early`` and ``later`` in 40 layers, of everything else 1; the null is always 1."""
     keys = ["foreground", "rest", "named", "other", "named first", "other first"]
-    dims = ("puzzle", "step", "layer", "head", "query", "key", "kind")
+    dims = ("task", "step", "layer", "head", "query", "key", "kind")
     values = xr.DataArray(
         np.ones((6, 2, 40, 3, 2, len(keys), 2)), dims=dims,
-        coords={"puzzle": [f"maze {i}" for i in range(6)], "task": ("puzzle", ["maze"] * 6), "layer": range(40),
+        coords={"task": [f"maze {i}" for i in range(6)], "family": ("task", ["maze"] * 6), "layer": range(40),
                 "depth": ("layer", np.arange(40) / 40), "query": ["all", "rest"], "key": keys,
                 "kind": ["region", "null"]},
     )  # fmt: skip
@@ -23,7 +23,7 @@ def enrichment(early: float, later: float, spread: float = 0.0, named: float = 1
     values.loc[{"key": "foreground", "kind": "region", "layer": slice(9, 39)}] = later
     values.loc[{"key": "named", "kind": "region", "layer": slice(9, 39)}] = named
     wobble = 2.0 ** (spread * np.random.default_rng(0).standard_normal((6, 2)))
-    return (values * xr.DataArray(wobble, dims=("puzzle", "kind"))).to_dataset(name="enrichment")
+    return (values * xr.DataArray(wobble, dims=("task", "kind"))).to_dataset(name="enrichment")
 
 
 def noise_map(peak_at: float, n: int = 12, noise_level: float = 0.02, early: float = 1.0) -> xr.Dataset:
@@ -40,9 +40,9 @@ def noise_map(peak_at: float, n: int = 12, noise_level: float = 0.02, early: flo
     far += noise_level * rng.normal(size=far.shape)
     return xr.Dataset(
         {
-            "score": (("puzzle", "kind", "step"), 1 - lost),
-            "clean_score": ("puzzle", np.ones(n)),
-            "dissimilarity": (("puzzle", "kind", "step", "later", "of", "estimator"), far),
+            "score": (("task", "kind", "step"), 1 - lost),
+            "clean_score": ("task", np.ones(n)),
+            "dissimilarity": (("task", "kind", "step", "later", "of", "estimator"), far),
         },
         coords={
             "kind": list(KINDS),
@@ -56,11 +56,11 @@ def noise_map(peak_at: float, n: int = 12, noise_level: float = 0.02, early: flo
 
 
 def evidence(levels: dict[str, list[float]], seed: int, n: int = 8, n_layers: int = 12) -> xr.Dataset:
-    """(puzzle, expert, layer) with the given level in each third of the layers."""
+    """(task, expert, layer) with the given level in each third of the layers."""
     rng = np.random.default_rng(seed)
     data = {}
     for name in EVIDENCE:
         level = np.repeat(levels.get(name, [0, 0, 0]), n_layers // 3)
         values = level + 0.1 * rng.normal(size=(n, 1, n_layers)) + 0.1 * rng.normal(size=(1, 1, n_layers))
-        data[name] = (("puzzle", "expert", "layer"), values)
+        data[name] = (("task", "expert", "layer"), values)
     return xr.Dataset(data, coords={"expert": ["high"], "layer": range(n_layers)})

@@ -30,7 +30,7 @@ from dit_lens.experiments.energy_by_depth import FOREGROUND, SHIFT
 from dit_lens.interventions.knockout import knockout
 from dit_lens.measures.region_attention import watch_attention, watched_attention
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import puzzle_names
+from dit_lens.stats.summary import task_names
 from dit_lens.wan.attention_sets import Kind
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
@@ -60,8 +60,8 @@ def attention_by_depth(
     the first frame only. ``steps``: four over the schedule. ``sampling``, or its arguments flat: see
     :class:`dit_lens.Sampling`. Puzzle i has seed ``seed + i``.
 
-    Returns ``enrichment`` (puzzle, step, layer, head, query, key, kind), kinds ``region`` and ``null`` (mean over
-    ``draws`` random masks), and ``text`` (puzzle, step, layer, head, key), the enrichment of prompt and padding in
+    Returns ``enrichment`` (task, step, layer, head, query, key, kind), kinds ``region`` and ``null`` (mean over
+    ``draws`` random masks), and ``text`` (task, step, layer, head, key), the enrichment of prompt and padding in
     cross-attention. Regions that a puzzle does not have are NaN.
 
     Errors: :class:`TaskError` for fewer than two tasks, :class:`MeasureError` for a task without foreground.
@@ -90,12 +90,12 @@ def attention_by_depth(
     progress(len(tasks), len(tasks), "done")
     data = {"enrichment": _join(found), "text": _join(texts).rename(key="bucket")}
     return xr.Dataset(data).assign_coords(
-        puzzle=puzzle_names(tasks), task=("puzzle", [str(getattr(t, "name", "")) for t in tasks])
+        task=task_names(tasks), family=("task", [str(getattr(t, "name", "")) for t in tasks])
     )
 
 
 def _join(rows: Sequence[xr.DataArray]) -> xr.DataArray:
-    return xr.concat(rows, "puzzle", join="outer", coords="minimal", compat="override")
+    return xr.concat(rows, "task", join="outer", coords="minimal", compat="override")
 
 
 def _regions(grid: Grid, task: Any, foreground: Sequence[str]) -> dict[str, np.ndarray]:
@@ -139,9 +139,9 @@ def knockouts(
     there is no random cut (NaN). Both branches, the ``steps`` given. ``tasks`` can answer and score. ``regions``: masks
     of your own, as ``lens.generate`` takes them. ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`.
 
-    Returns, by (puzzle, edge, window, kind) with kinds ``cut`` and ``random``: ``changed``, the answer is another one
+    Returns, by (task, edge, window, kind) with kinds ``cut`` and ``random``: ``changed``, the answer is another one
     than without a cut; ``solved``; ``moved``, how far the video's latents went, in standard deviations of the uncut;
-    and ``base_solved`` (puzzle).
+    and ``base_solved`` (task).
 
     Errors: :class:`TaskError` for fewer than two tasks or tasks that cannot be scored; those of ``knockout``.
     """
@@ -177,11 +177,11 @@ def knockouts(
                     values["solved"][at] = bool(run.score)
                     values["moved"][at] = float((run.final - base.final).std() / base.final.std())
     progress(total, total, "done")
-    dims = ("puzzle", "edge", "window", "kind")
+    dims = ("task", "edge", "window", "kind")
     return xr.Dataset(
-        {**{name: (dims, v) for name, v in values.items()}, "base_solved": ("puzzle", base_solved)},
+        {**{name: (dims, v) for name, v in values.items()}, "base_solved": ("task", base_solved)},
         {
-            "puzzle": puzzle_names(tasks), "task": ("puzzle", [str(getattr(t, "name", "")) for t in tasks]),
+            "task": task_names(tasks), "family": ("task", [str(getattr(t, "name", "")) for t in tasks]),
             "edge": [f"{a} -> {b}" for a, b in edges], "window": list(windows), "kind": ["cut", "random"],
         },
     )  # fmt: skip
@@ -204,8 +204,8 @@ def elsewhere(mask: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndar
 
 
 def shift(found: xr.Dataset, key: str, query: str = "all") -> xr.DataArray:
-    """log2 enrichment of a key region, (puzzle, kind, part): layers before depth 9/40, and from there on."""
+    """log2 enrichment of a key region, (task, kind, part): layers before depth 9/40, and from there on."""
     level = np.log2(found.enrichment.sel(key=key, query=query, drop=True).mean("head")).mean("step")
     later = level["depth"] >= SHIFT
     parts = [level.where(~later).mean("layer"), level.where(later).mean("layer")]
-    return xr.concat(parts, "part").assign_coords(part=["early", "later"]).dropna("puzzle", how="all")
+    return xr.concat(parts, "part").assign_coords(part=["early", "later"]).dropna("task", how="all")

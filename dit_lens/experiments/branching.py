@@ -29,7 +29,7 @@ from dit_lens.address import indices
 from dit_lens.errors import MeasureError
 from dit_lens.interventions.renoise import renoise
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import puzzle_names
+from dit_lens.stats.summary import task_names
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
@@ -76,10 +76,10 @@ def branching(
     have the next ones. ``placebo``: also go on from each step with the run's own noise. ``sampling``, or
     its arguments flat: see :class:`dit_lens.Sampling`.
 
-    Returns per (puzzle, step), and with the prefix ``fresh_`` per (puzzle): ``distinct``, the number of different
+    Returns per (task, step), and with the prefix ``fresh_`` per (task): ``distinct``, the number of different
     answers over the number of answers (at least 1 / n); ``differ``, the share of pairs whose answers differ, which does
     not depend on n; ``changed``, the share of answers other than the forked run's; ``answered``, the share of branches
-    that give an answer at all, on which the others are computed; ``solved``; and ``placebo_changed`` (puzzle, step).
+    that give an answer at all, on which the others are computed; ``solved``; and ``placebo_changed`` (task, step).
     NaN where there are too few answers.
 
     Errors: :class:`MeasureError` for fewer than two branches or tasks without answers, :class:`AddressError` for steps.
@@ -109,8 +109,8 @@ def branching(
         rows.append(xr.Dataset(row))
     if first is None:
         raise MeasureError("no tasks: give some, e.g. several('maze', 20)")
-    found = xr.concat(rows, "puzzle").assign_coords(
-        puzzle=puzzle_names(tasks),
+    found = xr.concat(rows, "task").assign_coords(
+        task=task_names(tasks),
         step=("step", list(at), {"long_name": "step of the fork"}),
         sigma=("step", [first.sigmas[s] for s in at]),
         expert=("step", [first.plan.at(s).expert for s in at]),

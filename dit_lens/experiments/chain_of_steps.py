@@ -23,7 +23,7 @@ from dit_lens.errors import MeasureError
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import puzzle_names, summarise
+from dit_lens.stats.summary import task_names, summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
@@ -50,12 +50,12 @@ def chain_of_steps(
     committed. ``frames``: where answers are looked for. ``sampling``, or its arguments flat: see
     :class:`dit_lens.Sampling`.
 
-    Returns ``answer``, ``motion`` (puzzle, seed, to, step), ``content`` (..., region), ``readable`` (puzzle, seed,
-    step); ``commit_answer``, ``commit_motion`` (puzzle, seed), ``commit_content`` (puzzle, seed, region): steps, NaN
+    Returns ``answer``, ``motion`` (task, seed, to, step), ``content`` (..., region), ``readable`` (task, seed,
+    step); ``commit_answer``, ``commit_motion`` (task, seed), ``commit_content`` (task, seed, region): steps, NaN
     where never; ``solved``; ``revised``: whether a step shows a readable answer that is not the final one. For tasks
-    that can draw their answers also the variables of ``candidates`` (puzzle, seed, step), ``leads`` (puzzle, seed, to,
+    that can draw their answers also the variables of ``candidates`` (task, seed, step), ``leads`` (task, seed, to,
     step): whether the answer shown best is the one that the run ends in, NaN for ends that are no right answer, and
-    ``solutions``, ``decoys`` (puzzle): how many there are.
+    ``solutions``, ``decoys`` (task): how many there are.
 
     Errors: :class:`MeasureError` for fewer than two tasks or no seed.
     """
@@ -74,14 +74,14 @@ def chain_of_steps(
         row = xr.concat(each, "seed", combine_attrs="drop_conflicts")
         same = [name for name in ("solutions", "decoys") if name in row]
         rows.append(row.assign({name: row[name].isel(seed=0) for name in same}))
-    found = xr.concat(rows, "puzzle", combine_attrs="drop_conflicts")
-    return found.assign_coords(puzzle=puzzle_names(tasks), seed=list(seeds)).assign_attrs(
+    found = xr.concat(rows, "task", combine_attrs="drop_conflicts")
+    return found.assign_coords(task=task_names(tasks), seed=list(seeds)).assign_attrs(
         n_steps=int(found.sizes["step"]), at_least=at_least, model=lens.name
     )
 
 
 def over_puzzles(values: xr.DataArray) -> xr.Dataset:
-    """Mean and 95 % interval of (puzzle, seed, ...): seeds of a puzzle are averaged, puzzles are what is resampled."""
+    """Mean and 95 % interval of (task, seed, ...): seeds of a puzzle are averaged, puzzles are what is resampled."""
     return summarise(by_puzzle(values))
 
 

@@ -66,8 +66,8 @@ def energy(
     record. ``draws``: random masks of the energy null. ``sampling``, or its arguments flat: see
     :class:`dit_lens.Sampling`. Puzzle i has seed ``seed + i``.
 
-    Returns ``energy`` (puzzle, hook, source, step, layer, kind), ``variance`` (puzzle, hook, step, layer, kind), both
-    log2 ratios, and ``norm`` (puzzle, hook, step, layer, frame), the mean token norm. A video in which nothing changed
+    Returns ``energy`` (task, hook, source, step, layer, kind), ``variance`` (task, hook, step, layer, kind), both
+    log2 ratios, and ``norm`` (task, hook, step, layer, frame), the mean token norm. A video in which nothing changed
     gives NaN for the second source.
 
     Errors: :class:`TaskError` for fewer than two tasks, :class:`MeasureError` for a task without foreground.
@@ -82,7 +82,7 @@ def energy(
         rows.append(_one(lens, task, foreground, hooks, steps, seed + i, draws, how))
     progress(len(tasks), len(tasks), "done")
     names = [str(getattr(task, "name", i)) for i, task in enumerate(tasks)]
-    found = xr.concat(rows, dim="puzzle", coords="minimal", compat="override").assign_coords(task=("puzzle", names))
+    found = xr.concat(rows, dim="task", coords="minimal", compat="override").assign_coords(family=("task", names))
     return found.assign_attrs(
         model=lens.name, weights=lens.fingerprint, first_seed=seed, draws=draws, steps=found.sizes["step"],
         foreground="own function" if callable(foreground) else ", ".join(foreground),

@@ -127,7 +127,7 @@ def swap(
     progress(len(tasks), len(tasks), "done")
     coords = {
         "measure": list(MEASURES), "kind": list(KINDS), "hook": list(hooks), "layers": list(groups),
-        "steps": list(windows), "horizon": list(horizons), "puzzle": np.arange(len(tasks)),
+        "steps": list(windows), "horizon": list(horizons), "task": np.arange(len(tasks)),
     }  # fmt: skip
     cells = xr.DataArray(raw, dims=tuple(coords), coords=coords, name="raw")
     about = {

@@ -26,7 +26,7 @@ from dit_lens.errors import MeasureError
 from dit_lens.experiments.noise_kinds import KINDS, SomeTokens, check, injection, latent_frames, pixel_frames, with_next
 from dit_lens.measures.cka import ESTIMATORS, dissimilarity
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import puzzle_names
+from dit_lens.stats.summary import task_names
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
@@ -72,9 +72,9 @@ def noise_at_step(
     middle one), ``cond`` branch, on at most ``tokens`` tokens. ``scores``: name -> callable(run) -> float.
     ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`.
 
-    Returns (puzzle, kind, step) for every score, ``clean_<score>`` (puzzle), the propagation map ``dissimilarity``
-    (puzzle, kind, step, later, of, estimator), 1 - CKA of the state entering step ``later`` to the clean run's, and
-    ``unrelated`` (puzzle, later, of, estimator), the same between the clean runs of two puzzles. ``later`` = number of
+    Returns (task, kind, step) for every score, ``clean_<score>`` (task), the propagation map ``dissimilarity``
+    (task, kind, step, later, of, estimator), 1 - CKA of the state entering step ``later`` to the clean run's, and
+    ``unrelated`` (task, later, of, estimator), the same between the clean runs of two puzzles. ``later`` = number of
     steps stands for the finished latents.
 
     Errors: :class:`MeasureError` for fewer than two tasks or unknown kinds, :class:`TaskError` for tasks without a
@@ -110,16 +110,16 @@ def noise_at_step(
                     found[name][i, k, j] = score(run)
                 later = range(step, n_steps + 1)
                 far[i, k, j, step:] = dissimilarity(base, run, of, later, layer=layer)
-    sets = {name: (("puzzle", "kind", "step"), value) for name, value in found.items()}
+    sets = {name: (("task", "kind", "step"), value) for name, value in found.items()}
     return xr.Dataset(
         {
             **sets,
-            **{name: ("puzzle", value) for name, value in clean.items()},
-            "dissimilarity": (("puzzle", "kind", "step", "later", "of", "estimator"), far),
-            "unrelated": (("puzzle", "later", "of", "estimator"), unrelated),
+            **{name: ("task", value) for name, value in clean.items()},
+            "dissimilarity": (("task", "kind", "step", "later", "of", "estimator"), far),
+            "unrelated": (("task", "later", "of", "estimator"), unrelated),
         },
         coords={
-            "puzzle": puzzle_names(tasks),
+            "task": task_names(tasks),
             "kind": list(kinds),
             "step": list(at),
             "later": range(first.plan.n_steps + 1),
@@ -141,7 +141,7 @@ def noise_at_step(
 def sensitivity(found: xr.Dataset) -> xr.DataArray:
     """The paper's sensitivity curve from a propagation map: mean dissimilarity over the states after the injection,
 
-    (puzzle, kind, step, of, estimator). How the paper reduces its map to a curve is not known; this is the plain way.
+    (task, kind, step, of, estimator). How the paper reduces its map to a curve is not known; this is the plain way.
     The later the injection, the fewer the states and the less the time to recover.
     """
     after = found["later"] > found["step"]
@@ -159,14 +159,14 @@ def score_lost(found: xr.Dataset, score: str = "score") -> xr.DataArray:
 
 
 def peak(curve: xr.DataArray, n_steps: int, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """Where a (puzzle, step) curve is highest, as step / n_steps, with a 95 % interval: (value, low, high).
+    """Where a (task, step) curve is highest, as step / n_steps, with a 95 % interval: (value, low, high).
 
     The mean curve's highest step; puzzles are resampled and the highest step of each mean taken anew, so that picking
     the best of many steps is in the interval. It can fall only on steps that were measured.
     """
-    data = curve.transpose("puzzle", "step").values
+    data = curve.transpose("task", "step").values
     if not np.isfinite(data).all() or len(data) < 2:
-        raise MeasureError("a peak needs a finite curve (puzzle, step) of at least two puzzles: select kind, of, ...")
+        raise MeasureError("a peak needs a finite curve (task, step) of at least two puzzles: select kind, of, ...")
     places = curve["step"].values / n_steps
     rng = np.random.default_rng(seed)
     draws = [places[data[rng.integers(0, len(data), len(data))].mean(0).argmax()] for _ in range(resamples)]
@@ -194,10 +194,10 @@ def noise_at_frame(
     ``steps``: hold it over these steps only, e.g. ``range(17)``, which leaves the rest to repair the frame. ``scorer``:
     callable(task, video) -> float; the task's own partial credit by default. The others: see :func:`noise_at_step`.
 
-    Returns (puzzle, kind, frame) ``score``; ``elsewhere``, the score when the frame's own pixels are taken from the
-    clean run, so that only what it did to the other frames counts; ``damage`` (puzzle, kind, frame, pixel), the root
-    mean square pixel difference to the clean run in each pixel frame; ``clean_score`` (puzzle); and ``unrelated``
-    (puzzle, pixel), the pixel difference between the clean runs of two puzzles. The last step has noise too, and one
+    Returns (task, kind, frame) ``score``; ``elsewhere``, the score when the frame's own pixels are taken from the
+    clean run, so that only what it did to the other frames counts; ``damage`` (task, kind, frame, pixel), the root
+    mean square pixel difference to the clean run in each pixel frame; ``clean_score`` (task); and ``unrelated``
+    (task, pixel), the pixel difference between the clean runs of two puzzles. The last step has noise too, and one
     step cannot repair it: the frame itself is lost by construction.
 
     Errors: as :func:`noise_at_step`.
@@ -233,14 +233,14 @@ def noise_at_frame(
                 damage[i, k, j] = _rms(base.video, run.video)
     return xr.Dataset(
         {
-            **{name: (("puzzle", "kind", "frame"), value) for name, value in found.items()},
-            "damage": (("puzzle", "kind", "frame", "pixel"), damage),
-            "clean_score": ("puzzle", clean),
-            "clean_elsewhere": ("puzzle", clean),
-            "unrelated": (("puzzle", "pixel"), unrelated),
+            **{name: (("task", "kind", "frame"), value) for name, value in found.items()},
+            "damage": (("task", "kind", "frame", "pixel"), damage),
+            "clean_score": ("task", clean),
+            "clean_elsewhere": ("task", clean),
+            "unrelated": (("task", "pixel"), unrelated),
         },
         coords={
-            "puzzle": puzzle_names(tasks),
+            "task": task_names(tasks),
             "kind": list(kinds),
             "frame": list(at),
             "pixel": range(grid.n_pixel_frames),

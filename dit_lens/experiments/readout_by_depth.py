@@ -55,7 +55,7 @@ def layer_readout(
     read-out shows (decodes every read-out). ``sampling``, or its arguments flat: see
     :class:`dit_lens.Sampling`. Task i has seed ``seed + i``, puzzle i of ``fit`` has ``fit_seed + i``.
 
-    Returns ``cosine``, ``error``, ``x0_cosine``, ``choice`` and ``answer`` (weights, puzzle, step, layer, readout);
+    Returns ``cosine``, ``error``, ``x0_cosine``, ``choice`` and ``answer`` (weights, task, step, layer, readout);
     the last two are NaN for shuffled weights, and ``answer`` where the model's own x0_hat gives none.
 
     Errors: :class:`TaskError` for too few puzzles, or puzzles that read no answers; :class:`MeasureError` for a puzzle
@@ -86,11 +86,11 @@ def layer_readout(
         for i, run in enumerate(runs):
             progress(i, len(runs), f"reading {weights} layers")
             rows.append(layer_lens(model, run, chosen, layers, translators, answers=answers and model is lens))
-        found.append(xr.concat(rows, dim="puzzle", coords="minimal", compat="override"))
+        found.append(xr.concat(rows, dim="task", coords="minimal", compat="override"))
     progress(total, total, "done")
     names = [str(getattr(task, "name", i)) for i, task in enumerate(tasks)]
     joined = xr.concat(found, dim="weights", coords="minimal", compat="override")
-    return joined.assign_coords(weights=list(WEIGHTS[: len(found)]), task=("puzzle", names)).assign_attrs(
+    return joined.assign_coords(weights=list(WEIGHTS[: len(found)]), family=("task", names)).assign_attrs(
         model=lens.name, fingerprint=lens.fingerprint, n_layers=lens.n_layers, fitted_on=len(fit), ridge=ridge,
         first_seed=seed, fit_seed=fit_seed,
     )  # fmt: skip

@@ -28,7 +28,7 @@ from dit_lens.errors import MeasureError
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import puzzle_names
+from dit_lens.stats.summary import task_names
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.call_plan import ExplicitGridEuler
 from dit_lens.wan.lens import Lens
@@ -104,7 +104,7 @@ def few_steps(
     progress: Progress = silent,
     **given: Any,
 ) -> xr.Dataset:
-    """Every measure at every number of steps and sampler: variables (puzzle, sampler, steps).
+    """Every measure at every number of steps and sampler: variables (task, sampler, steps).
 
     ``samplers``: names, ``"own"`` (the pipeline's; UniPC in Wan) and ``"euler"`` (the paper's explicit grid, with the
     pipeline's shift), or name -> scheduler. ``measures``: name -> callable(run) -> float, called on each finished run.
@@ -134,11 +134,11 @@ def few_steps(
                     found[name][i, j, k] = measure(run)
     return xr.Dataset(
         {
-            **{name: (("puzzle", "sampler", "steps"), value) for name, value in found.items()},
+            **{name: (("task", "sampler", "steps"), value) for name, value in found.items()},
             "high_steps": (("sampler", "steps"), high),
         },
         coords={
-            "puzzle": puzzle_names(tasks),
+            "task": task_names(tasks),
             "sampler": list(named),
             "steps": list(steps),
         },
@@ -180,7 +180,7 @@ def frames_curve(
     progress: Progress = silent,
     **given: Any,
 ) -> xr.Dataset:
-    """Score of videos generated at each length of ``num_frames`` (1 + 4 k pixel frames): variables (puzzle, frames).
+    """Score of videos generated at each length of ``num_frames`` (1 + 4 k pixel frames): variables (task, frames).
 
     ``score``: callable(task, video (F, H, W, 3)) -> float, for a video of any length. Returns ``score``; ``cut``, the
     control: the run at the task's own length (the lens's, where it has none), cut to that many frames; and ``still``,
@@ -208,7 +208,7 @@ def frames_curve(
             found["cut"][i, k] = score(task, videos[own][:n])
             found["still"][i, k] = score(task, np.repeat(videos[n][:1], n, 0))
     return xr.Dataset(
-        {name: (("puzzle", "frames"), value) for name, value in found.items()},
-        coords={"puzzle": puzzle_names(tasks), "frames": list(frames)},
+        {name: (("task", "frames"), value) for name, value in found.items()},
+        coords={"task": task_names(tasks), "frames": list(frames)},
         attrs={"seed": seed, "model": lens.name},
     )

@@ -14,7 +14,7 @@ Two ways to read a condition (``continued``): ``one``, the video of the first se
 over the K videos, which is what a random one of them is worth. The gain of a condition is the paired difference to
 ``alone``, read the same way::
 
-    gain(c) = mean over puzzles of [ score(c, puzzle) - score(alone, puzzle) ],  averaged over repeats first
+    gain(c) = mean over puzzles of [ score(c, task) - score(alone, task) ],  averaged over repeats first
 
 When not to use: where single seeds nearly always succeed. There is nothing to gain then; use fewer sampling steps or
 harder puzzles. And at step 0 of many, a null is the expected answer of a model that sees its picture at every step.
@@ -134,7 +134,7 @@ def ensembles(
     progress(len(tasks) * repeats, len(tasks) * repeats, "done")
     coords = {
         "condition": names, "continued": ["one", "all"], "metric": list(judges), "repeat": np.arange(repeats),
-        "puzzle": np.arange(len(tasks)),
+        "task": np.arange(len(tasks)),
     }  # fmt: skip
     cells = xr.DataArray(raw, dims=tuple(coords), coords=coords, name="raw")
     table = _table(cells).assign(calls=("condition", [_one(name, calls[name]) for name in names]))
@@ -255,7 +255,7 @@ def _table(cells: xr.DataArray) -> xr.Dataset:
     found |= {"gain": gain["value"], "gain_low": gain["low"], "gain_high": gain["high"]}
     null = gain.sel(condition=PLACEBO, drop=True)
     found |= {"null": null["value"], "null_low": null["low"], "null_high": null["high"]}
-    by_repeat = cells.mean("puzzle")
+    by_repeat = cells.mean("task")
     r = by_repeat.sizes["repeat"]
     # Few repeats: Student's t, not a bootstrap. One repeat has no interval (ppf with no degree of freedom is NaN).
     half = by_repeat.std("repeat", ddof=1 if r > 1 else 0) * student.ppf(0.975, r - 1) / np.sqrt(r)

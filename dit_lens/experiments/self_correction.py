@@ -39,7 +39,7 @@ from dit_lens.measures.answers_over_steps import (
     verdicts,
 )
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import puzzle_names
+from dit_lens.stats.summary import task_names
 from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.requirements import needed
@@ -90,9 +90,9 @@ def watch_answers(
     progress: Progress = silent,
     **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
-    """``verdict`` (puzzle, step), and every curve (film, puzzle, step) for x0_hat and for its ``fade-in``.
+    """``verdict`` (task, step), and every curve (film, task, step) for x0_hat and for its ``fade-in``.
 
-    Step n_steps is the finished video. ``solutions`` (puzzle): how many right answers the puzzle has. ``curves``:
+    Step n_steps is the finished video. ``solutions`` (task): how many right answers the puzzle has. ``curves``:
     ``(task, film) -> {name: (steps + 1,)}``; None for verdicts alone, which need ``answer`` and ``solutions`` only.
     Puzzle i is generated with ``seed + i``. ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`.
 
@@ -113,15 +113,15 @@ def watch_answers(
             for name in both[0]:
                 row[name] = (("film", "step"), np.stack([found[name] for found in both]))
         rows.append(row.assign(solutions=len(task.solutions)))
-    out = xr.concat(rows, "puzzle").assign_coords(puzzle=puzzle_names(tasks))
+    out = xr.concat(rows, "task").assign_coords(task=task_names(tasks))
     if curves is not None:
         out = out.assign_coords(film=list(FILMS))
-    out = out.assign_coords(family=("puzzle", [str(getattr(task, "name", "task")) for task in tasks]))
+    out = out.assign_coords(family=("task", [str(getattr(task, "name", "task")) for task in tasks]))
     return out.assign_attrs(model=lens.name, seed=seed, n_steps=run.plan.n_steps)
 
 
 def perception_lag(watched: xr.Dataset, level: float = LEVEL) -> xr.Dataset:
-    """Onsets of the curves, and ``lag`` = onset(motion) - onset(identified); (film, puzzle), NaN where one is never."""
+    """Onsets of the curves, and ``lag`` = onset(motion) - onset(identified); (film, task), NaN where one is never."""
     found = xr.Dataset({name: onset(watched[name], level) for name in CURVES})
     return found.assign(lag=found["motion"] - found["identified"], solutions=watched["solutions"])
 
@@ -146,7 +146,7 @@ def plant_mistakes(
 ) -> xr.Dataset:
     """Begin under the twin's instruction, go on under the task's own from step k: where does it end?
 
-    ``outcome`` (start, puzzle, step, end): is the final answer right for the task (``own``), for the twin, or neither?
+    ``outcome`` (start, task, step, end): is the final answer right for the task (``own``), for the twin, or neither?
     ``start`` is ``planted``, ``kept`` or ``own`` (the module's text; the last at ``other_seed``). ``shows`` (puzzle,
     step): whether x0_hat of step k - 1 already gave the twin's answer. The twin must have the task's picture, so that
     only the instruction changes; steps ``at`` run from 1. ``sampling``, or its arguments flat: see
@@ -178,10 +178,10 @@ def plant_mistakes(
                 end = 0 if answer in task.solutions else (1 if answer in wrong.solutions else 2)
                 outcome[s, i, j, end] = True
     return xr.Dataset(
-        {"outcome": (("start", "puzzle", "step", "end"), outcome), "shows": (("puzzle", "step"), shows)},
+        {"outcome": (("start", "task", "step", "end"), outcome), "shows": (("task", "step"), shows)},
         coords={
             "start": list(starts),
-            "puzzle": puzzle_names(tasks),
+            "task": task_names(tasks),
             "step": list(at),
             "sigma": ("step", [own.sigmas[k] for k in at]),
             "end": list(ends),

@@ -37,7 +37,7 @@ from dit_lens.errors import MeasureError
 from dit_lens.interventions.patch import patch
 from dit_lens.measures.label_decoding import choice, decode, shuffled
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import puzzle_names
+from dit_lens.stats.summary import task_names
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.requirements import needed
 from dit_lens.tasks.task import Task
@@ -147,7 +147,7 @@ def decodable_while_hidden(
     progress: Progress = silent,
     **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
-    """How well identity and place are read while hidden: ``accuracy`` (what, kind, puzzle, step, layer).
+    """How well identity and place are read while hidden: ``accuracy`` (what, kind, task, step, layer).
 
     Each scene gives two runs, the task and its ``twin`` with another identity, at one seed (its own); folds never split
     a scene. ``at``: steps, ``cond`` branch. ``layers``: which to read, beside -1, the input. ``chance`` (what,): the
@@ -193,13 +193,13 @@ def decodable_while_hidden(
                     values[w, k, :, s, layer] = [hit[groups == g].mean() for g in range(len(tasks))]
     return xr.Dataset(
         {
-            "accuracy": (("what", "kind", "puzzle", "step", "layer"), values),
+            "accuracy": (("what", "kind", "task", "step", "layer"), values),
             "chance": ("what", [max(Counter(rows[name]).values()) / len(rows[name]) for name in ("label", "true")]),
         },
         coords={
             "what": ["identity", "place"],
             "kind": list(KINDS),
-            "puzzle": puzzle_names(tasks),
+            "task": task_names(tasks),
             "step": list(at),
             "sigma": ("step", [run.sigmas[s] for s in at]),
             "layer": [-1, *run.array(hook, "cond")["layer"].values],
@@ -222,9 +222,9 @@ def used_while_hidden(
     progress: Progress = silent,
     **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
-    """What the hidden tokens' updates do when they come from a twin: ``effect`` and ``flipped`` (what, arm, puzzle).
+    """What the hidden tokens' updates do when they come from a twin: ``effect`` and ``flipped`` (what, arm, task).
 
-    ``kept`` (puzzle): whether the base run itself gives the right answer. ``layers``, ``steps``: where the patch is
+    ``kept`` (task): whether the base run itself gives the right answer. ``layers``, ``steps``: where the patch is
     held. Scene i is generated with ``seed + i``; its placebo with ``other_seed + i``.
     ``sampling``, or its arguments flat (:class:`dit_lens.Sampling`): six steps unless told otherwise.
 
@@ -272,14 +272,14 @@ def used_while_hidden(
     return xr.Dataset(
         {
             "effect": (
-                ("what", "arm", "puzzle"),
+                ("what", "arm", "task"),
                 effect,
                 {"long_name": "effect of a patch", "units": "0 base, 1 source"},
             ),
-            "flipped": (("what", "arm", "puzzle"), flipped),
-            "kept": ("puzzle", kept),
+            "flipped": (("what", "arm", "task"), flipped),
+            "kept": ("task", kept),
         },
-        coords={"what": list(twins), "arm": list(ARMS), "puzzle": puzzle_names(tasks)},
+        coords={"what": list(twins), "arm": list(ARMS), "task": task_names(tasks)},
         attrs={"seed": seed, "other_seed": other_seed, "model": lens.name, "n_steps": base.plan.n_steps},
     )
 

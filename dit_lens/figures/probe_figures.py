@@ -60,7 +60,7 @@ def best_places(found: xr.Dataset, *, mode: Mode = "light") -> go.Figure:
     ``found``: from ``dit_lens.probing.grid``. The best of many places is good by selection, too: its p in ``found``
     is corrected for that, its interval is not.
     """
-    flat = found.drop_dims("puzzle", errors="ignore").stack(place=("hook", "step", "layer"))
+    flat = found.drop_dims("task", errors="ignore").stack(place=("hook", "step", "layer"))
     top = flat.isel(place=flat["score"].fillna(-np.inf).argmax("place"))
     rows = [
         f"{label}: step {step}, layer {layer}" + (f", {hook}" if found.sizes["hook"] > 1 else "")
@@ -112,5 +112,5 @@ def confusion(probe: Any, *, mode: Mode = "light") -> go.Figure:
 def _part(found: xr.Dataset, label: str, hook: str | None) -> xr.Dataset:
     if label not in found["label"].values:
         raise FigureError(f"no label {label!r} in this grid: it has {[str(v) for v in found['label'].values]}")
-    part = found.drop_dims("puzzle", errors="ignore")
+    part = found.drop_dims("task", errors="ignore")
     return part.sel(label=label, hook=hook or str(found["hook"].values[0]), drop=False)

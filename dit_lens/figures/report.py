@@ -164,7 +164,7 @@ class Report:
             "video": video,
             "fps": fps,
         }
-        return self._add("puzzle", "Puzzles", item)
+        return self._add("task", "Puzzles", item)
 
     def html(self) -> str:
         """The whole page as text."""

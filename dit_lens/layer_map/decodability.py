@@ -76,15 +76,15 @@ def decodability(
 
 
 def gains(found: xr.Dataset, experts: Sequence[str]) -> tuple[xr.Dataset, xr.Dataset]:
-    """(trained, control): ``scene`` and ``choice`` (puzzle, expert, layer), from :func:`decodability`.
+    """(trained, control): ``scene`` and ``choice`` (task, expert, layer), from :func:`decodability`.
 
     ``experts``: that of each step. A kind without labels is absent.
     """
     out = []
     for suffix in ("", "_untrained"):
-        score = found[f"per_scene{suffix}"].transpose("label", "step", "layer", "puzzle")
+        score = found[f"per_scene{suffix}"].transpose("label", "step", "layer", "task")
         before = score.shift(layer=1).where(score["layer"] != score["layer"][0], found["per_scene_input"])
-        gain = score - before  # (label, step, layer, puzzle)
+        gain = score - before  # (label, step, layer, task)
         kinds = {}
         for name, kind in (("scene", "perception"), ("choice", "decision")):
             some = gain.isel(label=np.flatnonzero(found["kind"].values == kind))
@@ -93,7 +93,7 @@ def gains(found: xr.Dataset, experts: Sequence[str]) -> tuple[xr.Dataset, xr.Dat
         data = xr.Dataset(kinds).drop_vars(["hook"], errors="ignore")
         order = [e for e in ("high", "low") if e in experts]
         parts = [data.isel(step=[i for i, x in enumerate(experts) if x == e]).mean("step") for e in order]
-        joined = xr.concat(parts, dim="expert").assign_coords(expert=order).transpose("puzzle", "expert", "layer")
+        joined = xr.concat(parts, dim="expert").assign_coords(expert=order).transpose("task", "expert", "layer")
         out.append(joined.reset_coords(drop=True))
     return out[0], out[1]
 

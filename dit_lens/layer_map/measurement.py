@@ -47,7 +47,7 @@ PUZZLE, CONTROL = 10, 3  # how long each takes beside a scene that is probed, ab
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a survey found. ``effects``, ``held``, ``energy``: (puzzle, ..., kind). ``trained``, ``control``: evidence
+    """What a survey found. ``effects``, ``held``, ``energy``: (task, ..., kind). ``trained``, ``control``: evidence
     of each puzzle. ``decodable``, ``ensembles``: empty where not asked for. ``clips``: (place, clip, frame, ...).
     ``runs``: the bases."""
 
@@ -88,7 +88,7 @@ class Survey:
             **setting(self.lens), "plan": describe(self.plan), "scheduler": describe(dict(scheduler.config)),
             "sampling": describe(how), "seed": self.seed, "steps": list(self.steps), "tasks": list(self.families),
             "n": len(self.tasks), "scenes": len(self.probed),
-            "puzzle": {
+            "task": {
                 f"{i}": {"base": task_identity(task), "twin": task_identity(_twin(task))}
                 for i, task in enumerate(self.tasks)
             },
@@ -273,4 +273,4 @@ def _twin(task: Any) -> Any:
 
 
 def _joined(rows: Sequence[xr.DataArray]) -> xr.DataArray:
-    return xr.concat(rows, dim="puzzle", coords="minimal", compat="override")
+    return xr.concat(rows, dim="task", coords="minimal", compat="override")

@@ -140,17 +140,17 @@ def puzzle_evidence(
 
 
 def by_layer(rows: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Evidence of many puzzles, (puzzle, expert, layer): the mean over each expert's steps."""
-    joined = xr.concat(rows, dim="puzzle", coords="minimal", compat="override")
+    """Evidence of many puzzles, (task, expert, layer): the mean over each expert's steps."""
+    joined = xr.concat(rows, dim="task", coords="minimal", compat="override")
     order = [e for e in ("high", "low") if e in joined["expert"].values]
     parts = [joined.isel(step=np.flatnonzero(joined["expert"].values == e)).mean("step") for e in order]
     return xr.concat(parts, dim="expert").assign_coords(expert=order)
 
 
 def with_probes(evidence: xr.Dataset, gains: xr.Dataset) -> xr.Dataset:
-    """The result of :func:`by_layer` beside gains in decodability, (puzzle, expert, layer), of other puzzles."""
-    names = [f"patched {i}" for i in range(evidence.sizes["puzzle"])]
-    both = [evidence.assign_coords(puzzle=names), gains.sel(expert=evidence["expert"].values)]
+    """The result of :func:`by_layer` beside gains in decodability, (task, expert, layer), of other puzzles."""
+    names = [f"patched {i}" for i in range(evidence.sizes["task"])]
+    both = [evidence.assign_coords(task=names), gains.sel(expert=evidence["expert"].values)]
     return xr.merge([part.reset_coords(drop=True) for part in both], join="outer", compat="no_conflicts")
 
 
@@ -166,7 +166,7 @@ def roles(trained: xr.Dataset, control: xr.Dataset, draws: int = 2000, seed: int
     meanings = ROLES | ({"perceives": "scene"} if "scene" in names else {})
     cuts = {}
     for expert in trained["expert"].values.tolist():
-        above = (trained - control)[names].sel(expert=expert, drop=True).mean("puzzle")
+        above = (trained - control)[names].sel(expert=expert, drop=True).mean("task")
         # Two experts are two chances to be wrong.
         level = 0.05 / trained.sizes["expert"]
         cuts[expert] = segments(above.to_dataarray("evidence"), draws=draws, seed=seed, level=level)
@@ -175,7 +175,7 @@ def roles(trained: xr.Dataset, control: xr.Dataset, draws: int = 2000, seed: int
         mean = summarise(trained[name])
         columns[name] = mean["value"].assign_attrs(long_name=LONG[name][0], units=LONG[name][1], null_name="control")
         columns |= {f"{name}_low": mean["low"], f"{name}_high": mean["high"], f"{name}_n": mean["n"]}
-        columns[f"{name}_null"] = control[name].mean("puzzle")
+        columns[f"{name}_null"] = control[name].mean("task")
     part = np.full((trained.sizes["expert"], n), "-", dtype=object)
     for i, cut in enumerate(cuts.values()):
         for word, run in zip(("early", "middle", "late"), cut.runs() if cut.found else (), strict=False):
@@ -210,7 +210,7 @@ class Roles:
 
 def _centre(trained: xr.Dataset, control: xr.Dataset, name: str, expert: str) -> tuple[float, float, float]:
     """Depth around which an evidence lies, with a bootstrap interval over puzzles: the mean profile's positive part."""
-    above = (trained[name] - control[name]).sel(expert=expert).transpose("puzzle", "layer").values  # (puzzles, L)
+    above = (trained[name] - control[name]).sel(expert=expert).transpose("task", "layer").values  # (puzzles, L)
     above = above[np.isfinite(above).all(1)]
     rng = np.random.default_rng(0)
     draws = [float(centre(above[rng.integers(0, len(above), len(above))].mean(0))) for _ in range(1000)]

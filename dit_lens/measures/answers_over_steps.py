@@ -70,7 +70,7 @@ def verdicts(run: Run, film: np.ndarray | None = None) -> xr.DataArray:
 def corrections(states: xr.DataArray, seed: int = 0, resamples: int = 300) -> xr.Dataset:
     """How wrong answers fare, and right ones, from each step to the end; (step,) with the end left out.
 
-    ``states``: verdicts (puzzle, step), the last step being the end. ``count`` (step, verdict). ``corrected``: of the
+    ``states``: verdicts (task, step), the last step being the end. ``count`` (step, verdict). ``corrected``: of the
     puzzles that are wrong at a step, the share right at the end; ``corrupted``: of those right, the share that is not;
     ``sharpened``: of those without an answer, the share right at the end. Each with ``_low``, ``_high`` (Wilson, 95 %),
     ``_flips`` and ``_unrelated`` (the nulls above), ``_flips_low`` and ``_flips_high`` (bootstrap over puzzles, 95 %);
@@ -117,8 +117,8 @@ def events(states: xr.DataArray) -> xr.Dataset:
     (``corrupted``)? Bool (puzzle,)."""
     data = _checked(states)
     found = _events(data)
-    coords = {k: v for k, v in states.coords.items() if v.dims == ("puzzle",)}
-    return xr.Dataset({k: ("puzzle", v) for k, v in found.items()}, coords=coords)
+    coords = {k: v for k, v in states.coords.items() if v.dims == ("task",)}
+    return xr.Dataset({k: ("task", v) for k, v in found.items()}, coords=coords)
 
 
 def chance_events(states: xr.DataArray, draws: int = 500, seed: int = 0) -> xr.Dataset:
@@ -183,12 +183,12 @@ def fade_in(film: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _checked(states: xr.DataArray) -> np.ndarray:
-    if set(states.dims) != {"puzzle", "step"} or states.sizes["puzzle"] < 1 or states.sizes["step"] < 2:
+    if set(states.dims) != {"task", "step"} or states.sizes["task"] < 1 or states.sizes["step"] < 2:
         raise MeasureError(
-            f"verdicts have axes {dict(states.sizes)}: give (puzzle, step) with at least a step and the end, as "
-            "xr.concat([verdicts(run) for run in runs], 'puzzle') is"
+            f"verdicts have axes {dict(states.sizes)}: give (task, step) with at least a step and the end, as "
+            "xr.concat([verdicts(run) for run in runs], 'task') is"
         )
-    data = states.transpose("puzzle", "step").values
+    data = states.transpose("task", "step").values
     if not np.isin(data, (NONE, WRONG, RIGHT)).all():
         raise MeasureError("verdicts are 0 (none), 1 (wrong) and 2 (right)")
     return data.astype(int)

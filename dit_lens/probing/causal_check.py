@@ -41,7 +41,7 @@ from dit_lens.interventions.steer import steer
 from dit_lens.probing.concept_erasure import Eraser
 from dit_lens.probing.linear_probe import Probe
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import puzzle_names, summarise
+from dit_lens.stats.summary import task_names, summarise
 from dit_lens.wan.editing import Intervention
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
@@ -86,7 +86,7 @@ def causal(
     progress: Progress = silent,
     **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
-    """Each measure (puzzle, when, arm) and its null ``<name>_null`` (.., draw); of base runs ``base_score`` and ``sd``.
+    """Each measure (task, when, arm) and its null ``<name>_null`` (.., draw); of base runs ``base_score`` and ``sd``.
 
     ``at``: where ``once`` is, the probe's own address by default. ``steps``, ``layers``: where ``held`` is, all steps
     and the probe's layer by default. ``branches``: of both. ``strengths``: of steering, above 0, in sd; with
@@ -163,12 +163,12 @@ def causal(
     for name, values in found.items():
         if name != "reached" or target is not None:
             about = {"long_name": MEASURES[name][0], "units": MEASURES[name][1]}
-            data[name] = (("puzzle", "when", "arm"), values[..., 0], about)
-            data[f"{name}_null"] = (("puzzle", "when", "arm", "draw"), values[..., 1:], about)
-    data |= {"base_score": ("puzzle", base_score), "sd": (("puzzle", "direction"), sds)}
+            data[name] = (("task", "when", "arm"), values[..., 0], about)
+            data[f"{name}_null"] = (("task", "when", "arm", "draw"), values[..., 1:], about)
+    data |= {"base_score": ("task", base_score), "sd": (("task", "direction"), sds)}
     coords = {
         "direction": list(kinds),
-        "puzzle": puzzle_names(tasks),
+        "task": task_names(tasks),
         "when": list(WHEN),
         "arm": list(arms),
     }
@@ -198,14 +198,14 @@ def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
         s = summarise(one)
         ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
         out |= {name: s["value"], ends[0]: s["low"], ends[1]: s["high"], "n": s["n"]}
-    d = parts["difference"].transpose("measure", "puzzle", "when", "arm").values
+    d = parts["difference"].transpose("measure", "task", "when", "arm").values
     p = np.stack([corrected_p(one, flips, seed) for one in d])
     out["p"] = xr.DataArray(p, dims=("measure", "when", "arm"))
     return xr.Dataset({k: v.drop_attrs() for k, v in out.items()}, attrs=found.attrs)
 
 
 def corrected_p(differences: np.ndarray, flips: int = 2000, seed: int = 0) -> np.ndarray:
-    """p of differences (puzzle, when, arm) by sign flips, corrected for all (when, arm); NaN where there are none."""
+    """p of differences (task, when, arm) by sign flips, corrected for all (when, arm); NaN where there are none."""
     size = np.sqrt((differences**2).sum(0))
     if not np.isfinite(size).all():
         return np.full(size.shape, np.nan)

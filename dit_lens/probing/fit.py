@@ -82,7 +82,7 @@ def probe(
     truth = labels.codes if labels.values is None else labels.values
     fold = np.broadcast_to(folds_of(features.groups, folds, seed)[:, None], used.shape)
     found = Place(Estimator(given), x).decisions(truth[..., None], used, fold, len(labels.classes))[..., 0]
-    own = summarise(xr.DataArray(scores.per_scene(labels, found), dims="puzzle"))
+    own = summarise(xr.DataArray(scores.per_scene(labels, found), dims="task"))
     numbers = {k: float(own[k]) for k in ("value", "low", "high")}
     measured: dict[str, Any] = {
         "score": numbers.pop("value"),

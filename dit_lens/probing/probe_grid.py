@@ -37,7 +37,7 @@ from dit_lens.probing.out_of_fold import Estimator, Place, Reader, Ridge
 from dit_lens.probing.ridge_moments import ALPHA
 from dit_lens.probing.splits import folds_of
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import puzzle_names, summarise
+from dit_lens.stats.summary import task_names, summarise
 from dit_lens.store.atomic import new_file
 
 FORMAT = 1
@@ -66,7 +66,7 @@ def grid(
 
     Returns ``score, low, high, null, p, control, selectivity`` (label, hook, step, layer), ``n`` (label,),
     ``input`` (label, step), ``plain`` (label, baseline), ``untrained`` like ``score``, and the numbers of each scene
-    behind them: ``per_scene``, ``per_scene_input``, ``per_scene_untrained`` (..., puzzle).
+    behind them: ``per_scene``, ``per_scene_input``, ``per_scene_untrained`` (..., task).
 
     Errors: :class:`ProbeError` for a label without two classes, fewer scenes than folds, NaN features, or untrained
     features of other scenes or places.
@@ -176,7 +176,7 @@ def _dataset(
         return np.moveaxis(np.array(rows), 2, 0)
 
     dims = ("label", "hook", "step", "layer")
-    scenes = xr.DataArray(gather("scenes"), dims=(*dims, "puzzle"))
+    scenes = xr.DataArray(gather("scenes"), dims=(*dims, "task"))
     data: dict[str, Any] = {"per_scene": scenes}
     summary = summarise(scenes)
     data |= {"score": summary["value"], "low": summary["low"], "high": summary["high"]}
@@ -191,17 +191,17 @@ def _dataset(
         data["p"] = (dims, (1 + beaten) / (1 + permutations))
     data["control"] = (dims, gather("control"))
     data["selectivity"] = (dims, data["score"].values - data["control"][1])
-    entering = xr.DataArray(gather("input")[:, 0], dims=("label", "step", "puzzle"))
-    data |= {"input": entering.mean("puzzle"), "per_scene_input": entering}
+    entering = xr.DataArray(gather("input")[:, 0], dims=("label", "step", "task"))
+    data |= {"input": entering.mean("task"), "per_scene_input": entering}
     if "untrained" in next(iter(found.values())):
-        blank = xr.DataArray(gather("untrained"), dims=(*dims, "puzzle"))
-        data |= {"untrained": blank.mean("puzzle"), "per_scene_untrained": blank}
+        blank = xr.DataArray(gather("untrained"), dims=(*dims, "task"))
+        data |= {"untrained": blank.mean("task"), "per_scene_untrained": blank}
     width = features.cell(features.hooks[0], features.steps[0], features.layers[0]).shape[-1]
     plain = baselines(features, width, seed)
     places = [Place(reader, np.asarray(plain[name])) for name in BASELINES]
     rows = [[np.nanmean(job.scores(place, only_true=True)) for place in places] for job in jobs]
     data["plain"] = (("label", "baseline"), rows)
-    named = puzzle_names([scene.task for scene in features.scenes])
+    named = task_names([scene.task for scene in features.scenes])
     out = xr.Dataset(
         data,
         coords={
@@ -214,7 +214,7 @@ def _dataset(
             "sigma": ("step", list(features.sigmas)),
             "layer": list(features.layers),
             "baseline": list(BASELINES),
-            "puzzle": [f"{name}, seed {scene.seed}" for name, scene in zip(named, features.scenes, strict=True)],
+            "task": [f"{name}, seed {scene.seed}" for name, scene in zip(named, features.scenes, strict=True)],
         },
         attrs={
             "unit": features.unit, "branch": features.branch, "folds": folds, "permutations": permutations,

@@ -72,9 +72,9 @@ def _grown(values: xr.DataArray) -> xr.DataArray:
 
 
 def _reading(values: xr.DataArray, remark: str) -> Reading:
-    """From values (puzzle, kind)."""
-    above = (values.sel(kind="region", drop=True) - values.sel(kind="null", drop=True)).groupby("task").mean()
-    by_task = ", ".join(f"{name} {float(above.sel(task=name)):.2f}" for name in above["task"].values)
+    """From values (task, kind)."""
+    above = (values.sel(kind="region", drop=True) - values.sel(kind="null", drop=True)).groupby("family").mean()
+    by_task = ", ".join(f"{name} {float(above.sel(family=name)):.2f}" for name in above["family"].values)
     return Reading.along(values, "kind", ("region", "null"), f"{remark.strip()} Above the null by task: {by_task}.")
 
 

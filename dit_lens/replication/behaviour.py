@@ -27,14 +27,14 @@ def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent
     last = lens.plan().n_steps
     at = sorted({max(1, round(q * last)) for q in (0.1, 0.25, 0.4, 0.55, 0.7)})
     wrong = plant_mistakes(lens, families["choose"], at, seed=seed, progress=progress)
-    return {"seen": seen, "states": xr.concat([seen["verdict"], more["verdict"]], "puzzle"), "wrong": wrong}
+    return {"seen": seen, "states": xr.concat([seen["verdict"], more["verdict"]], "task"), "wrong": wrong}
 
 
 def _corrected(m: Measured) -> Reading:
     """Self-correction in the film: a share of puzzles, with Wilson's interval, beside blind flips."""
     states = m["states"]
     happened, chance, fate = events(states), chance_events(states), corrections(states)
-    n = states.sizes["puzzle"]
+    n = states.sizes["task"]
     wrong = (states == VERDICTS.index("wrong")).isel(step=slice(None, -1)).any("step")
     value, low, high = wilson(int(happened["corrected"].sum()), n)
     found = Estimate(value, low, high, n)
@@ -57,9 +57,9 @@ def _corrected(m: Measured) -> Reading:
 def _put_right(m: Measured) -> Reading:
     wrong = m["wrong"]
     recovered = wrong["outcome"].sel(end="own").astype(float).where(wrong["shows"]).mean("step")
-    each = wrong["outcome"].sel(end="own", start="planted").mean("puzzle")
+    each = wrong["outcome"].sel(end="own", start="planted").mean("task")
     when = ", ".join(f"{int(k)}: {float(v):.2f}" for k, v in zip(wrong["step"], each, strict=True))
-    shown = wrong["shows"].mean("puzzle")
+    shown = wrong["shows"].mean("task")
     return Reading.along(
         recovered,
         "start",
@@ -76,10 +76,10 @@ def _lag(m: Measured, determined: bool) -> Reading:
     orders = lag["lag"].sel(film="x0_hat")
     if determined:
         remark = f"Puzzles with several solutions: {text(orders[~fixed])}."
-        lag = lag.isel(puzzle=fixed)
+        lag = lag.isel(task=fixed)
     else:
         later, earlier = (int((orders * sign > 0).sum()) for sign in (1, -1))
-        remark = f"Motion stands {later} later, {earlier} earlier, of {orders.sizes['puzzle']}."
+        remark = f"Motion stands {later} later, {earlier} earlier, of {orders.sizes['task']}."
     return Reading.along(lag["lag"], "film", FILMS, remark, {"steps": m["seen"].attrs["n_steps"]})
 
 

@@ -21,7 +21,7 @@ def measured(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent
         n_steps = lens.plan().n_steps
         steps = sorted({round(part * n_steps) for part in FORKS})
         parts.append(branching(lens, several(name, n, seed), steps, progress=tell))
-    return {"branches": xr.concat(parts, "puzzle", combine_attrs="drop_conflicts")}
+    return {"branches": xr.concat(parts, "task", combine_attrs="drop_conflicts")}
 
 
 def _words(found: xr.Dataset) -> dict[str, object]:

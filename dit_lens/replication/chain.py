@@ -27,7 +27,7 @@ def measured(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent
         tell = prefixed(progress, name)
         parts.append(chain_of_steps(lens, puzzles.batch(name, n, seed), (0, 1), progress=tell))
     sharp, mixed = planted(puzzles.batch(("maze", "choose", "pattern"), 3 * n, seed))
-    films = xr.concat([part[_READ] for part in parts], "puzzle", combine_attrs="drop")
+    films = xr.concat([part[_READ] for part in parts], "task", combine_attrs="drop")
     return {"films": films, "sharp": sharp, "mixed": mixed}
 
 
@@ -45,11 +45,11 @@ def planted(tasks: Sequence[Any]) -> tuple[list[str], list[str]]:
 def _films(m: Measured) -> tuple[xr.Dataset, xr.Dataset, int]:
     """Puzzles with several right answers, with one, and the early step."""
     films = m["films"]
-    several = films.isel(puzzle=np.flatnonzero(films["solutions"] > 1))
-    only = films.isel(puzzle=np.flatnonzero(films["solutions"] == 1))
-    if not (several.sizes["puzzle"] and only.sizes["puzzle"]):
+    several = films.isel(task=np.flatnonzero(films["solutions"] > 1))
+    only = films.isel(task=np.flatnonzero(films["solutions"] == 1))
+    if not (several.sizes["task"] and only.sizes["task"]):
         raise MeasureError(
-            f"{several.sizes['puzzle']} puzzles have several right answers and {only.sizes['puzzle']} have one: the "
+            f"{several.sizes['task']} puzzles have several right answers and {only.sizes['task']} have one: the "
             "claims need both, so raise n"
         )
     return several, only, int(EARLY * films.sizes["step"])
@@ -106,7 +106,7 @@ def _unfolds(m: Measured) -> Reading:
 
 
 def _share(found: Sequence[str], kind: str) -> xr.DataArray:
-    return xr.DataArray([float(one == kind) for one in found], dims="puzzle")
+    return xr.DataArray([float(one == kind) for one in found], dims="task")
 
 
 ROWS = (

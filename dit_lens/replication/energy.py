@@ -49,7 +49,7 @@ def _shift(m: Measured, hook: str, source: str) -> Reading | None:
 
 
 def _levels(part: xr.Dataset, source: str) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
-    """(puzzle, kind) of layers below depth .225 and from there on, and (puzzle,) of what enters block 0."""
+    """(task, kind) of layers below depth .225 and from there on, and (puzzle,) of what enters block 0."""
     ratio, depth = part["energy"].sel(source=source, drop=True), part["depth"]
     early, later = (depth >= 0) & (depth < SHIFT), depth >= SHIFT
     first, after = (ratio.sel(layer=layers).mean(("layer", "step")) for layers in (early, later))
@@ -84,7 +84,7 @@ def _stability(m: Measured, hook: str) -> Reading | None:
 
 
 def _reading(values: xr.DataArray, remark: str, null: str = "null") -> Reading:
-    """From values (puzzle, kind)."""
+    """From values (task, kind)."""
     return Reading.along(values, "kind", ("region", null), remark.strip())
 
 
@@ -95,8 +95,8 @@ def _text(s: Estimate) -> str:
 def _by_task(values: xr.DataArray) -> str:
     """The same number by task family, above the null."""
     above = values.sel(kind="region") - values.sel(kind="null")
-    means = above.groupby("task").mean()
-    parts = [f"{task} {float(means.sel(task=task)):.2f}" for task in means["task"].values]
+    means = above.groupby("family").mean()
+    parts = [f"{task} {float(means.sel(family=task)):.2f}" for task in means["family"].values]
     return f"Above the null by task: {', '.join(parts)}."
 
 

@@ -47,16 +47,16 @@ def _before_late(m: Measured, name: str) -> Reading | Untestable | None:
         return None
     at = int(0.75 * found.attrs["n_layers"]) - 1  # the last of the first three quarters
     layer = found["layer"].values[found["layer"].values <= at].max()
-    shares = found[name].sel(weights="trained", readout="translated", drop=True).mean("step")  # (puzzle, layer)
+    shares = found[name].sel(weights="trained", readout="translated", drop=True).mean("step")  # (task, layer)
     here = shares.sel(layer=layer)
     if not np.isfinite(mean(here).value):
         return Untestable(
             "at no measured step does the model's own x0_hat give an answer that this task can read or draw"
         )
     raw = found[name].sel(weights="trained", readout="raw", layer=layer).mean("step")
-    means, families = summarise(shares)["value"], here.groupby("task").mean()
+    means, families = summarise(shares)["value"], here.groupby("family").mean()
     by_layer = ", ".join(f"{int(i)}: {float(v):.2f}" for i, v in zip(means["layer"], means, strict=True))
-    by_task = ", ".join(f"{task} {float(families.sel(task=task)):.2f}" for task in families["task"].values)
+    by_task = ", ".join(f"{task} {float(families.sel(family=task)):.2f}" for task in families["family"].values)
     return Reading(
         here,
         shares.sel(layer=-1),

@@ -57,7 +57,7 @@ def _used(m: Measured, what: str) -> Reading:
         "arm",
         ("hidden", "placebo"),
         f"Random tokens {text(here.sel(arm='random'))}; where it is in sight again (positive control) "
-        f"{text(here.sel(arm='after'))}. Answers that became the twin's, of {use.sizes['puzzle']}: {flips}.",
+        f"{text(here.sel(arm='after'))}. Answers that became the twin's, of {use.sizes['task']}: {flips}.",
     )
 
 

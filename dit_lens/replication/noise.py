@@ -51,7 +51,7 @@ def _same_step(m: Measured) -> Reading:
 def _peak(m: Measured, of_score: bool) -> Reading:
     steps = m["steps"]
     curve = score_lost(steps) if of_score else sensitivity(steps).sel(of="latents", estimator="biased")
-    n, total = steps.sizes["puzzle"], steps.attrs["n_steps"]
+    n, total = steps.sizes["task"], steps.attrs["n_steps"]
     # Where each puzzle's own curve is highest: the paired values. The estimates are those of the mean curve.
     own = [curve.sel(kind=kind).idxmax("step") / total for kind in ("unit", "renewed")]
     unit, renewed = (Estimate(*peak(curve.sel(kind=kind), total), n) for kind in ("unit", "renewed"))

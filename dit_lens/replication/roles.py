@@ -53,7 +53,7 @@ def _reading(
     trained, control = m["trained"], m["control"]
     _, found = roles(trained, control, seed=seed)
     above = (trained - control)[list(EVIDENCE)].to_dataarray("evidence")
-    data = above.transpose("puzzle", "layer", "expert", "evidence").values
+    data = above.transpose("task", "layer", "expert", "evidence").values
     rng = np.random.default_rng(seed)
     n, n_layers = data.shape[:2]
     draws = [number(data[rng.integers(0, n, n)].mean(0)) for _ in range(resamples)]
@@ -62,8 +62,8 @@ def _reading(
     own = [number(profile) for profile in data]
     mixed = [np.nanmean([number(p[rng.permutation(n_layers)]) for _ in range(_PER_PUZZLE)]) for p in data]
     return Reading(
-        xr.DataArray(own, dims="puzzle"),
-        xr.DataArray(mixed, dims="puzzle"),
+        xr.DataArray(own, dims="task"),
+        xr.DataArray(mixed, dims="task"),
         " ".join(found.sentences()),
         {"p": ", ".join(f"{expert} {cut.p:.3f}" for expert, cut in found.cuts.items())},
         estimates=(

@@ -65,7 +65,7 @@ class Reading:
         remark: str = "",
         words: Mapping[str, Any] | None = None,
     ) -> Reading:
-        """From values (puzzle, dim) that hold the effect and its null under the names ``pair`` of ``dim``."""
+        """From values (task, dim) that hold the effect and its null under the names ``pair`` of ``dim``."""
         effect, null = (values.sel({dim: name}, drop=True) for name in pair)
         return cls(effect, null, remark, words or {})
 

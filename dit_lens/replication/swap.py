@@ -58,12 +58,12 @@ def _flips(m: Measured, name: str) -> Reading | Untestable | None:
 def _middle(m: Measured, name: str) -> Reading | None:
     if f"{name} each" not in m:
         return None
-    # (kind, layers, puzzle)
+    # (kind, layers, task)
     effect = m[f"{name} each"]["raw"].sel(measure="effect", horizon="window").isel(hook=0, steps=0)
     middle = MIDDLE.layers(effect.sizes["layers"])
     inside = np.isin(np.arange(effect.sizes["layers"]), middle)
     contrast = effect.isel(layers=inside).mean("layers") - effect.isel(layers=~inside).mean("layers")
-    means: xr.DataArray = effect.sel(kind="swap").mean("puzzle")
+    means: xr.DataArray = effect.sel(kind="swap").mean("task")
     top = [f"{means['layers'].values[i]} ({float(means[i]):.2f})" for i in np.argsort(-means.values)[:3]]
     return Reading.along(
         contrast,

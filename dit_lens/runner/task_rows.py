@@ -31,7 +31,7 @@ import xarray as xr
 from dit_lens.errors import MeasureError
 from dit_lens.runner.options import split_options
 from dit_lens.runner.work import run as run_work
-from dit_lens.stats.summary import puzzle_names
+from dit_lens.stats.summary import task_names
 from dit_lens.store import Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.wan.call_plan import Plan
@@ -221,7 +221,7 @@ class TaskRows:
         )
         chosen = [self.tasks[unit.index] for unit in results]
         whole = whole.assign_coords(
-            task=puzzle_names(chosen),
+            task=task_names(chosen),
             family=("task", [str(getattr(task, "name", "task")) for task in chosen]),
         )
         if "step" in whole.dims:

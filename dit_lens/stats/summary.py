@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from dit_lens.errors import MeasureError
 
 
-def summarise(values: xr.DataArray, over: str = "puzzle", resamples: int = 1000, seed: int = 0) -> xr.Dataset:
+def summarise(values: xr.DataArray, over: str = "task", resamples: int = 1000, seed: int = 0) -> xr.Dataset:
     """Mean over ``over`` with a percentile bootstrap interval (95 %), as variables ``value, low, high, n``.
 
     Puzzles are the unit that is resampled, never steps or tokens of one puzzle. NaN entries are left out; places with
@@ -50,13 +50,13 @@ def summarise(values: xr.DataArray, over: str = "puzzle", resamples: int = 1000,
     )
 
 
-def beside(values: xr.DataArray, null: xr.DataArray, over: str = "puzzle", seed: int = 0) -> xr.Dataset:
+def beside(values: xr.DataArray, null: xr.DataArray, over: str = "task", seed: int = 0) -> xr.Dataset:
     """Summary of ``values`` with the same summary of their null: ``value, low, high, n, null, null_low, null_high``."""
     found, other = summarise(values, over, seed=seed), summarise(null, over, seed=seed)
     return found.assign(null=other["value"], null_low=other["low"], null_high=other["high"])
 
 
-def share(values: xr.DataArray, over: str = "puzzle") -> xr.Dataset:
+def share(values: xr.DataArray, over: str = "task") -> xr.Dataset:
     """Share of ones with Wilson's interval (95 %), ``value, low, high, n``; NaN entries are left out."""
     n = values.notnull().sum(over)
     k = values.sum(over)
@@ -74,6 +74,6 @@ def wilson(hits: int, n: int) -> tuple[float, float, float]:
     return hits / n, float(interval.low), float(interval.high)
 
 
-def puzzle_names(tasks: Sequence[Any]) -> list[str]:
+def task_names(tasks: Sequence[Any]) -> list[str]:
     """What the axis ``puzzle`` is labelled with: family and seed, or the place in the list where a task has none."""
     return [f"{getattr(task, 'name', 'task')} {getattr(task, 'seed', i)}" for i, task in enumerate(tasks)]

@@ -36,7 +36,7 @@ def lens() -> Iterator[Any]:
 
 def test_shift_of_planted_enrichment() -> None:
     part = shift(enrichment(0.5, 2.0), "foreground")
-    assert part.dims == ("part", "puzzle", "kind")
+    assert part.dims == ("part", "task", "kind")
     np.testing.assert_allclose(part.sel(kind="region", part="early"), -1)
     np.testing.assert_allclose(part.sel(kind="region", part="later"), 1)
     np.testing.assert_allclose(part.sel(kind="null"), 0)
@@ -66,7 +66,7 @@ def test_by_depth_on_the_lab_model(lens: Any) -> None:
     found = attention_by_depth(
         lens, some, steps=[0, 2], num_inference_steps=3, progress=lambda done, total, what: said.append(what)
     )
-    assert set(found.enrichment.dims) == {"puzzle", "step", "layer", "head", "query", "key", "kind"}
+    assert set(found.enrichment.dims) == {"task", "step", "layer", "head", "query", "key", "kind"}
     assert found.sizes["layer"] == lens.n_layers and list(found.step.values) == [0, 2] and len(said) == 5
     assert list(found.task.values) == ["choose", "occlude"] * 2
     one = found.enrichment.sel(key=["foreground", "rest"], kind="region", query="all")
@@ -75,18 +75,18 @@ def test_by_depth_on_the_lab_model(lens: Any) -> None:
     for i in (0, 2):
         own = lens.generate(some[i], num_inference_steps=3, stop_after=0).regions
         size = np.any([own[k] for k in ("agent", "goal", "other_goal")], 0).mean()
-        pair = one.isel(puzzle=i)
+        pair = one.isel(task=i)
         np.testing.assert_allclose(pair.sel(key="foreground") * size + pair.sel(key="rest") * (1 - size), 1, atol=1e-4)
     named = found.enrichment.sel(key="named", kind="region", query="all")
-    assert bool(np.isfinite(named.isel(puzzle=0)).all()) and bool(np.isnan(named.isel(puzzle=1)).all())
-    assert shift(found, "named").sizes["puzzle"] == 2, "puzzles without a pair are left out"
+    assert bool(np.isfinite(named.isel(task=0)).all()) and bool(np.isnan(named.isel(task=1)).all())
+    assert shift(found, "named").sizes["task"] == 2, "puzzles without a pair are left out"
     assert list(found.bucket.values) == ["text", "pad"] and bool(np.isfinite(found.text).all())
 
 
 def test_knockouts_on_the_lab_model(lens: Any) -> None:
     some = tasks.batch("choose", 2)
     found = knockouts(lens, some, [("all", "goal")], {"first": range(3)}, num_inference_steps=2)
-    assert found.changed.dims == ("puzzle", "edge", "window", "kind") and found.changed.shape == (2, 1, 1, 2)
+    assert found.changed.dims == ("task", "edge", "window", "kind") and found.changed.shape == (2, 1, 1, 2)
     assert list(found.edge.values) == ["all -> goal"] and bool((found.moved > 0).all())
     assert set(np.unique(found.changed)) <= {0, 1} and set(np.unique(found.base_solved)) <= {0, 1}
     # By hand: the cut itself, and the same queries cut from as many tokens elsewhere.
@@ -96,7 +96,7 @@ def test_knockouts_on_the_lab_model(lens: Any) -> None:
         run = lens.generate(
             some[1], seed=1, num_inference_steps=2, interventions=[knockout("all", to, layers=range(3))]
         )
-        here = found.isel(puzzle=1, edge=0, window=0).sel(kind=kind)
+        here = found.isel(task=1, edge=0, window=0).sel(kind=kind)
         assert float(here.moved) == pytest.approx(float((run.final - base.final).std() / base.final.std()), rel=1e-6)
         assert float(here.changed) == (some[1].answer(run.video) != some[1].answer(base.video))
         assert float(here.solved) == bool(run.score)

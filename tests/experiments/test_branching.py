@@ -90,8 +90,8 @@ def test_at_the_last_step_everything_is_decided(found: xr.Dataset) -> None:
 
 
 def test_the_dims_are_named(found: xr.Dataset) -> None:
-    assert found["differ"].dims == ("puzzle", "step")
-    assert found["fresh_differ"].dims == ("puzzle",)
+    assert found["differ"].dims == ("task", "step")
+    assert found["fresh_differ"].dims == ("task",)
     assert list(found.step) == [0, STEPS - 1]
     assert list(found.expert.values) == ["high", "low"]
     assert found["fresh_differ"].attrs["units"] == "share"

@@ -50,7 +50,7 @@ def test_curves_are_those_of_the_runs_and_nulls_of_the_others(found: xr.Dataset,
         for s, other in ((0, 5), (5, 0)):
             against = {"other seed": runs[p, other], "other puzzle": runs[1 - p, s]}
             alone = commitment(runs[p, s], against)
-            here = found.isel(puzzle=p).sel(seed=s)
+            here = found.isel(task=p).sel(seed=s)
             for name in ("answer", "motion", "readable"):
                 np.testing.assert_array_equal(here[name], alone[name])
             np.testing.assert_array_equal(here["content"].sel(region=alone.region), alone["content"])
@@ -62,7 +62,7 @@ def test_curves_are_those_of_the_runs_and_nulls_of_the_others(found: xr.Dataset,
 
 def test_candidates_are_those_of_the_runs(found: xr.Dataset, runs: dict[Any, Any], mazes: list[tasks.Task]) -> None:
     for (p, s), run in runs.items():
-        alone, here = candidates(run), found.isel(puzzle=p).sel(seed=s)
+        alone, here = candidates(run), found.isel(task=p).sel(seed=s)
         for name in alone.data_vars:
             np.testing.assert_array_equal(here[name], alone[name], err_msg=str(name))
         ends = {"final": run, "other seed": runs[p, 5 - s], "other puzzle": runs[1 - p, s]}
@@ -74,12 +74,12 @@ def test_candidates_are_those_of_the_runs(found: xr.Dataset, runs: dict[Any, Any
             else:
                 assert np.isnan(here.leads.sel(to=to)).all()
     assert list(found.solutions) == [len(task.solutions) for task in mazes]
-    assert found.solutions.dims == ("puzzle",)
+    assert found.solutions.dims == ("task",)
 
 
 def test_the_dims_are_named(found: xr.Dataset) -> None:
-    assert found.motion.dims == ("puzzle", "seed", "to", "step")
-    assert found.sizes == {"puzzle": 2, "seed": 2, "to": 3, "step": STEPS, "region": found.sizes["region"]}
+    assert found.motion.dims == ("task", "seed", "to", "step")
+    assert found.sizes == {"task": 2, "seed": 2, "to": 3, "step": STEPS, "region": found.sizes["region"]}
     assert list(found.puzzle.values) == ["maze 1", "maze 2"]
     assert list(found.seed) == list(SEEDS)
     assert list(found.expert.values)[-1] == "low"
@@ -90,17 +90,17 @@ def test_the_dims_are_named(found: xr.Dataset) -> None:
 def test_seeds_are_averaged_and_puzzles_resampled(found: xr.Dataset) -> None:
     summary = over_puzzles(found["motion"])
     assert (summary["n"] == 2).all()
-    np.testing.assert_allclose(summary["value"], found["motion"].mean(("seed", "puzzle")))
+    np.testing.assert_allclose(summary["value"], found["motion"].mean(("seed", "task")))
     assert (summary["low"] <= summary["value"] + 1e-6).all()
     assert "seed" not in summary.dims
 
 
 def test_the_interval_of_a_commit_step_is_over_puzzles() -> None:
     """Two seeds that differ by as much in every puzzle leave no interval; puzzles that differ do."""
-    same = xr.DataArray([[1.0, 5.0]] * 4, dims=("puzzle", "seed"))
+    same = xr.DataArray([[1.0, 5.0]] * 4, dims=("task", "seed"))
     told = over_puzzles(same)
     assert [float(told[k]) for k in ("value", "low", "high", "n")] == [3, 3, 3, 4]
-    apart = xr.DataArray([[1.0, 1.0], [3.0, 3.0], [np.nan, 8.0], [np.nan, np.nan]], dims=("puzzle", "seed"))
+    apart = xr.DataArray([[1.0, 1.0], [3.0, 3.0], [np.nan, 8.0], [np.nan, np.nan]], dims=("task", "seed"))
     told = over_puzzles(apart)
     assert float(told["value"]) == 4 and int(told["n"]) == 3  # one that never commits is left out
     assert 1 <= float(told["low"]) < 3 and 4 < float(told["high"]) <= 8

@@ -286,12 +286,12 @@ def test_groups_and_windows() -> None:
 
 def test_the_result_is_labelled(lens: Any, maze: list[Any]) -> None:
     found = swap(lens, maze, ["all", 1], [0], **LOCAL)
-    assert found["raw"].dims == ("measure", "kind", "hook", "layers", "steps", "horizon", "puzzle")
+    assert found["raw"].dims == ("measure", "kind", "hook", "layers", "steps", "horizon", "task")
     for measure in MEASURES:
         for part in ("", "_low", "_high", "_n", "_null", "_null_low", "_null_high", "_null_n"):
             assert found[measure + part].dims == ("hook", "layers", "steps", "horizon")
         assert found[measure].attrs["units"]
-    mean = found["raw"].sel(measure="effect", kind="swap").mean("puzzle")
+    mean = found["raw"].sel(measure="effect", kind="swap").mean("task")
     assert np.allclose(found["effect"], mean)
     assert (found["effect_low"] <= found["effect"]).all() and (found["effect"] <= found["effect_high"]).all()
     assert found.attrs["placebo"] == "same scene, seed + 10000" and found.attrs["sampling_steps"] == 2

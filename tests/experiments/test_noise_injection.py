@@ -47,8 +47,8 @@ def euler(lens: Any, tasks: Any) -> xr.Dataset:
 
 
 def test_shape_and_labels(euler: xr.Dataset, lens: Any) -> None:
-    assert dict(euler.sizes) == {"puzzle": 2, "kind": 5, "step": 3, "later": 4, "of": 3, "estimator": 2}
-    assert list(euler["kind"].values) == list(KINDS) and list(euler["puzzle"].values) == ["maze 0", "choose 0"]
+    assert dict(euler.sizes) == {"task": 2, "kind": 5, "step": 3, "later": 4, "of": 3, "estimator": 2}
+    assert list(euler["kind"].values) == list(KINDS) and list(euler["task"].values) == ["maze 0", "choose 0"]
     assert list(euler["expert"].values) == [lens.plan(**EULER).at(s).expert for s in range(3)]
     assert np.isnan(euler["dissimilarity"].sel(of="resid_post", later=3)).all()
     assert np.isfinite(euler["dissimilarity"].sel(later=[0, 1, 2])).all()
@@ -124,7 +124,7 @@ def test_noise_at_a_frame_noise_map(lens: Any, tasks: Any) -> None:
     found = noise_injection.noise_at_frame(
         lens, tasks, kinds=("unit", "restart"), sampling=EULER, scorer=lambda task, video: float(video[6, 40, 40, 0])
     )
-    assert dict(found.sizes) == {"puzzle": 2, "kind": 2, "frame": 4, "pixel": 13}
+    assert dict(found.sizes) == {"task": 2, "kind": 2, "frame": 4, "pixel": 13}
     assert (found["elsewhere"].sel(kind="unit", frame=2) == found["clean_score"]).all()
     assert (found["score"].sel(kind="unit", frame=2) != found["clean_score"]).all()
     for frame in (0, 1, 3):  # repairing another frame does not touch the scored one
@@ -132,7 +132,7 @@ def test_noise_at_a_frame_noise_map(lens: Any, tasks: Any) -> None:
         assert np.array_equal(here["score"], here["elsewhere"])
     placebo = found.sel(kind="restart")
     assert float(placebo["damage"].max()) == 0 and (placebo["score"] == placebo["clean_score"]).all()
-    damage = found["damage"].sel(kind="unit").mean("puzzle")
+    damage = found["damage"].sel(kind="unit").mean("task")
     for frame in range(4):
         own = pixel_frames(Grid(4, 6, 6), frame)
         row = damage.sel(frame=frame).values
@@ -189,7 +189,7 @@ def test_peak_of_nothing_is_anywhere() -> None:
 def test_peak_refusals() -> None:
     curve = noise_injection.score_lost(noise_map(0.5)).sel(kind="unit")
     with pytest.raises(MeasureError, match="at least two puzzles"):
-        noise_injection.peak(curve.isel(puzzle=[0]), 20)
+        noise_injection.peak(curve.isel(task=[0]), 20)
     with pytest.raises(MeasureError, match="finite"):
         noise_injection.peak(curve.where(curve.step > 3), 20)
 

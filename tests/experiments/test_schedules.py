@@ -95,9 +95,9 @@ def test_planted_measures(lens: Any, maze: Any) -> None:
     }
     other = dl.tasks.load("choose", 4)
     found = schedules.few_steps(lens, [maze, other], (1, 3), measures=planted, seed=7, sampling=CHEAP)
-    assert found["n"].dims == ("puzzle", "sampler", "steps")
+    assert found["n"].dims == ("task", "sampler", "steps")
     assert (found["n"] == found["steps"]).all()
-    assert (found["seed"] == xr.DataArray([7.0, 8.0], dims="puzzle")).all()
+    assert (found["seed"] == xr.DataArray([7.0, 8.0], dims="task")).all()
     assert (found["first"] == found["first"][:, 0, 0]).all() and found["first"][0, 0, 0] != found["first"][1, 0, 0]
     assert (found["euler"].sel(sampler="own") == 0).all() and (found["euler"].sel(sampler="euler") == 1).all()
     shift, u = lens.pipe.scheduler.config.flow_shift, 1 / 3
@@ -113,7 +113,7 @@ def test_planted_measures(lens: Any, maze: Any) -> None:
                 if c.expert == "high"
             ]
             assert int(found["high_steps"].sel(sampler=sampler, steps=n)) == len(high)
-    assert list(found["puzzle"].values) == [f"maze {maze.seed}", "choose 4"]
+    assert list(found["task"].values) == [f"maze {maze.seed}", "choose 4"]
 
 
 def test_a_scheduler_of_ones_own(lens: Any, maze: Any) -> None:

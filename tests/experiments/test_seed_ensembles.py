@@ -180,7 +180,7 @@ def found(lens: Any, tasks: list[Any]) -> xr.Dataset:
 
 
 def test_planted_scores_come_out(found: xr.Dataset) -> None:
-    first = np.array([[100, 103], [106, 109]]).T  # (repeat, puzzle): every member of every set has a seed of its own
+    first = np.array([[100, 103], [106, 109]]).T  # (repeat, task): every member of every set has a seed of its own
     score = found["raw"].sel(metric="seed")
     for condition in ("alone", PLACEBO, "velocity mean", "lockstep 4-7", "alpha 4-7", "updates 0-2"):
         assert np.array_equal(score.sel(condition=condition, continued="one"), first)
@@ -243,7 +243,7 @@ def test_scores_of_the_task_by_default(lens: Any, tasks: list[Any]) -> None:
     )
     assert found["metric"].values.tolist() == ["value", "solved"]
     runs = lens.generate(tasks[0], seed=[50, 51], num_inference_steps=2, guidance_scale=1.0)
-    mine = found["raw"].sel(condition="alone", repeat=0, puzzle=0)
+    mine = found["raw"].sel(condition="alone", repeat=0, task=0)
     assert mine.sel(metric="value", continued="all") == pytest.approx(np.mean([run.score.value for run in runs]))
     assert mine.sel(metric="solved", continued="one") == runs[0].score.solved
     assert np.isnan(found["repeat_low"]).all()  # one repeat has no spread

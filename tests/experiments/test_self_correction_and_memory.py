@@ -39,8 +39,8 @@ def still(task: Any) -> np.ndarray:
 def planted_lag(task: Any, film: np.ndarray) -> float:
     """The lag of a film, as ``lags`` has it."""
     curves = self_correction.shown_curves(task, film)
-    seen = xr.Dataset({k: (("puzzle", "step"), v[None]) for k, v in curves.items()}, coords={"step": range(len(film))})
-    return float(self_correction.perception_lag(seen.assign(solutions=("puzzle", [1])))["lag"][0])
+    seen = xr.Dataset({k: (("task", "step"), v[None]) for k, v in curves.items()}, coords={"step": range(len(film))})
+    return float(self_correction.perception_lag(seen.assign(solutions=("task", [1])))["lag"][0])
 
 
 # -- perception before action
@@ -92,8 +92,8 @@ def test_tasks_without_a_mover_are_refused() -> None:
 def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
     batch = [tasks.load("choose", 3), tasks.load("occlude", 0)]
     found = self_correction.watch_answers(lens, batch, num_inference_steps=3)
-    assert found["verdict"].sizes == {"puzzle": 2, "step": 4}
-    assert found["motion"].sizes == {"puzzle": 2, "film": 2, "step": 4}
+    assert found["verdict"].sizes == {"task": 2, "step": 4}
+    assert found["motion"].sizes == {"task": 2, "film": 2, "step": 4}
     assert found["film"].values.tolist() == ["x0_hat", "fade-in"]
     assert found["solutions"].values.tolist() == [len(task.solutions) for task in batch]
     for i, task in enumerate(batch):
@@ -124,7 +124,7 @@ def test_planting_nothing_changes_nothing(lens: Any) -> None:
 
 def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
     found = self_correction.plant_mistakes(lens, [tasks.load("choose", 3)], [1, 3], num_inference_steps=4)
-    found = found["outcome"].isel(puzzle=0)
+    found = found["outcome"].isel(task=0)
     assert found.sum("end").values.tolist() == [[1, 1]] * 3
     assert found.sel(start="own", end="own").all() and found.sel(start="kept", end="twin").all()
     assert found.sel(start="planted", step=1, end="own") and found.sel(start="planted", step=3, end="twin")
@@ -188,13 +188,13 @@ def test_what_stands_in_the_input_is_read_from_it_and_what_is_hidden_is_not(lens
     some = [tasks.load("occlude", i) for i in range(12)]
     how: dict[str, Any] = {"at": (0,), "layers": 5, "folds": 4, "sampling": {"num_inference_steps": 3}}
     plain = working_memory.decodable_while_hidden(lens, some, hiding=in_sight, **how)["accuracy"]
-    plain = plain.mean("puzzle").sel(layer=-1, step=0)
+    plain = plain.mean("task").sel(layer=-1, step=0)
     assert plain.sel(what="identity", kind="hidden") > 0.8 and plain.sel(what="identity", kind="elsewhere") < 0.5
     assert plain.sel(what="identity", kind="shuffled") < 0.5
     found = working_memory.decodable_while_hidden(lens, some, **how)
-    hidden = found["accuracy"].mean("puzzle").sel(layer=-1, step=0, kind="hidden")
+    hidden = found["accuracy"].mean("task").sel(layer=-1, step=0, kind="hidden")
     assert hidden.sel(what="identity") < 0.55 and hidden.sel(what="place") < 0.45
-    assert found["accuracy"].sizes == {"what": 2, "kind": 3, "puzzle": 12, "step": 1, "layer": 2}
+    assert found["accuracy"].sizes == {"what": 2, "kind": 3, "task": 12, "step": 1, "layer": 2}
     assert found["layer"].values.tolist() == [-1, 5]
     named = Counter(p.NAMES[one.scene.colour] for task in some for one in (task, working_memory.recolour(task)))
     assert float(found["chance"].sel(what="identity")) == max(named.values()) / 24
@@ -204,12 +204,12 @@ def test_what_stands_in_the_input_is_read_from_it_and_what_is_hidden_is_not(lens
 
 def test_the_positive_control_gives_the_sources_outcome(lens: Any) -> None:
     how: dict[str, Any] = {"twins": {"identity": working_memory.recolour}, "sampling": {"num_inference_steps": 2}}
-    found = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], **how).isel(what=0, puzzle=0)
+    found = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], **how).isel(what=0, task=0)
     assert float(found["effect"].sel(arm="after")) == pytest.approx(1, abs=0.01)
     assert found["flipped"].sel(arm="after") and found["kept"]
     assert np.isfinite(found["effect"]).all() and found["effect"].dims == ("arm",)
     # At the first step alone, the second, with the base's own text and picture, undoes it.
-    once = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], steps=0, **how).isel(what=0, puzzle=0)
+    once = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], steps=0, **how).isel(what=0, task=0)
     assert float(once["effect"].sel(arm="after")) < 0.9
 
 
@@ -222,7 +222,7 @@ def test_each_arm_takes_from_where_it_says(lens: Any) -> None:
 
     how: dict[str, Any] = {"twins": {"identity": working_memory.recolour}, "sampling": {"num_inference_steps": 2}}
     found = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], hiding=seen, **how)
-    found = found.isel(what=0, puzzle=0)
+    found = found.isel(what=0, task=0)
     arms = working_memory.ARMS
     effect, flipped = (dict(zip(arms, found[name].values, strict=True)) for name in ("effect", "flipped"))
     assert effect["hidden"] == effect["after"] == pytest.approx(1, abs=0.01)

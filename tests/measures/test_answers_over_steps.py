@@ -32,7 +32,7 @@ STATES = hnp.arrays(np.int8, st.tuples(st.integers(1, 12), st.integers(2, 6)), e
 
 def puzzles(rows: Any) -> xr.DataArray:
     data = np.array(rows, np.int8)
-    return xr.DataArray(data, dims=("puzzle", "step"), coords={"step": range(data.shape[1])})
+    return xr.DataArray(data, dims=("task", "step"), coords={"step": range(data.shape[1])})
 
 
 # -- corrections
@@ -130,7 +130,7 @@ def test_nothing_that_changes_gives_nothing() -> None:
 @pytest.mark.parametrize(
     ("bad", "cure"),
     [
-        (xr.DataArray(np.zeros((2, 3)), dims=("puzzle", "frame")), "xr.concat"),
+        (xr.DataArray(np.zeros((2, 3)), dims=("task", "frame")), "xr.concat"),
         (puzzles(np.zeros((3, 1))), "at least a step and the end"),
         (puzzles([[0, 7]]), "0 .none., 1 .wrong. and 2 .right."),
     ],
@@ -173,13 +173,13 @@ def test_verdicts_need_answers_and_the_end() -> None:
 
 
 def curve(*rows: list[float]) -> xr.DataArray:
-    return xr.DataArray(np.array(rows), dims=("puzzle", "step"), coords={"step": range(10, 10 + len(rows[0]))})
+    return xr.DataArray(np.array(rows), dims=("task", "step"), coords={"step": range(10, 10 + len(rows[0]))})
 
 
 def test_onset_is_where_a_curve_stays() -> None:
     found = onset(curve([0.1, 0.9, 0.2, 0.6, 0.5], [1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [np.nan] * 5), 0.5)
     np.testing.assert_array_equal(found, [13, 10, np.nan, np.nan])
-    assert found.dims == ("puzzle",)
+    assert found.dims == ("task",)
     with pytest.raises(MeasureError, match="axis 'step'"):
         onset(curve([1.0]).rename(step="frame"))
 

@@ -158,9 +158,9 @@ def test_stability_of_known_profiles() -> None:
 
 
 def test_stability_of_noise_is_nothing() -> None:
-    noise = xr.DataArray(np.random.default_rng(0).normal(size=(300, 4, 12)), dims=("puzzle", "step", "layer"))
+    noise = xr.DataArray(np.random.default_rng(0).normal(size=(300, 4, 12)), dims=("task", "step", "layer"))
     found = e.profile_stability(noise)
-    assert found.dims == ("puzzle",) and abs(float(found.mean())) < 0.03
+    assert found.dims == ("task",) and abs(float(found.mean())) < 0.03
 
 
 def test_stability_errors() -> None:

@@ -117,9 +117,9 @@ def test_a_direction_that_decides_the_answer_is_found(planted: xr.Dataset) -> No
 
 
 def test_the_result_says_what_it_is(planted: xr.Dataset, reddish: list[Reddish]) -> None:
-    assert planted["changed"].dims == ("puzzle", "when", "arm") and planted["changed_null"].dims[-1] == "draw"
+    assert planted["changed"].dims == ("task", "when", "arm") and planted["changed_null"].dims[-1] == "draw"
     assert planted["arm"].values.tolist() == ["steer +1", "steer -1", "erase"]
-    assert planted["puzzle"].values.tolist() == [f"reddish {i}" for i in range(3)]
+    assert planted["task"].values.tolist() == [f"reddish {i}" for i in range(3)]
     assert planted.attrs["at"] == "step=2 branch=cond hook=final_norm" and planted.attrs["n_steps"] == STEPS
     assert all(planted[name].attrs["long_name"] and planted[name].attrs["units"] for name in MEASURES)
     np.testing.assert_allclose(planted["base_score"], [task.bar + BAR for task in reddish], atol=1e-6)
@@ -167,7 +167,7 @@ def size(run: Run, base: Run) -> float:
 
 
 def check(lens: Lens, probe: Probe, **more: Any) -> xr.Dataset:
-    return causal(lens, probe, [TASK], seeds=[5], draws=1, sampling=HOW, **more).isel(puzzle=0)
+    return causal(lens, probe, [TASK], seeds=[5], draws=1, sampling=HOW, **more).isel(task=0)
 
 
 def test_steering_is_in_deviations_of_the_base_at_the_probes_place(tiny: Lens) -> None:
@@ -189,7 +189,7 @@ def test_steering_is_in_deviations_of_the_base_at_the_probes_place(tiny: Lens) -
                 assert float(one["size"]) == pytest.approx(size(run, base), rel=1e-4)
                 assert 0 < float(one["cosine"]) < 1
     assert np.isnan(found["changed"]).all() and np.isnan(found["score"]).all() and "reached" not in found
-    assert summary(found.expand_dims("puzzle"))["n"].sel(measure="changed").max() == 0
+    assert summary(found.expand_dims("task"))["n"].sel(measure="changed").max() == 0
 
 
 def test_relative_steering_is_in_norms(tiny: Lens) -> None:
@@ -276,8 +276,8 @@ def test_a_turned_eraser_moves_every_token_as_far_and_elsewhere(seed: int, k: in
 
 
 def made(effect: np.ndarray, null: np.ndarray) -> xr.Dataset:
-    """A result with one measure: effect (puzzle, when, arm), null (puzzle, when, arm, draw)."""
-    dims = ("puzzle", "when", "arm")
+    """A result with one measure: effect (task, when, arm), null (task, when, arm, draw)."""
+    dims = ("task", "when", "arm")
     coords = {"when": ["once", "held"], "arm": [f"arm {i}" for i in range(effect.shape[2])]}
     return xr.Dataset({"score": (dims, effect), "score_null": ((*dims, "draw"), null)}, coords=coords)
 

@@ -17,8 +17,8 @@ def seen_with(lag: int, n: int = 12, steps: int = 8) -> xr.Dataset:
     early, late = np.arange(steps) >= 1, np.arange(steps) >= 1 + lag
     together = np.stack([early, early])
     curves = {"identified": together, "arrived": together, "motion": np.stack([late, early])}
-    data: dict[str, Any] = {k: (("puzzle", "film", "step"), np.stack([v] * n).astype(float)) for k, v in curves.items()}
-    data["solutions"] = ("puzzle", [1, 2] * (n // 2))
+    data: dict[str, Any] = {k: (("task", "film", "step"), np.stack([v] * n).astype(float)) for k, v in curves.items()}
+    data["solutions"] = ("task", [1, 2] * (n // 2))
     return xr.Dataset(data, {"film": ["x0_hat", "fade-in"], "step": range(steps)}, {"n_steps": steps - 1})
 
 
@@ -27,8 +27,8 @@ def wrong_with(recovered: bool, n: int = 12) -> xr.Dataset:
     outcome[0, :, :, 0 if recovered else 1] = outcome[1, :, :, 1] = outcome[2, :, :, 0] = True
     return xr.Dataset(
         {
-            "outcome": (("start", "puzzle", "step", "end"), outcome),
-            "shows": (("puzzle", "step"), np.ones((n, 1), bool)),
+            "outcome": (("start", "task", "step", "end"), outcome),
+            "shows": (("task", "step"), np.ones((n, 1), bool)),
         },
         {"start": ["planted", "kept", "own"], "step": [2], "end": ["own", "twin", "neither"]},
     )
@@ -36,7 +36,7 @@ def wrong_with(recovered: bool, n: int = 12) -> xr.Dataset:
 
 def states_with(corrected: int, n: int = 40) -> xr.DataArray:
     rows = [[WRONG, WRONG, RIGHT, RIGHT]] * corrected + [[RIGHT] * 4] * (n - corrected)
-    return xr.DataArray(np.array(rows), dims=("puzzle", "step"), coords={"step": range(4)})
+    return xr.DataArray(np.array(rows), dims=("task", "step"), coords={"step": range(4)})
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -15,12 +15,12 @@ def made(differ: list[float], changed: list[float], fresh: float, placebo: float
     some = np.where(np.arange(n) % 10 == 0, 0.05, 0)
     grid = {"differ": np.add.outer(some, differ), "changed": np.add.outer(some, changed)}
     return xr.Dataset(
-        {name: (("puzzle", "step"), value) for name, value in grid.items()}
+        {name: (("task", "step"), value) for name, value in grid.items()}
         | {
-            "fresh_differ": ("puzzle", some + fresh),
-            "placebo_changed": (("puzzle", "step"), np.add.outer(some, [placebo] * 3)),
+            "fresh_differ": ("task", some + fresh),
+            "placebo_changed": (("task", "step"), np.add.outer(some, [placebo] * 3)),
         },
-        coords={"step": [1, 3, 16], "puzzle": range(n)},
+        coords={"step": [1, 3, 16], "task": range(n)},
         attrs={"n_steps": 20},
     )
 

@@ -39,13 +39,13 @@ def made(n: int = 20, steps: int = 20, **numbers: Any) -> xr.Dataset:
         "together": np.ones(shape),
     }
     values = {**plain, **numbers}
-    dims = {"motion": ("puzzle", "seed", "to", "step"), "leads": ("puzzle", "seed", "to", "step")}
+    dims = {"motion": ("task", "seed", "to", "step"), "leads": ("task", "seed", "to", "step")}
     solutions = np.where(np.arange(n) < 3 * n // 4, 3, 1)
     if values["motion"].std() > 0:
         values["motion"] = values["motion"] + rng.normal(0, 0.005, values["motion"].shape)
     return xr.Dataset(
-        {name: (dims.get(name, ("puzzle", "seed", "step")), value) for name, value in values.items()}
-        | {"solutions": ("puzzle", solutions), "decoys": ("puzzle", solutions)},
+        {name: (dims.get(name, ("task", "seed", "step")), value) for name, value in values.items()}
+        | {"solutions": ("task", solutions), "decoys": ("task", solutions)},
         coords={"to": ["final", "other seed", "other puzzle"], "step": range(steps)},
     )
 
@@ -82,6 +82,6 @@ def test_every_planted_finding_is_supported() -> None:
 def test_claims_need_both_kinds_of_puzzle() -> None:
     data = made()
     with pytest.raises(MeasureError, match="raise n"):
-        judge(data.isel(puzzle=slice(0, 10)), ["one"], ["one"])
+        judge(data.isel(task=slice(0, 10)), ["one"], ["one"])
     with pytest.raises(MeasureError, match="raise n"):
-        judge(data.isel(puzzle=slice(15, 20)), ["one"], ["one"])
+        judge(data.isel(task=slice(15, 20)), ["one"], ["one"])

@@ -19,7 +19,7 @@ def result(gains: dict[str, float], n: int = 30) -> xr.Dataset:
     """A planted result: every condition scores .5 plus its gain, in every puzzle, give or take a little noise."""
     names = list(dict.fromkeys(["alone", "random of 3", "best of 3", PLACEBO, "velocity mean", *gains]))
     coords = {"condition": names, "continued": ["one", "all"], "metric": ["value"], "repeat": [0, 1, 2]}
-    raw = xr.DataArray(np.zeros((len(names), 2, 1, 3, n)), dims=(*coords, "puzzle"), coords=coords)
+    raw = xr.DataArray(np.zeros((len(names), 2, 1, 3, n)), dims=(*coords, "task"), coords=coords)
     raw[:] = 0.5 + 0.01 * np.random.default_rng(0).standard_normal(raw.shape)
     for name, gain in gains.items():
         raw.loc[{"condition": name}] += gain

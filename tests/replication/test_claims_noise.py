@@ -22,10 +22,10 @@ def at_frames(loss: float, spread: float, n: int = 12) -> xr.Dataset:
     elsewhere[:, 0] -= spread
     return xr.Dataset(
         {
-            "score": (("puzzle", "kind", "frame"), one),
-            "elsewhere": (("puzzle", "kind", "frame"), elsewhere),
-            "clean_score": ("puzzle", np.ones(n)),
-            "clean_elsewhere": ("puzzle", np.ones(n)),
+            "score": (("task", "kind", "frame"), one),
+            "elsewhere": (("task", "kind", "frame"), elsewhere),
+            "clean_score": ("task", np.ones(n)),
+            "clean_elsewhere": ("task", np.ones(n)),
         },
         coords={"kind": ["unit", "restart"], "frame": range(4)},
     )

@@ -27,7 +27,7 @@ def result(flipped: float, placebo: float, n: int = 24, layers: tuple[str, ...] 
     shape = (len(MEASURES), len(KINDS), 1, len(layers), 1, 2, n)
     coords: dict[str, Any] = {"measure": list(MEASURES), "kind": list(KINDS), "hook": ["update"]}
     coords |= {"layers": list(layers), "steps": ["0"], "horizon": list(HORIZONS)}
-    raw = xr.DataArray(np.zeros(shape), dims=(*coords, "puzzle"), coords=coords)
+    raw = xr.DataArray(np.zeros(shape), dims=(*coords, "task"), coords=coords)
     for kind, portion in (("swap", flipped), ("placebo", placebo)):
         for measure in ("flipped", "effect"):
             raw.loc[{"kind": kind, "measure": measure}][..., : round(portion * n)] = 1

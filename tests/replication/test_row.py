@@ -21,7 +21,7 @@ def row(read: Any, rule: Rule = ABOVE_NULL) -> Row:
 
 
 def reading(effect: float, null: float, **more: Any) -> Reading:
-    a, b = (xr.DataArray(level + 0.1 * RNG.standard_normal(20), dims="puzzle") for level in (effect, null))
+    a, b = (xr.DataArray(level + 0.1 * RNG.standard_normal(20), dims="task") for level in (effect, null))
     return Reading(a, b, "so it is", {"step": 3, "all": 20}, **more)
 
 
@@ -54,7 +54,7 @@ def test_what_cannot_be_tested_says_why_and_what_was_not_measured_is_no_row() ->
 
 
 def test_a_number_that_is_none_gives_no_verdict() -> None:
-    never, zero = (xr.DataArray([value] * 3, dims="puzzle") for value in (np.nan, 0.0))
+    never, zero = (xr.DataArray([value] * 3, dims="task") for value in (np.nan, 0.0))
     with pytest.raises(MeasureError, match="a verdict needs a finite number"):
         row(Reading(never, zero, words={"step": 0, "all": 3})).claim({})
 
@@ -68,7 +68,7 @@ def test_rules() -> None:
 
 
 def test_pairs_lie_along_a_dim() -> None:
-    values = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("puzzle", "kind"), coords={"kind": ["null", "region"]})
+    values = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("task", "kind"), coords={"kind": ["null", "region"]})
     found = Reading.along(values, "kind", ("region", "null"), "told", {"a": 1})
     assert found.effect.values.tolist() == [2, 4] and found.null.values.tolist() == [1, 3]
     assert "kind" not in found.effect.coords and found.paired and mean(found.effect).n == 2

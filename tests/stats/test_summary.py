@@ -14,7 +14,7 @@ from dit_lens.stats.summary import beside, share, summarise, wilson
 
 
 def puzzles(values: object, *dims: str) -> xr.DataArray:
-    return xr.DataArray(np.asarray(values, dtype=float), dims=dims or ("puzzle",), attrs={"units": "u"})
+    return xr.DataArray(np.asarray(values, dtype=float), dims=dims or ("task",), attrs={"units": "u"})
 
 
 def test_a_constant_has_no_interval() -> None:
@@ -38,7 +38,7 @@ def test_the_interval_covers_the_truth(n: int, least: float) -> None:
     """Over 400 experiments the interval holds the true mean nearly as often as it says; a percentile bootstrap of few
     puzzles is known to be somewhat short, and must not be long."""
     rng = np.random.default_rng(1)
-    found = summarise(puzzles(rng.normal(2.0, 1.0, (n, 400)), "puzzle", "experiment"), resamples=400)
+    found = summarise(puzzles(rng.normal(2.0, 1.0, (n, 400)), "task", "experiment"), resamples=400)
     covered = float(((found["low"] <= 2) & (found["high"] >= 2)).mean())
     assert least < covered < 0.98
 
@@ -46,13 +46,13 @@ def test_the_interval_covers_the_truth(n: int, least: float) -> None:
 def test_a_null_is_found_to_be_nothing() -> None:
     """With no effect at all, the interval leaves zero out about one time in twenty."""
     rng = np.random.default_rng(2)
-    found = summarise(puzzles(rng.normal(0, 1, (30, 400)), "puzzle", "cell"), resamples=400)
+    found = summarise(puzzles(rng.normal(0, 1, (30, 400)), "task", "cell"), resamples=400)
     assert 0.02 < float(((found["low"] > 0) | (found["high"] < 0)).mean()) < 0.11
 
 
 def test_missing_puzzles_are_left_out() -> None:
     nan = np.nan
-    found = summarise(puzzles([[1, 1, nan], [3, nan, nan], [nan, nan, nan]], "puzzle", "layer"))
+    found = summarise(puzzles([[1, 1, nan], [3, nan, nan], [nan, nan, nan]], "task", "layer"))
     np.testing.assert_array_equal(found["n"], [2, 1, 0])
     np.testing.assert_array_equal(found["value"], [2, 1, nan])
     np.testing.assert_array_equal(found["low"], [1, nan, nan])  # one puzzle has no interval
@@ -60,7 +60,7 @@ def test_missing_puzzles_are_left_out() -> None:
 
 
 def test_axes_and_labels_are_kept() -> None:
-    values = xr.DataArray(np.zeros((2, 3, 4)), dims=("step", "puzzle", "layer"), coords={"layer": [4, 5, 6, 7]})
+    values = xr.DataArray(np.zeros((2, 3, 4)), dims=("step", "task", "layer"), coords={"layer": [4, 5, 6, 7]})
     found = summarise(values)
     assert found["value"].dims == ("step", "layer") and found["layer"].values.tolist() == [4, 5, 6, 7]
 
@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 @given(arrays(float, (9, 2), elements=st.floats(-1e3, 1e3)))
 @settings(max_examples=25, deadline=None)
 def test_the_interval_lies_among_the_puzzles(data: np.ndarray) -> None:
-    found = summarise(puzzles(data, "puzzle", "layer"), resamples=50)
+    found = summarise(puzzles(data, "task", "layer"), resamples=50)
     slack = 1e-4 * (1 + np.abs(data).max(0))  # resampled means are kept in single precision
     assert (data.min(0) - slack <= found["low"]).all() and (found["high"] <= data.max(0) + slack).all()
     assert (found["low"] <= found["high"]).all()
@@ -90,13 +90,13 @@ def test_beside_puts_the_null_next_to_the_value() -> None:
 
 
 def test_a_missing_axis_is_an_error_that_names_the_axes() -> None:
-    with pytest.raises(MeasureError, match=r"axes \['layer'\], and 'puzzle' is none"):
+    with pytest.raises(MeasureError, match=r"axes \['layer'\], and 'task' is none"):
         summarise(puzzles([1, 2], "layer"))
     assert int(summarise(puzzles([1, 2], "layer"), over="layer")["n"]) == 2
 
 
 def test_shares_have_wilson_intervals() -> None:
-    values = xr.DataArray(np.zeros((3, 10)), dims=("layers", "puzzle"))
+    values = xr.DataArray(np.zeros((3, 10)), dims=("layers", "task"))
     values[1] = 1
     values[2, :6] = np.nan
     found = share(values)
