@@ -190,6 +190,45 @@ def indices(wanted: Any, size: int, what: str, where: str) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
+def groups(wanted: Any, size: int, what: str) -> tuple[tuple[int, ...], ...]:
+    """Spell out places that are taken one after the other, some of them several indices held at once.
+
+    Args:
+        wanted: ``"all"`` (each index by itself), one index, or a list whose entries are an index or a *group*: a range,
+            a tuple, a :class:`Depth`.
+        size: How many there are.
+        what: ``"step"`` or ``"layer"``, for messages.
+
+    Returns:
+        A tuple of indices for every entry.
+
+    Raises:
+        AddressError: Something outside, or nothing.
+    """
+    if isinstance(wanted, Depth):
+        return (wanted.layers(size),)
+    if isinstance(wanted, (str, slice)) or hasattr(wanted, "__index__"):
+        return tuple((i,) for i in indices(wanted, size, what, "a model or plan"))
+    if not isinstance(wanted, Iterable):
+        raise AddressError(f"{what}s={wanted!r}: give 'all', or a list of indices and groups such as range(0, 4)")
+    found = tuple(
+        entry.layers(size) if isinstance(entry, Depth) else indices(entry, size, what, "a model or plan")
+        for entry in wanted
+    )
+    if not found:
+        raise AddressError(f"no {what}s selected: give at least one of 0 to {size - 1}")
+    return found
+
+
+def label(group: tuple[int, ...]) -> str:
+    """A group as text: ``5``, ``0-3``, ``0,4,8``, ``-`` for none."""
+    if not group:
+        return "-"
+    if len(group) > 1 and group == tuple(range(group[0], group[-1] + 1)):
+        return f"{group[0]}-{group[-1]}"
+    return ",".join(map(str, group))
+
+
 def names(wanted: str | Sequence[str], allowed: Sequence[str], what: str) -> tuple[str, ...]:
     """Spell out a choice among a few names."""
     if wanted == ALL:

@@ -29,11 +29,9 @@ from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.energy_by_depth import FOREGROUND, SHIFT
 from dit_lens.interventions.knockout import knockout
 from dit_lens.measures.region_attention import watch_attention, watched_attention
-from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import task_names
+from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.wan.attention_sets import Kind
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid, token_regions
 
 #: Things of one kind of which the prompt names the first: (named, not named).
@@ -49,53 +47,50 @@ def attention_by_depth(
     seed: int = 0,
     steps: Indices | None = None,
     draws: int = 3,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Enrichment of every region as keys of self-attention, one generation a puzzle, ``cond`` branch.
+    """Enrichment of every region as keys of self-attention, one generation a task, ``cond`` branch.
 
-    ``foreground``: names of task regions; their union is the key ``foreground``, all else ``rest``. Keys ``named`` and
-    ``other`` are the named and the unnamed goal where a task has both, ``named first`` and ``other first`` the same in
-    the first frame only. ``steps``: four over the schedule. ``sampling``, or its arguments flat: see
-    :class:`dit_lens.Sampling`. Puzzle i has seed ``seed + i``.
+    Args:
+        lens: The model.
+        tasks: Two or more, with regions.
+        foreground: Names of task regions; their union is the key ``foreground``, all else ``rest``. Keys ``named`` and
+            ``other`` are the named and the unnamed goal where a task has both, ``named first`` and ``other first`` the
+            same in the first frame only.
+        seed: Task i is generated with ``seed + i``.
+        steps: Steps to read; four over the schedule by default.
+        draws: Random masks for the null.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Returns ``enrichment`` (task, step, layer, head, query, key, kind), kinds ``region`` and ``null`` (mean over
-    ``draws`` random masks), and ``text`` (task, step, layer, head, key), the enrichment of prompt and padding in
-    cross-attention. Regions that a puzzle does not have are NaN.
+    Returns:
+        ``enrichment`` (task, step, layer, head, query, key, kind), kinds ``region`` and ``null`` (mean over the random
+        masks), and ``text`` (task, step, layer, head, bucket), the enrichment of prompt and padding in cross-attention.
+        Regions that a task does not have are NaN.
 
-    Errors: :class:`TaskError` for fewer than two tasks, :class:`MeasureError` for a task without foreground.
+    Raises:
+        TaskError: Fewer than two tasks.
+        MeasureError: A task without foreground.
     """
     if len(tasks) < 2:
-        raise TaskError(
-            f"{len(tasks)} puzzle gives no interval: measure two or more, dit_lens.tasks.batch('maze', n=12)"
-        )
-    how = merged(sampling, given, attention_by_depth)
-    plan = lens.plan(how)
-    wanted = sorted({round(q * (plan.n_steps - 1)) for q in np.linspace(0, 1, STEPS)}) if steps is None else steps
-    found, texts = [], []
-    for i, task in enumerate(tasks):
-        progress(i, len(tasks), f"attention, {getattr(task, 'name', task)} {seed + i}")
-        regions = _regions(lens.grid_of(task, how), task, foreground)
+        raise TaskError(f"{len(tasks)} task gives no interval: measure two or more, dit_lens.tasks.batch('maze', n=12)")
+
+    def row(item: Item) -> xr.Dataset:
+        last = item.plan.n_steps - 1
+        wanted = sorted({round(q * last) for q in np.linspace(0, 1, STEPS)}) if steps is None else steps
+        regions = _regions(item.lens.grid_of(item.task, item.sampling), item.task, foreground)
         keys = tuple(name for name, mask in regions.items() if mask.any() and not mask.all())
         watches = (
-            watch_attention(("all", "rest"), keys, steps=wanted, branches="cond", draws=draws, seed=seed + i),
+            watch_attention(("all", "rest"), keys, steps=wanted, branches="cond", draws=draws, seed=item.seed),
             watch_attention("all", kind="cross", steps=wanted, branches="cond", draws=1),
         )
-        run = lens.generate(task, seed=seed + i, sampling=how, regions=regions, interventions=list(watches))
+        run = item.generate(regions=regions, interventions=list(watches))
         one, words = (watched_attention(run, watch).isel(branch=0, drop=True) for watch in watches)
         pair = xr.concat([one.enrichment, one.null.mean("draw")], "kind", coords="minimal", compat="override")
-        found.append(pair.assign_coords(kind=["region", "null"]).drop_vars("size"))
-        texts.append(words.enrichment.isel(query=0, drop=True).drop_vars("size"))
-    progress(len(tasks), len(tasks), "done")
-    data = {"enrichment": _join(found), "text": _join(texts).rename(key="bucket")}
-    return xr.Dataset(data).assign_coords(
-        task=task_names(tasks), family=("task", [str(getattr(t, "name", "")) for t in tasks])
-    )
+        seen = pair.assign_coords(kind=["region", "null"]).drop_vars("size")
+        text = words.enrichment.isel(query=0, drop=True).drop_vars("size").rename(key="bucket")
+        return xr.Dataset({"enrichment": seen, "text": text})
 
-
-def _join(rows: Sequence[xr.DataArray]) -> xr.DataArray:
-    return xr.concat(rows, "task", join="outer", coords="minimal", compat="override")
+    return over_tasks(lens, tasks, row, seed=seed, options=options, of=attention_by_depth)
 
 
 def _regions(grid: Grid, task: Any, foreground: Sequence[str]) -> dict[str, np.ndarray]:
@@ -129,62 +124,68 @@ def knockouts(
     steps: Indices = ALL,
     seed: int = 0,
     regions: Mapping[str, Any] | None = None,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
     """Whole generations with attention of the edges (from, to) cut, beside cuts to random tokens.
 
-    ``layers``: name -> layers of a cut (``{"all": "all"}``). ``kind="cross"``: ``to`` is ``"pad"`` or ``"text"``, and
-    there is no random cut (NaN). Both branches, the ``steps`` given. ``tasks`` can answer and score. ``regions``: masks
-    of your own, as ``lens.generate`` takes them. ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`.
+    Args:
+        lens: The model.
+        tasks: Two or more that can answer and score.
+        edges: (queries, keys), names of regions.
+        layers: name -> layers of a cut (``{"all": "all"}``).
+        kind: ``"self"`` or ``"cross"``; with cross-attention ``to`` is ``"pad"`` or ``"text"``, and there is no random
+            cut (NaN).
+        steps: Where attention is cut, in both branches.
+        seed: Task i is generated with ``seed + i``.
+        regions: Masks of your own, as ``lens.generate`` takes them.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Returns, by (task, edge, window, kind) with kinds ``cut`` and ``random``: ``changed``, the answer is another one
-    than without a cut; ``solved``; ``moved``, how far the video's latents went, in standard deviations of the uncut;
-    and ``base_solved`` (task).
+    Returns:
+        (task, edge, layer, kind) with kinds ``cut`` and ``random``: ``changed``, the answer is another one than without
+        a cut; ``solved``; ``moved``, how far the video's latents went, in standard deviations of the uncut; and
+        ``base_solved`` (task).
 
-    Errors: :class:`TaskError` for fewer than two tasks or tasks that cannot be scored; those of ``knockout``.
+    Raises:
+        TaskError: Fewer than two tasks, or tasks that cannot be scored.
+        MeasureError: An unknown region.
     """
     if len(tasks) < 2 or not all(hasattr(task, "score") and hasattr(task, "answer") for task in tasks):
         raise TaskError("knockouts needs two or more tasks with score() and answer(), as dit_lens.tasks.batch gives")
-    asked = merged(sampling, given, knockouts)
     windows = {"all": ALL} if layers is None else dict(layers)
-    shape = (len(tasks), len(edges), len(windows), 2)
-    values = {name: np.full(shape, np.nan, np.float32) for name in ("changed", "solved", "moved")}
-    base_solved, total = [], len(tasks) * len(edges) * len(windows)
-    for i, task in enumerate(tasks):
-        how: dict[str, Any] = {"seed": seed + i, "regions": regions, "sampling": asked}
-        base = lens.generate(task, **how)
+    names = {f"{from_} -> {to}": (from_, to) for from_, to in edges}
+
+    def row(item: Item) -> xr.Dataset:
+        base, task = item.clean(), item.task
         answer = task.answer(base.video)
-        base_solved.append(float(bool(base.score)))
-        rng = np.random.default_rng(seed + i)
-        for e, (from_, to) in enumerate(edges):
-            targets: list[Any] = [to]
+        rng = np.random.default_rng(item.seed)
+        targets: dict[str, dict[str, Any]] = {}
+        for name, (_, to) in names.items():
+            targets[name] = {"cut": to}
             if kind == "self":
                 if to not in base.regions:
                     raise MeasureError(
-                        f"{to!r} is no region of this puzzle, which has {sorted(base.regions)}: cut one of these, so "
+                        f"{to!r} is no region of this task, which has {sorted(base.regions)}: cut one of these, so "
                         "that a random region of its size stands beside it"
                     )
-                targets.append(tuple(np.flatnonzero(elsewhere(base.regions[to], base.grid, rng)).tolist()))
-            for w, chosen in enumerate(windows.values()):
-                progress((i * len(edges) + e) * len(windows) + w, total, f"knockout {from_} -> {to}, puzzle {i}")
-                for j, target in enumerate(targets):
-                    cut = knockout(from_, target, layers=chosen, steps=steps, kind=kind)
-                    run = lens.generate(task, interventions=[cut], **how)
-                    at = i, e, w, j
-                    values["changed"][at] = task.answer(run.video) != answer
-                    values["solved"][at] = bool(run.score)
-                    values["moved"][at] = float((run.final - base.final).std() / base.final.std())
-    progress(total, total, "done")
-    dims = ("task", "edge", "window", "kind")
-    return xr.Dataset(
-        {**{name: (dims, v) for name, v in values.items()}, "base_solved": ("task", base_solved)},
-        {
-            "task": task_names(tasks), "family": ("task", [str(getattr(t, "name", "")) for t in tasks]),
-            "edge": [f"{a} -> {b}" for a, b in edges], "window": list(windows), "kind": ["cut", "random"],
-        },
-    )  # fmt: skip
+                random = elsewhere(base.regions[to], base.grid, rng)
+                targets[name]["random"] = tuple(np.flatnonzero(random).tolist())
+        cross = kind
+
+        def cut(edge: str, layer: str, kind: str) -> dict[str, Any]:
+            if kind not in targets[edge]:
+                return dict.fromkeys(("changed", "solved", "moved"), np.float32(np.nan))
+            edit = knockout(names[edge][0], targets[edge][kind], layers=windows[layer], steps=steps, kind=cross)
+            run = item.generate(interventions=[edit])
+            return {
+                "changed": np.float32(task.answer(run.video) != answer),
+                "solved": np.float32(bool(run.score)),
+                "moved": np.float32((run.final - base.final).std() / base.final.std()),
+            }
+
+        found = item.sites(cut, edge=list(names), layer=list(windows), kind=("cut", "random"))
+        return found.assign(base_solved=float(bool(base.score)))
+
+    return over_tasks(lens, tasks, row, seed=seed, options=options, of=knockouts, regions=regions)
 
 
 def elsewhere(mask: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndarray:

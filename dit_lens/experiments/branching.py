@@ -28,11 +28,9 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import indices
 from dit_lens.errors import MeasureError
 from dit_lens.interventions.renoise import renoise
-from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import task_names
+from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 
 
 def fork(lens: Lens, run: Run, step: int, seeds: Sequence[int | None]) -> list[Run]:
@@ -66,60 +64,59 @@ def branching(
     *,
     seed: int = 0,
     placebo: bool = True,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
     """Answers of ``n`` branches at each of ``steps``, of ``n`` fresh seeds, and of the placebo.
 
-    ``tasks``: with an ``answer(video)``, and several right ones. ``seed``: of the run that is forked; the fresh runs
-    have the next ones. ``placebo``: also go on from each step with the run's own noise. ``sampling``, or
-    its arguments flat: see :class:`dit_lens.Sampling`.
+    Args:
+        lens: The model.
+        tasks: With an ``answer(video)``, and several right ones.
+        steps: Where the run is forked.
+        n: Branches at each step.
+        seed: Of the run that is forked, the same for every task; the fresh runs have the next ones.
+        placebo: Also go on from each step with the run's own noise.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Returns per (task, step), and with the prefix ``fresh_`` per (task): ``distinct``, the number of different
-    answers over the number of answers (at least 1 / n); ``differ``, the share of pairs whose answers differ, which does
-    not depend on n; ``changed``, the share of answers other than the forked run's; ``answered``, the share of branches
-    that give an answer at all, on which the others are computed; ``solved``; and ``placebo_changed`` (task, step).
-    NaN where there are too few answers.
+    Returns:
+        Per (task, step), and with the prefix ``fresh_`` per (task): ``distinct``, the number of different answers over
+        the number of answers (at least 1 / n); ``differ``, the share of pairs whose answers differ, which does not
+        depend on n; ``changed``, the share of answers other than the forked run's; ``answered``, the share of branches
+        that give an answer at all, on which the others are computed; ``solved``; and ``placebo_changed`` (task, step).
+        NaN where there are too few answers.
 
-    Errors: :class:`MeasureError` for fewer than two branches or tasks without answers, :class:`AddressError` for steps.
+    Raises:
+        MeasureError: Fewer than two branches, or tasks without answers.
+        AddressError: Steps outside the plan.
     """
-    how = merged(sampling, given, branching)
     if n < 2:
         raise MeasureError(f"n={n}: whether branches differ needs at least two of them")
-    rows: list[xr.Dataset] = []
-    at: tuple[int, ...] = ()
-    first: Run | None = None
-    for i, task in enumerate(tasks):
+    for task in tasks:
         if not hasattr(task, "answer"):
             raise MeasureError(
                 f"{task!r} reads no answers: branching needs a task with answer(video), see dit_lens.tasks"
             )
-        progress(i, len(tasks), f"{n} branches at each step and {n} fresh seeds, puzzle {i}")
-        base = lens.generate(task, seed=seed, sampling=how)
-        first, at = base, indices(steps, base.n_steps, "step", "a plan")
-        own = task.answer(base.video)
-        fresh = [lens.generate(task, seed=seed + 1 + j, sampling=how) for j in range(n)]
-        forks = [counted(own, fork(lens, base, step, range(n))) for step in at]
-        row: dict[str, Any] = {name: ("step", [found[name] for found in forks]) for name in forks[0]}
-        row |= {f"fresh_{name}": value for name, value in counted(own, fresh).items()}
-        if placebo:
-            same = [counted(own, fork(lens, base, step, [None]))["changed"] for step in at]
-            row["placebo_changed"] = ("step", same)
-        rows.append(xr.Dataset(row))
-    if first is None:
-        raise MeasureError("no tasks: give some, e.g. several('maze', 20)")
-    found = xr.concat(rows, "task").assign_coords(
-        task=task_names(tasks),
-        step=("step", list(at), {"long_name": "step of the fork"}),
-        sigma=("step", [first.sigmas[s] for s in at]),
-        expert=("step", [first.plan.at(s).expert for s in at]),
-    )
+
+    def row(item: Item) -> xr.Dataset:
+        base = item.clean(seed=seed)
+        own = item.task.answer(base.video)
+
+        def forked(step: int) -> dict[str, float]:
+            found = counted(own, fork(item.lens, base, step, range(n)))
+            if placebo:
+                found["placebo_changed"] = counted(own, fork(item.lens, base, step, [None]))["changed"]
+            return found
+
+        found = item.sites(forked, step=indices(steps, base.n_steps, "step", "a plan"))
+        fresh = counted(own, [item.generate(seed=seed + 1 + j) for j in range(n)])
+        return found.assign({f"fresh_{name}": value for name, value in fresh.items()})
+
+    found = over_tasks(lens, tasks, row, seed=seed, options=options, of=branching)
+    found["step"].attrs = {"long_name": "step of the fork"}
     for name, what in LABELS.items():
         for full in (name, f"fresh_{name}", f"placebo_{name}"):
             if full in found:
                 found[full].attrs = {"long_name": what, "units": "share"}
-    return found.assign_attrs(n=n, seed=seed, n_steps=first.n_steps, model=lens.name)
+    return found.assign_attrs(n=n)
 
 
 LABELS = MappingProxyType(

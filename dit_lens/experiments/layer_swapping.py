@@ -2,12 +2,12 @@
 
 For a base run b, a source run s (same noise, other answer) and a swap h (some layers, steps, heads, tokens of s in b)::
 
-    flipped = [ answer(h) = answer(s) ]     over puzzles with answer(s) != answer(b), both given
+    flipped = [ answer(h) = answer(s) ]     over tasks with answer(s) != answer(b), both given
     changed = [ answer(h) != answer(b) ]    anything else than before, "no answer" included
     effect  = < x(h) - x(b), x(s) - x(b) > / || x(s) - x(b) ||^2      0 = base, 1 = source
     nearer  = [ || x(h) - x(s) || < || x(h) - x(b) || ] = [ effect > 1/2 ]
 
-each read at two horizons: ``window`` from x0_hat of the last swapped step (for one step this is the local effect), and
+each read at two horizons: ``local`` from x0_hat of the last swapped step (for one step this is the local effect), and
 ``final`` from the finished video. Early x0_hat shows several answers at once and reads as none, so ``flipped`` is
 often empty there; ``nearer`` is then the flip that can be counted. The placebo is the same swap from the same scene at
 another seed, judged against the same source.
@@ -26,119 +26,28 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
-from dit_lens.address import Depth, indices
+from dit_lens.address import groups, label
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.interventions import patch
 from dit_lens.interventions.base import STREAM
-from dit_lens.progress import Progress, silent
+from dit_lens.runner import Options, Sweep
+from dit_lens.runner.metrics import Item, projected
+from dit_lens.runner.options import RUNNING
 from dit_lens.stats.summary import share, summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 
-HORIZONS = ("window", "final")
-KINDS = ("swap", "placebo")
-MEASURES = ("flipped", "changed", "nearer", "effect")
-PLACEBO_SEED = 10_000  # added to a puzzle's seed: same scene, other noise
-
-
-def swap(
-    lens: Lens,
-    tasks: Sequence[Any],
-    layers: Any = "each",
-    steps: Any = 0,
-    *,
-    hook: str | Sequence[str] = "update",
-    twin: str | Callable[[Any], Any] = "other_answer",
-    branches: Any = "all",
-    heads: Any = None,
-    tokens: Any = None,
-    horizons: Sequence[str] = HORIZONS,
-    seed: int = 0,
-    placebo_seed: int = PLACEBO_SEED,
-    regions: Mapping[str, Any] | None = None,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
-) -> xr.Dataset:
-    """Swap every group of layers in every window of steps, for every hook, on every puzzle.
-
-    ``layers``: one group (an int, a range, a :class:`Depth`, ``"all"``), a list of groups, or ``"each"`` layer.
-    ``steps``: one window or a list of windows. ``hook``: ``"update"``, the stream (``"resid_post"``), a component
-    (``"attn_gated"``, ``"cross_attn_out"``, ``"mlp_gated"``), a per-head point with ``heads`` (``"z"``); one or a list.
-    ``tokens``: a region or token indices. ``twin``: a kind of ``task.twin``, or a function from a task to its partner.
-    ``branches``: both by default; ``"cond"`` or ``"uncond"`` on request. ``regions``: masks of your own, as
-    ``lens.generate`` takes them. ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`. Puzzle i has seed
-    ``seed + i``, its placebo source ``placebo_seed`` more. Asking for ``horizons=("window",)`` only stops after the
-    window: far cheaper.
-
-    Returns a Dataset over (hook, layers, steps, horizon): ``flipped``, ``changed``, ``nearer``, ``effect``, each with
-    ``_low``, ``_high``, ``_n`` and the same of its placebo (``_null``, ``_null_low``, ``_null_high``), and ``raw`` per
-    puzzle.
-    Shares have Wilson intervals, effects bootstrap intervals over puzzles, all 95 %.
-
-    Errors: :class:`TaskError` for tasks without twins or answers, :class:`MeasureError` for pairs that agree exactly,
-    :class:`AddressError` for places outside the model or the plan.
-    """
-    named = (hook,) if isinstance(hook, str) else tuple(hook)
-    hooks = tuple(point(name).name for name in named)
-    outside = [name for name in hooks if not point(name).in_block]
-    if outside:
-        raise MeasureError(f"{outside} lie outside the blocks, so layers cannot be swapped there: use dit_lens.patch")
-    unknown = [h for h in horizons if h not in HORIZONS]
-    if unknown or not horizons:
-        raise MeasureError(f"horizons {unknown or horizons} are unknown: choose from {list(HORIZONS)}")
-    if len(tasks) < 2:
-        raise TaskError(f"{len(tasks)} puzzle gives no interval: swap at least two, dit_lens.tasks.batch('maze', n=24)")
-    asked = merged(sampling, given, swap)
-    plan = lens.plan(asked)
-    groups = spans(layers, lens.n_layers, "layer")
-    windows = spans(steps, plan.n_steps, "step")
-    shape = (len(MEASURES), len(KINDS), len(hooks), len(groups), len(windows), len(horizons), len(tasks))
-    raw = np.full(shape, np.nan)
-    where = {"branches": branches, "heads": heads, "tokens": tokens}
-    last = None if "final" in horizons else max(window[-1] for window in windows.values())
-    how = {"sampling": asked, "regions": regions, "stop_after": last}
-    remarks: dict[str, None] = {}
-    for p, task in enumerate(tasks):
-        progress(p, len(tasks), f"{getattr(task, 'name', task)} {seed + p}")
-        trio = _trio(lens, task, twin, seed + p, placebo_seed, how)
-        for h, k, w in np.ndindex(len(hooks), len(KINDS), len(windows)):
-            name, donor, window = hooks[h], (trio.source, trio.placebo)[k], list(windows.values())[w]
-            whole = name in STREAM and tokens is None
-            same = whole and shared_text(trio.base, donor)
-            if same:
-                remarks |= dict.fromkeys([_INVARIANT.format(hook=name, kind=KINDS[k])])
-            for g, group in enumerate(groups.values()):
-                if same and g:
-                    raw[:, k, h, g, w, :, p] = raw[:, k, h, 0, w, :, p]
-                    continue
-                if whole and len(group) > 1:
-                    remarks |= dict.fromkeys([_LAST.format(hook=name)])
-                raw[:, k, h, g, w, :, p] = trio.judge(lens, donor, name, group, window, horizons, where)
-    progress(len(tasks), len(tasks), "done")
-    coords = {
-        "measure": list(MEASURES), "kind": list(KINDS), "hook": list(hooks), "layers": list(groups),
-        "steps": list(windows), "horizon": list(horizons), "task": np.arange(len(tasks)),
-    }  # fmt: skip
-    cells = xr.DataArray(raw, dims=tuple(coords), coords=coords, name="raw")
-    about = {
-        "model": lens.name, "weights": lens.fingerprint, "twin": twin if isinstance(twin, str) else "own function",
-        "placebo": f"same scene, seed + {placebo_seed}", "branches": str(branches), "heads": str(heads),
-        "tokens": str(tokens), "first_seed": seed, "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler,
-        "remarks": list(remarks),
-    }  # fmt: skip
-    return _table(cells).assign_attrs(about)
-
-
+HORIZONS = ("local", "final")
+KINDS = ("effect", "placebo")
+METRICS = ("flipped", "changed", "nearer", "effect")
 _INVARIANT = (
     "{kind} of the whole stream ({hook}, all tokens): base and donor share text and timestep, so it hands over the "
     "donor's velocity whatever the layer. Run once and filled in for all layers; the layer axis says nothing here"
@@ -148,74 +57,165 @@ _LAST = (
 )
 
 
-def spans(wanted: Any, size: int, what: str) -> dict[str, tuple[int, ...]]:
-    """Groups of indices by label: ``[0, range(4), "all"]`` gives ``{"0": (0,), "0-3": (0, 1, 2, 3), "all": (...)}``."""
-    if isinstance(wanted, str) and wanted == "each":
-        wanted = list(range(size))
-    groups = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
-    found = {}
-    for group in groups:
-        chosen = group.layers(size) if isinstance(group, Depth) else indices(group, size, what, "the model or plan")
-        run = len(chosen) > 1 and chosen == tuple(range(chosen[0], chosen[-1] + 1))
-        label = f"{chosen[0]}-{chosen[-1]}" if run else ",".join(map(str, chosen))
-        found["all" if len(chosen) == size > 1 else label] = chosen
-    if not found:
-        raise MeasureError(f"no group of {what}s to swap: give an int, a range, 'all', or a list of those")
-    return found
+def swap(
+    lens: Lens,
+    tasks: Sequence[Any],
+    layers: Any = "all",
+    steps: Any = (0,),
+    *,
+    hooks: str | Sequence[str] = "update",
+    twin: str | Callable[[Any], Any] = "other_answer",
+    branches: str = "all",
+    heads: Any = None,
+    tokens: Any = None,
+    horizons: Sequence[str] = HORIZONS,
+    seed: int = 0,
+    placebo_seed: int = 10_000,
+    regions: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
+) -> xr.Dataset:
+    """Swap every group of layers in every window of steps, for every hook, on every task.
+
+    Args:
+        lens: The model.
+        tasks: At least two.
+        layers: ``"all"`` (each by itself), or a list whose entries are a layer or a group held at once (``range(20,
+            30)``, ``dl.Depth(.5, .75)``).
+        steps: Likewise.
+        hooks: ``"update"``, the stream (``"resid_post"``), a component (``"attn_gated"``, ``"cross_attn_out"``,
+            ``"mlp_gated"``), a per-head point with ``heads`` (``"z"``); one or a list.
+        twin: A kind of ``task.twin``, or a function from a task to its partner.
+        branches: Both by default; ``"cond"`` or ``"uncond"`` on request.
+        heads: Heads to swap, of hooks that have them.
+        tokens: A region or token indices; all by default.
+        horizons: ``("local",)`` stops after the swapped steps: far cheaper.
+        seed: Task i is generated with ``seed + i``.
+        placebo_seed: Added to that seed for the placebo's source.
+        regions: Masks of your own, as ``lens.generate`` takes them.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
+
+    Returns:
+        A Dataset over (hook, layer, step, horizon): ``flipped``, ``changed``, ``nearer``, ``effect``, each with
+        ``_low``, ``_high``, ``_n`` and the same of its placebo (``_null``, ``_null_low``, ``_null_high``); and ``raw``
+        (metric, kind, hook, layer, step, horizon, task). Shares have Wilson intervals, effects bootstrap intervals over
+        tasks, all 95 %.
+
+    Raises:
+        TaskError: Tasks without twins or answers.
+        MeasureError: Pairs that agree exactly.
+        AddressError: Places outside the model or the plan.
+    """
+    names = tuple(point(name).name for name in ((hooks,) if isinstance(hooks, str) else hooks))
+    outside = [name for name in names if not point(name).in_block]
+    if outside:
+        raise MeasureError(f"{outside} lie outside the blocks, so layers cannot be swapped there: use dit_lens.patch")
+    unknown = [h for h in horizons if h not in HORIZONS]
+    if unknown or not horizons:
+        raise MeasureError(f"horizons {unknown or horizons} are unknown: choose from {list(HORIZONS)}")
+    if len(tasks) < 2:
+        raise TaskError(f"{len(tasks)} task gives no interval: swap at least two, dit_lens.tasks.batch('maze', n=24)")
+    partners = [_partner(task, twin) for task in tasks]
+    chosen = groups(layers, lens.n_layers, "layer")
+    folder = options.pop("folder", None)
+
+    def swapped(part: str, some: Sequence[int], hooks: Sequence[str], layers: Any, placebo: Any) -> xr.DataArray:
+        """(metric, kind, hook, layer, step, horizon, task) of some of the tasks."""
+        made = Sweep(
+            lens, tasks=[tasks[i] for i in some], source=[partners[i] for i in some], seeds=seed, seed_step=1,
+            edit=partial(patch, heads=heads, tokens=tokens), steps=steps, layers=layers, hooks=hooks,
+            branches=branches, placebo=placebo, placebo_seed=placebo_seed, regions=regions,
+            horizon="final" if "final" in horizons else "local", reading=SwapReading(tuple(horizons)),
+            folder=None if folder is None else f"{folder}/{part}", **options,
+        )  # fmt: skip
+        found = made.raw().squeeze(["seed", "head", "region", "branch"], drop=True)
+        metrics = [
+            xr.concat([found[f"{metric} {h}"] for h in horizons], "horizon").assign_coords(horizon=list(horizons))
+            for metric in METRICS
+        ]
+        whole = xr.concat(metrics, "metric").assign_coords(metric=list(METRICS), layer=list(map(label, layers)))
+        return whole.assign_coords(task=list(some)).transpose(
+            "metric", "kind", "hook", "layer", "step", "horizon", "task"
+        )
+
+    everyone = range(len(tasks))
+    remarks: list[str] = []
+    parts = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="patching the whole stream")  # said in the result's remarks
+        streams = [name for name in names if name in STREAM and tokens is None]
+        others = [name for name in names if name not in streams]
+        if others:
+            parts.append(swapped("components", everyone, others, chosen, "seed"))
+        if streams:
+            first = swapped("stream", everyone, streams, chosen[:1], "seed")
+            filled = first.reindex(layer=list(map(label, chosen)), method=None)
+            filled = filled.fillna(first.isel(layer=0, drop=True))
+            apart = [i for i in everyone if not _shares_text(lens, tasks[i], partners[i])]
+            if apart and len(chosen) > 1:
+                rest = swapped("stream-layers", apart, streams, chosen[1:], "none")
+                filled = rest.combine_first(filled).transpose(*filled.dims).sel(layer=filled["layer"])
+            parts.append(filled)
+            for name in streams:
+                if len(apart) < len(tasks):
+                    remarks.append(_INVARIANT.format(hook=name, kind="swap"))
+                remarks.append(_INVARIANT.format(hook=name, kind="placebo"))
+                if any(len(group) > 1 for group in chosen):
+                    remarks.append(_LAST.format(hook=name))
+    cells = xr.concat(parts, "hook").sel(hook=list(names), task=list(everyone)).rename("raw")
+    plan = lens.plan(options.get("sampling"), **_flat(options))
+    about = {
+        "model": lens.name, "weights": lens.fingerprint, "twin": twin if isinstance(twin, str) else "own function",
+        "placebo": f"same scene, seed + {placebo_seed}", "branches": str(branches), "heads": str(heads),
+        "tokens": str(tokens), "first_seed": seed, "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler,
+        "remarks": remarks,
+    }  # fmt: skip
+    return _table(cells).assign_attrs(about)
 
 
-def shared_text(a: Run, b: Run) -> bool:
-    """Whether the two runs read the same text (and CLIP image context), so that only latents and picture differ."""
-    mine, other = a.conditions, b.conditions
-    pairs = [(mine.prompt, other.prompt), (mine.negative, other.negative), (mine.image_context, other.image_context)]
-    return all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x, y in pairs)
+@dataclass(frozen=True)
+class SwapReading:
+    """What is read of one swap, at each horizon: ``"<metric> <horizon>"``."""
+
+    horizons: tuple[str, ...]
+
+    def __call__(self, run: Run, item: Item, step: int, last: int) -> dict[str, float]:
+        base, source = item.base, item.source
+        assert source is not None
+        if torch.equal(base.latents, source.latents):
+            raise MeasureError(
+                f"base and source agree exactly ({base.task!r}): there is no other answer to flip to; choose another "
+                "twin, or a task in which what differs reaches the model"
+            )
+        found = {}
+        for horizon in self.horizons:
+            values = _judged(run, base, source, step if horizon == "local" else None)
+            found |= {f"{metric} {horizon}": value for metric, value in zip(METRICS, values, strict=True)}
+        return found
 
 
-@dataclass(frozen=True, eq=False)
-class _Trio:
-    """One puzzle: base, source and placebo runs, and how a swapped run is judged against them."""
-
-    base: Run
-    source: Run
-    placebo: Run
-
-    def judge(
-        self, lens: Lens, donor: Run, hook: str, group: Sequence[int], window: Sequence[int],
-        horizons: Sequence[str], where: Mapping[str, Any],
-    ) -> np.ndarray:  # fmt: skip
-        """The measures at each horizon, (measure, horizon), of one swap."""
-        edit = patch(steps=list(window), layers=list(group), hook=hook, source=donor, **where)
-        stop = None if "final" in horizons else window[-1]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="patching the whole stream")  # said in the result's remarks
-            # The steps before the window are the base's own, so they are taken from it, not run again.
-            run = lens.generate(resume=self.base.until(window[0]), interventions=[edit], stop_after=stop)
-        return np.array([self._at(run, window[-1] if h == "window" else None) for h in horizons]).T
-
-    def _at(self, run: Run, step: int | None) -> tuple[float, ...]:
-        base, source = self.base, self.source
-        x, b, s = (r.final if step is None else r.x0_hat(step) for r in (run, base, source))
-        was, aim = _answer(base, step), _answer(source, step)
-        now = base.task.answer(run.decode(x))
-        asked = aim is not None and was is not None and aim != was
-        effect = _projection(x - b, s - b)
-        nearer = float(effect > 0.5) if np.isfinite(effect) else np.nan
-        return float(now == aim) if asked else np.nan, float(now != was), nearer, effect
+def _judged(run: Run, base: Run, source: Run, step: int | None) -> tuple[float, ...]:
+    """flipped, changed, nearer, effect: by x0_hat of a step, or by the finished video."""
+    x, b, s = (r.final if step is None else r.x0_hat(step) for r in (run, base, source))
+    was, aim = _answer(base, step), _answer(source, step)
+    now = base.task.answer(run.decode(x))
+    asked = aim is not None and was is not None and aim != was
+    effect = projected(x - b, s - b)
+    nearer = float(effect > 0.5) if np.isfinite(effect) else np.nan
+    return float(now == aim) if asked else np.nan, float(now != was), nearer, effect
 
 
-def _trio(lens: Lens, task: Any, twin: Any, seed: int, placebo_seed: int, how: Mapping[str, Any]) -> _Trio:
+def _partner(task: Any, twin: Any) -> Any:
     if not hasattr(task, "answer"):
         raise TaskError(f"{task!r} cannot read an answer from a video: give it answer(video), as dit_lens.tasks have")
     if isinstance(twin, str) and not hasattr(task, "twin"):
         raise TaskError(f"{task!r} has no twins: pass twin=function, which gives the task to swap with")
-    other = task.twin(twin) if isinstance(twin, str) else twin(task)
-    base, source = lens.generate(task, seed=seed, **how), lens.generate(other, seed=seed, **how)
-    if torch.equal(base.latents, source.latents):
-        raise MeasureError(
-            f"base and source agree exactly ({task!r}): there is no other answer to flip to; choose another twin, or "
-            "a task in which what differs reaches the model"
-        )
-    return _Trio(base, source, lens.generate(task, seed=seed + placebo_seed, **how))
+    return task.twin(twin) if isinstance(twin, str) else twin(task)
+
+
+def _shares_text(lens: Lens, a: Any, b: Any) -> bool:
+    """Whether two tasks give the blocks the same text and CLIP image, so that only latents and picture differ."""
+    same_image = np.array_equal(np.asarray(a.image), np.asarray(b.image))
+    return bool(a.prompt == b.prompt) and (not lens.experts["high"].image_context or same_image)
 
 
 def _answer(run: Run, step: int | None) -> Hashable:
@@ -225,24 +225,23 @@ def _answer(run: Run, step: int | None) -> Hashable:
     return run._cache[key]
 
 
-def _projection(moved: Tensor, toward: Tensor) -> float:
-    size = float((toward * toward).sum())
-    return float((moved * toward).sum()) / size if size else np.nan
+def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if k not in (*RUNNING, "sampling")}
 
 
 def _table(cells: xr.DataArray) -> xr.Dataset:
     found: dict[str, xr.DataArray] = {}
     texts = {
-        "flipped": ("answers turned into the source's", "share of puzzles"),
-        "changed": ("answers that are no longer the base's", "share of puzzles"),
-        "nearer": ("states nearer to the source's than to the base's", "share of puzzles"),
+        "flipped": ("answers turned into the source's", "share of tasks"),
+        "changed": ("answers that are no longer the base's", "share of tasks"),
+        "nearer": ("states nearer to the source's than to the base's", "share of tasks"),
         "effect": ("change projected on source minus base", "0 = base, 1 = source"),
     }
-    for measure in MEASURES:
+    for metric in METRICS:
         for kind, suffix in zip(KINDS, ("", "_null"), strict=True):
-            values = cells.sel(measure=measure, kind=kind, drop=True)
-            summary = summarise(values) if measure == "effect" else share(values)
+            values = cells.sel(metric=metric, kind=kind, drop=True)
+            summary = summarise(values) if metric == "effect" else share(values)
             for part, name in (("value", ""), ("low", "_low"), ("high", "_high"), ("n", "_n")):
-                found[f"{measure}{suffix}{name}"] = summary[part]
-        found[measure].attrs |= dict(zip(("long_name", "units"), texts[measure], strict=True))
+                found[f"{metric}{suffix}{name}"] = summary[part]
+        found[metric].attrs |= dict(zip(("long_name", "units"), texts[metric], strict=True))
     return xr.Dataset(found | {"raw": cells})

@@ -23,15 +23,13 @@ import xarray as xr
 
 from dit_lens.address import ALL, Indices, indices
 from dit_lens.errors import MeasureError
-from dit_lens.experiments.noise_kinds import KINDS, SomeTokens, check, injection, latent_frames, pixel_frames, with_next
+from dit_lens.experiments.noise_kinds import KINDS, SomeTokens, check, injection, latent_frames, pixel_frames
 from dit_lens.measures.cka import ESTIMATORS, dissimilarity
-from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import task_names
+from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 
 Score = Callable[[Run], float]
 
@@ -61,87 +59,70 @@ def noise_at_step(
     seed: int = 0,
     noise_seed: int = 1,
     tokens: int = 1024,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Inject noise at each of ``steps``, once per puzzle and kind; scores and the propagation map.
+    """Inject noise at each of ``steps``, once per task and kind; scores and the propagation map.
 
-    ``tasks``: at least two, of one size; puzzle i is generated with ``seed + i``, and puzzle i + 1 is foreign to it.
-    ``frames``: latent frames to inject in; all, as in the paper. ``hook``: also compare this hook at ``layer`` (the
-    middle one), ``cond`` branch, on at most ``tokens`` tokens. ``scores``: name -> callable(run) -> float.
-    ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`.
+    Args:
+        lens: The model.
+        tasks: At least two, of one size; task i + 1 is foreign to task i.
+        steps: Where noise is injected, each by itself.
+        kinds: Kinds of noise (:data:`~dit_lens.experiments.noise_kinds.KINDS`).
+        frames: Latent frames to inject in; all, as in the paper.
+        hook: Also compare this hook, ``cond`` branch.
+        layer: The layer of ``hook``; the middle one by default.
+        scores: name -> function of a run.
+        seed: Task i is generated with ``seed + i``.
+        noise_seed: Seed of the injected noise.
+        tokens: At most so many tokens are compared for ``hook``.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Returns (task, kind, step) for every score, ``clean_<score>`` (task), the propagation map ``dissimilarity``
-    (task, kind, step, later, of, estimator), 1 - CKA of the state entering step ``later`` to the clean run's, and
-    ``unrelated`` (task, later, of, estimator), the same between the clean runs of two puzzles. ``later`` = number of
-    steps stands for the finished latents.
+    Returns:
+        (task, kind, step) for every score; ``clean_<score>`` (task); the propagation map ``dissimilarity`` (task, kind,
+        step, later, hook, metric), 1 - CKA of the state that enters step ``later`` to the clean run's (``later`` =
+        number of steps stands for the finished latents; the hooks ``latents`` and ``x0_hat`` are always compared); and
+        ``unrelated`` (task, later, hook, metric), the same between the clean runs of two tasks.
 
-    Errors: :class:`MeasureError` for fewer than two tasks or unknown kinds, :class:`TaskError` for tasks without a
-    scorer, :class:`AddressError` for steps outside.
+    Raises:
+        MeasureError: Fewer than two tasks, or unknown kinds.
+        TaskError: Tasks without a scorer.
+        AddressError: Steps outside the plan.
     """
-    how = merged(sampling, given, noise_at_step)
     check(tasks, kinds)
     if scores is SCORES:
         needed(tasks, "score", cure="pass scores={'name': function of a run}")
     layer = lens.n_layers // 2 if layer is None else layer
     records = [] if hook is None else [record(hook, reduce=SomeTokens(tokens), layers=layer, branches="cond")]
-    of = ["latents", "x0_hat", *([] if hook is None else [hook])]
-    found: dict[str, Any] = {}
-    for i, base, other in with_next(lens, tasks, seed, how, records):
-        progress(i, len(tasks), f"{len(kinds)} kinds of noise at steps, puzzle {i}")
-        n_steps = base.plan.n_steps
-        at = indices(steps, n_steps, "step", "a plan")
-        if not found:
-            shape = (len(tasks), len(kinds), len(at))
-            found = {name: np.full(shape, np.nan) for name in scores}
-            far = np.zeros((*shape, n_steps + 1, len(of), len(ESTIMATORS)))
-            unrelated = np.zeros((len(tasks), *far.shape[3:]))
-            clean = {f"clean_{name}": np.zeros(len(tasks)) for name in scores}
-            first = base
-        unrelated[i] = dissimilarity(base, other, of, layer=layer)
-        for name, score in scores.items():
-            clean[f"clean_{name}"][i] = score(base)
-        for k, kind in enumerate(kinds):
-            for j, step in enumerate(at):
-                edit = injection(kind, step, base, other, noise_seed, frames)
-                run = lens.generate(resume=base.until(step), interventions=[edit], record=records)
-                for name, score in scores.items():
-                    found[name][i, k, j] = score(run)
-                later = range(step, n_steps + 1)
-                far[i, k, j, step:] = dissimilarity(base, run, of, later, layer=layer)
-    sets = {name: (("task", "kind", "step"), value) for name, value in found.items()}
-    return xr.Dataset(
-        {
-            **sets,
-            **{name: ("task", value) for name, value in clean.items()},
-            "dissimilarity": (("task", "kind", "step", "later", "of", "estimator"), far),
-            "unrelated": (("task", "later", "of", "estimator"), unrelated),
-        },
-        coords={
-            "task": task_names(tasks),
-            "kind": list(kinds),
-            "step": list(at),
-            "later": range(first.plan.n_steps + 1),
-            "of": of,
-            "estimator": list(ESTIMATORS),
-            "sigma": ("step", [first.sigmas[s] for s in at]),
-            "expert": ("step", [first.plan.at(s).expert for s in at]),
-        },
-        attrs={
-            "n_steps": first.plan.n_steps,
-            "seed": seed,
-            "noise_seed": noise_seed,
-            "layer": layer,
-            "model": lens.name,
-        },
-    )
+    compared = ["latents", "x0_hat", *([] if hook is None else [hook])]
+
+    def row(item: Item) -> xr.Dataset:
+        base, other = item.clean(record=records), item.clean(1, record=records)
+        n_steps = item.plan.n_steps
+
+        def noised(kind: str, step: int) -> dict[str, Any]:
+            run = item.fork(base, step, [injection(kind, step, base, other, noise_seed, frames)], record=records)
+            far = np.zeros((n_steps + 1, len(compared), len(ESTIMATORS)))
+            far[step:] = dissimilarity(base, run, compared, range(step, n_steps + 1), layer=layer)
+            return {
+                **{name: score(run) for name, score in scores.items()},
+                "dissimilarity": (("later", "hook", "metric"), far),
+            }
+
+        found = item.sites(noised, kind=kinds, step=indices(steps, n_steps, "step", "a plan"))
+        clean = {f"clean_{name}": score(base) for name, score in scores.items()}
+        far = dissimilarity(base, other, compared, layer=layer).values
+        return found.assign(clean).assign(unrelated=(("later", "hook", "metric"), far))
+
+    found = over_tasks(lens, tasks, row, seed=seed, options=options, of=noise_at_step)
+    return found.assign_coords(
+        later=range(found.sizes["later"]), hook=compared, metric=list(ESTIMATORS)
+    ).assign_attrs(noise_seed=noise_seed, layer=layer)
 
 
 def sensitivity(found: xr.Dataset) -> xr.DataArray:
     """The paper's sensitivity curve from a propagation map: mean dissimilarity over the states after the injection,
 
-    (task, kind, step, of, estimator). How the paper reduces its map to a curve is not known; this is the plain way.
+    (task, kind, step, hook, metric). How the paper reduces its map to a curve is not known; this is the plain way.
     The later the injection, the fewer the states and the less the time to recover.
     """
     after = found["later"] > found["step"]
@@ -185,70 +166,75 @@ def noise_at_frame(
     scorer: Callable[[Any, np.ndarray], float] | None = None,
     seed: int = 0,
     noise_seed: int = 1,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Inject noise in each of ``frames`` (latent, or ``unit="pixel"``) at every step, once per puzzle and kind.
+    """Inject noise in each of ``frames`` at every step, once per task and kind.
 
-    ``steps``: hold it over these steps only, e.g. ``range(17)``, which leaves the rest to repair the frame. ``scorer``:
-    callable(task, video) -> float; the task's own partial credit by default. The others: see :func:`noise_at_step`.
+    The last step has noise too, and one step cannot repair it: the frame itself is lost by construction.
 
-    Returns (task, kind, frame) ``score``; ``elsewhere``, the score when the frame's own pixels are taken from the
-    clean run, so that only what it did to the other frames counts; ``damage`` (task, kind, frame, pixel), the root
-    mean square pixel difference to the clean run in each pixel frame; ``clean_score`` (task); and ``unrelated``
-    (task, pixel), the pixel difference between the clean runs of two puzzles. The last step has noise too, and one
-    step cannot repair it: the frame itself is lost by construction.
+    Args:
+        lens: The model.
+        tasks: At least two, of one size; task i + 1 is foreign to task i.
+        frames: Each by itself.
+        kinds: Kinds of noise.
+        unit: ``"latent"`` or ``"pixel"``: what ``frames`` counts.
+        steps: Hold the noise over these steps only, e.g. ``range(17)``, which leaves the rest to repair the frame.
+        scorer: ``scorer(task, video) -> float``; the task's own partial credit by default.
+        seed: Task i is generated with ``seed + i``.
+        noise_seed: Seed of the injected noise.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Errors: as :func:`noise_at_step`.
+    Returns:
+        (task, kind, frame) ``score``; ``elsewhere``, the score when the frame's own pixels are taken from the clean
+        run, so that only what it did to the other frames counts; ``damage`` (task, kind, frame, pixel_frame), the root
+        mean square pixel difference to the clean run in each pixel frame; ``clean_score`` (task); and ``unrelated``
+        (task, pixel_frame), the pixel difference between the clean runs of two tasks.
+
+    Raises:
+        MeasureError: Fewer than two tasks, or unknown kinds.
+        TaskError: Tasks without a scorer.
+        AddressError: Frames outside the video.
     """
-    how = merged(sampling, given, noise_at_frame)
     check(tasks, kinds)
     if scorer is None:
         needed(tasks, "score", cure="pass scorer=function of a task and a video")
-    judge = (lambda task, video: float(task.score(video).value)) if scorer is None else scorer
-    found: dict[str, Any] = {}
-    for i, base, other in with_next(lens, tasks, seed, how, ()):
-        progress(i, len(tasks), f"{len(kinds)} kinds of noise at frames, puzzle {i}")
+    judge = partial_credit if scorer is None else scorer
+
+    def row(item: Item) -> xr.Dataset:
+        base, other, task = item.clean(), item.clean(1), item.task
+        restarted: list[Run] = []  # a restart knows no frames, so one run serves all
+
+        def noised(kind: str, frame: int) -> dict[str, Any]:
+            if kind != "restart" or not restarted:
+                run = item.fork(base, 0, [injection(kind, steps, base, other, noise_seed, [frame])])
+                restarted[:] = [run] if kind == "restart" else restarted
+            else:
+                run = restarted[0]
+            repaired, own = run.video.copy(), pixel_frames(base.grid, frame)
+            repaired[own] = base.video[own]
+            return {
+                "score": judge(task, run.video),
+                "elsewhere": judge(task, repaired),
+                "damage": ("pixel_frame", _rms(base.video, run.video)),
+            }
+
         at = latent_frames(base.grid, frames, unit)
-        if not found:
-            shape = (len(tasks), len(kinds), len(at))
-            found = {"score": np.zeros(shape), "elsewhere": np.zeros(shape)}
-            damage = np.zeros((*shape, base.grid.n_pixel_frames))
-            clean, unrelated = np.zeros(len(tasks)), np.zeros((len(tasks), base.grid.n_pixel_frames))
-            grid = base.grid
-        clean[i] = judge(tasks[i], base.video)
-        unrelated[i] = _rms(base.video, other.video)
-        for k, kind in enumerate(kinds):
-            run = None
-            for j, frame in enumerate(at):
-                if run is None or kind != "restart":  # a restart knows no frames
-                    edit = injection(kind, steps, base, other, noise_seed, [frame])
-                    run = lens.generate(resume=base.until(0), interventions=[edit])
-                repaired = run.video.copy()
-                own = pixel_frames(base.grid, frame)
-                repaired[own] = base.video[own]
-                found["score"][i, k, j] = judge(tasks[i], run.video)
-                found["elsewhere"][i, k, j] = judge(tasks[i], repaired)
-                damage[i, k, j] = _rms(base.video, run.video)
-    return xr.Dataset(
-        {
-            **{name: (("task", "kind", "frame"), value) for name, value in found.items()},
-            "damage": (("task", "kind", "frame", "pixel"), damage),
-            "clean_score": ("task", clean),
-            "clean_elsewhere": ("task", clean),
-            "unrelated": (("task", "pixel"), unrelated),
-        },
-        coords={
-            "task": task_names(tasks),
-            "kind": list(kinds),
-            "frame": list(at),
-            "pixel": range(grid.n_pixel_frames),
-            "first_pixel": ("frame", [pixel_frames(grid, f).start for f in at]),
-            "last_pixel": ("frame", [pixel_frames(grid, f).stop - 1 for f in at]),
-        },
-        attrs={"seed": seed, "noise_seed": noise_seed, "model": lens.name},
-    )
+        found = item.sites(noised, kind=kinds, frame=at)
+        clean = judge(task, base.video)
+        ends = [pixel_frames(base.grid, frame) for frame in at]
+        return found.assign(
+            clean_score=clean, clean_elsewhere=clean, unrelated=("pixel_frame", _rms(base.video, other.video))
+        ).assign_coords(
+            first_pixel=("frame", [end.start for end in ends]), last_pixel=("frame", [end.stop - 1 for end in ends])
+        )
+
+    found = over_tasks(lens, tasks, row, seed=seed, options=options, of=noise_at_frame)
+    return found.assign_coords(pixel_frame=range(found.sizes["pixel_frame"])).assign_attrs(noise_seed=noise_seed)
+
+
+def partial_credit(task: Any, video: np.ndarray) -> float:
+    """The task's own partial credit for a video, 0 to 1."""
+    return float(task.score(video).value)
 
 
 def _rms(a: np.ndarray, b: np.ndarray) -> np.ndarray:

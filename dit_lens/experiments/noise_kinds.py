@@ -18,7 +18,7 @@ foreign and renewed are one and the same, and nothing but another seed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,11 +30,8 @@ from dit_lens.errors import MeasureError
 from dit_lens.interventions.noise import noise
 from dit_lens.interventions.redraw import redraw, restart
 from dit_lens.wan.editing import Intervention
-from dit_lens.wan.lens import Lens
-from dit_lens.wan.recording import Record
 from dit_lens.wan.reduce import Masks
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid
 
 KINDS = ("unit", "matched", "foreign", "renewed", "restart")
@@ -105,16 +102,3 @@ class SomeTokens:
 
     def dims(self, grid: Grid, masks: Masks) -> dict[str, tuple[str, ...] | int | None]:
         return {"token": len(self._index(grid)), "channel": None}
-
-
-def with_next(
-    lens: Lens, tasks: Sequence[Any], seed: int, how: Sampling, records: Sequence[Record]
-) -> Iterator[tuple[int, Run, Run]]:
-    """Each puzzle's number, its clean run, and the clean run of the next puzzle (of the first, for the last)."""
-    first = current = lens.generate(tasks[0], seed=seed, record=records, sampling=how)
-    for i in range(len(tasks)):
-        following = first
-        if i + 1 < len(tasks):
-            following = lens.generate(tasks[i + 1], seed=seed + i + 1, record=records, sampling=how)
-        yield i, current, following
-        current = following

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import xarray as xr
@@ -27,13 +27,12 @@ import xarray as xr
 from dit_lens.errors import MeasureError
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
-from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import task_names
+from dit_lens.runner import Item, Options, over_tasks
+from dit_lens.runner.options import split_options
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.call_plan import ExplicitGridEuler
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import SamplingLike, merged
 
 Measure = Callable[[Run], float]
 STEPS = (4, 6, 8, 10, 20, 30, 50)
@@ -100,50 +99,55 @@ def few_steps(
     measures: Mapping[str, Measure] = MEASURES,
     *,
     seed: int = 0,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Any,
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Every measure at every number of steps and sampler: variables (task, sampler, steps).
+    """Every measure at every number of steps and sampler.
 
-    ``samplers``: names, ``"own"`` (the pipeline's; UniPC in Wan) and ``"euler"`` (the paper's explicit grid, with the
-    pipeline's shift), or name -> scheduler. ``measures``: name -> callable(run) -> float, called on each finished run.
-    Puzzle i is generated with ``seed + i`` under every schedule: the same first noise. ``sampling``, or
-    its arguments flat, but for what varies here: see :class:`dit_lens.Sampling`. ``high_steps`` (sampler, steps) says
-    how many steps the high-noise expert has.
+    Task i is generated with ``seed + i`` under every schedule: the same first noise.
 
-    Errors: :class:`MeasureError` without tasks, steps or measures, or for an unknown sampler name; :class:`TaskError`
-    for tasks that the measures cannot read.
+    Args:
+        lens: The model.
+        tasks: What is generated.
+        num_inference_steps: Numbers of steps.
+        samplers: Names, ``"own"`` (the pipeline's; UniPC in Wan) and ``"euler"`` (the paper's explicit grid, with the
+            pipeline's shift), or name -> scheduler.
+        measures: name -> function of a finished run.
+        seed: Task i is generated with ``seed + i``.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
+
+    Returns:
+        Every measure (task, sampler, num_inference_steps), and ``high_steps`` (sampler, num_inference_steps), how many
+        steps the high-noise expert has.
+
+    Raises:
+        MeasureError: No tasks, steps or measures, or an unknown sampler name.
+        TaskError: Tasks that the measures cannot read.
     """
-    how, steps = merged(sampling, given, few_steps), num_inference_steps
-    if not (len(tasks) and len(steps) and measures):
+    if not (len(tasks) and len(num_inference_steps) and measures):
         raise MeasureError("few_steps needs at least one task, one number of steps and one measure")
     if measures is MEASURES:
         cure = "pass measures={'name': function of a run}"
         needed(tasks, "score", "answer", "solutions", "render", "first_frame", cure=cure)
     named = _samplers(lens, samplers)
-    found = {name: np.full((len(tasks), len(named), len(steps)), np.nan) for name in measures}
-    high = np.zeros((len(named), len(steps)), int)
-    for i, task in enumerate(tasks):
-        progress(i, len(tasks), f"schedules of {min(steps)} to {max(steps)} steps, puzzle {i}")
-        for j, scheduler in enumerate(named.values()):
-            for k, n in enumerate(steps):
-                run = lens.generate(task, seed=seed + i, num_inference_steps=n, scheduler=scheduler, sampling=how)
-                high[j, k] = sum(call.expert == "high" and call.branch == "cond" for call in run.plan)
-                for name, measure in measures.items():
-                    found[name][i, j, k] = measure(run)
-    return xr.Dataset(
-        {
-            **{name: (("task", "sampler", "steps"), value) for name, value in found.items()},
-            "high_steps": (("sampler", "steps"), high),
-        },
-        coords={
-            "task": task_names(tasks),
-            "sampler": list(named),
-            "steps": list(steps),
-        },
-        attrs={"seed": seed, "model": lens.name},
-    )
+
+    def row(item: Item) -> xr.Dataset:
+        def sampled(sampler: str, num_inference_steps: int) -> dict[str, float]:
+            run = item.generate(num_inference_steps=num_inference_steps, scheduler=named[sampler])
+            return {name: measure(run) for name, measure in measures.items()}
+
+        return item.sites(sampled, sampler=list(named), num_inference_steps=num_inference_steps)
+
+    found = over_tasks(lens, tasks, row, seed=seed, options=options, of=few_steps)
+    how = split_options(options)[0]
+    high = [
+        [
+            sum(call.expert == "high" and call.branch == "cond" for call in lens.plan(how.but(
+                num_inference_steps=n, scheduler=scheduler)))
+            for n in num_inference_steps
+        ]
+        for scheduler in named.values()
+    ]  # fmt: skip
+    return found.assign(high_steps=(("sampler", "num_inference_steps"), high))
 
 
 def _samplers(lens: Lens, wanted: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
@@ -176,39 +180,49 @@ def frames_curve(
     score: Callable[[Any, np.ndarray], float] = fitted_score,
     *,
     seed: int = 0,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Any,
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Score of videos generated at each length of ``num_frames`` (1 + 4 k pixel frames): variables (task, frames).
+    """Score of videos generated at each length of ``num_frames`` (1 + 4 k pixel frames).
 
-    ``score``: callable(task, video (F, H, W, 3)) -> float, for a video of any length. Returns ``score``; ``cut``, the
-    control: the run at the task's own length (the lens's, where it has none), cut to that many frames; and ``still``,
-    the null: the first frame repeated.
+    Args:
+        lens: The model.
+        tasks: What is generated.
+        num_frames: Lengths.
+        score: ``score(task, video (F, H, W, 3)) -> float``, for a video of any length.
+        seed: Task i is generated with ``seed + i``.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Errors: :class:`MeasureError` without tasks or lengths; :class:`TaskError` for tasks without a scorer;
-    :class:`SamplerError` for lengths other than 1 + 4 k.
+    Returns:
+        (task, num_frames): ``score``; ``cut``, the control: the run at the task's own length (the lens's, where it has
+        none), cut to that many frames; and ``still``, the null: the first frame repeated.
+
+    Raises:
+        MeasureError: No tasks or lengths.
+        TaskError: Tasks without a scorer.
+        SamplerError: Lengths other than 1 + 4 k.
     """
-    how, frames = merged(sampling, given, frames_curve), num_frames
-    if not (len(tasks) and len(frames)):
+    if not (len(tasks) and len(num_frames)):
         raise MeasureError("frames_curve needs at least one task and one number of frames, e.g. num_frames=(5, 9, 13)")
     if score is fitted_score:
         needed(tasks, "score", "num_frames", cure="pass score=function of a task and a video")
-    shape = (len(tasks), len(frames))
-    found = {name: np.zeros(shape) for name in ("score", "cut", "still")}
-    for i, task in enumerate(tasks):
-        progress(i, len(tasks), f"videos of {min(frames)} to {max(frames)} frames, puzzle {i}")
-        own = getattr(task, "num_frames", None) or lens.defaults.num_frames
-        videos: dict[int, np.ndarray] = {}
-        for n in sorted({own, *frames}):
-            # Regions are drawn for the task's own length, and nothing here reads them.
-            videos[n] = lens.generate(task, seed=seed + i, num_frames=n, regions={}, sampling=how).video
-        for k, n in enumerate(frames):
-            found["score"][i, k] = score(task, videos[n])
-            found["cut"][i, k] = score(task, videos[own][:n])
-            found["still"][i, k] = score(task, np.repeat(videos[n][:1], n, 0))
-    return xr.Dataset(
-        {name: (("task", "frames"), value) for name, value in found.items()},
-        coords={"task": task_names(tasks), "frames": list(frames)},
-        attrs={"seed": seed, "model": lens.name},
-    )
+
+    def row(item: Item) -> xr.Dataset:
+        task, videos = item.task, {}
+        own = getattr(task, "num_frames", None) or item.lens.defaults.num_frames
+
+        def video(n: int) -> np.ndarray:
+            if n not in videos:
+                # Regions are drawn for the task's own length, and nothing here reads them.
+                videos[n] = item.generate(num_frames=n, regions={}).video
+            return videos[n]
+
+        def lengths(num_frames: int) -> dict[str, float]:
+            return {
+                "score": score(task, video(num_frames)),
+                "cut": score(task, video(own)[:num_frames]),
+                "still": score(task, np.repeat(video(num_frames)[:1], num_frames, 0)),
+            }
+
+        return item.sites(lengths, num_frames=num_frames)
+
+    return over_tasks(lens, tasks, row, seed=seed, options=options, of=frames_curve)

@@ -69,7 +69,7 @@ def dissimilarity(
     branch: Branch = "cond",
     layer: int | None = None,
 ) -> xr.DataArray:
-    """1 - CKA of two runs' states, step by step: (step, of, estimator) with estimators ``biased`` and ``debiased``.
+    """1 - CKA of two runs' states, step by step: (step, hook, metric) with metrics ``biased`` and ``debiased``.
 
     ``of``: ``"latents"`` (entering the step), ``"x0_hat"``, or the name of a recorded hook, at ``layer`` (needed when
     several were recorded) and ``branch``. Samples are tokens: places of the latent grid, 16 channels each, for latents
@@ -96,11 +96,11 @@ def dissimilarity(
             values[i, j] = (0.0, 0.0) if same else (1 - linear_cka(x, y), 1 - debiased_cka(x, y))
     return xr.DataArray(
         values,
-        dims=("step", "of", "estimator"),
+        dims=("step", "hook", "metric"),
         coords={
             "step": chosen,
-            "of": list(names),
-            "estimator": list(ESTIMATORS),
+            "hook": list(names),
+            "metric": list(ESTIMATORS),
             "sigma": ("step", [run.sigmas[s] for s in chosen]),
         },
         name="dissimilarity",

@@ -50,7 +50,7 @@ def _same_step(m: Measured) -> Reading:
 
 def _peak(m: Measured, of_score: bool) -> Reading:
     steps = m["steps"]
-    curve = score_lost(steps) if of_score else sensitivity(steps).sel(of="latents", estimator="biased")
+    curve = score_lost(steps) if of_score else sensitivity(steps).sel(hook="latents", metric="biased")
     n, total = steps.sizes["task"], steps.attrs["n_steps"]
     # Where each puzzle's own curve is highest: the paired values. The estimates are those of the mean curve.
     own = [curve.sel(kind=kind).idxmax("step") / total for kind in ("unit", "renewed")]
@@ -62,7 +62,7 @@ def _peak(m: Measured, of_score: bool) -> Reading:
 def _persists(m: Measured) -> Reading:
     steps = m["steps"]
     total = steps.attrs["n_steps"]
-    early = steps.sel(step=steps["step"] <= total / 5, of="latents", estimator="biased")
+    early = steps.sel(step=steps["step"] <= total / 5, hook="latents", metric="biased")
     middle = early["dissimilarity"].where((early["later"] > early["step"]) & (early["later"] <= 0.6 * total))
     return Reading.along(
         middle.mean(("step", "later")),

@@ -165,11 +165,3 @@ def check_regions(wanted: Sequence[str | None], tasks: Sequence[Any], grid: Grid
                     f"region {name!r} holds no token of {task!r}, which has "
                     f"{sorted(k for k, v in found.items() if v.any())}: choose among them, or leave the task out"
                 )
-
-
-def as_run(lens: Lens, source: Any, task: Any, seed: int, sampling: Sampling, regions: Any) -> Run | None:
-    """The run that an item's activations come from."""
-    chosen = source(task) if isinstance(source, Callable) else source  # type: ignore[arg-type]
-    if chosen is None or isinstance(chosen, Run):
-        return chosen
-    return lens.generate(chosen, seed=seed, sampling=sampling, regions=regions)

@@ -117,6 +117,6 @@ class Engine:
     def values(self, item: Item, cell: Cell, run: Run) -> dict[str, float]:
         """The numbers of one cell."""
         try:
-            return dict(self.reading(run, item, self.last_step(cell)))
+            return dict(self.reading(run, item, cell.steps[-1], self.last_step(cell)))
         except MeasureError as error:
             raise MeasureError(f"{cell}: {error}") from error

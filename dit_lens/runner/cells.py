@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, Literal
 
-from dit_lens.address import ALL, Depth, indices, names
+from dit_lens.address import ALL, groups, indices, label, names
 from dit_lens.errors import AddressError
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.points import IMAGE_CONTEXT, point
@@ -151,7 +151,7 @@ def axes(
     """Spell out the axes of a sweep.
 
     ``steps``, ``layers``: ``"all"``, or a list whose entries are one index or a *group* held at once: a range, a tuple,
-    for layers also a :class:`Depth`. ``branches``: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a list.
+    for layers also a :class:`dit_lens.Depth`. ``branches``: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a list.
     ``hooks=None``: edits of the latents, which have steps and nothing else.
 
     Errors: :class:`AddressError` for anything outside the plan or the model, or that a hook does not have.
@@ -159,7 +159,7 @@ def axes(
     if hooks is None:
         if heads is not None or regions is not None or branches != ALL or layers not in (ALL, None):
             raise AddressError("hooks=None is for edits of the latents, which have steps and nothing else")
-        return Axes(_groups(steps, plan.n_steps, "step"), ((),), (None,), (None,), (None,), (ALL,))
+        return Axes(groups(steps, plan.n_steps, "step"), ((),), (None,), (None,), (None,), (ALL,))
     chosen = (hooks,) if isinstance(hooks, str) else tuple(hooks)
     if not chosen:
         raise AddressError("a sweep needs at least one hook, for example hooks='update'")
@@ -174,7 +174,7 @@ def axes(
         )
     numbered: tuple[int | None, ...] = (None,) if heads is None else indices(heads, n_heads, "head", "a model")
     found = Axes(
-        _groups(steps, plan.n_steps, "step"), _groups(layers, n_layers, "layer"),
+        groups(steps, plan.n_steps, "step"), groups(layers, n_layers, "layer"),
         tuple(point(hook).name for hook in chosen), numbered, named, asked,
     )  # fmt: skip
     for hook in chosen:
@@ -192,34 +192,10 @@ def axes(
     return found
 
 
-def label(group: tuple[int, ...]) -> str:
-    """A group as text: ``5``, ``0-3``, ``0,4,8``, ``-`` for none."""
-    if not group:
-        return "-"
-    if len(group) > 1 and group == tuple(range(group[0], group[-1] + 1)):
-        return f"{group[0]}-{group[-1]}"
-    return ",".join(map(str, group))
-
-
 def _in_block(hook: str | None) -> bool:
     return hook is not None and point(hook).in_block
 
 
-def _groups(wanted: Any, size: int, what: str) -> tuple[tuple[int, ...], ...]:
-    if isinstance(wanted, Depth):
-        return (wanted.layers(size),)
-    if isinstance(wanted, (str, int, slice)):
-        return tuple((i,) for i in indices(wanted, size, what, "a sweep"))
-    if not isinstance(wanted, Iterable):
-        raise AddressError(f"{what}s={wanted!r}: give 'all', or a list of indices and groups such as range(0, 4)")
-    groups = tuple(
-        entry.layers(size) if isinstance(entry, Depth) else indices(entry, size, what, "a sweep") for entry in wanted
-    )
-    if not groups:
-        raise AddressError(f"no {what}s selected: give at least one of 0 to {size - 1}")
-    return groups
-
-
-def _labels(groups: tuple[tuple[int, ...], ...]) -> list[Any]:
+def _labels(places: tuple[tuple[int, ...], ...]) -> list[Any]:
     """Numbers where every group is one index, texts otherwise."""
-    return [g[0] for g in groups] if all(len(g) == 1 for g in groups) else [label(g) for g in groups]
+    return [g[0] for g in places] if all(len(g) == 1 for g in places) else [label(g) for g in places]

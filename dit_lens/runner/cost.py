@@ -10,7 +10,8 @@ per kind (effect, placebo). Reuse: a cell that begins at step s and layer l runs
 branches that it touches, then min(horizon, S - 1 - s) whole steps. The cells of a window of steps run every step of the
 window whole after the first.
 
-Baselines: base, source and placebo are generated once for each item (2 S L each). At every step where cells begin, the
+Baselines: base, source and placebo are generated once for each item, to the last step that a cell runs (2 S L each
+for a finished video). At every step where cells begin, the
 base's calls are run once more to keep its streams (2 L), and so is every call of a source that cells take from (L).
 Where what is kept does not fit into ``memory``, that is repeated for each part of the step's cells. An edit that hooks
 a block before its cell's layer runs from there, and costs that much more than is said here.
@@ -75,7 +76,8 @@ def estimate(sweep: Any, cells: Sequence[Cell], rate: float = math.nan, per_cell
     """The cost of some cells of a :class:`dit_lens.runner.Sweep`, at ``rate`` seconds a block."""
     plan, n_layers = sweep.model_plan, sweep.lens.n_layers
     blocks = sum(cell_blocks(cell, plan, n_layers, sweep.engine.horizon) for cell in cells)
-    baselines = sum(sweep.generated(item) for item in {cell.item for cell in cells}) * len(plan.calls) * n_layers
+    whole = sum(len(plan.of_step(step)) for step in range(sweep.last_step + 1)) * n_layers
+    baselines = sum(sweep.generated(item) for item in {cell.item for cell in cells}) * whole
     held = [0]
     for members in grouped(cells).values():
         for _, needs in sweep.chunks(members):

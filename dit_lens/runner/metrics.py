@@ -7,6 +7,7 @@ result is *normalised* as (m - m_base) / (m_source - m_base): 0 is the base, 1 t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -35,9 +36,9 @@ class Item:
 
 
 class Reading(Protocol):
-    """Reads the numbers of a cell from its patched run, which was taken to step ``last``."""
+    """Reads the numbers of a cell from its patched run: ``step`` is the last patched one, ``last`` the last one run."""
 
-    def __call__(self, run: Run, item: Item, last: int) -> Mapping[str, float]: ...
+    def __call__(self, run: Run, item: Item, step: int, last: int) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class OneMetric:
 
     metric: Metric
 
-    def __call__(self, run: Run, item: Item, last: int) -> dict[str, float]:
+    def __call__(self, run: Run, item: Item, step: int, last: int) -> dict[str, float]:
         low, high = self.ends(item, last)
         return {"value": measured(self.metric, run, item.base, item.source or item.base), "base": low, "source": high}
 
@@ -68,17 +69,22 @@ def state(run: Run, like: Run) -> Tensor:
     return (run.final if like.complete else run.x0_hat(like.n_steps - 1)).float()
 
 
+def projected(moved: Tensor, toward: Tensor) -> float:
+    """< moved, toward > / |toward|^2: how far a change goes toward another state; NaN where there is no way to go."""
+    size = float((toward * toward).sum())
+    return float((moved * toward).sum()) / size if size else math.nan
+
+
 def projection(run: Run, base: Run, source: Run) -> float:
     """< x - b, s - b > / |s - b|^2 of clean latents: 0 is the base, 1 the source, and noise across the two is 0.
 
     Errors: :class:`MeasureError` where base and source agree exactly, so that there is no direction to project on.
     """
     origin = state(base, run)
-    toward = state(source, run) - origin
-    size = float((toward * toward).sum())
-    if size == 0:
+    found = projected(state(run, run) - origin, state(source, run) - origin)
+    if math.isnan(found):
         raise MeasureError("base and source agree exactly here: choose a source with another answer, or a later step")
-    return float(((state(run, run) - origin) * toward).sum()) / size
+    return found
 
 
 def change(run: Run, base: Run, source: Run) -> float:

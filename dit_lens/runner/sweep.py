@@ -75,6 +75,7 @@ class Sweep:
         metric: str | Metric | None = None,
         horizon: Literal["local", "final"] | int = "local",
         placebo: Edit | Run | Literal["seed", "none"] | None = None,
+        placebo_seed: int = PLACEBO_SEED,
         reading: Reading | None = None,
         memory: int = 4 << 30,
         budget: float | None = None,
@@ -104,8 +105,9 @@ class Sweep:
             metric: ``"projection"`` (the default), ``"change"`` (the default without a source), ``"answer"``,
                 ``"score"`` or ``metric(run, base, source) -> float``.
             horizon: ``"local"`` (x0_hat of the last patched step), a number of further steps, or ``"final"``.
-            placebo: ``"seed"`` (same scene, seed + 10,000: the default with a source), a run to take from instead, an
+            placebo: ``"seed"`` (same scene, another seed: the default with a source), a run to take from instead, an
                 edit, or ``"none"``.
+            placebo_seed: Added to an item's seed for ``placebo="seed"``.
             reading: Reads several numbers of a cell, for :meth:`raw`, in place of ``metric``.
             memory: Bytes that may be held for reuse on the model's device.
             budget: Seconds; a longer sweep is refused with coarser ones to choose from.
@@ -122,7 +124,7 @@ class Sweep:
         self.shard = shard_of(self.running.shard)
         self.lens, self.base, self.memory, self.budget = lens, base, memory, budget
         self.tasks, self.seeds = arguments.tasks_of(base, tasks), arguments.seeds_of(base, seeds)
-        self.seed_step = seed_step
+        self.seed_step, self.placebo_seed = seed_step, placebo_seed
         self.sources = arguments.sources_of(source, self.tasks)
         self.has_source = source is not None
         self.sampling = arguments.sampling_of(base, sampling)
@@ -179,7 +181,7 @@ class Sweep:
         return cost.estimate(self, self.mine, *(cost.calibrated(self) if calibrate else ()))
 
     def generated(self, item: int) -> int:
-        """How many whole generations an item needs."""
+        """How many generations, as far as the last step of any cell, an item needs."""
         source = self.sources[item // len(self.seeds)]
         runs = (self.base, source)
         return (
@@ -297,10 +299,13 @@ class Sweep:
         which, seed = self.item_of(number)
         task, lens = self.tasks[which], self.lens
         base = self.base if isinstance(self.base, Run) else self._generated(task, seed)
-        source = arguments.as_run(lens, self.sources[which], task, seed, self.sampling, self.masks)
+        source = self.sources[which]
+        source = source(task) if callable(source) else source
+        if source is not None and not isinstance(source, Run):
+            source = self._generated(source, seed)
         placebo = self.placebo if isinstance(self.placebo, Run) else None
         if self.placebo == "seed":
-            placebo = self._generated(task, seed + PLACEBO_SEED)
+            placebo = self._generated(task, seed + self.placebo_seed)
         for other in (source, placebo):
             if other is not None:
                 arguments.check_run(lens, base, other, self.last_step)
@@ -315,7 +320,11 @@ class Sweep:
         return item
 
     def _generated(self, task: Any, seed: int) -> Run:
-        run: Run = self.lens.generate(task, seed=seed, sampling=self.sampling, regions=self.masks)
+        """An untouched run, as far as any cell needs it."""
+        stop = None if self.last_step == self.model_plan.n_steps - 1 else self.last_step
+        run: Run = self.lens.generate(
+            task, seed=seed, sampling=self.sampling, regions=self.masks, stop_after=stop
+        )
         return run
 
     def identity(self) -> dict[str, Any]:
@@ -328,6 +337,7 @@ class Sweep:
             "tasks": [None if t is None else task_identity(t) for t in self.tasks],
             "seeds": list(self.seeds),
             "seed_step": self.seed_step,
+            "placebo_seed": self.placebo_seed,
             "base": describe(self.base) if isinstance(self.base, Run) else None,
             "source": source_identity(self.sources),
             "axes": describe(self.axes),
@@ -385,7 +395,7 @@ class Sweep:
             + (f"; and {len(self.tasks) - 4} more" if len(self.tasks) > 4 else ""),
             "seeds": ", ".join(map(str, self.seeds)),
             "edit (first cell)": str(self.examples["effect"]),
-            "placebo": f"same scene, seed + {PLACEBO_SEED:,}" if self.placebo == "seed" else str(self.placebo),
+            "placebo": f"same scene, seed + {self.placebo_seed:,}" if self.placebo == "seed" else str(self.placebo),
             "metric": getattr(self.metric, "__name__", str(self.metric)),
             "horizon": {0: "local", None: "final"}.get(horizon, f"{horizon} further steps"),
             "folder": self.running.folder and str(self.running.folder),

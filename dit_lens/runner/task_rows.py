@@ -94,6 +94,11 @@ class Item:
         return self.rows.seed + self.index
 
     @property
+    def sampling(self) -> Sampling:
+        """How the experiment generates."""
+        return self.rows.sampling
+
+    @property
     def plan(self) -> Plan:
         """The denoiser calls of a generation."""
         return self.rows.plan

@@ -47,10 +47,10 @@ def euler(lens: Any, tasks: Any) -> xr.Dataset:
 
 
 def test_shape_and_labels(euler: xr.Dataset, lens: Any) -> None:
-    assert dict(euler.sizes) == {"task": 2, "kind": 5, "step": 3, "later": 4, "of": 3, "estimator": 2}
+    assert dict(euler.sizes) == {"task": 2, "kind": 5, "step": 3, "later": 4, "hook": 3, "metric": 2}
     assert list(euler["kind"].values) == list(KINDS) and list(euler["task"].values) == ["maze 0", "choose 0"]
     assert list(euler["expert"].values) == [lens.plan(**EULER).at(s).expert for s in range(3)]
-    assert np.isnan(euler["dissimilarity"].sel(of="resid_post", later=3)).all()
+    assert np.isnan(euler["dissimilarity"].sel(hook="resid_post", later=3)).all()
     assert np.isfinite(euler["dissimilarity"].sel(later=[0, 1, 2])).all()
     assert np.isfinite(euler["dissimilarity"].sel(of=["latents", "x0_hat"])).all()
 
@@ -66,7 +66,7 @@ def test_restart_is_an_exact_placebo_without_memory(euler: xr.Dataset) -> None:
     for name in ("score", "solved"):
         assert (placebo[name] == placebo[f"clean_{name}"]).all()
         assert (noise_injection.score_lost(euler, name).sel(kind="restart") == 0).all()
-    assert (noise_injection.sensitivity(euler).sel(kind="restart", of="latents") == 0).all()
+    assert (noise_injection.sensitivity(euler).sel(kind="restart", hook="latents") == 0).all()
 
 
 def test_at_sigma_1_all_noise_is_another_seed(euler: xr.Dataset) -> None:
@@ -85,12 +85,12 @@ def test_the_map_is_the_cka_of_the_states(euler: xr.Dataset, lens: Any, tasks: A
     assert torch.equal(run.latents[1], draw(run.latents.shape[1:], 1, 0, 1))
     for later in (1, 2, 3):
         x, y = (r.latents[later].flatten(1).T.numpy() for r in (base, run))
-        found = euler["dissimilarity"].sel(kind="unit", step=1, later=later, of="latents", estimator="biased")[0]
+        found = euler["dissimilarity"].sel(kind="unit", step=1, later=later, hook="latents", metric="biased")[0]
         assert float(found) == pytest.approx(1 - linear_cka(x, y), abs=1e-12)
     assert float(euler["score"].sel(kind="unit", step=1)[0]) == run.score.value
     other = lens.generate(tasks[1], seed=1, **EULER)
     x, y = (r.final.flatten(1).T.numpy() for r in (base, other))
-    found = euler["unrelated"].sel(later=3, of="latents", estimator="biased")[0]
+    found = euler["unrelated"].sel(later=3, hook="latents", metric="biased")[0]
     assert float(found) == pytest.approx(1 - linear_cka(x, y), abs=1e-12)
 
 
@@ -124,7 +124,7 @@ def test_noise_at_a_frame_noise_map(lens: Any, tasks: Any) -> None:
     found = noise_injection.noise_at_frame(
         lens, tasks, kinds=("unit", "restart"), sampling=EULER, scorer=lambda task, video: float(video[6, 40, 40, 0])
     )
-    assert dict(found.sizes) == {"task": 2, "kind": 2, "frame": 4, "pixel": 13}
+    assert dict(found.sizes) == {"task": 2, "kind": 2, "frame": 4, "pixel_frame": 13}
     assert (found["elsewhere"].sel(kind="unit", frame=2) == found["clean_score"]).all()
     assert (found["score"].sel(kind="unit", frame=2) != found["clean_score"]).all()
     for frame in (0, 1, 3):  # repairing another frame does not touch the scored one
@@ -146,7 +146,7 @@ def test_noise_held_for_a_while(lens: Any, tasks: Any) -> None:
     a_while = noise_injection.noise_at_frame(lens, tasks, [3], ["unit"], unit="pixel", steps=range(2), sampling=EULER)
     assert list(a_while["frame"].values) == [1]
     own = pixel_frames(Grid(4, 6, 6), 1)
-    assert (a_while["damage"][..., own].mean("pixel") < 0.7 * to_the_end["damage"][..., own].mean("pixel")).all()
+    assert (a_while["damage"][..., own].mean("pixel_frame") < 0.7 * to_the_end["damage"][..., own].mean("pixel_frame")).all()
 
 
 @given(st.integers(1, 8), st.integers(1, 5))
@@ -166,7 +166,7 @@ def test_frames_in_pixels(frames: int, stride: int) -> None:
 
 def test_sensitivity_is_the_mean_over_later_states() -> None:
     found = noise_map(0.5, noise_level=0)
-    curve = noise_injection.sensitivity(found).sel(kind="unit", of="latents", estimator="biased")[0]
+    curve = noise_injection.sensitivity(found).sel(kind="unit", hook="latents", metric="biased")[0]
     assert np.allclose(curve[:3], [12 / 20, 10 / 18, 8 / 16])
     assert np.allclose(curve[3:], np.exp(-(((found["step"][3:] / 20 - 0.5) / 0.15) ** 2)))
     # The injected state itself is not counted, nor what came before.

@@ -183,22 +183,22 @@ def runs() -> Iterator[Any]:
 def test_states_of_two_runs(runs: Any) -> None:
     a, b, _ = runs
     found = dissimilarity(a, b, ["latents", "x0_hat", "resid_post"], layer=2)
-    assert found.dims == ("step", "of", "estimator") and list(found.step.values) == [0, 1, 2, 3]
+    assert found.dims == ("step", "hook", "metric") and list(found.step.values) == [0, 1, 2, 3]
     for step in range(3):
         x, y = (r.latents[step].permute(1, 2, 3, 0).reshape(-1, 16).numpy() for r in (a, b))
-        assert float(found.sel(step=step, of="latents", estimator="biased")) == pytest.approx(
+        assert float(found.sel(step=step, hook="latents", metric="biased")) == pytest.approx(
             1 - gram_cka(x, y), abs=1e-6
         )
         x, y = (r.x0_hat(step).flatten(1).T.numpy() for r in (a, b))
-        assert float(found.sel(step=step, of="x0_hat", estimator="biased")) == pytest.approx(
+        assert float(found.sel(step=step, hook="x0_hat", metric="biased")) == pytest.approx(
             1 - gram_cka(x, y), abs=1e-6
         )
         x, y = (r[f"step={step} layer=2 hook=resid_post"].numpy() for r in (a, b))
-        value = found.sel(step=step, of="resid_post", estimator="debiased")
+        value = found.sel(step=step, hook="resid_post", metric="debiased")
         assert float(value) == pytest.approx(1 - u_centred_cka(x, y), abs=1e-5)
     end = found.sel(step=3)
-    assert np.isnan(end.sel(of="resid_post")).all()
-    assert torch.equal(a.latents[3], a.final) and np.array_equal(end.sel(of="latents"), end.sel(of="x0_hat"))
+    assert np.isnan(end.sel(hook="resid_post")).all()
+    assert torch.equal(a.latents[3], a.final) and np.array_equal(end.sel(hook="latents"), end.sel(hook="x0_hat"))
 
 
 def test_a_run_and_itself(runs: Any) -> None:
