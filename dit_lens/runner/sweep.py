@@ -223,9 +223,8 @@ class Sweep:
     def identity(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values; two sweeps with equal ones share a folder."""
         return {
-            **self.lens.identity(),
+            **self.lens.identity(self.sampling.get("scheduler")),
             "plan": describe(self.model_plan),
-            "scheduler": describe(self.sampling.get("scheduler") or self.lens.pipe.scheduler),
             "sampling": describe({k: v for k, v in self.sampling.items() if k != "scheduler"}),
             "tasks": [None if t is None else task_identity(t) for t in self.tasks],
             "seeds": list(self.seeds),
