@@ -148,7 +148,7 @@ def test_plan_and_points_read_no_weights(tmp_path) -> None:
 def test_generate_keeps_run_video_and_film(loaded, tmp_path) -> None:
     told = run("generate", "lab", "--task", "maze", "--seed", 3, "--num-inference-steps", 3, "--out", tmp_path / "g")
     assert told.exit_code == 0, told.output
-    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == ["film.png", "run", "video.mp4"]
+    assert sorted(p.name for p in (tmp_path / "g").glob("[!.]*")) == ["film.png", "manifest.json", "run", "video.mp4"]
     assert Image.open(tmp_path / "g" / "film.png").width > 300
     assert b"ftyp" in (tmp_path / "g" / "video.mp4").read_bytes()[:12]
     kept = dl.load_run(tmp_path / "g" / "run")
@@ -243,15 +243,15 @@ def test_a_stopped_sweep_says_how_to_go_on_and_does_and_writes_its_table(loaded,
     words = [*SWEEP, "--out", tmp_path, "--no-report", "--json"]  # the report: tests/runner/test_sweep_report.py
     told = run(*words)
     assert told.exit_code == 130 and told.stdout == ""
-    assert "stopped after 3 of 4 cells" in told.stderr and f"kept in {tmp_path}: the same command" in told.stderr
-    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cells").glob("*.json")}
+    assert "stopped with 3 of 4 cells done" in told.stderr and f"kept in {tmp_path}: the same command" in told.stderr
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "items").glob("*.json")}
     seen.clear()
     monkeypatch.setattr(map_and_sweep, "progress", lambda what: nullcontext(lambda done, total, now: seen.append(done)))
     told = run(*words)
     assert json.loads(told.stdout) == {"effects": str(tmp_path / "effects.csv"), "rows": 2}
     assert seen[0] == 3 == len(kept) and {file: file.stat().st_mtime_ns for file in kept} == kept
     lines = (tmp_path / "effects.csv").read_text().splitlines()
-    assert len(lines) == 3 and "null" in lines[0] and len(list((tmp_path / "cells").glob("*.json"))) == 4
+    assert len(lines) == 3 and "null" in lines[0] and len(list((tmp_path / "items").glob("*.json"))) == 4
 
 
 def test_a_stop_where_nothing_is_kept_says_so(loaded, tmp_path, monkeypatch) -> None:
@@ -413,9 +413,9 @@ def test_a_map_goes_on_in_its_folder(loaded, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(map_and_sweep, "progress", impatient)
     words = ["map", "lab", "--task", "choose", "--num-inference-steps", 3, "--out", tmp_path]
     told = run(*words)
-    assert told.exit_code == 130 and "stopped with 0 parts done" in told.stderr
+    assert told.exit_code == 130 and "stopped with 0 of" in told.stderr
     assert f"kept in {tmp_path}: the same command" in told.stderr
-    assert json.loads((tmp_path / "parts" / "parts.json").read_text())["sampling"] == {"num_inference_steps": 3}
+    assert json.loads((tmp_path / "parts" / "manifest.json").read_text())["parameters"]["sampling"] == {"num_inference_steps": 3}
     told = run(*words, "--seed", 1)
     assert told.exit_code == 1 and "seed: 0 -> 1" in told.stderr and "another folder" in told.stderr
 

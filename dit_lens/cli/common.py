@@ -147,6 +147,8 @@ def resumable(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stopped:
+        if not str(stopped):  # before anything was done
+            raise
         done = str(stopped).partition(";")[0] or "stopped"
         raise KeyboardInterrupt(f"{done}; what is done is kept in {out}: the same command goes on there") from None
 

@@ -19,6 +19,7 @@ from dit_lens.cli.common import (
     folder,
     load,
     progress,
+    resumable,
     sampled,
     say,
     tell_json,
@@ -88,9 +89,10 @@ def generate(
     Stopped with ctrl-C, it keeps the steps that are done, and the same command goes on from there.
     """
     import dit_lens
-    from dit_lens.cli.stoppable_generation import Stoppable
     from dit_lens.figures.frames import mp4
     from dit_lens.figures.run_page import fps_of, score_of, strip_of
+    from dit_lens.runner.resumable_generation import resumable_generation
+    from dit_lens.store.atomic import new_file
     from dit_lens.wan.loading import index_of
 
     if (task is None) == (prompt is None):
@@ -108,12 +110,15 @@ def generate(
     given |= {"seed": seed, **sampling}
     with folder(Path("runs") / _named(task, prompt, number, seed) if out is None else out) as place:
         lens = load(model, device, dtype, offload)
-        with Stoppable(lens, place / "stopped", given) as work:
+        with resumable(place), resumable_generation(lens, place, given) as work:
+            if work.resumed:
+                say(work.resumed)
             with progress("generate") as tell:
                 run = work.finish(tell)
-            run.save(place / "run")
-            (place / "video.mp4").write_bytes(mp4(run.video, fps=fps_of(run)))
-            strip_of(run).save(place / "film.png")
+            with new_file(place / "video.mp4") as scratch:
+                scratch.write_bytes(mp4(run.video, fps=fps_of(run)))
+            with new_file(place / "film.png") as scratch:
+                scratch.write_bytes(strip_of(run).png)
     score = score_of(run)
     if json:
         files = {"folder": place, "run": place / "run", "video": place / "video.mp4", "film": place / "film.png"}

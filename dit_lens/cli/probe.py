@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -92,7 +93,7 @@ def probe(
         with progress("probes") as tell:
             found = probing.grid(
                 features, label, folds=folds, permutations=49 if permutations is None else permutations, seed=seed,
-                folder=out / "grid", progress=tell,
+                folder=out / f"grid-{quote('-'.join(label), safe=' ')}", progress=tell,
             )  # fmt: skip
     table = found[[*(c for c in COLUMNS if c in found), "metric", "chance"]].to_dataframe().reset_index()
     table.to_csv(out / "scores.csv", index=False)

@@ -151,7 +151,7 @@ def knockouts(
     """
     if len(tasks) < 2 or not all(hasattr(task, "score") and hasattr(task, "answer") for task in tasks):
         raise TaskError("knockouts needs two or more tasks with score() and answer(), as dit_lens.tasks.batch gives")
-    windows = {"all": ALL} if layers is None else dict(layers)
+    windows: dict[str, Any] = {"all": ALL} if layers is None else dict(layers)
     names = {f"{from_} -> {to}": (from_, to) for from_, to in edges}
 
     def row(item: Item) -> xr.Dataset:

@@ -23,7 +23,7 @@ from dit_lens.errors import MeasureError
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import task_names, summarise
+from dit_lens.stats.summary import summarise, task_names
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged

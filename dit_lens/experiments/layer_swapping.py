@@ -116,7 +116,8 @@ def swap(
         raise TaskError(f"{len(tasks)} task gives no interval: swap at least two, dit_lens.tasks.batch('maze', n=24)")
     partners = [_partner(task, twin) for task in tasks]
     chosen = groups(layers, lens.n_layers, "layer")
-    folder = options.pop("folder", None)
+    folder = options.get("folder")
+    rest: dict[str, Any] = {k: v for k, v in options.items() if k != "folder"}
 
     def swapped(part: str, some: Sequence[int], hooks: Sequence[str], layers: Any, placebo: Any) -> xr.DataArray:
         """(metric, kind, hook, layer, step, horizon, task) of some of the tasks."""
@@ -125,7 +126,7 @@ def swap(
             edit=partial(patch, heads=heads, tokens=tokens), steps=steps, layers=layers, hooks=hooks,
             branches=branches, placebo=placebo, placebo_seed=placebo_seed, regions=regions,
             horizon="final" if "final" in horizons else "local", reading=SwapReading(tuple(horizons)),
-            folder=None if folder is None else f"{folder}/{part}", **options,
+            folder=None if folder is None else f"{folder}/{part}", **rest,
         )  # fmt: skip
         found = made.raw().squeeze(["seed", "head", "region", "branch"], drop=True)
         metrics = [
@@ -152,8 +153,8 @@ def swap(
             filled = filled.fillna(first.isel(layer=0, drop=True))
             apart = [i for i in everyone if not _shares_text(lens, tasks[i], partners[i])]
             if apart and len(chosen) > 1:
-                rest = swapped("stream-layers", apart, streams, chosen[1:], "none")
-                filled = rest.combine_first(filled).transpose(*filled.dims).sel(layer=filled["layer"])
+                later = swapped("stream-layers", apart, streams, chosen[1:], "none")
+                filled = later.combine_first(filled).transpose(*filled.dims).sel(layer=filled["layer"])
             parts.append(filled)
             for name in streams:
                 if len(apart) < len(tasks):
@@ -186,7 +187,7 @@ class SwapReading:
                 f"base and source agree exactly ({base.task!r}): there is no other answer to flip to; choose another "
                 "twin, or a task in which what differs reaches the model"
             )
-        found = {}
+        found: dict[str, float] = {}
         for horizon in self.horizons:
             values = _judged(run, base, source, step if horizon == "local" else None)
             found |= {f"{metric} {horizon}": value for metric, value in zip(METRICS, values, strict=True)}

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -27,7 +27,7 @@ import xarray as xr
 from dit_lens.errors import MeasureError
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
-from dit_lens.runner import Item, Options, over_tasks
+from dit_lens.runner import Item, over_tasks
 from dit_lens.runner.options import split_options
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.call_plan import ExplicitGridEuler
@@ -99,7 +99,7 @@ def few_steps(
     measures: Mapping[str, Measure] = MEASURES,
     *,
     seed: int = 0,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> xr.Dataset:
     """Every measure at every number of steps and sampler.
 
@@ -180,7 +180,7 @@ def frames_curve(
     score: Callable[[Any, np.ndarray], float] = fitted_score,
     *,
     seed: int = 0,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> xr.Dataset:
     """Score of videos generated at each length of ``num_frames`` (1 + 4 k pixel frames).
 

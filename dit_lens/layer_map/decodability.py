@@ -26,6 +26,7 @@ from dit_lens.probing.features import Features, collect
 from dit_lens.probing.labels import NAMES, Labels, label
 from dit_lens.probing.probe_grid import grid
 from dit_lens.progress import Progress, silent
+from dit_lens.store import Store, part_of
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.reduce import Tokens
 from dit_lens.wan.sampling import DEFAULT, Sampling
@@ -44,7 +45,7 @@ def decodability(
     folds: int = 4,
     seed: int = 0,
     sampling: Sampling = DEFAULT,
-    folder: str | Path | None = None,
+    folder: str | Path | Store | None = None,
     progress: Progress = silent,
 ) -> xr.Dataset:
     """:func:`dit_lens.probing.grid` of ``resid_post`` at ``steps``, beside ``untrained`` on the same scenes and noise.
@@ -52,25 +53,24 @@ def decodability(
     Labels that these tasks do not have are left out; a dataset without labels means that none was there. ``sampling``:
     how they are generated. ``folder``: features and finished steps are kept there, and gone on with.
     """
-    kept = None if folder is None else Path(folder)
     shape = lens.grid_of(tasks[0], sampling)
     chosen = np.random.default_rng(seed).permutation(shape.n_tokens)[:ROWS]
     how: Any = "raw" if shape.n_tokens <= ROWS else Tokens(tuple(sorted(int(i) for i in chosen)))
     total = 2 * len(tasks)
     seen = collect(
-        lens, tasks, steps=tuple(steps), reduce=how, seed=seed, sampling=sampling, folder=kept and kept / "features",
+        lens, tasks, steps=tuple(steps), reduce=how, seed=seed, sampling=sampling, folder=part_of(folder, "features"),
         progress=lambda done, of, what: progress(done, total, f"probing, {what}"),
     )  # fmt: skip
     blank = collect(
         untrained, tasks, steps=tuple(steps), reduce=how, seed=seed, sampling=sampling, stop_after=max(steps),
-        folder=kept and kept / "control",
+        folder=part_of(folder, "control"),
         progress=lambda done, of, what: progress(len(tasks) + done, total, f"probing the control, {what}"),
     )  # fmt: skip
     ready = [one for name in labels if (one := _known(seen, name, folds)) is not None]
     if not ready:
         return xr.Dataset(coords={"label": [], "step": list(steps), "layer": list(seen.layers)})
     scan = grid(
-        seen, ready, folds=folds, permutations=0, untrained=blank, seed=seed, folder=kept and kept / "scan"
+        seen, ready, folds=folds, permutations=0, untrained=blank, seed=seed, folder=part_of(folder, "scan")
     )  # fmt: skip
     return scan.isel(hook=0)
 

@@ -30,7 +30,7 @@ from dit_lens.layer_map.decodability import gains
 from dit_lens.layer_map.measurement import PROBE_SEED, paired, survey
 from dit_lens.layer_map.roles import PLACEBO_SEED, Roles, by_layer, roles, with_probes
 from dit_lens.progress import Progress, silent
-from dit_lens.store.parts import Parts
+from dit_lens.store import Store, open_store
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
@@ -124,7 +124,7 @@ def map(
     ensembles: bool = False,
     progress: Progress = silent,
     sampling: SamplingLike | None = None,
-    folder: str | Path | None = None,
+    folder: str | Path | Store | None = None,
     **given: Unpack[SamplingArguments],
 ) -> Map:
     """Generate puzzles, record, patch, read out, probe, compare with a model that learned nothing, and summarise.
@@ -145,11 +145,9 @@ def map(
     """
     began = time.time()
     work = survey(lens, tasks, n, seed, steps, scenes, merged(sampling, given, map))
-    kept = Parts(folder, work.parameters(), "map")
-    try:
+    kept = open_store(folder, "map", work.parameters)
+    with kept.stoppable():
         found = work.run(kept, ensembles, progress)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(kept.stopped()) from None
     plan = work.plan
     trained, nothing = by_layer(found.trained), by_layer(found.control)
     if found.decodable.sizes.get("label"):
@@ -167,7 +165,7 @@ def map(
         "control": f"every weight tensor's entries shuffled, seed {seed}; same puzzles, the steps of the layer table",
         "puzzles probed": len(work.probed), "seeds probed": f"from {seed + PROBE_SEED}",
         "solved": f"{words.count('solved')} of {sum(word in WORDS for word in words)}",
-        "seconds": round(time.time() - began, 1), "parts kept before": kept.there,
+        "seconds": round(time.time() - began, 1), "parts kept before": kept.found,
         "machine": f"{platform.machine()}, Python {platform.python_version()}, {torch.get_num_threads()} threads",
         **{k: v for k, v in found.runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},
     }  # fmt: skip

@@ -1,17 +1,15 @@
 """What a map measures, part by part: each puzzle, each puzzle in the control, probes, ensembles, clips.
 
-The parts are kept as they are finished (:mod:`dit_lens.store.parts`), so that a survey of days can be stopped. What
-they say
-together is :mod:`dit_lens.layer_map.layer_map`.
+The parts are items of a store (:mod:`dit_lens.store`), so that a survey of days can be stopped, and shared by several
+processes. What they say together is :mod:`dit_lens.layer_map.layer_map`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +17,15 @@ import xarray as xr
 
 from dit_lens import tasks as puzzles
 from dit_lens.errors import TaskError
+from dit_lens.experiments.local_effects import local_effects
 from dit_lens.experiments.seed_ensembles import ensembles
 from dit_lens.layer_map.decodability import decodability
 from dit_lens.layer_map.roles import layer_evidence, puzzle_evidence, puzzle_runs
-from dit_lens.measures import local_effects, region_energy, summarise
+from dit_lens.measures import region_energy, summarise
 from dit_lens.progress import Progress, silent
 from dit_lens.runner import Sweep
-from dit_lens.runner.sweep import setting
+from dit_lens.store import Store
 from dit_lens.store.identity import describe, task_identity
-from dit_lens.store.parts import Part, Parts
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.lens import Lens
@@ -36,6 +34,8 @@ from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
+Tables = Mapping[str, xr.Dataset]
+RUNS = ("base", "source", "placebo")
 REGIONS = ("agent", "goal", "path", "walls", "background")
 ENERGY = record("resid_post", reduce="token_norm", branches="cond")
 LABELLED = ("maze", "choose", "occlude")  # families with labels for probes
@@ -83,9 +83,8 @@ class Survey:
     def parameters(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values; ensembles may be asked for later."""
         how = self.how.given()
-        scheduler = how.pop("scheduler", None) or self.lens.pipe.scheduler
         return {
-            **setting(self.lens), "plan": describe(self.plan), "scheduler": describe(dict(scheduler.config)),
+            **self.lens.identity(how.pop("scheduler", None)), "plan": describe(self.plan),
             "sampling": describe(how), "seed": self.seed, "steps": list(self.steps), "tasks": list(self.families),
             "n": len(self.tasks), "scenes": len(self.probed),
             "task": {
@@ -94,76 +93,82 @@ class Survey:
             },
         }  # fmt: skip
 
-    def run(self, kept: Parts, ensembles: bool = False, progress: Progress = silent) -> Measured:
+    def run(self, kept: Store, ensembles: bool = False, progress: Progress = silent) -> Measured:
         """Every part that is not kept yet is made; ``progress(done, total, what)`` is called before each of them, in
         units of about one scene that is probed."""
         numbers, n = range(len(self.tasks)), len(self.tasks)
         total = (PUZZLE + CONTROL) * n + 2 * len(self.probed)
-
-        def puzzle(i: int) -> Part:
-            progress(PUZZLE * i, total, self._called(i))
-            return self._puzzle(i, kept.inner(f"puzzle-{i}"))
-
         with ExitStack() as opened:
             # Only where the control is not done: it needs the memory of the experts once more.
             nothing = cache(lambda: opened.enter_context(shuffled_weights(self.lens, self.seed)))
 
-            def control(i: int) -> Part:
+            def puzzle(i: int) -> Tables:
+                progress(PUZZLE * i, total, self._called(i))
+                return self._puzzle(i, kept)
+
+            def control(i: int) -> Tables:
                 progress(PUZZLE * n + CONTROL * i, total, f"control, {self._called(i)}")
                 found = puzzle_evidence(nothing(), self.tasks[i], self.seed + i, self.few, self.seed, self.how)
-                return {"evidence": found}, ()
+                return {"evidence": found}
 
-            def probes() -> Part:
+            def probes() -> Tables:
                 found = decodability(
                     self.lens, nothing(), self.probed, self.few, seed=self.seed + PROBE_SEED, sampling=self.how,
-                    folder=kept.within("decodable"),
+                    folder=kept.child("decodable"),
                     progress=lambda done, of, what: progress((PUZZLE + CONTROL) * n + done, total, what),
                 )  # fmt: skip
-                return {"decodable": found}, ()
+                return {"decodable": found}
 
-            rows = [kept.get(f"puzzle-{i}", partial(puzzle, i)) for i in numbers]
-            controls = [kept.get(f"control-{i}", partial(control, i))[0]["evidence"] for i in numbers]
-            decodable = kept.get("decodable", probes)[0]["decodable"] if self.probed else xr.Dataset()
-        shared = kept.get("ensembles", self._ensembles)[0]["ensembles"] if ensembles else xr.Dataset()
-        effects, held, energy = (
-            _joined([row[0][name]["value"] for row in rows]) for name in ("effect", "held", "energy")
-        )
-        clips = kept.get("clips", partial(self._clips, rows[0][1], paired(effects, "effect", "placebo")))[0]["clips"]
-        bases = [self._mine(row[1], task)[0] for row, task in zip(rows, self.tasks, strict=True)]
+            makes: dict[str, Callable[[], Tables]] = {f"puzzle-{i}": partial(puzzle, i) for i in numbers}
+            makes |= {f"control-{i}": partial(control, i) for i in numbers}
+            makes |= {"decodable": probes} if self.probed else {}
+            later: dict[str, Callable[[], Tables]] = {"ensembles": self._ensembles} if ensembles else {}
+            kept.wanted = {*makes, *later, "clips"}
+            _made(kept, makes)
+        _made(kept, later)  # when the control has given its memory back
+        rows = [kept.get(f"puzzle-{i}") for i in numbers]
+        effects, held, energy = (_joined([row[name]["value"] for row in rows]) for name in ("effect", "held", "energy"))
+        _made(kept, {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))})
         progress(total, total, "writing")
         return Measured(
-            effects, held, energy, [row[0]["evidence"] for row in rows], controls, decodable, shared, clips["value"],
-            bases,
+            effects, held, energy, [row["evidence"] for row in rows],
+            [kept.get(f"control-{i}")["evidence"] for i in numbers],
+            kept.get("decodable")["decodable"] if self.probed else xr.Dataset(),
+            kept.get("ensembles")["ensembles"] if ensembles else xr.Dataset(),
+            kept.get("clips")["clips"]["value"], [self._runs(kept, i, ("base",))[0] for i in numbers],
         )  # fmt: skip
 
     def _called(self, i: int) -> str:
         return f"{getattr(self.tasks[i], 'name', 'task')} {self.seed + i}"
 
-    def _mine(self, runs: Sequence[Run], task: Any) -> list[Run]:
-        """Base, source and placebo as they may be read back, with their tasks and a decoder; or the base alone."""
-        tasks = (task, _twin(task), task)[: len(runs)]
-        return [replace(self.lens.attach(run), task=own) for run, own in zip(runs, tasks, strict=True)]
+    def _runs(self, kept: Store, i: int, names: Sequence[str] = RUNS) -> list[Run]:
+        """Runs of a puzzle as they are kept, with their tasks and a decoder."""
+        tasks = {"base": self.tasks[i], "source": _twin(self.tasks[i]), "placebo": self.tasks[i]}
+        runs = {name: Run.from_content(kept.get(f"puzzle-{i}.{name}")) for name in names}
+        return [replace(self.lens.attach(run), task=tasks[name]) for name, run in runs.items()]
 
-    def _puzzle(self, i: int, kept: Parts) -> Part:
+    def _puzzle(self, i: int, kept: Store) -> Tables:
         """One puzzle; on the way are kept its runs, its local effects and each cell of the sweep."""
-        lens, task, number = self.lens, self.tasks[i], self.seed + i
+        lens, task, number, inner = self.lens, self.tasks[i], self.seed + i, kept.child(f"puzzle-{i}")
 
-        def made() -> Part:
-            runs = puzzle_runs(lens, task, number, self.few, self.how, ENERGY)
-            return {"energy": self._energy(runs[0], number).to_dataset(name="value")}, runs
+        def generated() -> Tables:
+            for name, run in zip(RUNS, puzzle_runs(lens, task, number, self.few, self.how, ENERGY), strict=True):
+                inner.put(f"puzzle-{i}.{name}", run)
+            return {"energy": self._energy(self._runs(inner, i)[0], number).to_dataset(name="value")}
 
-        def moved() -> Part:
-            return {"effect": local_effects(lens, base, source, placebo, self.steps).to_dataset(name="value")}, ()
+        def moved() -> Tables:
+            return {"effect": local_effects(lens, base, source, placebo, self.steps).to_dataset(name="value")}
 
-        energy, runs = kept.get("runs", made)
-        base, source, placebo = self._mine(runs, task)
-        effect = kept.get("effect", moved)[0]
-        held = self._held(base, source, placebo, kept.within("held")).to_dataset(name="value")
+        energy = inner.once("energy", generated)
+        base, source, placebo = self._runs(inner, i)
+        effect = inner.once("effect", moved)
+        held = self._held(base, source, placebo, inner.child("held")).to_dataset(name="value")
         evidence = layer_evidence(lens, base, source, placebo, self.few, effect["effect"]["value"], seed=self.seed)
-        # Of the first puzzle clips are made, when all effects are known.
-        return {**energy, **effect, "held": held, "evidence": evidence}, [base] if i else [base, source, placebo]
+        for name, run in zip(_runs_of(f"puzzle-{i}"), (base, source, placebo), strict=False):
+            kept.put(name, run)
+        return {**energy, **effect, "held": held, "evidence": evidence}
 
-    def _held(self, base: Run, source: Run, placebo: Run, folder: Path | None) -> xr.DataArray:
+    def _held(self, base: Run, source: Run, placebo: Run, folder: Store) -> xr.DataArray:
         """Effect on the finished video, (kind, layers), of updates held over all steps in each group of layers."""
         groups = [range(g[0], g[-1] + 1) for g in np.array_split(np.arange(self.lens.n_layers), GROUPS)]
         found = Sweep(
@@ -183,20 +188,18 @@ class Survey:
         there = [name for name, mask in masks.items() if mask.any() and not mask.all()]
         return region_energy(base, there, seed=number).isel(branch=0, drop=True).reindex(region=shown)
 
-    def _ensembles(self) -> Part:
+    def _ensembles(self) -> Tables:
         """Scores of shared latents and their controls, one row a condition."""
         judged = [task for task in self.tasks if hasattr(task, "score")]
         found = ensembles(self.lens, judged, other_layers=(), seed=self.seed, sampling=self.how)
         found = found.isel(metric=0).sel(continued="one")
         kept = found[["score", "low", "high", "n", "gain", "gain_low", "gain_high", "null"]].rename(score="value")
         told = {"remarks": "; ".join(found.attrs["remarks"])}  # a file of tables holds no lists
-        return {
-            "ensembles": kept.drop_vars([c for c in kept.coords if c != "condition"]).assign_attrs(told)
-        }, ()  # fmt: skip
+        return {"ensembles": kept.drop_vars([c for c in kept.coords if c != "condition"]).assign_attrs(told)}
 
-    def _clips(self, first: Sequence[Run], effects: xr.Dataset, most: int = 4) -> Part:
+    def _clips(self, kept: Store, effects: xr.Dataset, most: int = 4) -> Tables:
         """Base, source, patched and placebo videos (x0_hat of the patched step) behind the largest effects."""
-        base, source, placebo = self._mine(first, self.tasks[0])
+        base, source, placebo = self._runs(kept, 0)
         values = effects["value"].transpose("step", "layer")
         order = np.argsort(-np.abs(np.nan_to_num(values.values)), axis=None)[:most]
         found = []
@@ -209,7 +212,23 @@ class Survey:
                 coords={"clip": list(videos), **place},
             )  # fmt: skip
             found.append(clip)
-        return {"clips": xr.concat(found, dim="place").to_dataset(name="value")}, ()
+        return {"clips": xr.concat(found, dim="place").to_dataset(name="value")}
+
+
+def _made(kept: Store, makes: Mapping[str, Callable[[], Tables]]) -> None:
+    """Make the parts that are not done, each by one of the processes at work on the folder."""
+    with kept.todo({name: [name, *_runs_of(name)] for name in makes}) as todo:
+        for name, _ in todo:
+            kept.put(name, makes[name]())
+            kept.drop_child(name)
+    for name in makes:
+        kept.drop_child(name)  # after a kill just before the line above
+
+
+def _runs_of(part: str) -> list[str]:
+    """The runs that are kept beside a part: of the first puzzle three, since clips are made from them."""
+    names = RUNS if part == "puzzle-0" else RUNS[:1] if part.startswith("puzzle-") else ()
+    return [f"{part}.{name}" for name in names]
 
 
 def survey(

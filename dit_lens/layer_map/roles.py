@@ -34,11 +34,11 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.experiments.energy_by_depth import FOREGROUND
-from dit_lens.experiments.layer_swapping import PLACEBO_SEED
+from dit_lens.runner.sweep import PLACEBO_SEED
+from dit_lens.experiments.local_effects import local_effects
 from dit_lens.layer_map.segments import Segments, segments
 from dit_lens.measures.energy import energy_ratio
 from dit_lens.measures.layer_lens import layer_lens
-from dit_lens.measures.local_effects import local_effects
 from dit_lens.measures.region_attention import region_attention
 from dit_lens.measures.token_masks import region_mask
 from dit_lens.progress import Progress, silent

@@ -41,7 +41,7 @@ from dit_lens.interventions.steer import steer
 from dit_lens.probing.concept_erasure import Eraser
 from dit_lens.probing.linear_probe import Probe
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import task_names, summarise
+from dit_lens.stats.summary import summarise, task_names
 from dit_lens.wan.editing import Intervention
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point

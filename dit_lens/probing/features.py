@@ -2,8 +2,8 @@
 
 A full grid of the lab model (20 steps x 12 layers x 144 tokens x 128 channels) is 18 MB a scene, so scenes are written
 as they are generated and memory holds one scene while collecting, and one step of one hook of all scenes while fitting.
-A folder goes on where it stopped: a scene's file is there whole or not at all, and a folder that was begun under other
-parameters is refused with the difference.
+A folder goes on where it stopped, and several processes may share it: a scene is an item of a store
+(:mod:`dit_lens.store`), there whole or not at all, and other parameters are refused with the difference.
 
 Beside the hooks asked for stands ``input``: what the model is given at the step, noisy latents and image channels, one
 row of patch values per token. A label that can be read from it needs no model.
@@ -26,14 +26,14 @@ import numpy as np
 import torch
 from einops import rearrange
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lens.address import Address, Branch
 from dit_lens.errors import ProbeError, StoreError
 from dit_lens.progress import Progress, silent
-from dit_lens.store.atomic import begin, new_file
+from dit_lens.store import Content, Store, open_store
 from dit_lens.store.identity import describe, task_identity
+from dit_lens.store.items import HEADER
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.reduce import FrameMean, Raw, Reducer, RegionMean, Tokens, VideoMean, reducer
@@ -41,8 +41,7 @@ from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid
 
-FORMAT = 1
-HEAD, INPUT = "features.json", "input"
+INPUT = "input"
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +127,18 @@ class Features:
                 f"hook {hook!r} at step {step} was not kept: hooks {list(self.hooks)} at steps {list(self.steps)} were"
             )
 
+    def identity(self) -> dict[str, Any]:
+        """What numbers that are made from these features depend on; reads every scene once."""
+        digest = hashlib.sha256()
+        for scene in self.scenes:
+            with scene.file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        return {
+            "about": describe(self.about), "steps": list(self.steps), "layers": list(self.layers),
+            "hooks": list(self.hooks), "branch": self.branch, "unit": self.unit, "pooled": self.pooled,
+            "groups": describe([scene.group for scene in self.scenes]), "content": digest.hexdigest()[:16],
+        }  # fmt: skip
+
     def __repr__(self) -> str:
         return (
             f"Features of {len(self.scenes)} scenes ({len(set(self.groups))} groups), {len(self.units)} {self.unit}s "
@@ -145,7 +156,7 @@ def collect(
     reduce: str | Reducer = "raw",
     seed: int = 0,
     seeds: int = 1,
-    folder: str | Path | None = None,
+    folder: str | Path | Store | None = None,
     regions: Mapping[str, Any] | None = None,
     stop_after: int | None = None,
     sampling: SamplingLike | None = None,
@@ -174,27 +185,29 @@ def collect(
     jobs = [(task, seed + i + len(tasks) * k) for k in range(seeds) for i, task in enumerate(tasks)]
     plan = lens.plan(sampled)
     recipe = {
-        "format": FORMAT, "fingerprint": lens.fingerprint, "sigmas": list(plan.sigmas), 
+        "fingerprint": lens.fingerprint, "sigmas": list(plan.sigmas),
         "guidance_scale": plan.guidance_scale,
         "hooks": list(hooks), "steps": describe(steps),
         "layers": describe(layers), "branch": branch, "reduce": describe(how),
         "sampling": describe(sampled.given()), "regions": describe(regions), "stop_after": stop_after,
         "scenes": [{"task": task_identity(task), "seed": s} for task, s in jobs],
     }  # fmt: skip
+    if isinstance(folder, Store):
+        folder = folder.place
     temporary = tempfile.TemporaryDirectory(prefix="dit_lens-features-") if folder is None else None
-    place = Path(temporary.name if temporary else folder)  # type: ignore[arg-type]
-    begin(place, HEAD, recipe, "set of features")
+    kept = open_store(temporary.name if temporary else folder, "features", {**lens.identity(sampled.scheduler), **recipe})
     wanted = record(*hooks, reduce=how, steps=steps, layers=layers, branches=branch)
     kept_steps = wanted.where.steps_of(plan.n_steps)
-    scenes = []
-    for i, (task, s) in enumerate(jobs):
-        file = place / _name(i)
-        if not file.exists():
+    names = [_name(i) for i in range(len(jobs))]
+    with kept.todo({name: [name] for name in names}) as todo:
+        for name, _ in todo:
+            i = names.index(name)
             progress(i, len(jobs), f"features of scene {i}")
             # Nothing after the last step is needed but the answer, which the finished video gives.
+            task, s = jobs[i]
             run = lens.generate(task, seed=s, record=wanted, sampling=sampled, regions=regions, stop_after=stop_after)
-            _write(file, run, how, list(run.activations))
-        scenes.append(_scene(file, task, s, task))
+            kept.put(name, _content(run, how, list(run.activations)))
+    scenes = [_scene(kept, i, task, s, task) for i, (task, s) in enumerate(jobs)]
     grid = grids.pop()
     unit, units = _units(how, grid, tasks[0])
     return Features(
@@ -234,11 +247,11 @@ def from_runs(runs: Sequence[Run], hook: str, branch: Branch = "cond") -> Featur
         )
     steps = tuple(sorted({a.step for a in where[0]}))
     temporary = tempfile.TemporaryDirectory(prefix="dit_lens-features-")
+    kept = open_store(temporary.name, "features", {})
     scenes = []
     for i, run in enumerate(runs):
-        file = Path(temporary.name) / _name(i)
-        _write(file, run, _HOW[axis](units), where[i])
-        scenes.append(_scene(file, run.task, run.seed, run if run.task is None else run.task))
+        kept.put(_name(i), _content(run, _HOW[axis](units), where[i]))
+        scenes.append(_scene(kept, i, run.task, run.seed, run if run.task is None else run.task))
     return Features(
         tuple(scenes), grid, steps, tuple(first.sigmas[s] for s in steps), tuple(sorted({a.layer for a in where[0]})),
         (hook,), branch, axis, units,
@@ -268,18 +281,14 @@ def _input(run: Run, step: int) -> Tensor:
     ).contiguous()  # (N, C patch)
 
 
-def _write(file: Path, run: Run, how: Reducer, places: Sequence[Address]) -> None:
-    """Keep a run's activations, its input at the same steps, and its answer: the whole file or none."""
+def _content(run: Run, how: Reducer, places: Sequence[Address]) -> Content:
+    """A run's activations, its input at the same steps, and its answer."""
     kept = {_key(a.hook, a.step, a.layer): run.activations[a].flatten(1).contiguous() for a in places}
     masks = {name: torch.from_numpy(np.asarray(mask))[None] for name, mask in run.regions.items()}
     for step in sorted({a.step for a in places}):
         kept[_key(INPUT, step, -1)] = how(_input(run, step)[None], run.grid, masks)[0].contiguous()
     answer = run.task.answer(run.video) if hasattr(run.task, "answer") and run.complete else None
-    try:
-        with new_file(file) as scratch:
-            save_file(kept, scratch, {"answer": json.dumps(answer)})
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"cannot write {file}: {error}; choose a folder with room that can be written") from error
+    return Content(kept, {"answer": answer})
 
 
 def _reading(file: Path) -> Any:
@@ -314,13 +323,17 @@ def _units(how: Reducer, grid: Grid, task: Any) -> tuple[str, tuple[Any, ...]]:
     )
 
 
-def _scene(file: Path, task: Any, seed: int, shows: Any) -> Scene:
-    with _reading(file) as kept:
-        return Scene(task, seed, _tuples(json.loads(kept.metadata()["answer"])), _group(shows), file)
+def _scene(kept: Store, i: int, task: Any, seed: int, shows: Any) -> Scene:
+    file = kept.file(_name(i))
+    if file is None:
+        raise StoreError(f"scene {i} is no longer in {kept}: collect the features again")
+    with _reading(file) as opened:
+        answer = json.loads(opened.metadata()[HEADER])["answer"]
+    return Scene(task, seed, _tuples(answer), _group(shows), file)
 
 
 def _name(i: int) -> str:
-    return f"scene-{i:05d}.safetensors"
+    return f"scene-{i:05d}"
 
 
 def _group(task: Any) -> str:

@@ -16,19 +16,17 @@ colour, a first move) is asked of every unit; ``features.per_video()`` asks the 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn
+import torch
 import xarray as xr
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 from sklearn.metrics import roc_auc_score
 
-from dit_lens.errors import ProbeError, StoreError
+from dit_lens.errors import ProbeError
 from dit_lens.probing import scores
 from dit_lens.probing.controls import BASELINES, baselines, control_task, shuffles
 from dit_lens.probing.features import INPUT, Features
@@ -37,10 +35,11 @@ from dit_lens.probing.out_of_fold import Estimator, Place, Reader, Ridge
 from dit_lens.probing.ridge_moments import ALPHA
 from dit_lens.probing.splits import folds_of
 from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import task_names, summarise
-from dit_lens.store.atomic import new_file
+from dit_lens.stats.summary import summarise, task_names
+from dit_lens.store import Content, Store, open_store
+from dit_lens.store.identity import describe
+from dit_lens.wan.versions import versions
 
-FORMAT = 1
 Asked = str | Label | Labels
 
 
@@ -54,7 +53,7 @@ def grid(
     permutations: int = 49,
     untrained: Features | None = None,
     seed: int = 0,
-    folder: str | Path | None = None,
+    folder: str | Path | Store | None = None,
     progress: Progress = silent,
 ) -> xr.Dataset:
     """Fit and score a probe at every place of ``features``, for every label.
@@ -82,15 +81,26 @@ def grid(
     reader: Reader = Ridge(alpha) if estimator is None else Estimator(estimator)
     fold = folds_of(features.groups, folds, seed)
     jobs = [_Job(features, one, fold, permutations, seed) for one in chosen]
-    blank = None if untrained is None else untrained.about
-    kept = _Kept(folder, [FORMAT, features.about, features.unit, *map(_content, chosen), repr(reader), folds,
-                          permutations, seed, blank])  # fmt: skip
-    blocks = [(hook, step) for hook in features.hooks for step in features.steps]
-    found: dict[tuple[str, int], Mapping[str, np.ndarray]] = {}
-    for i, (hook, step) in enumerate(blocks):
-        progress(i, len(blocks), f"probes of {hook} at step {step}")
-        name = f"{hook}-{step}"
-        found[hook, step] = kept.get(name) or kept.put(name, _block(features, untrained, hook, step, jobs, reader))
+
+    def identity() -> dict[str, Any]:
+        return {
+            "features": features.identity(), "untrained": None if untrained is None else untrained.identity(),
+            "labels": {f"{i} {one.name}": describe(one) for i, one in enumerate(chosen)}, "reader": describe(reader),
+            "folds": folds, "permutations": permutations, "seed": seed,
+            "versions": {"dit-lens": versions()["dit-lens"], "scikit-learn": sklearn.__version__},
+        }  # fmt: skip
+
+    kept = open_store(folder, "probe grid", identity)
+    blocks = {f"{hook}-{step}": (hook, step) for hook in features.hooks for step in features.steps}
+    with kept.todo({name: [name] for name in blocks}) as todo:
+        for name, _ in todo:
+            hook, step = blocks[name]
+            progress(list(blocks).index(name), len(blocks), f"probes of {hook} at step {step}")
+            arrays = _block(features, untrained, hook, step, jobs, reader)
+            kept.put(name, Content({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}))
+    found = {
+        place: {k: v.numpy() for k, v in kept.get(name).tensors.items()} for name, place in blocks.items()
+    }  # fmt: skip
     return _dataset(features, jobs, found, folds, permutations, seed, reader)
 
 
@@ -226,45 +236,6 @@ def _dataset(
         if name in out:
             out[name].attrs = {"long_name": f"{name.replace('_', ' ')} of linear probes", "units": "see metric"}
     return out
-
-
-class _Kept:
-    """Finished blocks on disk, under a name that holds everything they depend on."""
-
-    def __init__(self, folder: str | Path | None, depends: Any) -> None:
-        text = json.dumps(depends, sort_keys=True, default=str)
-        self.folder = None
-        if folder is not None:
-            self.folder = Path(folder) / hashlib.sha256(text.encode()).hexdigest()[:16]
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StoreError(f"cannot keep probes in {folder}: {error}; choose one that can be written") from error
-
-    def get(self, name: str) -> dict[str, np.ndarray] | None:
-        file = None if self.folder is None else self.folder / f"{name}.safetensors"
-        if file is None or not file.exists():
-            return None
-        try:
-            return load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"{file} cannot be read ({error}): remove this one file and run again") from error
-
-    def put(self, name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        if self.folder is not None:
-            file = self.folder / f"{name}.safetensors"
-            try:
-                with new_file(file) as scratch:
-                    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, scratch)
-            except (OSError, SafetensorError) as error:
-                raise StoreError(f"cannot write {file}: {error}; make room, then run the same grid again") from error
-        return arrays
-
-
-def _content(labels: Labels) -> list[Any]:
-    values = labels.codes if labels.values is None else labels.values
-    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    return [labels.name, list(labels.classes), digest]
 
 
 def _check_twin(features: Features, untrained: Features) -> None:

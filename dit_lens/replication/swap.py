@@ -26,10 +26,10 @@ def measured(lens: Lens, n: int = 24, seed: int = 0, progress: Progress = silent
         group = puzzles.batch(name, n, seed)
         first = MIDDLE.layers(lens.n_layers)[0]  # layer 20 of 40
         found[f"{name} whole"] = swap(
-            lens, group, first, 0, hook="resid_post", seed=seed, progress=progress, **arguments
+            lens, group, [first], [0], hooks="resid_post", seed=seed, progress=progress, **arguments
         )
         found[f"{name} each"] = swap(
-            lens, group, "each", 0, horizons=("window",), seed=seed, progress=progress, **arguments
+            lens, group, "all", [0], horizons=("local",), seed=seed, progress=progress, **arguments
         )
     return found
 
@@ -37,20 +37,20 @@ def measured(lens: Lens, n: int = 24, seed: int = 0, progress: Progress = silent
 def _flips(m: Measured, name: str) -> Reading | Untestable | None:
     if f"{name} whole" not in m:
         return None
-    found = m[f"{name} whole"].isel(hook=0, layers=0, steps=0)
-    cell, local = found.sel(horizon="final"), found.sel(horizon="window")
+    found = m[f"{name} whole"].isel(hook=0, layer=0, step=0)
+    cell, local = found.sel(horizon="final"), found.sel(horizon="local")
     if not int(cell["flipped_n"]):
         return Untestable(f"no video of {name} could be read both in base and in source, so none could flip")
     same = any(remark.startswith("swap of") for remark in m[f"{name} whole"].attrs["remarks"])
     told = " Base and source share their text here, so this swap is the same at every layer." if same else ""
     flipped, null = (stored(cell, arm, f"{arm}_low", f"{arm}_high", f"{arm}_n") for arm in ("flipped", "flipped_null"))
-    each = cell["raw"].sel(measure="flipped")
+    each = cell["raw"].sel(metric="flipped")
     return Reading(
-        each.sel(kind="swap", drop=True),
+        each.sel(kind="effect", drop=True),
         each.sel(kind="placebo", drop=True),
         f"x0_hat of the swapped step moves {float(local['effect']):.2f} of the way to the source's, the finished video "
         f"{float(cell['effect']):.2f}.{told}",
-        {"layer": cell["layers"].item()},
+        {"layer": cell["layer"].item()},
         estimates=(flipped, null),
     )
 
@@ -58,13 +58,13 @@ def _flips(m: Measured, name: str) -> Reading | Untestable | None:
 def _middle(m: Measured, name: str) -> Reading | None:
     if f"{name} each" not in m:
         return None
-    # (kind, layers, task)
-    effect = m[f"{name} each"]["raw"].sel(measure="effect", horizon="window").isel(hook=0, steps=0)
-    middle = MIDDLE.layers(effect.sizes["layers"])
-    inside = np.isin(np.arange(effect.sizes["layers"]), middle)
-    contrast = effect.isel(layers=inside).mean("layers") - effect.isel(layers=~inside).mean("layers")
-    means: xr.DataArray = effect.sel(kind="swap").mean("task")
-    top = [f"{means['layers'].values[i]} ({float(means[i]):.2f})" for i in np.argsort(-means.values)[:3]]
+    # (kind, layer, task)
+    effect = m[f"{name} each"]["raw"].sel(metric="effect", horizon="local").isel(hook=0, step=0)
+    middle = MIDDLE.layers(effect.sizes["layer"])
+    inside = np.isin(np.arange(effect.sizes["layer"]), middle)
+    contrast = effect.isel(layer=inside).mean("layer") - effect.isel(layer=~inside).mean("layer")
+    means: xr.DataArray = effect.sel(kind="effect").mean("task")
+    top = [f"{means['layer'].values[i]} ({float(means[i]):.2f})" for i in np.argsort(-means.values)[:3]]
     return Reading.along(
         contrast,
         "kind",

@@ -330,7 +330,7 @@ class Sweep:
     def identity(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values; two sweeps with equal ones share a folder."""
         return {
-            **self.lens.identity(),
+            **self.lens.identity(self.sampling.scheduler),
             "plan": describe(self.model_plan),
             "sampling": describe(self.sampling),
             "masks": describe(self.masks),

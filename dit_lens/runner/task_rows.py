@@ -241,7 +241,7 @@ class TaskRows:
     def identity(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values."""
         return {
-            **self.lens.identity(),
+            **self.lens.identity(self.sampling.scheduler),
             "row": describe(self.row),
             "sampling": describe(self.sampling),
             "regions": describe(self.regions),

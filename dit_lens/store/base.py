@@ -32,7 +32,7 @@ class Store(ABC):
     Attributes:
         manifest: What the items belong to.
         made: How many items this object put.
-        wanted: Keys of all items of the work, where they are known; :meth:`todo` sets them.
+        wanted: Keys of the items that messages count; set by :meth:`todo` where the caller has not set them.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -68,6 +68,10 @@ class Store(ABC):
     @abstractmethod
     def get(self, key: str, default: Any = None) -> Any:
         """A finished item; ``default`` where there is none. A damaged one is set aside and counts as not done."""
+
+    def file(self, key: str) -> Path | None:
+        """The file of a finished item, checked to be whole, to be read in parts; None where there is none."""
+        return None
 
     @abstractmethod
     def put(self, key: str, value: Any) -> None:
@@ -111,6 +115,9 @@ class Store(ABC):
     def drop_child(self, name: str) -> None:
         """Remove a child with everything in it."""
 
+    def tidy(self) -> None:  # noqa: B027
+        """Remove what a folder without a single item holds beside them, where it was made for nothing."""
+
     # -- several processes
 
     @abstractmethod
@@ -134,7 +141,8 @@ class Store(ABC):
             groups: Keys by the name of their group. A group is the unit of work that processes share.
             waiting: Called each time that all the rest is found to be claimed by others.
         """
-        self.wanted = {key for keys in groups.values() for key in keys}
+        if self.wanted is None:
+            self.wanted = {key for keys in groups.values() for key in keys}
         with self.stoppable(), closing(self._claimed(groups, waiting)) as found:
             yield found
 

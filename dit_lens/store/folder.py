@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from inspect import signature
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from filelock import FileLock, Timeout
 
@@ -35,7 +36,7 @@ from dit_lens.store.manifest import CLAIMS, ITEMS, PARTS, Manifest
 from dit_lens.store.memory import MemoryStore
 
 STALE = 24 * 3600.0  # seconds after which a scratch file is one of a process that was killed
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,=+-]{0,119}")
+LONGEST_NAME = 150  # of a key in a file's name
 _NAME = re.compile(r"(.+)\.([0-9a-f]{16})\.(json|nc|safetensors)")
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -43,12 +44,20 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _HARD = {"fallback_to_soft": False} if "fallback_to_soft" in signature(FileLock.__init__).parameters else {}
 
 
-def _refuse_name(name: str) -> None:
-    if not _KEY.fullmatch(name):
-        raise StoreError(
-            f"{name!r} cannot be the name of an item: use up to 120 letters, digits and . _ , = + -, beginning with a "
-            "letter or digit"
-        )
+def part_of(folder: str | Path | Store | None, name: str) -> Path | Store | None:
+    """A place inside a folder for a part of its work: to be given as ``folder=`` on."""
+    if folder is None or isinstance(folder, Store):
+        return None if folder is None else folder.child(name)
+    return Path(folder) / name
+
+
+def _quoted(name: str) -> str:
+    """A key as part of a file's name."""
+    found = quote(name, safe=" ,=+").replace("~", "%7E")
+    found = f"%2E{found[1:]}" if found.startswith(".") else found
+    if not 0 < len(found) <= LONGEST_NAME:
+        raise StoreError(f"{name[:40]!r} cannot be the key of an item: use up to {LONGEST_NAME} letters and digits")
+    return found
 
 
 def open_store(
@@ -110,7 +119,7 @@ class FolderStore(Store):
             raise StoreError(f"{file} cannot be read ({error}): remove this one file, and run the same again") from error
 
     def file(self, key: str) -> Path | None:
-        """The file of a finished item, checked to be whole, to be read in parts; None where there is none."""
+        """See :class:`Store`."""
         with self._lock:
             if key not in self._files:
                 self._scan()
@@ -119,18 +128,17 @@ class FolderStore(Store):
 
     def put(self, key: str, value: Any) -> None:
         """See :class:`Store`."""
-        _refuse_name(key)
-        folder = self._place / ITEMS
+        folder, quoted = self._place / ITEMS, _quoted(key)
         name = ""
 
         def named(scratch: Path) -> str:
             nonlocal name
-            name = f"{key}.{self._sum(key, scratch)}{items.suffix(value)}"
+            name = f"{quoted}.{self._sum(key, scratch)}{items.suffix(value)}"
             return name
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with new_file(folder / key, named=named) as scratch:
+            with new_file(folder / quoted, named=named) as scratch:
                 items.write(value, scratch)
         except TypeError as error:
             raise StoreError(f"{key} of a {self.manifest.kind} cannot be kept: {error}") from error
@@ -161,23 +169,31 @@ class FolderStore(Store):
 
     def child(self, name: str) -> FolderStore:
         """See :class:`Store`."""
-        _refuse_name(name)
-        return FolderStore(self._place / PARTS / name, self.manifest.inner(name))
+        return FolderStore(self._place / PARTS / _quoted(name), self.manifest.inner(name))
 
     def drop_child(self, name: str) -> None:
         """See :class:`Store`."""
-        shutil.rmtree(self._place / PARTS / name, ignore_errors=True)
+        shutil.rmtree(self._place / PARTS / _quoted(name), ignore_errors=True)
         with suppress(OSError):  # only an empty folder can be removed so
             (self._place / PARTS).rmdir()
+
+    def tidy(self) -> None:
+        """See :class:`Store`."""
+        with suppress(OSError):
+            if self.keys():
+                return
+            shutil.rmtree(self._place / ITEMS, ignore_errors=True)
+            if {path.name for path in self._place.iterdir()} <= {manifest.FILE, CLAIMS}:
+                shutil.rmtree(self._place / CLAIMS, ignore_errors=True)
+                (self._place / manifest.FILE).unlink()
 
     @contextmanager
     def claim(self, group: str) -> Iterator[bool]:
         """See :class:`Store`."""
-        _refuse_name(group)
         folder = self._place / CLAIMS
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{group}.lock", thread_local=False, **_HARD)
+            lock = FileLock(folder / f"{_quoted(group)}.lock", thread_local=False, **_HARD)
             lock.acquire(blocking=False)
         except Timeout:
             yield False
@@ -207,13 +223,14 @@ class FolderStore(Store):
         except OSError as error:
             raise StoreError(f"cannot read {self._place}: {error}; check that the folder may be read") from error
         for name in self._listed - names:
-            if (matched := _NAME.fullmatch(name)) and name in self._files.get(matched[1], ()):
-                self._forget(matched[1], name)
+            if (matched := _NAME.fullmatch(name)) and name in self._files.get(unquote(matched[1]), ()):
+                self._forget(unquote(matched[1]), name)
         for name in sorted(names - self._listed):
             if name.startswith("."):
                 self._tidy(name)
             elif matched := _NAME.fullmatch(name):
-                self._files[matched[1]] = sorted({*self._files.get(matched[1], ()), name})
+                key = unquote(matched[1])
+                self._files[key] = sorted({*self._files.get(key, ()), name})
         self._listed = names
 
     def _forget(self, key: str, name: str) -> None:

@@ -6,9 +6,10 @@ value                                   file          comes back as
 plain JSON values                       .json         itself (tuples as lists)
 tables, a mapping name -> xr.Dataset    .nc           equal tables, dtypes and attributes included
 :class:`Content`                        .safetensors  itself, tensors bit for bit
+what has ``content()``, as a run        .safetensors  its content; from memory, itself
 ======================================  ============  ==========================================
 
-A run is kept as its content (``run.content()``). Nothing in a file is executed when it is read.
+Nothing in a file is executed when it is read.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Content:
 
 def suffix(value: Any) -> str:
     """The ending of the file that a value is kept in."""
-    if isinstance(value, Content):
+    if isinstance(value, Content) or hasattr(value, "content"):
         return ".safetensors"
     tables = isinstance(value, Mapping) and value and all(isinstance(v, xr.Dataset) for v in value.values())
     return ".nc" if tables else ".json"
@@ -51,7 +52,8 @@ def write(value: Any, file: Path) -> None:
     """Write a value to a file (named anyhow) in the form that its kind has."""
     kind = suffix(value)
     if kind == ".safetensors":
-        save_file(apart(value.tensors), file, {HEADER: json.dumps(value.header, default=plain)})
+        content = value if isinstance(value, Content) else value.content()
+        save_file(apart(content.tensors), file, {HEADER: json.dumps(content.header, default=plain)})
     elif kind == ".nc":
         for name, table in value.items():
             table.to_netcdf(file, mode="a", group=name, engine="h5netcdf")

@@ -71,9 +71,7 @@ def begin(folder: Path, kind: str, parameters: Mapping[str, Any]) -> Manifest:
         if not file.exists():  # looked for after the rest: whoever else begins here writes the manifest first
             if names - {FILE} and ITEMS not in names:
                 raise StoreError(f"{folder} holds something else than a {kind}: choose an empty folder")
-            text = json.dumps({"format": FORMAT, "kind": kind, "parameters": wanted.parameters, "sum": wanted.sum})
-            with new_file(file, once=True) as scratch:  # the first of several processes sets the parameters
-                scratch.write_text(text, encoding="utf-8")
+            write(folder, wanted, once=True)  # the first of several processes sets the parameters
         found = read(folder)
     except StoreError:
         raise
@@ -85,9 +83,16 @@ def begin(folder: Path, kind: str, parameters: Mapping[str, Any]) -> Manifest:
     if changed:
         raise StoreError(
             f"the {kind} in {folder} was begun under other parameters, and results of both cannot be mixed:{changed}\n"
-            "Use the old parameters to go on, or another folder"
+            "Use the old parameters to go on, or another folder to begin anew"
         )
     return found
+
+
+def write(folder: Path, manifest: Manifest, once: bool = False) -> None:
+    """Put a manifest into a folder. ``once``: leave one that is there already."""
+    said = {"format": FORMAT, "kind": manifest.kind, "parameters": manifest.parameters, "sum": manifest.sum}
+    with new_file(folder / FILE, once=once) as scratch:
+        scratch.write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
 def read(folder: Path) -> Manifest:

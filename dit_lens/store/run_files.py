@@ -23,8 +23,13 @@ FORMAT = 3
 HEADER, TENSORS = "run.json", "run.safetensors"
 
 
-def write_run(content: Content, folder: str | Path) -> Path:
+def write_run(content: Content, folder: str | Path, manifest: str | None = None) -> Path:
     """Write the content of a run; a folder that exists is replaced only when it is empty or holds a run and no more.
+
+    Args:
+        content: The content.
+        folder: The place.
+        manifest: The checksum of the manifest that the run was made under, where it is the result of long work.
 
     Returns:
         The folder.
@@ -38,7 +43,7 @@ def write_run(content: Content, folder: str | Path) -> Path:
         with new_folder(folder) as scratch:
             save_file(apart(content.tensors), scratch / TENSORS)
             header = json.loads(json.dumps(content.header, default=plain))
-            about = {"format": FORMAT, **header, "tensors": _digest(scratch / TENSORS)}
+            about = {"format": FORMAT, **header, "manifest": manifest, "tensors": _digest(scratch / TENSORS)}
             about["checksum"] = checksum(about)
             (scratch / HEADER).write_text(json.dumps(about, indent=1), encoding="utf-8")
     except StoreError:
@@ -70,7 +75,7 @@ def read_run(folder: str | Path) -> Content:
             raise StoreError(f"the run in {folder} is damaged: {HEADER} is not what was written; {again}")
         if about["tensors"] != _digest(folder / TENSORS):
             raise StoreError(f"the run in {folder} is damaged: {TENSORS} is not what was written; {again}")
-        header = {k: v for k, v in about.items() if k not in ("format", "tensors")}
+        header = {k: v for k, v in about.items() if k not in ("format", "manifest", "tensors")}
         return Content(load_file(folder / TENSORS), header)
     except StoreError:
         raise
@@ -80,6 +85,15 @@ def read_run(folder: str | Path) -> Content:
         raise StoreError(f"cannot read {folder}: {error}; check that the folder may be read") from error
     except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"the run in {folder} is damaged ({error!r}): {again}") from error
+
+
+def manifest_of(folder: str | Path) -> str | None:
+    """The checksum of the manifest that a saved run was made under; None where there is none, or no run."""
+    try:
+        found = json.loads((Path(folder) / HEADER).read_text(encoding="utf-8"))["manifest"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _digest(file: Path) -> str:

@@ -415,9 +415,10 @@ class Lens:
         """Model, fingerprint of its weights, frames a second, and the versions of what computes."""
         return {"model": self.name, "fingerprint": self.fingerprint, "fps": self.defaults.fps, **versions()}
 
-    def identity(self) -> dict[str, Any]:
-        """What numbers of this lens depend on: weights, the pipeline's scheduler and defaults, arithmetic, versions."""
-        return identity_of(self)
+    def identity(self, scheduler: Any = None) -> dict[str, Any]:
+        """What numbers of this lens depend on: weights, scheduler (the pipeline's unless another samples), defaults,
+        arithmetic and versions."""
+        return identity_of(self, scheduler)
 
     def _decode(self, latents: Tensor) -> Tensor:
         return sampler.decode(self.pipe, latents)

@@ -10,7 +10,7 @@ from dit_lens.wan.fingerprint import digest
 _VERSIONS = ("dit-lens", "torch", "diffusers", "transformers")
 
 
-def identity_of(lens: Any) -> dict[str, Any]:
+def identity_of(lens: Any, scheduler: Any = None) -> dict[str, Any]:
     """The identity of a :class:`~dit_lens.wan.lens.Lens`, as plain JSON values."""
     pipe = lens.pipe
     encoders = {k: getattr(pipe, k, None) for k in ("vae", "text_encoder", "image_encoder")}
@@ -18,7 +18,7 @@ def identity_of(lens: Any) -> dict[str, Any]:
         "model": lens.fingerprint,
         "encoders": digest({k: v for k, v in encoders.items() if v is not None}),
         "arithmetic": f"{pipe.transformer.dtype} on {pipe._execution_device.type}",
-        "scheduler": describe(pipe.scheduler),
+        "scheduler": describe(pipe.scheduler if scheduler is None else scheduler),
         "defaults": describe(lens.defaults),
         "versions": {k: v for k, v in lens.about.items() if k in _VERSIONS},
     }

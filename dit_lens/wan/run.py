@@ -178,13 +178,13 @@ class Run:
         return content_of(self)
 
     @classmethod
-    def from_content(cls, content: Content) -> Run:
-        """The run of such content, without its task and decoder.
+    def from_content(cls, content: Content | Run) -> Run:
+        """The run of such content, without its task and decoder; a run is returned as it is.
 
         Raises:
             StoreError: The content is not that of a run.
         """
-        return cls(**fields_of(content))
+        return content if isinstance(content, Run) else cls(**fields_of(content))
 
     def identity(self) -> dict[str, Any]:
         """What numbers that are made from this run depend on."""

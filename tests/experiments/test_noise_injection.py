@@ -146,7 +146,8 @@ def test_noise_held_for_a_while(lens: Any, tasks: Any) -> None:
     a_while = noise_injection.noise_at_frame(lens, tasks, [3], ["unit"], unit="pixel", steps=range(2), sampling=EULER)
     assert list(a_while["frame"].values) == [1]
     own = pixel_frames(Grid(4, 6, 6), 1)
-    assert (a_while["damage"][..., own].mean("pixel_frame") < 0.7 * to_the_end["damage"][..., own].mean("pixel_frame")).all()
+    short, long = (found["damage"][..., own].mean("pixel_frame") for found in (a_while, to_the_end))
+    assert (short < 0.7 * long).all()
 
 
 @given(st.integers(1, 8), st.integers(1, 5))

@@ -186,8 +186,10 @@ def test_finished_steps_are_not_done_again(tmp_path: Path, monkeypatch: pytest.M
     first = grid(features, {"y": y}, permutations=3, folder=tmp_path / "grid")
     monkeypatch.setattr("dit_lens.probing.probe_grid._block", lambda *a: pytest.fail("done again"))
     assert grid(features, {"y": y}, permutations=3, folder=tmp_path / "grid").identical(first)
-    with pytest.raises(pytest.fail.Exception):
-        grid(features, {"y": 1 - y}, permutations=3, folder=tmp_path / "grid")
+    for other in ({"labels": {"y": 1 - y}}, {"permutations": 4}, {"alpha": 1.0}, {"seed": 1}, {"folds": 3}):
+        given = {"labels": {"y": y}, "permutations": 3, **other}
+        with pytest.raises(dl.StoreError, match=rf"begun under other parameters.*\n  .*{min(other)[:5]}"):
+            grid(features, **given, folder=tmp_path / "grid")
 
 
 def test_untrained_features_stand_beside(tmp_path: Path) -> None:
@@ -239,7 +241,7 @@ def test_collecting_goes_on_and_refuses_other_parameters(lens: Any, tmp_path: Pa
     call = {"sampling": {"num_inference_steps": 2, "guidance_scale": 1.0}, "folder": tmp_path, "steps": [1]}
     told: list[int] = []
     first = collect(lens, tasks, "attn_out", **call, progress=lambda done, total, what: told.append(done))
-    (tmp_path / "scene-00001.safetensors").unlink()
+    next((tmp_path / "items").glob("scene-00001.*")).unlink()
     again = collect(lens, tasks, "attn_out", **call, progress=lambda done, total, what: told.append(done))
     assert told == [0, 1, 2, 1]
     assert np.array_equal(first.block("attn_out", 1), again.block("attn_out", 1))
@@ -286,11 +288,13 @@ def test_a_full_disk_loses_only_what_is_in_flight(tmp_path: Path, lens: Any, mon
             with pytest.raises(dl.StoreError, match=r"No space left on device.* room"):
                 work()
         work()
-    assert not list(tmp_path.rglob(".*"))
-    (kept,) = (tmp_path / "scan").rglob("*-0.safetensors")
-    kept.write_bytes(kept.read_bytes()[:50])
-    with pytest.raises(dl.StoreError, match="remove this one file"):
-        works[1]()
+    assert {path.name for path in tmp_path.rglob(".*")} == {".claims"}
+    for i, name in enumerate(("features/items/scene-00001.*", "scan/items/resid_post-0.*")):
+        (kept,) = tmp_path.glob(name)
+        kept.write_bytes(kept.read_bytes()[:50])
+        works[i]()
+        assert sorted(path.name for path in tmp_path.glob(name))[0] == kept.name, "the same was made again"
+        assert len(list(tmp_path.glob(f"{name}.damaged-*"))) == 1
 
 
 def test_other_defaults_of_the_lens_are_other_parameters(tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ import torch
 from typer.testing import CliRunner
 
 import dit_lens as dl
-from dit_lens.cli import app, inspect_commands, stoppable_generation
+from dit_lens.cli import app, inspect_commands
+from dit_lens.runner import resumable_generation
+from dit_lens.store import items
 from dit_lens.wan import sampler
+from dit_lens.wan.run import Run
 
 STEPS = 30
 WORDS = ["generate", "lab", "--task", "maze", "--seed", "3", "--num-inference-steps", str(STEPS), "--out"]
@@ -60,7 +63,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(p.name for p in folder.glob("[!.]*"))
+
+
+def unfinished(folder: Path) -> Run:
+    """The steps that are kept."""
+    (file,) = (folder / "items").iterdir()
+    return Run.from_content(items.read(file))
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(loaded: Any, tmp_path: Path, counted: Any) -> None:
@@ -74,16 +83,16 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(loaded: Any, tmp
                 break
         told = child.stderr.read()
         assert child.wait() == 130 and child.stdout.read() == ""
-    assert f"they are kept in {tmp_path / 'stopped'}: the same command goes on" in told and "Traceback" not in told
-    assert files(tmp_path) == ["stopped"]
-    kept = dl.load_run(tmp_path / "stopped")
+    assert f"what is done is kept in {tmp_path}: the same command goes on" in told and "Traceback" not in told
+    assert files(tmp_path) == ["items", "manifest.json"]
+    kept = unfinished(tmp_path)
     assert 3 <= kept.n_steps < STEPS and f"stopped after {kept.n_steps} of 30 steps" in told
 
     again = run(*WORDS, tmp_path)
     assert again.exit_code == 0, again.output
     assert f"going on after {kept.n_steps} of 30 steps" in again.stderr
     assert counted == list(range(kept.n_steps, STEPS)), "no step twice"
-    assert files(tmp_path) == ["film.png", "run", "video.mp4"]
+    assert files(tmp_path) == ["film.png", "manifest.json", "run", "video.mp4"]
     made, plain = dl.load_run(tmp_path / "run"), whole(loaded)
     assert torch.equal(made.latents, plain.latents) and torch.equal(made.velocity, plain.velocity)
     assert made.meta == plain.meta and made.task == plain.task and made.fired == ()
@@ -125,8 +134,8 @@ def test_other_parameters_are_refused_with_the_difference(
     monkeypatch.chdir(stopped)
     dl.tasks.load("maze", seed=5).image.save("first.png")
     told = run(*WORDS, stopped, *other)
-    assert told.exit_code == 1 and difference in told.stderr and "another --out" in told.stderr
-    assert dl.load_run(stopped / "stopped").n_steps == 4
+    assert told.exit_code == 1 and difference in told.stderr and "another folder to begin anew" in told.stderr
+    assert unfinished(stopped).n_steps == 4
     assert run(*WORDS, stopped / "new", *other).exit_code == 0  # the cure
 
 
@@ -136,10 +145,11 @@ def test_other_weights_are_refused(stopped: Path, loaded: Any, monkeypatch: pyte
     assert told.exit_code == 1 and f"-> '{'0' * 16}'" in told.stderr
 
 
-def test_a_damaged_run_says_what_to_remove(stopped: Path) -> None:
-    (stopped / "stopped" / "run.safetensors").write_bytes(b"")
-    told = run(*WORDS, stopped)
-    assert told.exit_code == 1 and "damaged: run.safetensors" in told.stderr and "to begin anew, remove" in told.stderr
+def test_damaged_steps_are_set_aside_and_computed_again(stopped: Path, loaded: Any, counted: Any) -> None:
+    (file,) = (stopped / "items").iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert run(*WORDS, stopped).exit_code == 0 and counted == list(range(STEPS))
+    assert torch.equal(dl.load_run(stopped / "run").latents, whole(loaded).latents)
 
 
 def test_a_stop_while_decoding_computes_no_step_again(
@@ -153,17 +163,43 @@ def test_a_stop_while_decoding_computes_no_step_again(
         told = run(*WORDS, tmp_path)
     assert told.exit_code == 130 and "stopped after 30 of 30 steps" in told.stderr
     assert run(*WORDS, tmp_path).exit_code == 0
-    assert counted == list(range(STEPS)) and files(tmp_path) == ["film.png", "run", "video.mp4"]
+    assert counted == list(range(STEPS)) and files(tmp_path) == ["film.png", "manifest.json", "run", "video.mp4"]
 
 
 def test_a_long_generation_is_kept_now_and_then(
     loaded: Any, tmp_path: Path, counted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What no handler sees, such as a machine that goes away, costs minutes only."""
-    monkeypatch.setattr(stoppable_generation, "EVERY", 0.0)
+    monkeypatch.setattr(resumable_generation, "EVERY", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(stoppable_generation.Stoppable, "__exit__", lambda *_: None)
         patch.setattr("dit_lens.figures.frames.mp4", None)
         assert run(*WORDS, tmp_path).exit_code == 1
-    assert dl.load_run(tmp_path / "stopped").n_steps == STEPS
+    assert unfinished(tmp_path).n_steps == STEPS
     assert run(*WORDS, tmp_path).exit_code == 0 and counted == list(range(STEPS))
+
+
+def test_the_same_command_reads_what_is_finished_and_others_replace_it(
+    loaded: Any, tmp_path: Path, counted: Any
+) -> None:
+    """A finished folder belongs to what it was made under; it is ours to replace, and a damaged run is made again."""
+    assert run(*WORDS, tmp_path).exit_code == 0
+    counted.clear()
+    again = run(*WORDS, tmp_path)
+    assert again.exit_code == 0 and counted == [] and "going on after 30 of 30 steps" in again.stderr
+    (tmp_path / "run" / "run.safetensors").write_bytes(b"")
+    assert run(*WORDS, tmp_path).exit_code == 0 and counted == list(range(STEPS))
+    assert run(*WORDS, tmp_path, "--steps", 3).exit_code == 0
+    assert dl.load_run(tmp_path / "run").n_steps == 3
+    assert files(tmp_path) == ["film.png", "manifest.json", "run", "video.mp4"]
+
+
+@pytest.mark.parametrize("name", ["video.mp4", "film.png", "notes.txt", "run"])
+def test_a_users_own_file_is_never_overwritten(loaded: Any, tmp_path: Path, name: str) -> None:
+    if name == "run":
+        whole(loaded, steps=2).save(tmp_path / name)
+    else:
+        (tmp_path / name).write_text("mine")
+    told = run(*WORDS, tmp_path)
+    assert told.exit_code == 1 and "something else than a generation: choose an empty folder" in told.stderr
+    assert files(tmp_path) == [name]
+    assert dl.load_run(tmp_path / name).n_steps == 2 if name == "run" else (tmp_path / name).read_text() == "mine"
