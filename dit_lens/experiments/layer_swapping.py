@@ -135,7 +135,7 @@ def swap(
     about = {
         "model": lens.name, "weights": lens.fingerprint, "twin": twin if isinstance(twin, str) else "own function",
         "placebo": f"same scene, seed + {placebo_seed}", "branches": str(branches), "heads": str(heads),
-        "tokens": str(tokens), "first_seed": seed, "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler,
+        "tokens": str(tokens), "first_seed": seed, "sampling_steps": plan.n_steps, "scheduler": plan.scheduler,
         "remarks": list(remarks),
     }  # fmt: skip
     return _table(cells).assign_attrs(about)

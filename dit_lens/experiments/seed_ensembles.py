@@ -144,7 +144,7 @@ def ensembles(
     about = {
         "model": lens.name, "weights": lens.fingerprint, "k": k, "steps": str(steps), "alpha": alpha,
         "rescale": int(rescale), "branches": str(branches), "first_seed": seed, "placebo": PLACEBO,
-        "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
+        "sampling_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
     }  # fmt: skip
     return table.assign_attrs(about)
 
@@ -315,7 +315,7 @@ def _raises(found: xr.Dataset, condition: str) -> Claim:
         "Averaging the hidden states of three seeds in layers 20-29 of 40 at the first step raises the score, .685 to "
         ".716 (training-free ensemble).",
         f"paired gain of '{condition}' over the same seed alone, step {found.attrs['steps']} of "
-        f"{found.attrs['num_inference_steps']}, K = {k}, first seed continued",
+        f"{found.attrs['sampling_steps']}, K = {k}, first seed continued",
         str(found["metric"].item()), get("gain"), get("gain_low"), get("gain_high"), int(one["n"]),
         get("null"), get("null_low"), get("null_high"), "initial noises averaged instead, at unit variance",
         "supported when the interval of the gain lies above zero and above the placebo's mean", verdict,
