@@ -87,10 +87,13 @@ def test_sweep_takes_what_a_sweep_and_its_run_take() -> None:
     made = dict(inspect.signature(Sweep).parameters)
     run = dict(inspect.signature(Sweep.run).parameters)
     del run["self"]
+    given = made.pop("given")  # comes last in both
+    assert given.annotation == shown["given"].annotation
+    run["given"] = given
     assert list(shown) == [*made, *run]
     for name, parameter in {**made, **run}.items():
         assert (shown[name].default, shown[name].annotation) == (parameter.default, parameter.annotation), name
-        assert name == "lens" or f"``{name}" in sweep.__doc__, name
+        assert name in ("lens", "given") or f"``{name}" in sweep.__doc__, name
 
 
 def test_experiments_make_runs_and_state_no_claims() -> None:

@@ -123,7 +123,7 @@ def generate(
     if json:
         files = {"folder": place, "run": place / "run", "video": place / "video.mp4", "film": place / "film.png"}
         made = {"model": lens.name, "fingerprint": lens.fingerprint, "prompt": run.prompt, "seed": seed}
-        used = {"num_inference_steps": run.n_steps, "guidance_scale": run.plan.guidance_scale}
+        used: dict[str, Any] = {"num_inference_steps": run.n_steps, "guidance_scale": run.plan.guidance_scale}
         used |= {"scheduler": run.plan.scheduler, "score": asdict(score) if task is not None else None}
         return tell_json({**files, **made, **used})
     typer.echo(f"{place}  (video.mp4, film.png, and the run: dit_lens.load_run({str(place / 'run')!r}))")

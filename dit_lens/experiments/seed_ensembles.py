@@ -142,7 +142,7 @@ def ensembles(
     about = {
         "model": lens.name, "weights": lens.fingerprint, "k": k, "steps": str(steps), "alpha": alpha,
         "rescale": int(rescale), "branches": str(branches), "first_seed": seed, "placebo": PLACEBO,
-        "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
+        "sampling_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
     }  # fmt: skip
     return table.assign_attrs(about)
 

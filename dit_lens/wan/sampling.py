@@ -99,13 +99,14 @@ def merged(
     Raises:
         SamplerError: For an unknown name, for a name in both, and for another kind of value.
     """
-    if sampling is not None and not isinstance(sampling, Sampling | Mapping):
-        number = f"num_inference_steps={sampling}, or " if isinstance(sampling, int) else ""
+    whole: Any = sampling
+    if whole is not None and not isinstance(whole, Sampling | Mapping):
+        number = f"num_inference_steps={whole}, or " if isinstance(whole, int) else ""
         raise SamplerError(
-            f"sampling={sampling!r}: give {number}a dit_lens.Sampling, or a mapping with some of {', '.join(NAMES)}"
+            f"sampling={whole!r}: give {number}a dit_lens.Sampling, or a mapping with some of {', '.join(NAMES)}"
         )
     check_names(given, of)
-    together = sampling.given() if isinstance(sampling, Sampling) else dict(sampling or {})
+    together = whole.given() if isinstance(whole, Sampling) else dict(whole or {})
     check_names(together)
     together = {name: value for name, value in together.items() if value is not None}
     flat = {name: value for name, value in given.items() if value is not None}

@@ -268,7 +268,7 @@ def test_mistakes_name_their_cure(lens: Any, tasks: list[Any], alone: Any) -> No
     refused(InterventionError, "mode='lockstep'", modes=["alpha"], alpha=1.0)
     refused(AddressError, "use 0 to 11", layers=range(20, 30))
     refused(MeasureError, "without sources", modes=[ensemble_mode("cached", sources=alone)])
-    refused(InterventionError, "leave batch", batch=1)
+    refused(SamplerError, "unknown argument 'batch'", batch=1)  # members are one batch, always
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -0.5, 1.5])

@@ -56,7 +56,7 @@ class Puzzle:
 
 
 TASKS = [Puzzle(i) for i in range(8)]
-HOW: dict[str, Any] = {"tasks": TASKS[:2], "seed": 5, "num_inference_steps": (0,), "scenes": 0, "sampling": SAMPLING}
+HOW: dict[str, Any] = {"tasks": TASKS[:2], "seed": 5, "steps": (0,), "scenes": 0, "sampling": SAMPLING}
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_a_finished_map_is_read_and_not_made(lens: Lens, whole: tuple[Map, Path]
         ),
         ({"steps": (1,)}, r"steps: \[0\] -> \[1\]"),
         ({"tasks": TASKS, "scenes": 8}, r"scenes: 0 -> 8"),
-        ({"sampling": {**SAMPLING, "num_inference_steps": 3}}, r"sampling.steps: 2 -> 3"),
+        ({"sampling": {**SAMPLING, "num_inference_steps": 3}}, r"sampling.num_inference_steps: 2 -> 3"),
         ({"sampling": {**SAMPLING, "negative_prompt": "blue"}}, r"sampling.negative_prompt: absent -> 'blue'"),
         ({"sampling": {**SAMPLING, "preset": "paper"}}, r"plan.scheduler"),
     ],
@@ -239,7 +239,7 @@ def test_sampling_reaches_every_generation(lens: Lens, monkeypatch: pytest.Monke
     seen, real = [], Lens.generate
 
     def generate(self: Lens, *args: Any, **given: Any) -> Any:
-        seen.append({name: given.get(name) for name in SAMPLING})
+        seen.append(given["sampling"].given())
         return real(self, *args, **given)
 
     with monkeypatch.context() as m:
@@ -260,5 +260,5 @@ def test_ensembles_may_be_asked_for_later(lens: Lens, whole: tuple[Map, Path], t
 
 @pytest.mark.parametrize("name", ["seed", "record", "regions", "colour"])
 def test_sampling_takes_what_a_map_does_not_set(name: str, lens: Lens) -> None:
-    with pytest.raises(dl.MeasureError, match=rf"sampling= has \['{name}'\].*guidance"):
+    with pytest.raises(dl.SamplerError, match=rf"unknown argument '{name}'.*guidance_scale"):
         dl.map(lens, **{**HOW, "sampling": {name: 1}})

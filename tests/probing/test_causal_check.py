@@ -334,7 +334,7 @@ def test_under_the_null_few_results_pass() -> None:
     ],
 )
 def test_mistakes_are_told_with_their_remedy(tiny: Lens, change: dict[str, Any], remedy: str) -> None:
-    how: dict[str, Any] = {"probe": probe_along(normal(), AT), "tasks": [TASK], "generate": HOW, **change}
+    how: dict[str, Any] = {"probe": probe_along(normal(), AT), "tasks": [TASK], "sampling": HOW, **change}
     with pytest.raises(ProbeError, match=remedy):
         causal(tiny, how.pop("probe"), how.pop("tasks"), **how)
 

@@ -28,14 +28,10 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_folder_goes_on_under_the_same_parameters_only(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
-    kept = begin(folder, "head.json", {"num_inference_steps": (0, 1), "seed": 0}, "map")
-    assert (
-        kept
-        == begin(folder, "head.json", {"seed": 0, "num_inference_steps": [0, 1]}, "map")
-        == {"seed": 0, "num_inference_steps": [0, 1]}
-    )
+    kept = begin(folder, "head.json", {"steps": (0, 1), "seed": 0}, "map")
+    assert kept == begin(folder, "head.json", {"seed": 0, "steps": [0, 1]}, "map") == {"seed": 0, "steps": [0, 1]}
     with pytest.raises(dl.StoreError, match=r"the map in .* was begun under other parameters.*\n  seed: 0 -> 1\n.*old"):
-        begin(folder, "head.json", {"seed": 1, "num_inference_steps": [0, 1]}, "map")
+        begin(folder, "head.json", {"seed": 1, "steps": [0, 1]}, "map")
 
 
 @pytest.mark.parametrize("marked", [True, False])

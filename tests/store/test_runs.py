@@ -307,7 +307,7 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "json is a list": (lambda f: (f / "run.json").write_text("[1, 2]"), "damaged"),
     "json is not text": (lambda f: (f / "run.json").write_bytes(b"\xff\xfe\x00{"), "damaged"),
     "no format": (lambda f: (f / "run.json").write_text("{}"), "damaged"),
-    "newer": (lambda f: edit(f, format=99), "format 99 .*reads 2: load it with the version that wrote it"),
+    "newer": (lambda f: edit(f, format=99), "format 99 .*reads 3: load it with the version that wrote it"),
     "older": (lambda f: edit(f, format=1), "format 1 "),
     "a field less": (lambda f: edit(f, plan={"calls": []}), "damaged"),
     "a field too many": (lambda f: edit(f, size={"height": 1, "width": 1, "num_frames": 1, "depth": 1}), "damaged"),

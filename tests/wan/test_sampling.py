@@ -56,7 +56,7 @@ def test_a_run_keeps_what_it_was_sampled_with_and_gives_it_again(lens: Any) -> N
     run = lens.generate(**CALL, seed=1, **GIVEN)
     kept = run.sampling
     assert {name: getattr(kept, name) for name in GIVEN} == GIVEN
-    assert kept.negative_prompt == "" and kept.max_sequence_length == GIVEN["max_sequence_length"]
+    assert kept.negative_prompt == GIVEN["negative_prompt"] and kept.max_sequence_length == GIVEN["max_sequence_length"]
     again = lens.generate(**CALL, seed=1, sampling=kept)
     assert torch.equal(again.latents, run.latents) and again.sampling == kept
     assert kept.guidance_scale == run.plan.guidance_scale == 4.0 and run.plan.guidance_scale_2 == 2.0
