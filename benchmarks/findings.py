@@ -3,18 +3,23 @@
     python benchmarks/findings.py                      # all of them; an hour on one core
     python benchmarks/findings.py noise swap           # some, the others keep their rows
     python benchmarks/findings.py --table              # only write the page again from docs/findings.json
+    python benchmarks/findings.py --folder findings    # where finished experiments are kept: the same command goes on
 
-``dl.replication.claims`` runs each experiment with its own n and seed 0 on unseen puzzles. Rows are kept in
-docs/findings.json with the date and the versions they were made with, so that one experiment can be run again without
-the rest.
+``dl.replication.claims`` runs each experiment with its own n and seed 0 on unseen puzzles. Rows are kept in docs/findings.json
+with the date and the versions they were made with, so that one experiment can be run again without the rest.
+
+Each experiment is kept as soon as it is finished; stopped or killed, the same command goes on, and several processes on
+one folder share the work. The folder belongs to the model, the versions and the code of the package.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -22,6 +27,8 @@ from typing import Any
 
 import dit_lens as dl
 from dit_lens import replication
+from dit_lens.store import open_store
+from dit_lens.store.atomic import new_file
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, ROWS = DOCS / "findings.md", DOCS / "findings.json"
@@ -63,6 +70,26 @@ def measure(name: str, lens: Any) -> dict[str, Any]:
     made = {k: v for k, v in lens.about.items() if k in ("dit-lens", "torch", "diffusers")}
     return {"rows": rows, "date": str(date.today()), "made": made, "weights": lens.fingerprint,
             "minutes": round((time.time() - began) / 60, 1)}  # fmt: skip
+
+
+def measure_all(lens: Any, names: Iterable[str], folder: Path | None) -> dict[str, dict[str, Any]]:
+    """The entries of these experiments; those that are finished are read from the folder."""
+    names = list(names)
+    store = open_store(folder, "findings", lambda: {**lens.identity(), "code": code()})
+    with store.todo({name: [name] for name in names}) as todo:
+        for name, _ in todo:
+            entry = measure(name, lens)
+            store.put(name, entry)
+            print(f"{name}: {len(entry['rows'])} rows, {entry['minutes']} min", flush=True)
+    return {name: store.get(name) for name in names}
+
+
+def code() -> str:
+    """A short hash of the package's sources: under one version number they still change."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(dl.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def table(stored: dict[str, Any]) -> str:
@@ -110,17 +137,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"experiments, of {', '.join(replication.TABLE)}")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the page from the stored rows")
+    parser.add_argument("--folder", type=Path, default=Path("findings"), help="where finished experiments are kept")
     asked = parser.parse_args()
     unknown = set(asked.names) - set(replication.TABLE)
     if unknown:
         parser.error(f"unknown: {sorted(unknown)}; choose from {list(replication.TABLE)}")
     with dl.load("lab") as lens:
-        for name in () if asked.table else asked.names or replication.TABLE:
-            entry = measure(name, lens)
-            stored = json.loads(ROWS.read_text()) if ROWS.exists() else {}  # read late: two may run side by side
-            ROWS.write_text(json.dumps({**stored, name: entry}, indent=1, default=float) + "\n")
-            print(f"{name}: {len(entry['rows'])} rows, {entry['minutes']} min", flush=True)
-    PAGE.write_text(table(json.loads(ROWS.read_text())))
+        found = {} if asked.table else measure_all(lens, asked.names or replication.TABLE, asked.folder)
+    stored = json.loads(ROWS.read_text()) if ROWS.exists() else {}
+    stored |= found
+    for file, text in ((ROWS, json.dumps(stored, indent=1, default=float) + "\n"), (PAGE, table(stored))):
+        with new_file(file) as scratch:
+            scratch.write_text(text)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,8 @@ def branching(
     """
     if n < 2:
         raise MeasureError(f"n={n}: whether branches differ needs at least two of them")
+    if not len(tasks):
+        raise MeasureError("no tasks: give some, e.g. several('maze', 20)")
     for task in tasks:
         if not hasattr(task, "answer"):
             raise MeasureError(

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 import xarray as xr
 
 from dit_lens.errors import MeasureError
@@ -45,6 +46,9 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
     for other in (source, placebo):
         if other.grid != base.grid or not other.plan.same_schedule(base.plan):
             raise MeasureError("base, source and placebo need the same size and the same sampling schedule")
+    for step in steps:
+        if torch.equal(base.x0_hat(step), source.x0_hat(step)):
+            raise MeasureError(f"base and source agree exactly at step {step}: choose a source with another answer")
     sweep = Sweep(lens, base, source, placebo=placebo, steps=list(steps), progress=silent)
     found = sweep.raw()["value"].squeeze(["task", "seed", "hook", "head", "region", "branch"], drop=True)
     about = {"long_name": "local effect of a layer's update", "units": "0 = base, 1 = source"}

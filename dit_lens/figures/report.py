@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from dit_lens.errors import FigureError
+from dit_lens.errors import FigureError, StoreError
 from dit_lens.figures.frames import SpriteSheet, as_frames, data_uri, factor_for, mp4, shrink, spread, sprite_sheet
 from dit_lens.figures.tables import layer_table, plain_table, value_table
+from dit_lens.store.atomic import new_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,10 +211,12 @@ class Report:
                 f"{max_bytes / 1e6:.1f} MB. Show fewer puzzles or cells, or fewer steps of each film (film[::2])."
             )
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(page)
-        os.replace(part, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(path) as scratch:
+                scratch.write_bytes(page)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error}; make room, or choose another place") from error
         return path
 
     def _add(self, kind: str, implied: str, item: dict[str, Any]) -> Report:

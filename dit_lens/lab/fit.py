@@ -25,6 +25,7 @@ from dit_lens.lab.config import LabConfig
 from dit_lens.lab.data import Puzzles
 from dit_lens.lab.evaluate import quick
 from dit_lens.lab.optim import Both
+from dit_lens.store.atomic import new_file
 
 BANDS = (0.0, 0.5, 0.9, 1.01)  # of sigma, for the log
 REPORT, SAVE, TEST = 50, 100, 500  # iterations between lines of the log, checkpoints, and quick tests
@@ -45,8 +46,8 @@ class Log:
 
 def write(path: Path, content: dict) -> None:
     """Save atomically: a reader sees the old file or the new one."""
-    torch.save(content, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    with new_file(path) as scratch:
+        torch.save(content, scratch)
 
 
 class Words:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from dit_lens.lab.codec import LabVAE
 from dit_lens.lab.config import LabConfig
 from dit_lens.lab.data import Batch
 from dit_lens.lab.text import MAX_LENGTH
+from dit_lens.store.atomic import new_folder
 from dit_lens.tasks.palette import FPS, FRAMES, SIZE
 
 STEPS = 20
@@ -59,14 +58,8 @@ def save(pipe: WanImageToVideoPipeline, folder: Path | str, guidance_scale: floa
     Codec and text encoder stay in single precision: they are tiny, and a rounded codec would not be lossless.
     """
     folder = Path(folder)
-    fresh = folder.with_name(folder.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
     pipe.transformer.half()
     pipe.transformer_2.half()
-    pipe.save_pretrained(fresh)
-    pipe.transformer.float()
-    pipe.transformer_2.float()
-    _name_tokenizer(fresh / "model_index.json")
     settings = {
         "height": SIZE,
         "width": SIZE,
@@ -78,13 +71,12 @@ def save(pipe: WanImageToVideoPipeline, folder: Path | str, guidance_scale: floa
         "negative_prompt": "",
         "note": note,
     }
-    (fresh / "lab.json").write_text(json.dumps(settings, indent=2) + "\n")
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with new_folder(folder) as fresh:
+        pipe.save_pretrained(fresh)
+        pipe.transformer.float()
+        pipe.transformer_2.float()
+        _name_tokenizer(fresh / "model_index.json")
+        (fresh / "lab.json").write_text(json.dumps(settings, indent=2) + "\n")
     return folder
 
 

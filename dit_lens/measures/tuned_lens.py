@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from torch import Tensor
 from dit_lens.address import Depth, Indices, Select
 from dit_lens.errors import MeasureError, StoreError
 from dit_lens.progress import Progress, silent
+from dit_lens.store.atomic import new_file
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
@@ -96,12 +96,11 @@ class Translators(Mapping[Key, Translator]):
             "ridge": self.ridge,
             "n": {f"{expert}.{layer}": part.n for (expert, layer), part in self.parts.items()},
         }
-        part_file = path.with_name(f"{path.name}.part-{os.getpid()}")
         try:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, part_file, metadata={"about": json.dumps(about)})
-            os.replace(part_file, path)
+            with new_file(path) as scratch:
+                said = {"about": json.dumps(about)}
+                save_file({k: v.contiguous() for k, v in tensors.items()}, scratch, metadata=said)
         except (OSError, SafetensorError) as error:
-            part_file.unlink(missing_ok=True)
             raise StoreError(f"cannot write {path}: {error}; choose a folder that exists and can be written") from None
         return path
 

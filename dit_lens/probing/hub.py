@@ -87,7 +87,7 @@ def pull_probe(
         for file in wanted:
             here = downloaded / file
             if here.is_file() and not here.is_symlink():
-                here.rename(found / here.name)
+                shutil.copyfile(here, found / here.name)
         probe = load_probe(found, twin=twin)
         if folder is not None:
             _keep(found, Path(folder))

@@ -35,18 +35,18 @@ def _mazes(n: int, seed: int, wanted: Callable[[Any], bool]) -> list[Any]:
 
 def _few(m: Measured, name: str) -> Reading:
     found, again = m["steps"], m["again"]
-    few, usual = (int(found["steps"][i]) for i in (0, -1))
+    few, usual = (int(found["num_inference_steps"][i]) for i in (0, -1))
     if name == "score":
         remark = "Fewer steps of the same model: no distilled one is at hand here."
     else:
         share, sigma = (
-            ", ".join(f"{int(n)} steps {text(values.sel(steps=n))}" for n in found["steps"])
-            for values in (found["exploring"] / found["steps"], found["commit_sigma"])
+            ", ".join(f"{int(n)} steps {text(values.sel(num_inference_steps=n))}" for n in found["num_inference_steps"])
+            for values in (found["exploring"] / found["num_inference_steps"], found["commit_sigma"])
         )
         remark = f"As a share of the schedule: {share}. Noise level at the commitment: {sigma}."
     return Reading(
-        found[name].sel(steps=usual) - found[name].sel(steps=few),
-        found[name].sel(steps=usual) - again[name].sel(steps=usual),
+        found[name].sel(num_inference_steps=usual) - found[name].sel(num_inference_steps=few),
+        found[name].sel(num_inference_steps=usual) - again[name].sel(num_inference_steps=usual),
         remark,
         {"few": few, "usual": usual},
     )
@@ -55,9 +55,9 @@ def _few(m: Measured, name: str) -> Reading:
 def _frames(m: Measured) -> Untestable:
     curve = m["frames"]
     lengths = ", ".join(
-        f"{int(f)} frames {text(curve['score'].sel(frames=f))} (cut {float(curve['cut'].sel(frames=f).mean()):.3f}, "
-        f"still {float(curve['still'].sel(frames=f).mean()):.3f})"
-        for f in curve["frames"]
+        f"{int(f)} frames {text(curve['score'].sel(num_frames=f))} (cut {float(curve['cut'].sel(num_frames=f).mean()):.3f}, "
+        f"still {float(curve['still'].sel(num_frames=f).mean()):.3f})"
+        for f in curve["num_frames"]
     )
     return Untestable(
         f"This model was trained at one length only. Outside it, puzzles that fit the shortest video score: {lengths}."

@@ -6,14 +6,13 @@ ffmpeg sees it.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dit_lens.errors import TaskError
+from dit_lens.store.atomic import new_file
 
 
 @dataclass(frozen=True)
@@ -88,21 +87,16 @@ def write_clip(path: Path, video: np.ndarray, fps: float = 16) -> Path:
         )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, fresh = tempfile.mkstemp(suffix=".mp4", prefix=".", dir=path.parent)
-    os.close(handle)
-    try:
+    with new_file(path) as scratch:
         size = frames.shape[2], frames.shape[1]
         writer = imageio_ffmpeg.write_frames(
-            fresh, size, fps=fps, quality=8, macro_block_size=1, output_params=["-movflags", "+faststart"]
-        )
+            str(scratch), size, fps=fps, quality=8, macro_block_size=1,
+            output_params=["-f", "mp4", "-movflags", "+faststart"],  # the scratch file's name does not say the kind
+        )  # fmt: skip
         writer.send(None)
         for frame in frames:
             writer.send(np.ascontiguousarray(frame))
         writer.close()
-        os.chmod(fresh, 0o644)  # mkstemp's files are private; a clip is an ordinary file
-        os.replace(fresh, path)
-    finally:
-        Path(fresh).unlink(missing_ok=True)
     return path
 
 

@@ -10,7 +10,7 @@ import families
 import numpy as np
 import pytest
 import torch
-from dit_lens.measures.local_effects import local_effects
+from dit_lens.experiments.local_effects import local_effects
 from families import FAMILIES, LAYERS
 
 from dit_lens import tasks

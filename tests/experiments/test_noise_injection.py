@@ -52,7 +52,7 @@ def test_shape_and_labels(euler: xr.Dataset, lens: Any) -> None:
     assert list(euler["expert"].values) == [lens.plan(**EULER).at(s).expert for s in range(3)]
     assert np.isnan(euler["dissimilarity"].sel(hook="resid_post", later=3)).all()
     assert np.isfinite(euler["dissimilarity"].sel(later=[0, 1, 2])).all()
-    assert np.isfinite(euler["dissimilarity"].sel(of=["latents", "x0_hat"])).all()
+    assert np.isfinite(euler["dissimilarity"].sel(hook=["latents", "x0_hat"])).all()
 
 
 def test_before_the_injection_nothing_differs(euler: xr.Dataset) -> None:

@@ -95,14 +95,14 @@ def test_planted_measures(lens: Any, maze: Any) -> None:
     }
     other = dl.tasks.load("choose", 4)
     found = schedules.few_steps(lens, [maze, other], (1, 3), measures=planted, seed=7, sampling=CHEAP)
-    assert found["n"].dims == ("task", "sampler", "steps")
-    assert (found["n"] == found["steps"]).all()
+    assert found["n"].dims == ("task", "sampler", "num_inference_steps")
+    assert (found["n"] == found["num_inference_steps"]).all()
     assert (found["seed"] == xr.DataArray([7.0, 8.0], dims="task")).all()
     assert (found["first"] == found["first"][:, 0, 0]).all() and found["first"][0, 0, 0] != found["first"][1, 0, 0]
     assert (found["euler"].sel(sampler="own") == 0).all() and (found["euler"].sel(sampler="euler") == 1).all()
     shift, u = lens.pipe.scheduler.config.flow_shift, 1 / 3
     expected = shift * u / (1 + (shift - 1) * u)
-    assert np.allclose(found["last_sigma"].sel(sampler="euler", steps=3), expected)
+    assert np.allclose(found["last_sigma"].sel(sampler="euler", num_inference_steps=3), expected)
     for sampler in ("own", "euler"):
         for n in (1, 3):
             high = [
@@ -112,7 +112,7 @@ def test_planted_measures(lens: Any, maze: Any) -> None:
                 )
                 if c.expert == "high"
             ]
-            assert int(found["high_steps"].sel(sampler=sampler, steps=n)) == len(high)
+            assert int(found["high_steps"].sel(sampler=sampler, num_inference_steps=n)) == len(high)
     assert list(found["task"].values) == [f"maze {maze.seed}", "choose 4"]
 
 

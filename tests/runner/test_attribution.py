@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import dit_lens as dl
-from dit_lens.measures import local_effects
+from dit_lens.experiments.local_effects import local_effects
 from dit_lens.runner.attribution import attribute, recheck
 
 

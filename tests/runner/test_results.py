@@ -12,7 +12,7 @@ import torch
 from sweeping import Puzzle, lens_and_puzzle, quiet
 
 import dit_lens as dl
-from dit_lens.measures import local_effects
+from dit_lens.experiments.local_effects import local_effects
 from dit_lens.runner import Sweep, cost
 from dit_lens.runner.progress_meter import ProgressMeter, human_size, human_time, progress_bar
 from dit_lens.store import open_store
