@@ -5,7 +5,8 @@
     python benchmarks/findings.py --table              # only write the page again from docs/findings.json
     python benchmarks/findings.py --folder findings    # where finished experiments are kept: the same command goes on
 
-``dl.replication.claims`` runs each experiment with its own n and seed 0 on unseen puzzles. Rows are kept in docs/findings.json
+``dl.replication.claims`` runs each experiment with its own n and seed 0 on unseen puzzles. Rows are kept in
+docs/findings.json
 with the date and the versions they were made with, so that one experiment can be run again without the rest.
 
 Each experiment is kept as soon as it is finished; stopped or killed, the same command goes on, and several processes on

@@ -42,14 +42,14 @@ def noise_map(peak_at: float, n: int = 12, noise_level: float = 0.02, early: flo
         {
             "score": (("task", "kind", "step"), 1 - lost),
             "clean_score": ("task", np.ones(n)),
-            "dissimilarity": (("task", "kind", "step", "later", "of", "estimator"), far),
+            "dissimilarity": (("task", "kind", "step", "later", "hook", "metric"), far),
         },
         coords={
             "kind": list(KINDS),
             "step": step,
             "later": later,
-            "of": ["latents"],
-            "estimator": ["biased", "debiased"],
+            "hook": ["latents"],
+            "metric": ["biased", "debiased"],
         },
         attrs={"n_steps": 20},
     )

@@ -415,7 +415,8 @@ def test_a_map_goes_on_in_its_folder(loaded, tmp_path, monkeypatch) -> None:
     told = run(*words)
     assert told.exit_code == 130 and "stopped with 0 of" in told.stderr
     assert f"kept in {tmp_path}: the same command" in told.stderr
-    assert json.loads((tmp_path / "parts" / "manifest.json").read_text())["parameters"]["sampling"] == {"num_inference_steps": 3}
+    manifest = json.loads((tmp_path / "parts" / "manifest.json").read_text())
+    assert manifest["parameters"]["sampling"] == {"num_inference_steps": 3}
     told = run(*words, "--seed", 1)
     assert told.exit_code == 1 and "seed: 0 -> 1" in told.stderr and "another folder" in told.stderr
 

@@ -13,7 +13,7 @@ When not to use: on one puzzle. A film is an anecdote; look at it with ``dit_len
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -22,11 +22,10 @@ import xarray as xr
 from dit_lens.errors import MeasureError
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
-from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import summarise, task_names
+from dit_lens.runner import Item, Options, over_tasks
+from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 
 #: The cosine from which a curve counts as committed.
 COMMITTED = 0.9
@@ -39,45 +38,50 @@ def chain_of_steps(
     *,
     at_least: float = COMMITTED,
     frames: Sequence[int] = (-1,),
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Commitment and candidates at every step, over puzzles and seeds.
+    """Commitment and candidates at every step, over tasks and seeds.
 
-    ``tasks``: at least two, of one family and size; the null ``to="other puzzle"`` is the end of the next one at the
-    same seed, ``to="other seed"`` the same puzzle's end at the next seed. ``at_least``: the cosine that counts as
-    committed. ``frames``: where answers are looked for. ``sampling``, or its arguments flat: see
-    :class:`dit_lens.Sampling`.
+    Args:
+        lens: The model.
+        tasks: At least two, of one family and size; the null ``other task`` is the end of the next one at the same
+            seed, ``other seed`` the same task's end at the next seed.
+        seeds: Noise seeds, the same for every task.
+        at_least: The cosine that counts as committed.
+        frames: Where answers are looked for.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Returns ``answer``, ``motion`` (task, seed, to, step), ``content`` (..., region), ``readable`` (task, seed,
-    step); ``commit_answer``, ``commit_motion`` (task, seed), ``commit_content`` (task, seed, region): steps, NaN
-    where never; ``solved``; ``revised``: whether a step shows a readable answer that is not the final one. For tasks
-    that can draw their answers also the variables of ``candidates`` (task, seed, step), ``leads`` (task, seed, to,
-    step): whether the answer shown best is the one that the run ends in, NaN for ends that are no right answer, and
-    ``solutions``, ``decoys`` (task): how many there are.
+    Returns:
+        ``answer``, ``motion`` (task, seed, reference, step), ``content`` (..., region), ``readable`` (task, seed,
+        step);
+        ``commit_answer``, ``commit_motion`` (task, seed), ``commit_content`` (task, seed, region): steps, NaN where
+        never; ``solved``; ``revised``: whether a step shows a readable answer that is not the final one. For tasks that
+        can draw their answers also the variables of ``candidates`` (task, seed, step), ``leads`` (task, seed, to,
+        step): whether the answer shown best is the one that the run ends in, NaN for ends that are no right answer, and
+        ``solutions``, ``decoys`` (task): how many there are.
 
-    Errors: :class:`MeasureError` for fewer than two tasks or no seed.
+    Raises:
+        MeasureError: Fewer than two tasks, or no seed.
     """
     if len(tasks) < 2 or not seeds:
         raise MeasureError(
-            "a chain of steps is compared with another puzzle's end: give at least two tasks, e.g. "
+            "a chain of steps is compared with another task's end: give at least two tasks, e.g. "
             "dit_lens.tasks.batch('maze', 20), and at least one seed"
         )
-    how, rows = merged(sampling, given, chain_of_steps), []
-    for i, runs, others in _with_next(lens, tasks, seeds, how):
-        progress(i, len(tasks), f"films of puzzle {i}")
+
+    def row(item: Item) -> xr.Dataset:
+        runs = [item.clean(seed=seed) for seed in seeds]
         each = []
         for j, run in enumerate(runs):
             against = {"other seed": runs[(j + 1) % len(runs)]} if len(runs) > 1 else {}
-            each.append(_one(run, {**against, "other puzzle": others[j]}, at_least, frames))
-        row = xr.concat(each, "seed", combine_attrs="drop_conflicts")
-        same = [name for name in ("solutions", "decoys") if name in row]
-        rows.append(row.assign({name: row[name].isel(seed=0) for name in same}))
-    found = xr.concat(rows, "task", combine_attrs="drop_conflicts")
-    return found.assign_coords(task=task_names(tasks), seed=list(seeds)).assign_attrs(
-        n_steps=int(found.sizes["step"]), at_least=at_least, model=lens.name
-    )
+            other = item.clean(1, seed=seeds[j])
+            each.append(_one(run, {**against, "other task": other}, at_least, frames))
+        joined = xr.concat(each, "seed", combine_attrs="drop_conflicts").assign_coords(seed=list(seeds))
+        same = [name for name in ("solutions", "decoys") if name in joined]
+        return joined.assign({name: joined[name].isel(seed=0) for name in same})
+
+    found = over_tasks(lens, tasks, row, options=options, of=chain_of_steps)
+    return found.assign_attrs(at_least=at_least)
 
 
 def over_puzzles(values: xr.DataArray) -> xr.Dataset:
@@ -90,24 +94,9 @@ def by_puzzle(values: xr.DataArray) -> xr.DataArray:
     return values.astype(float).mean("seed", keep_attrs=True)
 
 
-def _with_next(
-    lens: Lens, tasks: Sequence[Any], seeds: Sequence[int], how: Sampling
-) -> Iterator[tuple[int, list[Run], list[Run]]]:
-    """(i, runs of puzzle i, runs of the next one), holding no more than three puzzles' runs."""
-
-    def made(task: Any) -> list[Run]:
-        return [lens.generate(task, seed=seed, sampling=how) for seed in seeds]
-
-    first = runs = made(tasks[0])
-    for i in range(len(tasks)):
-        following = made(tasks[i + 1]) if i + 1 < len(tasks) else first
-        yield i, runs, following
-        runs = following
-
-
 def _one(run: Run, against: Mapping[str, Run], at_least: float, frames: Sequence[int]) -> xr.Dataset:
     curves = commitment(run, against)
-    own = curves.sel(to="final", drop=True)
+    own = curves.sel(reference="final", drop=True)
     found = curves.assign(
         commit_answer=commit_step(own["answer"], 1.0),
         commit_motion=commit_step(own["motion"], at_least),
@@ -121,7 +110,7 @@ def _one(run: Run, against: Mapping[str, Run], at_least: float, frames: Sequence
         ends = [_place(run.task, end) for end in (run, *against.values())]
         leads = [[float(s == end) if end >= 0 else np.nan for s in alive["strongest"].values] for end in ends]
         found = found.assign(alive.data_vars).assign(
-            leads=(("to", "step"), leads, {"long_name": "shown best is the end's answer", "units": "share"}),
+            leads=(("reference", "step"), leads, {"long_name": "shown best is the end's answer", "units": "share"}),
             solutions=alive.attrs["solutions"],
             decoys=alive.attrs["decoys"],
         )

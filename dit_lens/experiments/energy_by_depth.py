@@ -28,11 +28,10 @@ from dit_lens.errors import MeasureError, TaskError
 from dit_lens.measures.energy import energy_ratio, layer_energy
 from dit_lens.measures.token_maps import ChannelMoments, variance_ratio
 from dit_lens.measures.token_masks import change_mask, proper, shuffled_mask
-from dit_lens.progress import Progress, silent
+from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid, token_regions
 
 #: What counts as foreground where a task has such regions: the things a prompt names, never floor and walls.
@@ -54,52 +53,46 @@ def energy(
     steps: Indices = "all",
     seed: int = 0,
     draws: int = 20,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Energy and channel variance of the foreground against the rest, one generation a puzzle.
+    """Energy and channel variance of the foreground against the rest, one generation a task.
 
-    ``foreground``: names of task regions (their union; the first source), or a function from a task to a mask per
-    pixel or per token. The second source is always the change from the run's first to its final frame. ``hooks``: the
-    stream after each block and what the block adds, or other points of a block with video tokens. ``steps``: those to
-    record. ``draws``: random masks of the energy null. ``sampling``, or its arguments flat: see
-    :class:`dit_lens.Sampling`. Puzzle i has seed ``seed + i``.
+    Args:
+        lens: The model.
+        tasks: Two or more, with regions.
+        foreground: Names of task regions (their union; the first source), or a function from a task to a mask per pixel
+            or per token. The second source is always the change from the run's first to its final frame.
+        hooks: The stream after each block and what the block adds, or other points of a block with video tokens.
+        steps: Those to record.
+        seed: Task i is generated with ``seed + i``.
+        draws: Random masks of the energy null.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Returns ``energy`` (task, hook, source, step, layer, kind), ``variance`` (task, hook, step, layer, kind), both
-    log2 ratios, and ``norm`` (task, hook, step, layer, frame), the mean token norm. A video in which nothing changed
-    gives NaN for the second source.
+    Returns:
+        ``energy`` (task, hook, source, step, layer, kind), ``variance`` (task, hook, step, layer, kind), both log2
+        ratios, and ``norm`` (task, hook, step, layer, frame), the mean token norm. A video in which nothing changed
+        gives NaN for the second source.
 
-    Errors: :class:`TaskError` for fewer than two tasks, :class:`MeasureError` for a task without foreground.
+    Raises:
+        TaskError: Fewer than two tasks.
+        MeasureError: A task without foreground.
     """
     if len(tasks) < 2:
-        raise TaskError(
-            f"{len(tasks)} puzzle gives no interval: measure two or more, dit_lens.tasks.batch('maze', n=24)"
-        )
-    how, rows = merged(sampling, given, energy), []
-    for i, task in enumerate(tasks):
-        progress(i, len(tasks), f"{getattr(task, 'name', task)} {seed + i}")
-        rows.append(_one(lens, task, foreground, hooks, steps, seed + i, draws, how))
-    progress(len(tasks), len(tasks), "done")
-    names = [str(getattr(task, "name", i)) for i, task in enumerate(tasks)]
-    found = xr.concat(rows, dim="task", coords="minimal", compat="override").assign_coords(family=("task", names))
+        raise TaskError(f"{len(tasks)} task gives no interval: measure two or more, dit_lens.tasks.batch('maze', n=24)")
+
+    def row(item: Item) -> xr.Dataset:
+        return _one(item, foreground, hooks, steps, draws)
+
+    found = over_tasks(lens, tasks, row, seed=seed, options=options, of=energy)
     return found.assign_attrs(
-        model=lens.name, weights=lens.fingerprint, first_seed=seed, draws=draws, steps=found.sizes["step"],
+        weights=lens.fingerprint, draws=draws,
         foreground="own function" if callable(foreground) else ", ".join(foreground),
     )  # fmt: skip
 
 
-def _one(
-    lens: Lens,
-    task: Any,
-    foreground: Any,
-    hooks: Sequence[str],
-    steps: Indices,
-    seed: int,
-    draws: int,
-    how: Sampling,
-) -> xr.Dataset:
-    grid = lens.grid_of(task, how)
+def _one(item: Item, foreground: Any, hooks: Sequence[str], steps: Indices, draws: int) -> xr.Dataset:
+    lens, task, seed = item.lens, item.task, item.seed
+    grid = lens.grid_of(task, item.sampling)
     mask = _mask(grid, task, foreground)
     rng = np.random.default_rng(seed)
     regions = {"region": mask} | {f"null {i}": shuffled_mask(mask, grid, rng) for i in range(_NULLS)}
@@ -109,7 +102,7 @@ def _one(
         for hook in (*hooks, INPUT)
         for what, reduce in (("norm", "token_norm"), ("moments", moments))
     ]
-    run = lens.generate(task, seed=seed, regions=regions, record=wanted, sampling=how)
+    run = item.generate(regions=regions, record=wanted)
     try:
         changed = change_mask(run)
     except MeasureError:  # nothing changed in this video
@@ -131,10 +124,7 @@ def _one(
             )
         )
     joined = xr.concat(found, dim="hook", coords="minimal", compat="override").assign_coords(hook=list(hooks))
-    return joined.assign_coords(
-        depth=("layer", joined["layer"].values / lens.n_layers),
-        expert=("step", [run.plan.at(int(s)).expert for s in joined["step"]]),
-    )
+    return joined.assign_coords(depth=("layer", joined["layer"].values / lens.n_layers))
 
 
 def _mask(grid: Grid, task: Any, foreground: Any) -> np.ndarray:

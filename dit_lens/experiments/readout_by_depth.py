@@ -22,10 +22,9 @@ from dit_lens.address import Indices, indices
 from dit_lens.errors import TaskError
 from dit_lens.measures.layer_lens import layer_lens
 from dit_lens.measures.tuned_lens import fit_translators
-from dit_lens.progress import Progress, silent
+from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
 WEIGHTS = ("trained", "shuffled")
@@ -44,53 +43,62 @@ def layer_readout(
     answers: bool = True,
     seed: int = 0,
     fit_seed: int = 10_000,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Fit translators on the puzzles ``fit`` and read every layer out on ``tasks``.
+    """Fit translators on the tasks ``fit`` and read every layer out on ``tasks``.
 
-    ``steps``, ``layers``: where to fit and to measure. ``ridge``, ``tokens``: as in ``fit_translators``. ``null``: also
-    the shuffled-weights model (doubles the replays and the memory of weights). ``answers``: also which answer the
-    read-out shows (decodes every read-out). ``sampling``, or its arguments flat: see
-    :class:`dit_lens.Sampling`. Task i has seed ``seed + i``, puzzle i of ``fit`` has ``fit_seed + i``.
+    Args:
+        lens: The model.
+        tasks: Two or more to measure.
+        fit: Others to fit the translators on; task i of these has noise seed ``fit_seed + i``.
+        steps: Where to fit and to measure.
+        layers: Likewise.
+        ridge: As in ``fit_translators``.
+        tokens: As in ``fit_translators``.
+        null: Also the shuffled-weights model (doubles the replays and the memory of weights).
+        answers: Also which answer the read-out shows (decodes every read-out).
+        seed: Task i is generated with ``seed + i``.
+        fit_seed: Noise seed of the first task of ``fit``.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Returns ``cosine``, ``error``, ``x0_cosine``, ``choice`` and ``answer`` (weights, task, step, layer, readout);
-    the last two are NaN for shuffled weights, and ``answer`` where the model's own x0_hat gives none.
+    Returns:
+        ``cosine``, ``error``, ``x0_cosine``, ``choice`` and ``answer`` (weights, task, step, layer, readout); the last
+        two are NaN for shuffled weights, and ``answer`` where the model's own x0_hat gives none.
 
-    Errors: :class:`TaskError` for too few puzzles, or puzzles that read no answers; :class:`MeasureError` for a puzzle
-    that is in both lists.
+    Raises:
+        TaskError: Too few tasks, or tasks that read no answers.
+        MeasureError: A task that is in both lists.
     """
     if len(tasks) < 2 or not fit:
         raise TaskError(
-            f"{len(tasks)} puzzles to measure and {len(fit)} to fit on: give two or more to measure, and others to fit "
+            f"{len(tasks)} tasks to measure and {len(fit)} to fit on: give two or more to measure, and others to fit "
             "on, for example tasks.batch('maze', n=16, split='train')"
         )
     if answers:
         needed(tasks, "answer", cure="pass answers=False")
-    how = merged(sampling, given, layer_readout)
-    chosen = indices(steps, lens.plan(how).n_steps, "step", "the plan")
-    total = len(fit) + len(tasks)
+    models: dict[str, Any] = {}  # weights -> (lens, translators), fitted when the first task needs them
 
-    def generate(task: Any, number: int, done: int) -> Any:
-        progress(done, total, f"{getattr(task, 'name', task)} {number}")
-        return lens.generate(task, seed=number, sampling=how, stop_after=chosen[-1])
+    def fitted(item: Item, chosen: Sequence[int]) -> dict[str, Any]:
+        if not models:
+            seen = [item.generate(task, seed=fit_seed + i, stop_after=chosen[-1]) for i, task in enumerate(fit)]
+            for weights in WEIGHTS if null else WEIGHTS[:1]:
+                model = item.lens if weights == "trained" else shuffled_weights(item.lens, seed)
+                made = fit_translators(model, seen, layers, chosen, ridge, tokens=tokens, seed=seed)
+                models[weights] = (model, made)
+        return models
 
-    seen = [generate(task, fit_seed + i, i) for i, task in enumerate(fit)]
-    runs = [generate(task, seed + i, len(fit) + i) for i, task in enumerate(tasks)]
-    found = []
-    for weights in WEIGHTS if null else WEIGHTS[:1]:
-        model = lens if weights == "trained" else shuffled_weights(lens, seed)
-        translators = fit_translators(model, seen, layers, chosen, ridge, tokens=tokens, seed=seed)
-        rows = []
-        for i, run in enumerate(runs):
-            progress(i, len(runs), f"reading {weights} layers")
-            rows.append(layer_lens(model, run, chosen, layers, translators, answers=answers and model is lens))
-        found.append(xr.concat(rows, dim="task", coords="minimal", compat="override"))
-    progress(total, total, "done")
-    names = [str(getattr(task, "name", i)) for i, task in enumerate(tasks)]
-    joined = xr.concat(found, dim="weights", coords="minimal", compat="override")
-    return joined.assign_coords(weights=list(WEIGHTS[: len(found)]), family=("task", names)).assign_attrs(
-        model=lens.name, fingerprint=lens.fingerprint, n_layers=lens.n_layers, fitted_on=len(fit), ridge=ridge,
-        first_seed=seed, fit_seed=fit_seed,
-    )  # fmt: skip
+    def row(item: Item) -> xr.Dataset:
+        chosen = indices(steps, item.plan.n_steps, "step", "the plan")
+        made = fitted(item, chosen)
+        run = item.generate(stop_after=chosen[-1])
+        found = [
+            layer_lens(model, run, chosen, layers, translators, answers=answers and model is item.lens)
+            for model, translators in made.values()
+        ]
+        joined = xr.concat(found, dim="weights", coords="minimal", compat="override")
+        return joined.assign_coords(weights=list(made))
+
+    found = over_tasks(lens, tasks, row, seed=seed, options=options, of=layer_readout)
+    return found.assign_attrs(
+        fingerprint=lens.fingerprint, n_layers=lens.n_layers, fitted_on=len(fit), ridge=ridge, fit_seed=fit_seed
+    )

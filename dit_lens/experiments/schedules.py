@@ -55,7 +55,7 @@ def committed_at(run: Run) -> float:
             "this task reads no answers: pass measures= of your own to few_steps, such as a threshold on the content "
             "cosine of dit_lens.measures.commitment.commitment"
         )
-    return float(commit_step(commitment(run)["answer"].sel(to="final"), 1.0))
+    return float(commit_step(commitment(run)["answer"].sel(reference="final"), 1.0))
 
 
 def commit(run: Run) -> float:

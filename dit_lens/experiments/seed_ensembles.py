@@ -10,7 +10,7 @@ number of denoiser calls, which is counted and reported. Conditions:
     velocity mean   the velocities averaged at the chosen steps: no layer is needed for it
     <mode> <layers> hidden states shared, for each mode (dit_lens.interventions.ensemble_modes) and window of layers
 
-Two ways to read a condition (``continued``): ``one``, the video of the first seed, as in the paper; ``all``, the mean
+Two ways to read a condition (``reading``): ``one``, the video of the first seed, as in the paper; ``all``, the mean
 over the K videos, which is what a random one of them is worth. The gain of a condition is the paired difference to
 ``alone``, read the same way::
 
@@ -36,15 +36,16 @@ from dit_lens.address import ALL, Address, Call, Depth
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.interventions.ensemble import PAPER_WINDOW
 from dit_lens.interventions.ensemble_modes import EnsembleMode, ensemble_mode, noise_mean
-from dit_lens.progress import Progress, silent
+from dit_lens.runner import Item, Options, over_tasks
+from dit_lens.runner.options import split_options
 from dit_lens.stats.summary import summarise
 from dit_lens.wan.editing import Context, Edit, Intervention
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 
 Scorer = Callable[[Run], float]
+READINGS = ("one", "all")  # the first seed's video, as in the paper; the mean over all of them
 MODES = ("lockstep", "cached", "alpha", "updates")
 PLACEBO = "noise mean"
 SCORERS: Mapping[str, Scorer] = {
@@ -68,32 +69,43 @@ def ensembles(
     repeats: int = 1,
     scorers: Mapping[str, Scorer] | None = None,
     seed: int = 0,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Score every mode in every window of layers, and its controls at equal compute, on every puzzle.
+    """Score every mode in every window of layers, and its controls at equal compute, on every task.
 
-    ``k``: members. ``modes``: names, each taken in every window, or ready :func:`ensemble_mode` values. ``steps``:
-    where they share (the first, as in the paper). ``layers``: the window asked about; ``other_layers``: windows to
-    compare with. ``alpha``, ``rescale``: see :func:`ensemble_mode`. ``repeats``: sets of
-    K seeds per puzzle; set r of puzzle i has seeds from ``seed + (i repeats + r) k``. ``scorers``: name -> function of
-    a run; the first one picks the best of K. ``sampling``, or its arguments flat: see
-    :class:`dit_lens.Sampling`.
+    Args:
+        lens: The model.
+        tasks: Two or more.
+        k: Members.
+        modes: Names, each taken in every window, or ready :func:`ensemble_mode` values.
+        steps: Where they share (the first, as in the paper).
+        layers: The window asked about.
+        other_layers: Windows to compare with.
+        alpha: See :func:`ensemble_mode`.
+        rescale: See :func:`ensemble_mode`.
+        branches: Where they share.
+        repeats: Sets of K seeds per task; set r of task i has seeds from ``seed + (i repeats + r) k``.
+        scorers: name -> function of a run; the first one picks the best of K.
+        seed: The first noise seed.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Returns a Dataset over (condition, continued, metric): ``score`` with ``low``, ``high``, ``n`` over puzzles; paired
-    ``gain``, ``gain_low``, ``gain_high`` to ``alone``, and the same of the placebo (``null``, ``null_low``,
-    ``null_high``); ``repeat_mean`` per repeat with a t interval over repeats (``repeat_low``, ``repeat_high``);
-    ``calls`` (condition), denoiser calls per puzzle and repeat, counted per row; ``raw`` per repeat and puzzle.
+    Returns:
+        A Dataset over (kind, reading, metric), where kinds are the conditions: ``score`` with ``low``, ``high``, ``n``
+        over tasks; paired ``gain``, ``gain_low``, ``gain_high`` to ``alone``, and the same of the placebo (``null``,
+        ``null_low``, ``null_high``); ``repeat_mean`` per repeat with a t interval over repeats (``repeat_low``,
+        ``repeat_high``); ``calls`` (kind), denoiser calls per task and repeat, counted per row; ``raw`` per repeat and
+        task.
 
-    Errors: :class:`MeasureError` for fewer than two members, members that came out equal, and latents with NaN;
-    :class:`TaskError` for tasks without a scorer; :class:`InterventionError` for an unknown mode or alpha.
+    Raises:
+        MeasureError: Fewer than two members, members that came out equal, and latents with NaN.
+        TaskError: Tasks without a scorer.
+        InterventionError: An unknown mode or alpha.
     """
     if k < 2:
         raise MeasureError(f"k={k}: an ensemble needs at least two members; the paper takes k=3")
     if repeats < 1 or len(tasks) < 2:
         raise MeasureError(
-            f"{len(tasks)} puzzles x {repeats} repeats give no interval: at least two puzzles and one repeat"
+            f"{len(tasks)} tasks x {repeats} repeats give no interval: at least two tasks and one repeat"
         )
     judges = SCORERS if scorers is None else scorers
     mute = [task for task in tasks if not hasattr(task, "score")] if scorers is None else []
@@ -106,43 +118,42 @@ def ensembles(
     planned = _planned(modes, (layers, *other_layers), {**where, "alpha": alpha})
     edits, twins, remarks = _conditions(lens, planned, ensemble_mode("velocity", steps=steps, branches=branches))
     names = ["alone", f"random of {k}", f"best of {k}", *(name for name in edits if name != "alone"), *twins]
-    how = merged(sampling, given, ensembles)
-    plan = lens.plan(how)
-    raw = np.full((len(names), 2, len(judges), repeats, len(tasks)), np.nan)
-    calls: dict[str, set[int]] = {name: set() for name in names}
-    rng = np.random.default_rng(seed)
-    for p, task in enumerate(tasks):
-        for r in range(repeats):
-            progress(p * repeats + r, len(tasks) * repeats, f"{getattr(task, 'name', task)} {seed + p}, repeat {r}")
-            members = [seed + (p * repeats + r) * k + m for m in range(k)]
+
+    def row(item: Item) -> xr.Dataset:
+        def scored(repeat: int) -> dict[str, Any]:
+            number = item.index * repeats + repeat
+            members = [seed + number * k + m for m in range(k)]
             scores: dict[str, np.ndarray] = {}  # (metric, member)
+            calls: dict[str, int] = {}
             for name, edit in edits.items():
-                runs, cost = _lockstep(lens, task, members, edit, how)
+                runs, calls[name] = _lockstep(item, members, edit)
                 scores[name] = np.array([[judge(run) for run in runs] for judge in judges.values()])
-                calls[name].add(cost)
             for name, same in twins.items():
-                scores[name] = scores[same]
-                calls[name] |= calls[same]
+                scores[name], calls[name] = scores[same], calls[same]
             alone = scores["alone"]
-            picks = {f"random of {k}": int(rng.integers(k)), f"best of {k}": int(alone[0].argmax())}
-            for name, pick in picks.items():
-                scores[name] = alone[:, [pick]]
-                calls[name] |= calls["alone"]
-            for i, name in enumerate(names):
-                raw[i, 0, :, r, p] = scores[name][:, 0]
-                raw[i, 1, :, r, p] = scores[name].mean(1)
-    progress(len(tasks) * repeats, len(tasks) * repeats, "done")
-    coords = {
-        "condition": names, "continued": ["one", "all"], "metric": list(judges), "repeat": np.arange(repeats),
-        "task": np.arange(len(tasks)),
-    }  # fmt: skip
-    cells = xr.DataArray(raw, dims=tuple(coords), coords=coords, name="raw")
-    table = _table(cells).assign(calls=("condition", [_one(name, calls[name]) for name in names]))
-    table["calls"].attrs = {"long_name": "denoiser calls per puzzle and repeat", "units": "calls of one row"}
+            rng = np.random.default_rng(seed)
+            blind = [int(rng.integers(k)) for _ in range(number + 1)][-1]
+            for name, pick in ((f"random of {k}", blind), (f"best of {k}", int(alone[0].argmax()))):
+                scores[name], calls[name] = alone[:, [pick]], calls["alone"]
+            read = [[scores[name][:, 0], scores[name].mean(1)] for name in names]  # the first member's, the mean
+            return {
+                "raw": (("kind", "reading", "metric"), np.array(read)),
+                "calls": ("kind", [calls[name] for name in names]),
+            }
+
+        labels = {"kind": names, "reading": list(READINGS), "metric": list(judges)}
+        return item.sites(scored, repeat=range(repeats)).assign_coords(labels)
+
+    found = over_tasks(lens, tasks, row, seed=seed, options=options, of=ensembles)
+    cells = found["raw"].transpose("kind", "reading", "metric", "repeat", "task")
+    calls = [_one(name, set(found["calls"].sel(kind=name).values.ravel().tolist())) for name in names]
+    table = _table(cells).assign(calls=("kind", calls))
+    table["calls"].attrs = {"long_name": "denoiser calls per task and repeat", "units": "calls of one row"}
+    plan = lens.plan(split_options(options)[0])
     about = {
         "model": lens.name, "weights": lens.fingerprint, "k": k, "steps": str(steps), "alpha": alpha,
         "rescale": int(rescale), "branches": str(branches), "first_seed": seed, "placebo": PLACEBO,
-        "sampling_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
+        "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
     }  # fmt: skip
     return table.assign_attrs(about)
 
@@ -191,14 +202,12 @@ def _conditions(
     return edits, twins, remarks
 
 
-def _lockstep(
-    lens: Lens, task: Any, members: Sequence[int], edit: Intervention | None, how: Sampling
-) -> tuple[list[Run], int]:
+def _lockstep(item: Item, members: Sequence[int], edit: Intervention | None) -> tuple[list[Run], int]:
     """The runs of one condition, one per member, and the denoiser calls that they took."""
     meter = CallMeter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(lockstep|cached) mean over")  # said in the result's remarks
-        runs = lens.generate(task, seed=members, interventions=[meter] if edit is None else [edit, meter], sampling=how)
+        runs = item.generate(seed=members, interventions=[meter] if edit is None else [edit, meter])
     check_members(runs)
     return runs, meter.rows
 
@@ -250,10 +259,10 @@ def _one(name: str, counts: set[int]) -> int:
 
 def _table(cells: xr.DataArray) -> xr.Dataset:
     each = cells.mean("repeat")  # repeats of a puzzle are averaged first: the puzzle is the unit
-    whole, gain = summarise(each), summarise(each - each.sel(condition="alone", drop=True))
+    whole, gain = summarise(each), summarise(each - each.sel(kind="alone", drop=True))
     found = {"score": whole["value"], "low": whole["low"], "high": whole["high"], "n": whole["n"]}
     found |= {"gain": gain["value"], "gain_low": gain["low"], "gain_high": gain["high"]}
-    null = gain.sel(condition=PLACEBO, drop=True)
+    null = gain.sel(kind=PLACEBO, drop=True)
     found |= {"null": null["value"], "null_low": null["low"], "null_high": null["high"]}
     by_repeat = cells.mean("task")
     r = by_repeat.sizes["repeat"]

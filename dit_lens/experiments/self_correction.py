@@ -38,13 +38,11 @@ from dit_lens.measures.answers_over_steps import (
     onset,
     verdicts,
 )
-from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import task_names
+from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 
 Curves = Callable[[Any, np.ndarray], Mapping[str, np.ndarray]]
 CURVES = ("identified", "arrived", "motion")
@@ -86,42 +84,43 @@ def watch_answers(
     *,
     curves: Curves | None = shown_curves,
     seed: int = 0,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """``verdict`` (task, step), and every curve (film, task, step) for x0_hat and for its ``fade-in``.
+    """Verdicts on the answer in every step's x0_hat, and curves of what it shows.
 
-    Step n_steps is the finished video. ``solutions`` (task): how many right answers the puzzle has. ``curves``:
-    ``(task, film) -> {name: (steps + 1,)}``; None for verdicts alone, which need ``answer`` and ``solutions`` only.
-    Puzzle i is generated with ``seed + i``. ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`.
+    Args:
+        lens: The model.
+        tasks: With ``answer`` and ``solutions``.
+        curves: ``(task, film) -> {name: (steps + 1,)}``; None for verdicts alone.
+        seed: Task i is generated with ``seed + i``.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Errors: :class:`MeasureError` for no tasks, and as ``curves`` and
-    :func:`dit_lens.measures.answers_over_steps.verdicts` say.
+    Returns:
+        ``verdict`` (task, step), and every curve (kind, task, step) for x0_hat (``film``) and for its ``fade-in``. Step
+        n_steps is the finished video. ``solutions`` (task): how many right answers the task has.
+
+    Raises:
+        MeasureError: No tasks, and as ``curves`` and :func:`dit_lens.measures.answers_over_steps.verdicts` say.
     """
-    how = merged(sampling, given, watch_answers)
     if not tasks:
         raise MeasureError("no tasks to watch: give some, for example dit_lens.tasks.batch('choose', n=30)")
-    rows = []
-    for i, task in enumerate(tasks):
-        progress(i, len(tasks), f"the film of puzzle {i}")
-        run = lens.generate(task, seed=seed + i, sampling=how)
+
+    def row(item: Item) -> xr.Dataset:
+        task, run = item.task, item.clean()
         film = np.concatenate([run.film(), run.video[None]])
-        row = xr.Dataset({"verdict": verdicts(run, film)})
+        found = xr.Dataset({"verdict": verdicts(run, film)})
         if curves is not None:
             both = [curves(task, clip) for clip in (film, fade_in(film, film[-1][0]))]
             for name in both[0]:
-                row[name] = (("film", "step"), np.stack([found[name] for found in both]))
-        rows.append(row.assign(solutions=len(task.solutions)))
-    out = xr.concat(rows, "task").assign_coords(task=task_names(tasks))
-    if curves is not None:
-        out = out.assign_coords(film=list(FILMS))
-    out = out.assign_coords(family=("task", [str(getattr(task, "name", "task")) for task in tasks]))
-    return out.assign_attrs(model=lens.name, seed=seed, n_steps=run.plan.n_steps)
+                found[name] = (("kind", "step"), np.stack([one[name] for one in both]))
+            found = found.assign_coords(kind=list(FILMS))
+        return found.assign(solutions=len(task.solutions))
+
+    return over_tasks(lens, tasks, row, seed=seed, options=options, of=watch_answers)
 
 
 def perception_lag(watched: xr.Dataset, level: float = LEVEL) -> xr.Dataset:
-    """Onsets of the curves, and ``lag`` = onset(motion) - onset(identified); (film, task), NaN where one is never."""
+    """Onsets of the curves, and ``lag`` = onset(motion) - onset(identified); (kind, task), NaN where one is never."""
     found = xr.Dataset({name: onset(watched[name], level) for name in CURVES})
     return found.assign(lag=found["motion"] - found["identified"], solutions=watched["solutions"])
 
@@ -140,54 +139,55 @@ def plant_mistakes(
     twin: Callable[[Any], Any] = other_instruction,
     seed: int = 0,
     other_seed: int = 1000,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
     """Begin under the twin's instruction, go on under the task's own from step k: where does it end?
 
-    ``outcome`` (start, task, step, end): is the final answer right for the task (``own``), for the twin, or neither?
-    ``start`` is ``planted``, ``kept`` or ``own`` (the module's text; the last at ``other_seed``). ``shows`` (puzzle,
-    step): whether x0_hat of step k - 1 already gave the twin's answer. The twin must have the task's picture, so that
-    only the instruction changes; steps ``at`` run from 1. ``sampling``, or its arguments flat: see
-    :class:`dit_lens.Sampling`.
+    Args:
+        lens: The model.
+        tasks: With answers, and twins that have the task's picture, so that only the instruction changes.
+        at: Steps k, from 1.
+        twin: Makes the partner.
+        seed: Task i is generated with ``seed + i``.
+        other_seed: Of the runs that are never wrong.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
-    Errors: :class:`MeasureError` for a twin with another picture, or a step with nothing before or after it;
-    :class:`TaskError` for tasks without answers or twins.
+    Returns:
+        ``outcome`` (kind, task, step, ending): is the final answer right for the task (``own``), for the twin, or
+        neither? Kinds are ``planted``, ``kept`` and ``own`` (the module's text). ``shows`` (task, step): whether x0_hat
+        of step k - 1 already gave the twin's answer.
+
+    Raises:
+        MeasureError: A twin with another picture, or a step with nothing before or after it.
+        TaskError: Tasks without answers or twins.
     """
-    how = merged(sampling, given, plant_mistakes)
     needed(tasks, "answer", "solutions", cure="a planted mistake is read as an answer, so give your tasks both")
-    starts, ends = ("planted", "kept", "own"), ("own", "twin", "neither")
-    outcome = np.zeros((len(starts), len(tasks), len(at), len(ends)), bool)
-    shows = np.zeros((len(tasks), len(at)), bool)
-    for i, task in enumerate(tasks):
-        progress(i, len(tasks), f"planted mistakes in puzzle {i}")
-        wrong = twin(task)
+    kinds, endings = ("planted", "kept", "own"), ("own", "twin", "neither")
+
+    def row(item: Item) -> xr.Dataset:
+        task, wrong = item.task, twin(item.task)
         if not np.array_equal(np.asarray(wrong.image), np.asarray(task.image)):
             raise MeasureError(f"{wrong!r} shows another picture than {task!r}: only the instruction may differ")
-        own = lens.generate(task, seed=other_seed + i, sampling=how)
+        own = item.generate(seed=other_seed + item.index)
         if not all(0 < k < own.plan.n_steps for k in at):
             raise MeasureError(f"at={list(at)}: plant at steps from 1 to {own.plan.n_steps - 1}")
-        kept = lens.generate(wrong, seed=seed + i, sampling=how)
-        for j, k in enumerate(at):
-            shows[i, j] = task.answer(kept.decode(kept.x0_hat(k - 1))) in wrong.solutions
+        kept = item.generate(wrong)
+
+        def planted(step: int) -> dict[str, Any]:
             # The same latents and sampler history, under the task's own text.
-            changed = replace(kept.until(k), conditions=own.conditions, prompt=own.prompt, task=task)
-            for s, run in enumerate((lens.generate(resume=changed), kept, own)):
+            changed = replace(kept.until(step), conditions=own.conditions, prompt=own.prompt, task=task)
+            outcome = np.zeros((len(kinds), len(endings)), bool)
+            for k, run in enumerate((item.lens.generate(resume=changed), kept, own)):
                 answer = task.answer(run.video)
-                end = 0 if answer in task.solutions else (1 if answer in wrong.solutions else 2)
-                outcome[s, i, j, end] = True
-    return xr.Dataset(
-        {"outcome": (("start", "task", "step", "end"), outcome), "shows": (("task", "step"), shows)},
-        coords={
-            "start": list(starts),
-            "task": task_names(tasks),
-            "step": list(at),
-            "sigma": ("step", [own.sigmas[k] for k in at]),
-            "end": list(ends),
-        },
-        attrs={"model": lens.name, "seed": seed, "other_seed": other_seed, "n_steps": own.plan.n_steps},
-    )
+                outcome[k, 0 if answer in task.solutions else (1 if answer in wrong.solutions else 2)] = True
+            shows = task.answer(kept.decode(kept.x0_hat(step - 1))) in wrong.solutions
+            return {"outcome": (("kind", "ending"), outcome), "shows": shows}
+
+        return item.sites(planted, step=at).assign_coords(kind=list(kinds), ending=list(endings))
+
+    found = over_tasks(lens, tasks, row, seed=seed, options=options, of=plant_mistakes)
+    return found.assign_attrs(other_seed=other_seed)
+
 
 
 def _share(discs: np.ndarray, code: int, blind_to: int | None = None) -> np.ndarray:

@@ -36,8 +36,9 @@ import xarray as xr
 from dit_lens.errors import MeasureError
 from dit_lens.interventions.patch import patch
 from dit_lens.measures.label_decoding import choice, decode, shuffled
-from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import task_names
+from dit_lens.runner import Item, Options, over_tasks
+from dit_lens.runner.metrics import projected
+from dit_lens.runner.options import split_options
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.requirements import needed
 from dit_lens.tasks.task import Task
@@ -45,7 +46,6 @@ from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.reduce import Tokens
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid
 
 KINDS = ("hidden", "elsewhere", "shuffled")
@@ -143,68 +143,74 @@ def decodable_while_hidden(
     hook: str = "resid_post",
     folds: int = 5,
     seed: int = 0,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """How well identity and place are read while hidden: ``accuracy`` (what, kind, task, step, layer).
+    """How well identity and place are read while hidden.
 
     Each scene gives two runs, the task and its ``twin`` with another identity, at one seed (its own); folds never split
-    a scene. ``at``: steps, ``cond`` branch. ``layers``: which to read, beside -1, the input. ``chance`` (what,): the
-    share of the most frequent label. ``folds``: as in :func:`dit_lens.measures.label_decoding.decode`.
-    ``sampling``, or its arguments flat (:class:`dit_lens.Sampling`): six steps unless told otherwise.
+    a scene. Six sampling steps unless told otherwise.
 
-    Errors: :class:`MeasureError` for fewer scenes than folds.
+    Args:
+        lens: The model.
+        tasks: As many as there are folds, or more.
+        hiding: Says where and when something is hidden.
+        twin: Makes the partner.
+        at: Steps to read, ``cond`` branch.
+        layers: Which to read, beside -1, the input.
+        hook: What is read.
+        folds: As in :func:`dit_lens.measures.label_decoding.decode`.
+        seed: Task i is generated with ``seed + i``.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
+
+    Returns:
+        ``accuracy`` (label, kind, task, step, layer), labels ``identity`` and ``place``; ``chance`` (label): the share
+        of the most frequent label.
+
+    Raises:
+        MeasureError: Fewer scenes than folds.
     """
-    how = _sampled(merged(sampling, given, decodable_while_hidden))
     if len(tasks) < folds:
         raise MeasureError(f"{len(tasks)} scenes cannot be split in {folds} folds: give more tasks, or fewer folds")
-    rows: dict[str, list[Any]] = {
-        k: [] for k in ("hidden", "elsewhere", "label", "scene", "choices", "far", "true", "item")
-    }
-    for i, task in enumerate(tasks):
-        progress(i, len(tasks), f"reading what is hidden, scene {i}")
-        for one in (task, twin(task)):
-            run, about, x, index = _features(lens, one, hiding, at, layers, hook, seed + i, how)
-            rows["label"].append(about.identity)
-            rows["scene"].append(i)
-            for name in ("hidden", "elsewhere"):
-                rows[name].append(x[:, :, [index[t] for t in getattr(about, name)]].mean(2))  # (steps, layers, d)
-            for true, near, far in zip(about.true, about.choices, about.far, strict=True):
-                rows["true"].append(int(true))
-                rows["item"].append(i)
-                rows["choices"].append(x[:, :, [index[int(t)] for t in near]])  # (steps, layers, candidates, d)
-                rows["far"].append(x[:, :, [index[int(t)] for t in far]])
-    data = {k: np.stack(v) if k in ("hidden", "elsewhere", "choices", "far") else np.array(v) for k, v in rows.items()}
-    n_layers = data["hidden"].shape[2]
-    values = np.full((2, len(KINDS), len(tasks), len(at), n_layers), np.nan)
-    for s in range(len(at)):
-        for layer in range(n_layers):
-            mixed = seed + s * n_layers + layer
-            for w, (asks, y, groups, sides) in enumerate(
-                (
-                    (decode, data["label"], data["scene"], ("hidden", "elsewhere")),
-                    (choice, data["true"], data["item"], ("choices", "far")),
-                )
-            ):
-                for k, side in enumerate((*sides, sides[0])):
-                    labels = shuffled(y, mixed) if KINDS[k] == "shuffled" else y
-                    hit = asks(data[side][:, s, layer], labels, groups, folds)
-                    values[w, k, :, s, layer] = [hit[groups == g].mean() for g in range(len(tasks))]
+
+    def row(item: Item) -> xr.Dataset:
+        return _seen_while_hidden(item, (item.task, twin(item.task)), hiding, at, layers, hook)
+
+    def join(rows: Sequence[xr.Dataset]) -> xr.Dataset:
+        found = _decoded(rows, seed, folds)
+        return found.assign_coords(step=list(at), layer=rows[0]["layer"].values)
+
+    found = over_tasks(
+        lens, tasks, row, seed=seed, options=_six_steps(options), of=decodable_while_hidden, join=join
+    )
+    return found.assign_attrs(hook=hook, folds=folds)
+
+
+def _decoded(rows: Sequence[xr.Dataset], seed: int, folds: int) -> xr.Dataset:
+    """Cross-validated accuracies from what was kept of every scene."""
+
+    def stacked(name: str) -> np.ndarray:
+        return np.concatenate([row[name].values for row in rows])
+
+    def scenes(name: str) -> np.ndarray:
+        return np.concatenate([np.full(row.sizes[name], i) for i, row in enumerate(rows)])
+
+    data = {name: stacked(name) for name in ("hidden", "elsewhere", "identity", "choices", "far", "true")}
+    asked = (
+        (decode, data["identity"], scenes("run"), ("hidden", "elsewhere")),
+        (choice, data["true"], scenes("place"), ("choices", "far")),
+    )
+    n_steps, n_layers = data["hidden"].shape[1:3]
+    values = np.full((2, len(KINDS), len(rows), n_steps, n_layers), np.nan)
+    for s, layer in np.ndindex(n_steps, n_layers):
+        for w, (asks, y, groups, sides) in enumerate(asked):
+            for k, side in enumerate((*sides, sides[0])):
+                labels = shuffled(y, seed + s * n_layers + layer) if KINDS[k] == "shuffled" else y
+                hit = asks(data[side][:, s, layer], labels, groups, folds)
+                values[w, k, :, s, layer] = [hit[groups == g].mean() for g in range(len(rows))]
+    chance = [max(Counter(y.tolist()).values()) / len(y) for _, y, _, _ in asked]
     return xr.Dataset(
-        {
-            "accuracy": (("what", "kind", "task", "step", "layer"), values),
-            "chance": ("what", [max(Counter(rows[name]).values()) / len(rows[name]) for name in ("label", "true")]),
-        },
-        coords={
-            "what": ["identity", "place"],
-            "kind": list(KINDS),
-            "task": task_names(tasks),
-            "step": list(at),
-            "sigma": ("step", [run.sigmas[s] for s in at]),
-            "layer": [-1, *run.array(hook, "cond")["layer"].values],
-        },
-        attrs={"hook": hook, "folds": folds, "seed": seed, "model": lens.name, "n_steps": run.plan.n_steps},
+        {"accuracy": (("label", "kind", "task", "step", "layer"), values), "chance": ("label", chance)},
+        coords={"label": ["identity", "place"], "kind": list(KINDS)},
     )
 
 
@@ -218,98 +224,110 @@ def used_while_hidden(
     steps: Any = "all",
     seed: int = 0,
     other_seed: int = 1000,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
-    """What the hidden tokens' updates do when they come from a twin: ``effect`` and ``flipped`` (what, arm, task).
+    """What the hidden tokens' updates do when they come from a twin.
 
-    ``kept`` (task): whether the base run itself gives the right answer. ``layers``, ``steps``: where the patch is
-    held. Scene i is generated with ``seed + i``; its placebo with ``other_seed + i``.
-    ``sampling``, or its arguments flat (:class:`dit_lens.Sampling`): six steps unless told otherwise.
+    Six sampling steps unless told otherwise.
 
-    Errors: :class:`MeasureError` for twins that end alike, or scenes that never show the thing again;
-    :class:`TaskError` for tasks without answers.
+    Args:
+        lens: The model.
+        tasks: With answers.
+        hiding: Says where and when something is hidden.
+        twins: What is asked -> the partner that differs in just that.
+        layers: Where the patch is held.
+        steps: Likewise.
+        seed: Scene i is generated with ``seed + i``.
+        other_seed: Its placebo with ``other_seed + i``.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`).
+
+    Returns:
+        ``effect`` and ``flipped`` (label, kind, task), and ``kept`` (task): whether the base run itself gives the right
+        answer.
+
+    Raises:
+        MeasureError: Twins that end alike, or scenes that never show the thing again.
+        TaskError: Tasks without answers.
     """
-    how = _sampled(merged(sampling, given, used_while_hidden))
     needed(tasks, "answer", "solutions", cure="what comes out is read as an answer, so give your tasks both")
-    effect = np.full((len(twins), len(ARMS), len(tasks)), np.nan)
-    flipped, kept = np.zeros(effect.shape, bool), np.zeros(len(tasks), bool)
-    for i, task in enumerate(tasks):
-        progress(i, len(tasks), f"changing what is hidden, scene {i}")
-        base = lens.generate(task, seed=seed + i, sampling=how)
-        other = lens.generate(task, seed=other_seed + i, sampling=how)
-        kept[i] = task.answer(base.video) in task.solutions
-        for w, make in enumerate(twins.values()):
-            pair = (task, make(task))
-            source = lens.generate(pair[1], seed=seed + i, sampling=how)
-            both = [hiding(one, base.grid) for one in pair]
-            hidden, after = (sorted({t for h in both for t in getattr(h, name)}) for name in ("hidden", "after"))
-            if not after:
-                raise MeasureError(
-                    f"{task!r} never shows the hidden thing again, so nothing can tell what became of it"
-                )
-            rest = _others(
-                base, [one.regions.get("ball", np.zeros(base.grid.size, bool)) for one in pair], hidden, after
-            )
-            random = np.random.default_rng(seed + i).choice(rest, len(hidden), replace=False)
-            toward = _at(source.final - base.final, base.grid, after)
-            size = float((toward * toward).sum())
-            if size == 0:
-                raise MeasureError(f"{pair[1]!r} ends as {task!r} does: choose a twin that makes a difference")
-            arms: dict[str, tuple[Any, Run]] = {
-                "hidden": (hidden, source),
-                "random": (random, source),
-                "placebo": (hidden, other),
-                "after": (after, source),
-            }
-            for a, arm in enumerate(ARMS):
-                tokens, giver = arms[arm]
-                edit = patch(steps=steps, layers=layers, source=giver, tokens=[int(t) for t in tokens])
-                run = lens.generate(task, seed=seed + i, interventions=[edit], sampling=how)
-                effect[w, a, i] = float((_at(run.final - base.final, base.grid, after) * toward).sum()) / size
-                flipped[w, a, i] = task.answer(run.video) in pair[1].solutions
-    return xr.Dataset(
-        {
-            "effect": (
-                ("what", "arm", "task"),
-                effect,
-                {"long_name": "effect of a patch", "units": "0 base, 1 source"},
-            ),
-            "flipped": (("what", "arm", "task"), flipped),
-            "kept": ("task", kept),
-        },
-        coords={"what": list(twins), "arm": list(ARMS), "task": task_names(tasks)},
-        attrs={"seed": seed, "other_seed": other_seed, "model": lens.name, "n_steps": base.plan.n_steps},
-    )
+
+    def row(item: Item) -> xr.Dataset:
+        task, base = item.task, item.clean()
+        other = item.generate(seed=other_seed + item.index)
+        arms = {name: _arms(item, base, other, make(task), hiding) for name, make in twins.items()}
+
+        def patched(label: str, kind: str) -> dict[str, Any]:
+            pair, after, toward, givers = arms[label]
+            tokens, giver = givers[kind]
+            edit = patch(steps=steps, layers=layers, source=giver, tokens=[int(t) for t in tokens])
+            run = item.generate(interventions=[edit])
+            moved = _at(run.final - base.final, base.grid, after)
+            return {"effect": projected(moved, toward), "flipped": task.answer(run.video) in pair.solutions}
+
+        found = item.sites(patched, label=list(twins), kind=ARMS)
+        return found.assign(kept=task.answer(base.video) in task.solutions)
+
+    found = over_tasks(lens, tasks, row, seed=seed, options=_six_steps(options), of=used_while_hidden)
+    found["effect"].attrs = {"long_name": "effect of a patch", "units": "0 base, 1 source"}
+    return found.assign_attrs(other_seed=other_seed)
 
 
-def _sampled(how: Sampling) -> Sampling:
-    """Six steps unless told otherwise."""
-    told = how.num_inference_steps is not None or how.preset is not None
-    return how if told else how.but(num_inference_steps=STEPS)
+def _arms(item: Item, base: Run, other: Run, pair: Any, hiding: Any) -> tuple[Any, list[int], torch.Tensor, Any]:
+    """(twin, tokens where the thing is in sight again, direction to the twin's end there, kind -> (tokens, source))."""
+    task = item.task
+    source = item.generate(pair)
+    both = [hiding(one, base.grid) for one in (task, pair)]
+    hidden, after = (sorted({t for h in both for t in getattr(h, name)}) for name in ("hidden", "after"))
+    if not after:
+        raise MeasureError(f"{task!r} never shows the hidden thing again, so nothing can tell what became of it")
+    balls = [one.regions.get("ball", np.zeros(base.grid.size, bool)) for one in (task, pair)]
+    rest = _others(base, balls, hidden, after)
+    random = np.random.default_rng(item.seed).choice(rest, len(hidden), replace=False)
+    toward = _at(source.final - base.final, base.grid, after)
+    if float((toward * toward).sum()) == 0:
+        raise MeasureError(f"{pair!r} ends as {task!r} does: choose a twin that makes a difference")
+    givers = {
+        "hidden": (hidden, source), "random": (random, source), "placebo": (hidden, other), "after": (after, source),
+    }  # fmt: skip
+    return pair, after, toward, givers
 
 
-def _features(
-    lens: Lens,
-    task: Any,
-    hiding: Any,
-    at: Sequence[int],
-    layers: Any,
-    hook: str,
-    seed: int,
-    how: Sampling,
-) -> tuple[Run, Hiding, np.ndarray, dict[int, int]]:
-    """(run, hiding, activations (steps, 1 + layers, tokens, d), token -> its index there)."""
-    grid = lens.grid_of(task, how)
-    about = hiding(task, grid)
-    wanted = sorted({*about.hidden, *about.elsewhere, *map(int, about.choices.flat), *map(int, about.far.flat)})
-    keep: Any = {"reduce": Tokens(tuple(wanted)), "steps": tuple(at), "branches": "cond"}
-    records = [record("patch_embed", **keep), record(hook, layers=layers, **keep)]
-    run = lens.generate(task, seed=seed, record=records, stop_after=max(at), sampling=how)
-    first = run.array("patch_embed", "cond").values[:, None]
-    x = np.concatenate([first, run.array(hook, "cond").values], axis=1)
-    return run, about, x, {t: i for i, t in enumerate(wanted)}
+def _six_steps(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Six sampling steps unless told otherwise."""
+    sampling = split_options(options)[0]
+    told = sampling.num_inference_steps is not None or sampling.preset is not None
+    return dict(options) if told else {**options, "num_inference_steps": STEPS}
+
+
+def _seen_while_hidden(
+    item: Item, pair: Sequence[Any], hiding: Any, at: Sequence[int], layers: Any, hook: str
+) -> xr.Dataset:
+    """Activations of one scene and its twin.
+
+    ``hidden`` and ``elsewhere`` (run, step, layer, channel), ``identity`` (run); ``choices`` and ``far`` (place, step,
+    layer, candidate, channel), ``true`` (place). Layer -1 is the input.
+    """
+    rows: dict[str, list[Any]] = {k: [] for k in ("hidden", "elsewhere", "identity", "choices", "far", "true")}
+    for one in pair:
+        about = hiding(one, item.lens.grid_of(one, item.sampling))
+        wanted = sorted({*about.hidden, *about.elsewhere, *map(int, about.choices.flat), *map(int, about.far.flat)})
+        keep: Any = {"reduce": Tokens(tuple(wanted)), "steps": tuple(at), "branches": "cond"}
+        records = [record("patch_embed", **keep), record(hook, layers=layers, **keep)]
+        run = item.generate(one, record=records, stop_after=max(at))
+        first = run.array("patch_embed", "cond").values[:, None]
+        x = np.concatenate([first, run.array(hook, "cond").values], axis=1)  # (steps, 1 + layers, tokens, d)
+        index = {t: i for i, t in enumerate(wanted)}
+        rows["identity"].append(str(about.identity))
+        for name in ("hidden", "elsewhere"):
+            rows[name].append(x[:, :, [index[t] for t in getattr(about, name)]].mean(2))
+        for true, near, far in zip(about.true, about.choices, about.far, strict=True):
+            rows["true"].append(int(true))
+            rows["choices"].append(x[:, :, [index[int(t)] for t in near]])
+            rows["far"].append(x[:, :, [index[int(t)] for t in far]])
+    shape, wide = ("run", "step", "layer", "channel"), ("place", "step", "layer", "candidate", "channel")
+    dims = {"identity": ("run",), "true": ("place",), "hidden": shape, "elsewhere": shape, "choices": wide, "far": wide}
+    found = xr.Dataset({name: (dims[name], np.stack(values)) for name, values in rows.items()})
+    return found.assign_coords(layer=[-1, *run.array(hook, "cond")["layer"].values])
 
 
 def _at(x: torch.Tensor, grid: Grid, tokens: Sequence[int]) -> torch.Tensor:

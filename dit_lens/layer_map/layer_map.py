@@ -43,7 +43,7 @@ class Map:
     ``layers``: the table, (expert, layer), one column per evidence. ``roles``: the cut and what it rests on.
     ``effects`` (step, layer): local effects. ``held`` (layers): effects on the video of updates held over all steps.
     ``energy`` (step, layer, region). ``decodable`` (label, step, layer): scores of probes, with the input's, and the
-    control's as null. ``ensembles`` (condition): scores of latents shared by three seeds, if asked for. ``clips``: the
+    control's as null. ``ensembles`` (kind): scores of latents shared by three seeds, if asked for. ``clips``: the
     videos behind the largest effects of the first puzzle, (step, layer) -> name -> uint8 (F, H, W, 3). ``runs``: the
     bases. ``about``: every parameter.
     """

@@ -192,10 +192,10 @@ class Survey:
         """Scores of shared latents and their controls, one row a condition."""
         judged = [task for task in self.tasks if hasattr(task, "score")]
         found = ensembles(self.lens, judged, other_layers=(), seed=self.seed, sampling=self.how)
-        found = found.isel(metric=0).sel(continued="one")
+        found = found.isel(metric=0).sel(reading="one")
         kept = found[["score", "low", "high", "n", "gain", "gain_low", "gain_high", "null"]].rename(score="value")
         told = {"remarks": "; ".join(found.attrs["remarks"])}  # a file of tables holds no lists
-        return {"ensembles": kept.drop_vars([c for c in kept.coords if c != "condition"]).assign_attrs(told)}
+        return {"ensembles": kept.drop_vars([c for c in kept.coords if c != "kind"]).assign_attrs(told)}
 
     def _clips(self, kept: Store, effects: xr.Dataset, most: int = 4) -> Tables:
         """Base, source, patched and placebo videos (x0_hat of the patched step) behind the largest effects."""

@@ -34,7 +34,6 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.experiments.energy_by_depth import FOREGROUND
-from dit_lens.runner.sweep import PLACEBO_SEED
 from dit_lens.experiments.local_effects import local_effects
 from dit_lens.layer_map.segments import Segments, segments
 from dit_lens.measures.energy import energy_ratio
@@ -42,6 +41,7 @@ from dit_lens.measures.layer_lens import layer_lens
 from dit_lens.measures.region_attention import region_attention
 from dit_lens.measures.token_masks import region_mask
 from dit_lens.progress import Progress, silent
+from dit_lens.runner.sweep import PLACEBO_SEED
 from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import Record, record

@@ -51,7 +51,8 @@ def commitment(
     film: np.ndarray | None = None,
     steps: Sequence[int] | None = None,
 ) -> xr.Dataset:
-    """Similarity of each step's x0_hat to final videos: ``answer``, ``motion`` (to, step), ``content`` (.., region).
+    """Similarity of each step's x0_hat to final videos: ``answer``, ``motion`` (reference, step), ``content``
+    (..., region).
 
     The entry ``to="final"`` compares with the run's own end; ``against`` names further complete runs to compare with,
     the nulls: another seed of the same puzzle (what the scene alone settles), another puzzle. ``steps``: all by
@@ -87,19 +88,20 @@ def commitment(
     shape = (len(chosen), len(finals), len(masks))
     array = {"answer": np.array(same).T, "motion": np.array(motion).T}
     array["content"] = np.array(content).reshape(shape).swapaxes(0, 1)
+    along = ("reference", "step")
     return xr.Dataset(
         {
-            "answer": (("to", "step"), array["answer"], {"long_name": "same answer as the end", "units": "share"}),
-            "motion": (("to", "step"), array["motion"], {"long_name": "motion like the end's", "units": "cosine"}),
+            "answer": (along, array["answer"], {"long_name": "same answer as the end", "units": "share"}),
+            "motion": (along, array["motion"], {"long_name": "motion like the end's", "units": "cosine"}),
             "readable": ("step", readable, {"long_name": "an answer can be read", "units": "share"}),
             "content": (
-                ("to", "step", "region"),
+                ("reference", "step", "region"),
                 array["content"],
                 {"long_name": "change in the region like the end's", "units": "cosine"},
             ),
         },
         coords={
-            "to": list(finals),
+            "reference": list(finals),
             "step": ("step", chosen, {"long_name": "denoising step"}),
             "region": list(masks),
             "sigma": ("step", [run.sigmas[s] for s in chosen]),

@@ -56,16 +56,16 @@ def _corrected(m: Measured) -> Reading:
 
 def _put_right(m: Measured) -> Reading:
     wrong = m["wrong"]
-    recovered = wrong["outcome"].sel(end="own").astype(float).where(wrong["shows"]).mean("step")
-    each = wrong["outcome"].sel(end="own", start="planted").mean("task")
+    recovered = wrong["outcome"].sel(ending="own").astype(float).where(wrong["shows"]).mean("step")
+    each = wrong["outcome"].sel(ending="own", kind="planted").mean("task")
     when = ", ".join(f"{int(k)}: {float(v):.2f}" for k, v in zip(wrong["step"], each, strict=True))
     shown = wrong["shows"].mean("task")
     return Reading.along(
         recovered,
-        "start",
+        "kind",
         ("planted", "kept"),
         f"Right at the end by the step of the change: {when}; mistakes shown by then: "
-        f"{', '.join(f'{float(v):.2f}' for v in shown)}; never wrong: {text(recovered.sel(start='own'))}.",
+        f"{', '.join(f'{float(v):.2f}' for v in shown)}; never wrong: {text(recovered.sel(kind='own'))}.",
     )
 
 
@@ -73,14 +73,14 @@ def _lag(m: Measured, determined: bool) -> Reading:
     """Of all puzzles, or of those with one solution."""
     lag = perception_lag(m["seen"])
     fixed = (lag["solutions"] == 1).values
-    orders = lag["lag"].sel(film="x0_hat")
+    orders = lag["lag"].sel(kind="x0_hat")
     if determined:
         remark = f"Puzzles with several solutions: {text(orders[~fixed])}."
         lag = lag.isel(task=fixed)
     else:
         later, earlier = (int((orders * sign > 0).sum()) for sign in (1, -1))
         remark = f"Motion stands {later} later, {earlier} earlier, of {orders.sizes['task']}."
-    return Reading.along(lag["lag"], "film", FILMS, remark, {"steps": m["seen"].attrs["n_steps"]})
+    return Reading.along(lag["lag"], "kind", FILMS, remark, {"steps": m["seen"].attrs["n_steps"]})
 
 
 _ORDER = "The first steps find the named entity, its motion comes later (perception before action, Fig. 5)."

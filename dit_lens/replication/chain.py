@@ -58,15 +58,15 @@ def _films(m: Measured) -> tuple[xr.Dataset, xr.Dataset, int]:
 def _motion(m: Measured) -> Reading:
     early = _films(m)[2]
     motion = by_puzzle(m["films"]["motion"].isel(step=early))
-    other = f"with the same puzzle's end at another seed: {text(motion.sel(to='other seed'))}"
+    other = f"with the same puzzle's end at another seed: {text(motion.sel(reference='other seed'))}"
     words = {"early": early, "steps": m["films"].sizes["step"]}
-    return Reading(motion.sel(to="final"), motion.sel(to="other puzzle"), other, words)
+    return Reading(motion.sel(reference="final"), motion.sel(reference="other task"), other, words)
 
 
 def _choice(m: Measured) -> Reading:
     several, _, early = _films(m)
     leads = by_puzzle(several["leads"].isel(step=early))
-    return Reading(leads.sel(to="final"), leads.sel(to="other seed"), words={"early": early})
+    return Reading(leads.sel(reference="final"), leads.sel(reference="other seed"), words={"early": early})
 
 
 def _several(m: Measured) -> Reading:

@@ -43,28 +43,28 @@ def measured(
 def _conditions(m: Measured) -> tuple[xr.Dataset, str, list[str]]:
     """The first metric's result, and the conditions that share ``updates``: in the middle window, and in others."""
     found = m["ensembles"].isel(metric=0)
-    middle, *others = [str(c) for c in found["condition"].values if str(c).startswith("updates ")]
+    middle, *others = [str(c) for c in found["kind"].values if str(c).startswith("updates ")]
     return found, middle, others
 
 
 def _raises(m: Measured, mode: str) -> Reading | None:
     found, middle, _ = _conditions(m)
     condition = f"{mode} {middle.removeprefix('updates ')}"
-    if condition not in found["condition"].values:
+    if condition not in found["kind"].values:
         return None
-    one = found.sel(condition=condition, continued="one")
+    one = found.sel(kind=condition, reading="one")
     k = found.attrs["k"]
-    best, velocity = (found["gain"].sel(continued="one", condition=c).item() for c in (f"best of {k}", "velocity mean"))
-    alone = found["score"].sel(continued="one", condition="alone").item()
+    best, velocity = (found["gain"].sel(reading="one", kind=c).item() for c in (f"best of {k}", "velocity mean"))
+    alone = found["score"].sel(reading="one", kind="alone").item()
     gain, null = (stored(one, arm, f"{arm}_low", f"{arm}_high", "n") for arm in ("gain", "null"))
-    each = found["raw"].sel(continued="one").mean("repeat")
+    each = found["raw"].sel(reading="one").mean("repeat")
     words = {
         "condition": condition, "step": found.attrs["steps"], "steps": found.attrs["num_inference_steps"], "k": k,
         "metric": found["metric"].item(),
     }  # fmt: skip
     return Reading(
-        each.sel(condition=condition, drop=True) - each.sel(condition="alone", drop=True),
-        each.sel(condition=PLACEBO, drop=True) - each.sel(condition="alone", drop=True),
+        each.sel(kind=condition, drop=True) - each.sel(kind="alone", drop=True),
+        each.sel(kind=PLACEBO, drop=True) - each.sel(kind="alone", drop=True),
         f"Alone: {alone:.3f}. At the same number of calls: velocities averaged {velocity:+.3f}, oracle best of {k} "
         f"{best:+.3f}.",
         words,
@@ -76,14 +76,14 @@ def _window(m: Measured) -> Reading | None:
     found, middle, others = _conditions(m)
     if not others:
         return None
-    each = found["raw"].sel(continued="one").mean("repeat")
-    gains = {other: each.sel(condition=middle, drop=True) - each.sel(condition=other, drop=True) for other in others}
+    each = found["raw"].sel(reading="one").mean("repeat")
+    gains = {other: each.sel(kind=middle, drop=True) - each.sel(kind=other, drop=True) for other in others}
     differences = {other: mean(values) for other, values in gains.items()}
     nearest = min(differences, key=lambda other: differences[other].low)
     told = "; ".join(f"'{o}' {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})" for o, d in differences.items())
     return Reading(
         gains[nearest],
-        each.sel(condition=PLACEBO, drop=True) - each.sel(condition="alone", drop=True),
+        each.sel(kind=PLACEBO, drop=True) - each.sel(kind="alone", drop=True),
         f"Differences: {told}. In lock-step a window is its first layer, cached its last, so only shared updates ask "
         "about windows.",
         {"middle": middle, "nearest": nearest, "metric": found["metric"].item()},

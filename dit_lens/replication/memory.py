@@ -34,11 +34,11 @@ def _middle(accuracy: xr.DataArray) -> xr.DataArray:
 def _read(m: Measured, what: str, null: str) -> Reading:
     accuracy = m["read"]["accuracy"]
     middle = _middle(accuracy)
-    here = accuracy.where(middle, drop=True).mean(("step", "layer")).sel(what=what)
-    given = accuracy.sel(layer=-1, kind="hidden").mean("step").sel(what=what)
+    here = accuracy.where(middle, drop=True).mean(("step", "layer")).sel(label=what)
+    given = accuracy.sel(layer=-1, kind="hidden").mean("step").sel(label=what)
     layers = accuracy["layer"].where(middle, drop=True)
     rest = "; ".join(f"{kind} {text(here.sel(kind=kind))}" for kind in KINDS[1:] if kind != null)
-    chance = float(m["read"]["chance"].sel(what=what))
+    chance = float(m["read"]["chance"].sel(label=what))
     return Reading.along(
         here,
         "kind",
@@ -50,14 +50,14 @@ def _read(m: Measured, what: str, null: str) -> Reading:
 
 def _used(m: Measured, what: str) -> Reading:
     use = m["use"]
-    here = use["effect"].sel(what=what)
-    flips = ", ".join(f"{arm} {int(use['flipped'].sel(what=what, arm=arm).sum())}" for arm in ARMS)
+    here = use["effect"].sel(label=what)
+    flips = ", ".join(f"{arm} {int(use['flipped'].sel(label=what, kind=arm).sum())}" for arm in ARMS)
     return Reading.along(
         here,
-        "arm",
+        "kind",
         ("hidden", "placebo"),
-        f"Random tokens {text(here.sel(arm='random'))}; where it is in sight again (positive control) "
-        f"{text(here.sel(arm='after'))}. Answers that became the twin's, of {use.sizes['task']}: {flips}.",
+        f"Random tokens {text(here.sel(kind='random'))}; where it is in sight again (positive control) "
+        f"{text(here.sel(kind='after'))}. Answers that became the twin's, of {use.sizes['task']}: {flips}.",
     )
 
 

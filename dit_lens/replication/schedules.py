@@ -55,7 +55,8 @@ def _few(m: Measured, name: str) -> Reading:
 def _frames(m: Measured) -> Untestable:
     curve = m["frames"]
     lengths = ", ".join(
-        f"{int(f)} frames {text(curve['score'].sel(num_frames=f))} (cut {float(curve['cut'].sel(num_frames=f).mean()):.3f}, "
+        f"{int(f)} frames {text(curve['score'].sel(num_frames=f))} "
+        f"(cut {float(curve['cut'].sel(num_frames=f).mean()):.3f}, "
         f"still {float(curve['still'].sel(num_frames=f).mean()):.3f})"
         for f in curve["num_frames"]
     )

@@ -151,7 +151,8 @@ def axes(
     """Spell out the axes of a sweep.
 
     ``steps``, ``layers``: ``"all"``, or a list whose entries are one index or a *group* held at once: a range, a tuple,
-    for layers also a :class:`dit_lens.Depth`. ``branches``: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a list.
+    for layers also a :class:`dit_lens.Depth`. ``branches``: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a
+    list.
     ``hooks=None``: edits of the latents, which have steps and nothing else.
 
     Errors: :class:`AddressError` for anything outside the plan or the model, or that a hook does not have.

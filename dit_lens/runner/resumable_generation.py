@@ -4,7 +4,8 @@
         run = work.finish(progress)
 
 Exact: a run that was stopped and continued has the bits of one that was not (``lens.generate(resume=...)``). The steps
-done are kept on ctrl-C, every five minutes, and before decoding. The finished run is saved as ``run`` in the folder, and
+done are kept on ctrl-C, every five minutes, and before decoding. The finished run is saved as ``run`` in the folder,
+and
 the manifest beside it says what it was made under; the same call reads it then.
 """
 

@@ -40,6 +40,7 @@ from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling
 
 Row = Callable[["Item"], xr.Dataset]
+Join = Callable[[Sequence[xr.Dataset]], xr.Dataset]
 HELD = 6  # clean runs kept in memory: a task's own, its neighbour's and the first task's, at two seeds each
 
 
@@ -179,6 +180,7 @@ class TaskRows:
     seed: int
     sampling: Sampling
     regions: Any = None
+    join: Join | None = None
     kind: str = "experiment"
     _runs: OrderedDict[Any, Run] = field(default_factory=OrderedDict, init=False, repr=False)
 
@@ -221,14 +223,11 @@ class TaskRows:
         if not results:
             raise MeasureError("no task is finished yet: run all shards, or this one, with the same folder")
         rows = [found["row"] for found in results.values()]
-        whole = xr.concat(
-            rows, "task", join="outer", coords="minimal", compat="override", combine_attrs="drop_conflicts"
-        )
+        whole = side_by_side(rows) if self.join is None else self.join(rows)
         chosen = [self.tasks[unit.index] for unit in results]
-        whole = whole.assign_coords(
-            task=task_names(chosen),
-            family=("task", [str(getattr(task, "name", "task")) for task in chosen]),
-        )
+        if "task" in whole.dims:
+            families = [str(getattr(task, "name", "task")) for task in chosen]
+            whole = whole.assign_coords(task=task_names(chosen), family=("task", families))
         if "step" in whole.dims:
             steps = [int(step) for step in whole["step"].values]
             names = [self.plan.at(s).expert if s < self.plan.n_steps else "" for s in steps]
@@ -252,7 +251,7 @@ class TaskRows:
 
     def recipe(self) -> tuple[Callable[..., TaskRows], dict[str, Any]]:
         """See :class:`dit_lens.runner.work.Work`."""
-        names = ("tasks", "row", "seed", "sampling", "regions")
+        names = ("tasks", "row", "seed", "sampling", "regions", "join")
         return TaskRows, {name: getattr(self, name) for name in names}
 
 
@@ -266,6 +265,7 @@ def over_tasks(
     of: Callable[..., Any] | None = None,
     regions: Any = None,
     least: int = 1,
+    join: Join | None = None,
 ) -> xr.Dataset:
     """Measure a row for every task.
 
@@ -278,6 +278,7 @@ def over_tasks(
         of: The caller, whose arguments are suggested for a misspelt option.
         regions: Masks of your own for every generation, as in ``lens.generate``.
         least: How many tasks the experiment needs.
+        join: Makes one table of all rows; by default they are put side by side along ``task``.
 
     Returns:
         The rows along ``task``.
@@ -291,7 +292,14 @@ def over_tasks(
             f"{len(tasks)} task(s), and this needs at least {least}: give more, e.g. dit_lens.tasks.batch('maze', 16)"
         )
     sampling, running = split_options(options or {}, of)
-    return run_work(TaskRows(lens, list(tasks), row, seed, sampling, regions), running)
+    return run_work(TaskRows(lens, list(tasks), row, seed, sampling, regions, join), running)
+
+
+def side_by_side(rows: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Rows along ``task``; labels that a row does not have are NaN there."""
+    return xr.concat(
+        rows, "task", join="outer", coords="minimal", compat="override", combine_attrs="drop_conflicts"
+    )
 
 
 def _label(place: Any) -> Any:

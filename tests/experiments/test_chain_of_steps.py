@@ -48,13 +48,13 @@ def runs(lens: Lens, mazes: list[tasks.Task]) -> dict[tuple[int, int], Any]:
 def test_curves_are_those_of_the_runs_and_nulls_of_the_others(found: xr.Dataset, runs: dict[Any, Any]) -> None:
     for p in (0, 1):
         for s, other in ((0, 5), (5, 0)):
-            against = {"other seed": runs[p, other], "other puzzle": runs[1 - p, s]}
+            against = {"other seed": runs[p, other], "other task": runs[1 - p, s]}
             alone = commitment(runs[p, s], against)
             here = found.isel(task=p).sel(seed=s)
             for name in ("answer", "motion", "readable"):
                 np.testing.assert_array_equal(here[name], alone[name])
             np.testing.assert_array_equal(here["content"].sel(region=alone.region), alone["content"])
-            own = alone.sel(to="final")
+            own = alone.sel(reference="final")
             np.testing.assert_equal(here["commit_motion"].item(), commit_step(own["motion"], 0.9).item())
             np.testing.assert_equal(here["commit_answer"].item(), commit_step(own["answer"], 1.0).item())
             assert here["solved"] == runs[p, s].score.solved
@@ -65,21 +65,21 @@ def test_candidates_are_those_of_the_runs(found: xr.Dataset, runs: dict[Any, Any
         alone, here = candidates(run), found.isel(task=p).sel(seed=s)
         for name in alone.data_vars:
             np.testing.assert_array_equal(here[name], alone[name], err_msg=str(name))
-        ends = {"final": run, "other seed": runs[p, 5 - s], "other puzzle": runs[1 - p, s]}
+        ends = {"final": run, "other seed": runs[p, 5 - s], "other task": runs[1 - p, s]}
         for to, end in ends.items():
             answer = mazes[p].answer(end.video)
             if answer in mazes[p].solutions:
                 wanted = [mazes[p].solutions[i] == answer for i in alone.strongest.values]
-                np.testing.assert_array_equal(here.leads.sel(to=to), wanted)
+                np.testing.assert_array_equal(here.leads.sel(reference=to), wanted)
             else:
-                assert np.isnan(here.leads.sel(to=to)).all()
+                assert np.isnan(here.leads.sel(reference=to)).all()
     assert list(found.solutions) == [len(task.solutions) for task in mazes]
     assert found.solutions.dims == ("task",)
 
 
 def test_the_dims_are_named(found: xr.Dataset) -> None:
-    assert found.motion.dims == ("task", "seed", "to", "step")
-    assert found.sizes == {"task": 2, "seed": 2, "to": 3, "step": STEPS, "region": found.sizes["region"]}
+    assert found.motion.dims == ("task", "seed", "reference", "step")
+    assert found.sizes == {"task": 2, "seed": 2, "reference": 3, "step": STEPS, "region": found.sizes["region"]}
     assert list(found.puzzle.values) == ["maze 1", "maze 2"]
     assert list(found.seed) == list(SEEDS)
     assert list(found.expert.values)[-1] == "low"
@@ -115,7 +115,7 @@ def test_tasks_without_answers_get_curves_only(lens: Lens) -> None:
 
     found = chain_of_steps(lens, [Bare(1), Bare(2)], (0,), sampling={"num_inference_steps": 2})
     assert "kind" not in found and "solved" not in found
-    assert list(found.to.values) == ["final", "other puzzle"]
+    assert list(found.to.values) == ["final", "other task"]
     assert np.isfinite(found.motion).all()
 
 

@@ -10,11 +10,11 @@ import families
 import numpy as np
 import pytest
 import torch
-from dit_lens.experiments.local_effects import local_effects
 from families import FAMILIES, LAYERS
 
 from dit_lens import tasks
 from dit_lens.errors import MeasureError
+from dit_lens.experiments.local_effects import local_effects
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run

@@ -183,27 +183,27 @@ def test_planted_scores_come_out(found: xr.Dataset) -> None:
     first = np.array([[100, 103], [106, 109]]).T  # (repeat, task): every member of every set has a seed of its own
     score = found["raw"].sel(metric="seed")
     for condition in ("alone", PLACEBO, "velocity mean", "lockstep 4-7", "alpha 4-7", "updates 0-2"):
-        assert np.array_equal(score.sel(condition=condition, continued="one"), first)
-        assert np.array_equal(score.sel(condition=condition, continued="all"), first + 1)
+        assert np.array_equal(score.sel(kind=condition, reading="one"), first)
+        assert np.array_equal(score.sel(kind=condition, reading="all"), first + 1)
     for continued in ("one", "all"):
-        assert np.array_equal(score.sel(condition="best of 3", continued=continued), first + 2)
-        picked = score.sel(condition="random of 3", continued=continued) - first
+        assert np.array_equal(score.sel(kind="best of 3", reading=continued), first + 2)
+        picked = score.sel(kind="random of 3", reading=continued) - first
         assert set(np.unique(picked)) <= {0, 1, 2}
     # The first scorer picks, the others only look.
-    assert np.array_equal(found["raw"].sel(metric="minus", condition="best of 3", continued="one"), -(first + 2))
+    assert np.array_equal(found["raw"].sel(metric="minus", kind="best of 3", reading="one"), -(first + 2))
 
 
 def test_gains_are_paired_and_controls_stand_beside(found: xr.Dataset) -> None:
-    best = found.sel(condition="best of 3", metric="seed")
-    assert best["gain"].sel(continued="one") == 2 and best["gain"].sel(continued="all") == 1
-    assert best["gain_low"].sel(continued="one") == best["gain_high"].sel(continued="one") == 2
-    assert (found["gain"].sel(condition=[PLACEBO, "updates 0-2"]) == 0).all() and (found["null"] == 0).all()
-    assert found["score"].sel(condition="alone", continued="one", metric="seed") == 104.5
+    best = found.sel(kind="best of 3", metric="seed")
+    assert best["gain"].sel(reading="one") == 2 and best["gain"].sel(reading="all") == 1
+    assert best["gain_low"].sel(reading="one") == best["gain_high"].sel(reading="one") == 2
+    assert (found["gain"].sel(kind=[PLACEBO, "updates 0-2"]) == 0).all() and (found["null"] == 0).all()
+    assert found["score"].sel(kind="alone", reading="one", metric="seed") == 104.5
     assert (found["n"] == 2).all() and found.attrs["placebo"] == PLACEBO
 
 
 def test_repeats_have_a_t_interval(found: xr.Dataset) -> None:
-    alone = found.sel(condition="alone", continued="one", metric="seed")
+    alone = found.sel(kind="alone", reading="one", metric="seed")
     assert alone["repeat_mean"].values.tolist() == [103, 106]
     # Two repeats: standard error 1.5, and t with one degree of freedom is 12.706.
     assert np.allclose([alone["repeat_low"], alone["repeat_high"]], [104.5 - 12.7062 * 1.5, 104.5 + 12.7062 * 1.5])
@@ -243,11 +243,11 @@ def test_scores_of_the_task_by_default(lens: Any, tasks: list[Any]) -> None:
     )
     assert found["metric"].values.tolist() == ["value", "solved"]
     runs = lens.generate(tasks[0], seed=[50, 51], num_inference_steps=2, guidance_scale=1.0)
-    mine = found["raw"].sel(condition="alone", repeat=0, task=0)
-    assert mine.sel(metric="value", continued="all") == pytest.approx(np.mean([run.score.value for run in runs]))
-    assert mine.sel(metric="solved", continued="one") == runs[0].score.solved
+    mine = found["raw"].sel(kind="alone", repeat=0, task=0)
+    assert mine.sel(metric="value", reading="all") == pytest.approx(np.mean([run.score.value for run in runs]))
+    assert mine.sel(metric="solved", reading="one") == runs[0].score.solved
     assert np.isnan(found["repeat_low"]).all()  # one repeat has no spread
-    assert (found["raw"].sel(condition="best of 2") >= found["raw"].sel(condition="random of 2")).all()
+    assert (found["raw"].sel(kind="best of 2") >= found["raw"].sel(kind="random of 2")).all()
 
 
 # -- mistakes

@@ -93,8 +93,8 @@ def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
     batch = [tasks.load("choose", 3), tasks.load("occlude", 0)]
     found = self_correction.watch_answers(lens, batch, num_inference_steps=3)
     assert found["verdict"].sizes == {"task": 2, "step": 4}
-    assert found["motion"].sizes == {"task": 2, "film": 2, "step": 4}
-    assert found["film"].values.tolist() == ["x0_hat", "fade-in"]
+    assert found["motion"].sizes == {"task": 2, "kind": 2, "step": 4}
+    assert found["kind"].values.tolist() == ["x0_hat", "fade-in"]
     assert found["solutions"].values.tolist() == [len(task.solutions) for task in batch]
     for i, task in enumerate(batch):
         run = lens.generate(task, seed=i, num_inference_steps=3)
@@ -102,7 +102,7 @@ def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
         right = [task.answer(video) in task.solutions for video in film]
         assert (found["verdict"][i] == RIGHT).values.tolist() == right
         np.testing.assert_allclose(
-            found["motion"][i].sel(film="x0_hat"), self_correction.shown_curves(task, np.stack(film))["motion"]
+            found["motion"][i].sel(kind="x0_hat"), self_correction.shown_curves(task, np.stack(film))["motion"]
         )
         np.testing.assert_allclose(found["motion"][i][:, -1], found["motion"][i, 0, -1], atol=1e-6)
     alone = self_correction.watch_answers(lens, batch[:1], curves=None, num_inference_steps=3)
@@ -118,16 +118,16 @@ def test_planting_nothing_changes_nothing(lens: Any) -> None:
     task = tasks.load("choose", 3)
     found = self_correction.plant_mistakes(lens, [task], [1, 3], twin=lambda task: task, num_inference_steps=4)
     outcome = found["outcome"]
-    assert (outcome.sel(start="planted") == outcome.sel(start="kept")).all(), "the resumed run is the kept one"
+    assert (outcome.sel(kind="planted") == outcome.sel(kind="kept")).all(), "the resumed run is the kept one"
     assert found["shows"].all(), "its twin is itself, so its own answer counts as the twin's"
 
 
 def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
     found = self_correction.plant_mistakes(lens, [tasks.load("choose", 3)], [1, 3], num_inference_steps=4)
     found = found["outcome"].isel(task=0)
-    assert found.sum("end").values.tolist() == [[1, 1]] * 3
-    assert found.sel(start="own", end="own").all() and found.sel(start="kept", end="twin").all()
-    assert found.sel(start="planted", step=1, end="own") and found.sel(start="planted", step=3, end="twin")
+    assert found.sum("ending").values.tolist() == [[1, 1]] * 3
+    assert found.sel(kind="own", ending="own").all() and found.sel(kind="kept", ending="twin").all()
+    assert found.sel(kind="planted", step=1, ending="own") and found.sel(kind="planted", step=3, ending="twin")
 
 
 def test_what_cannot_be_planted_is_refused(lens: Any) -> None:
@@ -189,28 +189,28 @@ def test_what_stands_in_the_input_is_read_from_it_and_what_is_hidden_is_not(lens
     how: dict[str, Any] = {"at": (0,), "layers": 5, "folds": 4, "sampling": {"num_inference_steps": 3}}
     plain = working_memory.decodable_while_hidden(lens, some, hiding=in_sight, **how)["accuracy"]
     plain = plain.mean("task").sel(layer=-1, step=0)
-    assert plain.sel(what="identity", kind="hidden") > 0.8 and plain.sel(what="identity", kind="elsewhere") < 0.5
-    assert plain.sel(what="identity", kind="shuffled") < 0.5
+    assert plain.sel(label="identity", kind="hidden") > 0.8 and plain.sel(label="identity", kind="elsewhere") < 0.5
+    assert plain.sel(label="identity", kind="shuffled") < 0.5
     found = working_memory.decodable_while_hidden(lens, some, **how)
     hidden = found["accuracy"].mean("task").sel(layer=-1, step=0, kind="hidden")
-    assert hidden.sel(what="identity") < 0.55 and hidden.sel(what="place") < 0.45
-    assert found["accuracy"].sizes == {"what": 2, "kind": 3, "task": 12, "step": 1, "layer": 2}
+    assert hidden.sel(label="identity") < 0.55 and hidden.sel(label="place") < 0.45
+    assert found["accuracy"].sizes == {"label": 2, "kind": 3, "task": 12, "step": 1, "layer": 2}
     assert found["layer"].values.tolist() == [-1, 5]
     named = Counter(p.NAMES[one.scene.colour] for task in some for one in (task, working_memory.recolour(task)))
-    assert float(found["chance"].sel(what="identity")) == max(named.values()) / 24
+    assert float(found["chance"].sel(label="identity")) == max(named.values()) / 24
     with pytest.raises(MeasureError, match="more tasks, or fewer folds"):
         working_memory.decodable_while_hidden(lens, some[:2])
 
 
 def test_the_positive_control_gives_the_sources_outcome(lens: Any) -> None:
     how: dict[str, Any] = {"twins": {"identity": working_memory.recolour}, "sampling": {"num_inference_steps": 2}}
-    found = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], **how).isel(what=0, task=0)
-    assert float(found["effect"].sel(arm="after")) == pytest.approx(1, abs=0.01)
-    assert found["flipped"].sel(arm="after") and found["kept"]
-    assert np.isfinite(found["effect"]).all() and found["effect"].dims == ("arm",)
+    found = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], **how).isel(label=0, task=0)
+    assert float(found["effect"].sel(kind="after")) == pytest.approx(1, abs=0.01)
+    assert found["flipped"].sel(kind="after") and found["kept"]
+    assert np.isfinite(found["effect"]).all() and found["effect"].dims == ("kind",)
     # At the first step alone, the second, with the base's own text and picture, undoes it.
-    once = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], steps=0, **how).isel(what=0, task=0)
-    assert float(once["effect"].sel(arm="after")) < 0.9
+    once = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], steps=0, **how).isel(label=0, task=0)
+    assert float(once["effect"].sel(kind="after")) < 0.9
 
 
 def test_each_arm_takes_from_where_it_says(lens: Any) -> None:
@@ -222,7 +222,7 @@ def test_each_arm_takes_from_where_it_says(lens: Any) -> None:
 
     how: dict[str, Any] = {"twins": {"identity": working_memory.recolour}, "sampling": {"num_inference_steps": 2}}
     found = working_memory.used_while_hidden(lens, [tasks.load("occlude", 0)], hiding=seen, **how)
-    found = found.isel(what=0, task=0)
+    found = found.isel(label=0, task=0)
     arms = working_memory.ARMS
     effect, flipped = (dict(zip(arms, found[name].values, strict=True)) for name in ("effect", "flipped"))
     assert effect["hidden"] == effect["after"] == pytest.approx(1, abs=0.01)

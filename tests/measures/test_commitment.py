@@ -69,26 +69,26 @@ def test_a_planted_film_agrees_with_each_end_where_it_should(runs: tuple[Run, Ru
     assert run.score.solved and twin.score.solved
     film = np.stack([still(run), twin.video, run.video])
     found = commitment(run, {"twin": twin, "other": other}, film=film, steps=[0, 1, 2])
-    assert found.sizes == {"to": 3, "step": 3, "region": len(run.regions)}
-    assert list(found.answer.sel(to="final")) == [0, 0, 1]
-    assert list(found.answer.sel(to="twin")) == [0, 1, 0]
+    assert found.sizes == {"reference": 3, "step": 3, "region": len(run.regions)}
+    assert list(found.answer.sel(reference="final")) == [0, 0, 1]
+    assert list(found.answer.sel(reference="twin")) == [0, 1, 0]
     assert list(found.readable) == [0, 1, 1]
     motion = found.motion
     assert np.isnan(motion.sel(step=0)).all()  # nothing moves
-    assert motion.sel(to="final", step=2) == pytest.approx(1)
-    assert motion.sel(to="twin", step=1) == pytest.approx(1)
-    assert motion.sel(to="final", step=1) < 0.95  # and high, though the goal is elsewhere: a cosine needs its null
-    assert motion.sel(to="other", step=2) < 0.9
+    assert motion.sel(reference="final", step=2) == pytest.approx(1)
+    assert motion.sel(reference="twin", step=1) == pytest.approx(1)
+    assert motion.sel(reference="final", step=1) < 0.95  # high, though the goal is elsewhere
+    assert motion.sel(reference="other", step=2) < 0.9
     content = found.content.sel(region="path")
-    assert content.sel(to="final", step=2) == pytest.approx(1)
-    assert content.sel(to="final", step=1) < 0.9
+    assert content.sel(reference="final", step=2) == pytest.approx(1)
+    assert content.sel(reference="final", step=1) < 0.9
 
 
 def test_content_is_signed_and_knows_no_scale(runs: tuple[Run, Run, Run]) -> None:
     run = runs[0]
     change = run.video - still(run)
     film = np.stack([still(run) + k * change for k in (0.5, 1.0, -0.2)])
-    content = commitment(run, film=film, steps=[0, 1, 2]).content.sel(to="final", region="path")
+    content = commitment(run, film=film, steps=[0, 1, 2]).content.sel(reference="final", region="path")
     np.testing.assert_allclose(content, [1, 1, -1], atol=1e-6)
 
 
@@ -96,7 +96,7 @@ def test_content_is_held_against_the_first_frame_of_the_end(runs: tuple[Run, Run
     """A film whose own first frame differs: term by term, the cosine of x0_hat - y_0 and y - y_0."""
     run = runs[0]
     film = np.random.default_rng(0).random((1, *run.video.shape))
-    found = commitment(run, film=film, steps=[2]).content.sel(to="final", region="path").item()
+    found = commitment(run, film=film, steps=[2]).content.sel(reference="final", region="path").item()
     inside = pixel_regions(run)["path"]
     a, b = ((clip - run.video[0])[inside].ravel() for clip in (film[0], run.video))
     assert found == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)), rel=1e-5)
@@ -112,10 +112,10 @@ def test_the_last_steps_agree_with_the_end_and_nulls_do_not(runs: tuple[Run, Run
     run, twin, other = runs
     found = commitment(run, {"twin": twin, "other": other})
     last = found.isel(step=-1)
-    assert last.answer.sel(to="final") == 1
-    assert last.motion.sel(to="final") > 0.99
-    assert last.motion.sel(to="other") < 0.95
-    assert last.answer.sel(to="twin") == 0
+    assert last.answer.sel(reference="final") == 1
+    assert last.motion.sel(reference="final") > 0.99
+    assert last.motion.sel(reference="other") < 0.95
+    assert last.answer.sel(reference="twin") == 0
     assert found.expert.values[0] == "high" and found.expert.values[-1] == "low"
 
 

@@ -17,9 +17,9 @@ def seen_with(lag: int, n: int = 12, steps: int = 8) -> xr.Dataset:
     early, late = np.arange(steps) >= 1, np.arange(steps) >= 1 + lag
     together = np.stack([early, early])
     curves = {"identified": together, "arrived": together, "motion": np.stack([late, early])}
-    data: dict[str, Any] = {k: (("task", "film", "step"), np.stack([v] * n).astype(float)) for k, v in curves.items()}
+    data: dict[str, Any] = {k: (("task", "kind", "step"), np.stack([v] * n).astype(float)) for k, v in curves.items()}
     data["solutions"] = ("task", [1, 2] * (n // 2))
-    return xr.Dataset(data, {"film": ["x0_hat", "fade-in"], "step": range(steps)}, {"n_steps": steps - 1})
+    return xr.Dataset(data, {"kind": ["x0_hat", "fade-in"], "step": range(steps)}, {"n_steps": steps - 1})
 
 
 def wrong_with(recovered: bool, n: int = 12) -> xr.Dataset:
@@ -27,10 +27,10 @@ def wrong_with(recovered: bool, n: int = 12) -> xr.Dataset:
     outcome[0, :, :, 0 if recovered else 1] = outcome[1, :, :, 1] = outcome[2, :, :, 0] = True
     return xr.Dataset(
         {
-            "outcome": (("start", "task", "step", "end"), outcome),
+            "outcome": (("kind", "task", "step", "ending"), outcome),
             "shows": (("task", "step"), np.ones((n, 1), bool)),
         },
-        {"start": ["planted", "kept", "own"], "step": [2], "end": ["own", "twin", "neither"]},
+        {"kind": ["planted", "kept", "own"], "step": [2], "ending": ["own", "twin", "neither"]},
     )
 
 

@@ -39,14 +39,14 @@ def made(n: int = 20, steps: int = 20, **numbers: Any) -> xr.Dataset:
         "together": np.ones(shape),
     }
     values = {**plain, **numbers}
-    dims = {"motion": ("task", "seed", "to", "step"), "leads": ("task", "seed", "to", "step")}
+    dims = {"motion": ("task", "seed", "reference", "step"), "leads": ("task", "seed", "reference", "step")}
     solutions = np.where(np.arange(n) < 3 * n // 4, 3, 1)
     if values["motion"].std() > 0:
         values["motion"] = values["motion"] + rng.normal(0, 0.005, values["motion"].shape)
     return xr.Dataset(
         {name: (dims.get(name, ("task", "seed", "step")), value) for name, value in values.items()}
         | {"solutions": ("task", solutions), "decoys": ("task", solutions)},
-        coords={"to": ["final", "other seed", "other puzzle"], "step": range(steps)},
+        coords={"reference": ["final", "other seed", "other task"], "step": range(steps)},
     )
 
 

@@ -19,14 +19,14 @@ def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr
     accuracy[:, 0, :, :, 1:] = read
     what, layers = ["identity", "place"], range(-1, 12)
     one = xr.Dataset(
-        {"accuracy": (("what", "kind", "task", "step", "layer"), accuracy), "chance": ("what", [0.25, 1 / 6])},
-        {"what": what, "kind": list(working_memory.KINDS), "step": [0, 2], "layer": layers},
+        {"accuracy": (("label", "kind", "task", "step", "layer"), accuracy), "chance": ("label", [0.25, 1 / 6])},
+        {"label": what, "kind": list(working_memory.KINDS), "step": [0, 2], "layer": layers},
     )
     effects = np.zeros((2, 4, n))
     effects[:, 0], effects[:, 3] = effect, 1
     two = xr.Dataset(
-        {k: (("what", "arm", "task"), v) for k, v in (("effect", effects), ("flipped", effects > 0.5))},
-        {"what": what, "arm": list(working_memory.ARMS)},
+        {k: (("label", "kind", "task"), v) for k, v in (("effect", effects), ("flipped", effects > 0.5))},
+        {"label": what, "kind": list(working_memory.ARMS)},
     )
     return one, two
 
