@@ -69,8 +69,8 @@ class Map:
         """What was found, in words: every effect beside its placebo, with interval and n."""
         best = self.effects["value"].stack(place=("step", "layer"))
         step, layer = best["place"].values[int(np.nanargmax(best.values))]
-        held = self.held.isel(layers=int(np.nanargmax(self.held["value"].values)))
-        said = f"layers {held['layers'].item()}: {_effect(held)}"
+        held = self.held.isel(layer=int(np.nanargmax(self.held["value"].values)))
+        said = f"layers {held['layer'].item()}: {_effect(held)}"
         return [
             f"{self.about['solved']} puzzles solved by {self.about['model']}.",
             *self.roles.sentences(),

@@ -24,6 +24,7 @@ from dit_lens.layer_map.roles import layer_evidence, puzzle_evidence, puzzle_run
 from dit_lens.measures import region_energy, summarise
 from dit_lens.progress import Progress, silent
 from dit_lens.runner import Sweep
+from dit_lens.runner.parts import make_parts
 from dit_lens.store import Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.tasks.requirements import needed
@@ -124,11 +125,11 @@ class Survey:
             makes |= {"decodable": probes} if self.probed else {}
             later: dict[str, Callable[[], Tables]] = {"ensembles": self._ensembles} if ensembles else {}
             kept.wanted = {*makes, *later, "clips"}
-            _made(kept, makes)
-        _made(kept, later)  # when the control has given its memory back
+            make_parts(kept, makes, _runs_of)
+        make_parts(kept, later)  # when the control has given its memory back
         rows = [kept.get(f"puzzle-{i}") for i in numbers]
         effects, held, energy = (_joined([row[name]["value"] for row in rows]) for name in ("effect", "held", "energy"))
-        _made(kept, {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))})
+        make_parts(kept, {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))})
         progress(total, total, "writing")
         return Measured(
             effects, held, energy, [row["evidence"] for row in rows],
@@ -169,14 +170,14 @@ class Survey:
         return {**energy, **effect, "held": held, "evidence": evidence}
 
     def _held(self, base: Run, source: Run, placebo: Run, folder: Store) -> xr.DataArray:
-        """Effect on the finished video, (kind, layers), of updates held over all steps in each group of layers."""
+        """Effect on the finished video, (kind, layer), of updates held over all steps in each group of layers."""
         groups = [range(g[0], g[-1] + 1) for g in np.array_split(np.arange(self.lens.n_layers), GROUPS)]
         found = Sweep(
             self.lens, base, source, placebo=placebo, steps=[range(base.plan.n_steps)], layers=groups, horizon="final",
             folder=folder,
         ).run(silent)  # fmt: skip
         kinds = [found[f"raw_{kind}"].squeeze(drop=True).reset_coords(drop=True) for kind in ("effect", "placebo")]
-        joined = xr.concat(kinds, dim="kind").rename(layer="layers").assign_coords(kind=["effect", "placebo"])
+        joined = xr.concat(kinds, dim="kind").assign_coords(kind=["effect", "placebo"])
         about = {"long_name": "effect on the video, updates held over all steps", "units": "0 = base, 1 = source"}
         return joined.rename(None).assign_attrs(about)
 
@@ -213,16 +214,6 @@ class Survey:
             )  # fmt: skip
             found.append(clip)
         return {"clips": xr.concat(found, dim="place").to_dataset(name="value")}
-
-
-def _made(kept: Store, makes: Mapping[str, Callable[[], Tables]]) -> None:
-    """Make the parts that are not done, each by one of the processes at work on the folder."""
-    with kept.todo({name: [name, *_runs_of(name)] for name in makes}) as todo:
-        for name, _ in todo:
-            kept.put(name, makes[name]())
-            kept.drop_child(name)
-    for name in makes:
-        kept.drop_child(name)  # after a kill just before the line above
 
 
 def _runs_of(part: str) -> list[str]:

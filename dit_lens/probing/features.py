@@ -19,6 +19,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -31,6 +32,7 @@ from torch import Tensor
 from dit_lens.address import Address, Branch
 from dit_lens.errors import ProbeError, StoreError
 from dit_lens.progress import Progress, silent
+from dit_lens.runner.parts import make_parts
 from dit_lens.store import Content, Store, open_store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.store.items import HEADER
@@ -199,15 +201,15 @@ def collect(
     kept = open_store(temporary.name if temporary else folder, "features", identity)
     wanted = record(*hooks, reduce=how, steps=steps, layers=layers, branches=branch)
     kept_steps = wanted.where.steps_of(plan.n_steps)
-    names = [_name(i) for i in range(len(jobs))]
-    with kept.todo({name: [name] for name in names}) as todo:
-        for name, _ in todo:
-            i = names.index(name)
-            progress(i, len(jobs), f"features of scene {i}")
-            # Nothing after the last step is needed but the answer, which the finished video gives.
-            task, s = jobs[i]
-            run = lens.generate(task, seed=s, record=wanted, sampling=sampled, regions=regions, stop_after=stop_after)
-            kept.put(name, _content(run, how, list(run.activations)))
+
+    def scene(i: int) -> Content:
+        progress(i, len(jobs), f"features of scene {i}")
+        # Nothing after the last step is needed but the answer, which the finished video gives.
+        task, s = jobs[i]
+        run = lens.generate(task, seed=s, record=wanted, sampling=sampled, regions=regions, stop_after=stop_after)
+        return _content(run, how, list(run.activations))
+
+    make_parts(kept, {_name(i): partial(scene, i) for i in range(len(jobs))})
     scenes = [_scene(kept, i, task, s, task) for i, (task, s) in enumerate(jobs)]
     grid = grids.pop()
     unit, units = _units(how, grid, tasks[0])

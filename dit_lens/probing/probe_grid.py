@@ -17,6 +17,7 @@ colour, a first move) is asked of every unit; ``features.per_video()`` asks the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from dit_lens.probing.out_of_fold import Estimator, Place, Reader, Ridge
 from dit_lens.probing.ridge_moments import ALPHA
 from dit_lens.probing.splits import folds_of
 from dit_lens.progress import Progress, silent
+from dit_lens.runner.parts import make_parts
 from dit_lens.stats.summary import summarise, task_names
 from dit_lens.store import Content, Store, open_store
 from dit_lens.store.identity import describe
@@ -92,12 +94,13 @@ def grid(
 
     kept = open_store(folder, "probe grid", identity)
     blocks = {f"{hook}-{step}": (hook, step) for hook in features.hooks for step in features.steps}
-    with kept.todo({name: [name] for name in blocks}) as todo:
-        for name, _ in todo:
-            hook, step = blocks[name]
-            progress(list(blocks).index(name), len(blocks), f"probes of {hook} at step {step}")
-            arrays = _block(features, untrained, hook, step, jobs, reader)
-            kept.put(name, Content({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()}))
+
+    def block(number: int, hook: str, step: int) -> Content:
+        progress(number, len(blocks), f"probes of {hook} at step {step}")
+        arrays = _block(features, untrained, hook, step, jobs, reader)
+        return Content({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()})
+
+    make_parts(kept, {name: partial(block, i, *place) for i, (name, place) in enumerate(blocks.items())})
     found = {
         place: {k: v.numpy() for k, v in kept.get(name).tensors.items()} for name, place in blocks.items()
     }  # fmt: skip

@@ -38,7 +38,7 @@ def test_same_seed_same_tables(lens, found) -> None:
 def test_every_number_has_its_null_its_n_and_its_interval(found) -> None:
     assert found.effects.sizes == {"step": 2, "layer": 12}
     assert found.layers.sizes == {"expert": 2, "layer": 12}
-    assert found.held.sizes == {"layers": 4}
+    assert found.held.sizes == {"layer": 4}
     for table in (found.effects, found.held):
         assert (table["n"] == 2).all() and np.isfinite(table["null"]).all()
         assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
