@@ -10,7 +10,6 @@ step has sigma .21, so below `LabConfig.gentle` the loss is that of x0 instead, 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable

@@ -188,7 +188,8 @@ def collect(
     if isinstance(folder, Store):
         folder = folder.place
     temporary = tempfile.TemporaryDirectory(prefix="dit_lens-features-") if folder is None else None
-    kept = open_store(temporary.name if temporary else folder, "features", {**lens.identity(given.get("scheduler")), **recipe})
+    identity = {**lens.identity(given.get("scheduler")), **recipe}
+    kept = open_store(temporary.name if temporary else folder, "features", identity)
     wanted = record(*hooks, reduce=how, steps=steps, layers=layers, branches=branch)
     kept_steps = wanted.where.steps_of(plan.n_steps)
     names = [_name(i) for i in range(len(jobs))]

@@ -120,9 +120,7 @@ def _link(scratch: Path, file: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        if file.exists():
-            return True
-        return False
+        return file.exists()
     return True
 
 

@@ -116,7 +116,7 @@ class FolderStore(Store):
         try:
             return items.read(file)
         except items.DAMAGE as error:  # whole by its checksum
-            raise StoreError(f"{file} cannot be read ({error}): remove this one file, and run the same again") from error
+            raise StoreError(f"{file} cannot be read ({error}): remove this file, and run the same again") from error
 
     def file(self, key: str) -> Path | None:
         """See :class:`Store`."""

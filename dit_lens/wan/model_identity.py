@@ -1,4 +1,4 @@
-"""What numbers depend on besides the question: the model, its settings, its arithmetic and the versions that compute."""
+"""What numbers depend on besides the question: the model, its settings, its arithmetic, and versions."""
 
 from __future__ import annotations
 

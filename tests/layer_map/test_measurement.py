@@ -217,7 +217,8 @@ def test_ctrl_c_says_how_to_go_on(lens: Lens, tmp_path: Path) -> None:
     def stop(*row: Any) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match=r"stopped with 0 of 5 parts done; run the same map with folder='.*map'"):
+    said = r"stopped with 0 of 5 parts done; run the same map with folder='.*map'"
+    with pytest.raises(KeyboardInterrupt, match=said):
         dl.map(lens, **HOW, folder=tmp_path / "map", progress=stop)
     with pytest.raises(KeyboardInterrupt, match="nothing was kept: give folder="):
         dl.map(lens, **HOW, progress=stop)

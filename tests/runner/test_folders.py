@@ -71,7 +71,8 @@ def test_resuming_after_ctrl_c(model: Any, tmp_path: Path, measured: list[Any]) 
         if done == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="stopped with 3 of 4 cells done; run the same sweep with folder=") as held:
+    said = "stopped with 3 of 4 cells done; run the same sweep with folder="
+    with pytest.raises(KeyboardInterrupt, match=said) as held:
         make(model, tmp_path).run(progress=interrupt)
     assert torch.is_grad_enabled() and model[0]._working == 0, held  # whoever still holds the exception
     whole = make(model, tmp_path).run(progress=quiet)

@@ -244,7 +244,8 @@ def test_progress_tells_the_time_left(model: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(finished_cells.time, "perf_counter", lambda: now[0])
     cells = [Cell(0, (0,), (layer,), "update") for layer in range(3)]
     told: list[Any] = []
-    work = Tally({cells[0]: 10, cells[1]: 20, cells[2]: 70}, open_store(None, "sweep", {}), lambda *what: told.append(what))
+    costs = {cells[0]: 10, cells[1]: 20, cells[2]: 70}
+    work = Tally(costs, open_store(None, "sweep", {}), lambda *what: told.append(what))
     for cell, seconds in zip(cells, (100, 200, 700), strict=True):
         now[0] += seconds
         work.deliver(cell, {"value": 0.0})
