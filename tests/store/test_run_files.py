@@ -123,13 +123,9 @@ def test_a_run_replaces_a_run_and_nothing_else(rich: Run, saved: Path) -> None:
     rich.save(saved.parent / "empty")
     with pytest.raises(dl.StoreError, match=r"cannot write a run .*can be written"):
         rich.save(saved.parent / "file" / "below")
-    full = mock.Mock(
-        side_effect=run_files.SafetensorError("No space left on device (os error 28)")
-    )  # which is no OSError
-    with (
-        mock.patch.object(run_files, "save_file", full),
-        pytest.raises(dl.StoreError, match=r"No space.*can be written"),
-    ):
+    error = run_files.SafetensorError("No space left on device (os error 28)")  # which is no OSError
+    full = mock.patch.object(run_files, "save_file", mock.Mock(side_effect=error))
+    with full, pytest.raises(dl.StoreError, match=r"No space.*can be written"):
         rich.save(saved.parent / "empty")
 
 
