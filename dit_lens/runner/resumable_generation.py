@@ -5,8 +5,7 @@
 
 Exact: a run that was stopped and continued has the bits of one that was not (``lens.generate(resume=...)``). The steps
 done are kept on ctrl-C, every five minutes, and before decoding. The finished run is saved as ``run`` in the folder,
-and
-the manifest beside it says what it was made under; the same call reads it then.
+and the manifest beside it says what it was made under; the same call reads it then.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class Generation:
             return
         if not self.finished:
             write_run(self.run.content(), self.place / RUN, manifest=self.store.manifest.sum)
-        for key in self.store.keys():
+        for key in sorted(self.store.keys()):
             self.store.drop(key)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,24 +12,15 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from hypothesis import given
-from hypothesis import strategies as st
 
 import dit_lens as dl
 from dit_lens.errors import AddressError, InterventionError, MeasureError, SamplerError, TaskError
 from dit_lens.experiments import swap
-from dit_lens.experiments.layer_swapping import (
-    HORIZONS,
-    MEASURES,
-    _Trio,
-    _trio,
-    shared_text,
-    spans,
-)
+from dit_lens.experiments.layer_swapping import HORIZONS, METRICS, _judged, _shares_text
 from dit_lens.tasks import batch
 
 HOW = {"num_inference_steps": 2, "seed": 40, "guidance_scale": 1.0}  # without guidance each step is one call
-LOCAL = {**HOW, "horizons": ("window",)}
+LOCAL = {**HOW, "horizons": ("local",)}
 SAME = {"atol": 1e-5, "rtol": 0}  # projections of tensors that agree bit for bit, summed in another order
 
 
@@ -53,32 +45,36 @@ def maze() -> list[Any]:
 @pytest.fixture(scope="module")
 def local(lens: Any, choose: list[Any]) -> Any:
     """The local effect of one swap in one puzzle: ``local(hook, layers, heads=..., tokens=..., branches=...)``."""
-    trio = _trio(
-        lens, choose[0], "other_answer", 40, 10_000, {"num_inference_steps": 2, "stop_after": 0, "guidance_scale": 1.5}
-    )
+    how: dict[str, Any] = {"seed": 40, "num_inference_steps": 2, "stop_after": 0, "guidance_scale": 1.5}
+    task = choose[0]
+    base, source = lens.generate(task, **how), lens.generate(task.twin("other_answer"), **how)
 
     def effect(hook: str = "update", layers: Any = range(12), **where: Any) -> float:
-        return trio.judge(lens, trio.source, hook, list(layers), [0], ("window",), where)[MEASURES.index("effect"), 0]
+        edit = dl.patch(step=0, layers=list(layers), hook=hook, source=source, **where)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="patching the whole stream")
+            return _judged(lens.generate(task, **how, interventions=[edit]), base, source, 0)[METRICS.index("effect")]
 
     return effect
 
 
 @pytest.fixture
-def made(lens: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The arguments of every generation."""
-    calls: list[dict[str, Any]] = []
-    generate = lens.generate
+def made(lens: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every generation and every fork, in order."""
+    calls: list[str] = []
+    for name in ("generate", "fork"):
+        real = getattr(lens, name)
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        calls.append(kwargs)
-        return generate(*args, **kwargs)
+        def counted(*args: Any, real: Any = real, name: str = name, **kwargs: Any) -> Any:
+            calls.append(name)
+            return real(*args, **kwargs)
 
-    monkeypatch.setattr(lens, "generate", counted)
+        monkeypatch.setattr(lens, name, counted)
     return calls
 
 
-def cell(found: xr.Dataset, measure: str, kind: str = "swap", **where: Any) -> np.ndarray:
-    return found["raw"].sel(measure=measure, kind=kind, **where).values
+def cell(found: xr.Dataset, metric: str, kind: str = "effect", **where: Any) -> np.ndarray:
+    return found["raw"].sel(metric=metric, kind=kind, **where).values
 
 
 # -- swaps of the whole stream
@@ -89,7 +85,7 @@ def test_with_shared_text_the_layer_says_nothing(lens: Any, maze: list[Any]) -> 
     base, source = (
         lens.generate(task, seed=40, num_inference_steps=2) for task in (maze[0], maze[0].twin("other_answer"))
     )
-    assert shared_text(base, source)
+    assert _shares_text(lens, maze[0], maze[0].twin("other_answer"))
     for layer, hook in ((0, "resid_post"), (5, "resid_mid"), (11, "resid_pre")):
         with pytest.warns(UserWarning, match="whole stream"):
             run = lens.generate(
@@ -100,28 +96,29 @@ def test_with_shared_text_the_layer_says_nothing(lens: Any, maze: list[Any]) -> 
         assert not torch.equal(run.velocity[0], base.velocity[0])
 
 
-def test_the_degenerate_swap_is_run_once_and_explained(lens: Any, maze: list[Any], made: list[Any]) -> None:
+def test_the_degenerate_swap_is_run_once_and_explained(lens: Any, maze: list[Any], made: list[str]) -> None:
     layers = [0, range(8, 12)]
-    found = swap(lens, maze, layers, 0, hook="resid_post", **LOCAL)
-    assert len(made) == 2 * (3 + 2)  # three runs of a puzzle, then one swap and one placebo for all layers
+    found = swap(lens, maze, layers, [0], hooks="resid_post", **LOCAL)
+    # three runs of a task, then one swap and one placebo for all layers
+    assert (made.count("generate"), made.count("fork")) == (2 * 3, 2 * 2)
     effect = cell(found, "effect")
     assert np.array_equal(effect, np.broadcast_to(effect[:, :1], effect.shape))
     assert np.allclose(effect, 1, **SAME)  # same noise and the source's velocity: x0_hat is the source's
     remarks = " ".join(found.attrs["remarks"])
     assert "whatever the layer" in remarks and "swap of the whole stream" in remarks
     # The same swap, done at each layer for itself: a list of all tokens is not recognised as the whole stream.
-    each = swap(lens, maze, layers, 0, hook="resid_post", tokens=range(144), **LOCAL)
+    each = swap(lens, maze, layers, [0], hooks="resid_post", tokens=range(144), **LOCAL)
     assert np.array_equal(each["raw"].values, found["raw"].values, equal_nan=True)
-    assert len(made) == 10 + 2 * (3 + 2 * 2)
+    assert (made.count("generate"), made.count("fork")) == (4 * 3, 2 * 2 + 2 * 2 * 2)
     assert each.attrs["remarks"] == []
 
 
 def test_with_another_prompt_the_layer_matters(lens: Any, choose: list[Any], local: Any) -> None:
-    found = swap(lens, choose, [0, 5, range(0, 6)], 0, hook="resid_post", **LOCAL)
-    effect = found["raw"].sel(measure="effect", kind="swap").squeeze(("hook", "steps", "horizon"))
-    assert (abs(effect.sel(layers="0")) < 0.5).all()  # eleven blocks still read the base's prompt
-    assert not np.isclose(effect.sel(layers="0"), effect.sel(layers="5")).any()
-    assert np.array_equal(effect.sel(layers="0-5"), effect.sel(layers="5"))  # only the last of a range counts
+    found = swap(lens, choose, [0, 5, range(0, 6)], [0], hooks="resid_post", **LOCAL)
+    effect = found["raw"].sel(metric="effect", kind="effect").squeeze(("hook", "step", "horizon"))
+    assert (abs(effect.sel(layer="0")) < 0.5).all()  # eleven blocks still read the base's prompt
+    assert not np.isclose(effect.sel(layer="0"), effect.sel(layer="5")).any()
+    assert np.array_equal(effect.sel(layer="0-5"), effect.sel(layer="5"))  # only the last of a range counts
     assert any("only the last layer counts" in remark for remark in found.attrs["remarks"])
     assert not any(remark.startswith("swap of") for remark in found.attrs["remarks"])  # the text is not shared
     assert local("resid_post", [11]) == pytest.approx(1, abs=1e-5)  # nothing reads the prompt after the last block
@@ -134,9 +131,9 @@ def test_a_swap_of_everything_at_every_step_is_the_source(lens: Any, choose: lis
     with pytest.warns(UserWarning, match="whole stream"):
         run = lens.generate(choose[0], seed=40, num_inference_steps=2, interventions=[edit])
     assert torch.equal(run.final, source.final)
-    found = swap(lens, choose, 11, "all", hook="resid_post", **HOW)
+    found = swap(lens, choose, [11], [range(2)], hooks="resid_post", **HOW)
     for horizon in HORIZONS:
-        where = {"horizon": horizon, "layers": "11", "steps": "all", "hook": "resid_post"}
+        where = {"horizon": horizon, "layer": "11", "step": "0-1", "hook": "resid_post"}
         assert np.allclose(cell(found, "effect", **where), 1, **SAME)
         assert (cell(found, "nearer", **where) == 1).all()
         assert not (cell(found, "flipped", **where) == 0).any()
@@ -149,7 +146,7 @@ def test_a_swap_of_everything_at_every_step_is_the_source(lens: Any, choose: lis
 
 def test_a_swap_with_itself_changes_nothing(lens: Any, choose: list[Any]) -> None:
     """placebo_seed=0 makes the placebo the base itself."""
-    found = swap(lens, choose, [range(3, 8)], [0, "all"], placebo_seed=0, **HOW)
+    found = swap(lens, choose, [range(3, 8)], [0, range(2)], placebo_seed=0, **HOW)
     assert (cell(found, "changed", "placebo") == 0).all()
     assert (cell(found, "nearer", "placebo") == 0).all()
     assert (cell(found, "effect", "placebo") == 0).all()
@@ -160,10 +157,9 @@ def test_a_swap_with_itself_changes_nothing(lens: Any, choose: list[Any]) -> Non
 # -- what may be swapped
 
 
-def test_steps_before_the_window_are_the_bases(lens: Any, choose: list[Any], made: list[Any]) -> None:
+def test_steps_before_the_window_are_the_bases(lens: Any, choose: list[Any]) -> None:
     """Taking them from the base is exact: a swap at step 1 equals one that is generated from the start."""
-    found = swap(lens, choose[:2], "all", 1, **HOW)
-    assert {call["resume"].n_steps for call in made if "resume" in call} == {1}
+    found = swap(lens, choose[:2], [range(12)], [1], **HOW)
     task = choose[0]
     how = {"seed": 40, "num_inference_steps": 2, "guidance_scale": 1.0}
     base, source = (lens.generate(t, **how) for t in (task, task.twin("other_answer")))
@@ -174,7 +170,7 @@ def test_steps_before_the_window_are_the_bases(lens: Any, choose: list[Any], mad
 
 
 def test_a_window_is_read_at_its_last_step(lens: Any, choose: list[Any]) -> None:
-    found = swap(lens, choose[:2], 4, range(2), **{**HOW, "num_inference_steps": 3})
+    found = swap(lens, choose[:2], [4], [range(2)], **{**HOW, "num_inference_steps": 3})
     task, how = choose[0], {"seed": 40, "num_inference_steps": 3, "guidance_scale": 1.0}
     base, source = (lens.generate(t, **how) for t in (task, task.twin("other_answer")))
     run = lens.generate(task, **how, interventions=[dl.patch(steps=range(2), layers=4, source=source)])
@@ -184,35 +180,42 @@ def test_a_window_is_read_at_its_last_step(lens: Any, choose: list[Any]) -> None
         assert cell(found, "effect", horizon=horizon).ravel()[0] == pytest.approx(wanted, rel=1e-6)
 
 
-def test_the_first_horizon_alone_is_the_same_and_cheaper(lens: Any, choose: list[Any], made: list[Any]) -> None:
-    both = swap(lens, choose, 4, 0, **HOW)
-    full = len(made)
-    local = swap(lens, choose, 4, 0, **LOCAL)
-    assert np.array_equal(local["raw"].values[..., 0, :], both["raw"].values[..., 0, :], equal_nan=True)
-    assert all(call["stop_after"] == 0 for call in made[full:])
-    assert all(call["stop_after"] is None for call in made[:full])
+def test_the_first_horizon_alone_is_the_same_and_cheaper(lens: Any, choose: list[Any], monkeypatch: Any) -> None:
+    stops: list[Any] = []
+    fork = lens.fork
+    monkeypatch.setattr(lens, "fork", lambda *a, **k: stops.append(k["stop_after"]) or fork(*a, **k))
+    both = swap(lens, choose, [4], [0], **HOW)
+    full = len(stops)
+    local = swap(lens, choose, [4], [0], **LOCAL)
+    assert np.array_equal(local["raw"].sel(horizon="local"), both["raw"].sel(horizon="local"), equal_nan=True)
+    assert set(stops[:full]) == {None} and set(stops[full:]) == {0}
 
 
 def test_both_branches_or_one(lens: Any, choose: list[Any], local: Any) -> None:
     # The negative prompt and the picture are shared, so the uncond branch of base and source is one and the same.
     assert local(branches="uncond") == 0 != local(branches="cond")
     assert local(branches="all") == local(branches="cond")
-    found = swap(lens, choose, "all", 0, branches="cond", **{**LOCAL, "guidance_scale": 1.5})
+    found = swap(lens, choose, [range(12)], [0], branches="cond", **{**LOCAL, "guidance_scale": 1.5})
     assert cell(found, "effect").ravel()[0] == local(branches="cond") and found.attrs["branches"] == "cond"
 
 
 def test_with_another_picture_each_branch_carries_its_share(lens: Any, maze: list[Any]) -> None:
     """v = v_u + g (v_c - v_u) is linear: at the last layer the two branches' effects add up to that of both."""
-    trio = _trio(lens, maze[0], "other_answer", 40, 10_000, {"num_inference_steps": 2, "stop_after": 0})
-    at = (trio.source, "resid_post", [11], [0], ("window",))
-    parts = {b: trio.judge(lens, *at, {"branches": b})[-1, 0] for b in ("cond", "uncond")}
+    how: dict[str, Any] = {"seed": 40, "num_inference_steps": 2, "stop_after": 0}
+    base, source = lens.generate(maze[0], **how), lens.generate(maze[0].twin("other_answer"), **how)
+    parts = {}
+    for branch in ("cond", "uncond"):
+        edit = dl.patch(step=0, layers=11, hook="resid_post", source=source, branches=branch)
+        with pytest.warns(UserWarning, match="whole stream"):
+            run = lens.generate(maze[0], **how, interventions=[edit])
+        parts[branch] = _judged(run, base, source, 0)[-1]
     assert sum(parts.values()) == pytest.approx(1, abs=1e-4)
     assert parts["cond"] == pytest.approx(1.5, abs=0.2)  # the guidance scale, were both branches to see the same
 
 
 def test_components_heads_and_regions(lens: Any, choose: list[Any], local: Any) -> None:
     parts = ["attn_gated", "cross_attn_out"]
-    found = swap(lens, choose, "all", 0, hook=parts, **{**LOCAL, "guidance_scale": 1.5})
+    found = swap(lens, choose, [range(12)], [0], hooks=parts, **{**LOCAL, "guidance_scale": 1.5})
     assert found["hook"].values.tolist() == parts and (cell(found, "effect") != 0).all()
     # Of all components only cross-attention reads the other prompt: with all of it from the source, x0_hat is its own.
     assert local("cross_attn_out") == cell(found, "effect", hook="cross_attn_out").ravel()[0]
@@ -223,9 +226,9 @@ def test_components_heads_and_regions(lens: Any, choose: list[Any], local: Any) 
 
 
 def test_twins_of_both_kinds_and_own_partners(lens: Any, choose: list[Any]) -> None:
-    same = swap(lens, choose, 4, 0, twin="same_answer", **LOCAL)
+    same = swap(lens, choose, [4], [0], twin="same_answer", **LOCAL)
     assert np.isfinite(cell(same, "effect")).all()
-    own = swap(lens, choose, 4, 0, twin=lambda task: task.twin("same_answer"), **LOCAL)
+    own = swap(lens, choose, [4], [0], twin=lambda task: task.twin("same_answer"), **LOCAL)
     assert np.array_equal(own["raw"].values, same["raw"].values, equal_nan=True)
     assert own.attrs["twin"] == "own function" and same.attrs["twin"] == "same_answer"
 
@@ -256,45 +259,27 @@ A, B = torch.zeros(1, 2, 2, 2), torch.ones(1, 2, 2, 2)
     ],
 )
 def test_a_planted_run_is_judged_right(base: Any, source: Any, now: Any, share_of_way: float, wanted: Any) -> None:
-    trio = _Trio(planted(base, A), planted(source, B), planted(base, A))
     for step in (None, 0):
-        assert np.array_equal(trio._at(planted(now, A + share_of_way * B), step), wanted, equal_nan=True)
+        found = _judged(planted(now, A + share_of_way * B), planted(base, A), planted(source, B), step)
+        assert np.array_equal(found, wanted, equal_nan=True)
 
 
 def test_no_difference_has_no_direction() -> None:
-    trio = _Trio(planted("left", A), planted("right", A), planted("left", A))
-    assert np.array_equal(trio._at(planted("right", B), None), (1, 1, np.nan, np.nan), equal_nan=True)
-
-
-@given(st.lists(st.integers(0, 11), min_size=1, max_size=12))
-def test_a_group_is_labelled_by_what_it_holds(group: list[int]) -> None:
-    ((label, chosen),) = spans([group], 12, "layer").items()
-    assert chosen == tuple(sorted(set(group)))
-    ends = label.replace("all", "0-11").split("-")
-    if "," in label:
-        assert tuple(map(int, label.split(","))) == chosen
-    else:
-        assert chosen == tuple(range(int(ends[0]), int(ends[-1]) + 1))
-
-
-def test_groups_and_windows() -> None:
-    assert spans([0, range(4), "all"], 8, "step") == {"0": (0,), "0-3": (0, 1, 2, 3), "all": tuple(range(8))}
-    assert spans(dl.Depth(0.5, 0.75), 40, "layer") == {"20-29": tuple(range(20, 30))}
-    assert list(spans("each", 3, "layer")) == ["0", "1", "2"]
-    assert spans(range(20, 22), 40, "layer") == {"20-21": (20, 21)}
+    found = _judged(planted("right", B), planted("left", A), planted("right", A), None)
+    assert np.array_equal(found, (1, 1, np.nan, np.nan), equal_nan=True)
 
 
 def test_the_result_is_labelled(lens: Any, maze: list[Any]) -> None:
-    found = swap(lens, maze, ["all", 1], [0], **LOCAL)
-    assert found["raw"].dims == ("measure", "kind", "hook", "layers", "steps", "horizon", "task")
-    for measure in MEASURES:
+    found = swap(lens, maze, [range(12), 1], [0], **LOCAL)
+    assert found["raw"].dims == ("metric", "kind", "hook", "layer", "step", "horizon", "task")
+    for metric in METRICS:
         for part in ("", "_low", "_high", "_n", "_null", "_null_low", "_null_high", "_null_n"):
-            assert found[measure + part].dims == ("hook", "layers", "steps", "horizon")
-        assert found[measure].attrs["units"]
-    mean = found["raw"].sel(measure="effect", kind="swap").mean("task")
+            assert found[metric + part].dims == ("hook", "layer", "step", "horizon")
+        assert found[metric].attrs["units"]
+    mean = found["raw"].sel(metric="effect", kind="effect").mean("task")
     assert np.allclose(found["effect"], mean)
     assert (found["effect_low"] <= found["effect"]).all() and (found["effect"] <= found["effect_high"]).all()
-    assert found.attrs["placebo"] == "same scene, seed + 10000" and found.attrs["sampling_steps"] == 2
+    assert found.attrs["placebo"] == "same scene, seed + 10000" and found.attrs["num_inference_steps"] == 2
 
 
 # -- mistakes
@@ -303,15 +288,15 @@ def test_the_result_is_labelled(lens: Any, maze: list[Any]) -> None:
 def test_mistakes_name_their_cure(lens: Any, choose: list[Any]) -> None:
     def refused(error: type[Exception], match: str, tasks: Any = choose, **more: Any) -> None:
         with pytest.raises(error, match=match):
-            swap(lens, tasks, **{"layers": 0, **LOCAL, **more})
+            swap(lens, tasks, **{"layers": [0], **LOCAL, **more})
 
     refused(TaskError, r"at least two, dit_lens.tasks.batch", choose[:1])
     refused(MeasureError, "choose from", horizons=("end",))
-    refused(MeasureError, "use dit_lens.patch", hook="velocity")
-    refused(MeasureError, "give an int, a range", layers=[])
-    refused(AddressError, "use 0 to 11", layers=40)
-    refused(AddressError, "use 0 to 1", steps=20)
-    refused(AddressError, "choose from", hook="attention")
+    refused(MeasureError, "use dit_lens.patch", hooks="velocity")
+    refused(AddressError, "give at least one of", layers=[])
+    refused(AddressError, "use 0 to 11", layers=[40])
+    refused(AddressError, "use 0 to 1", steps=[20])
+    refused(AddressError, "choose from", hooks="attention")
     refused(AddressError, "pass regions", tokens="elephant")
     refused(InterventionError, "per-head hook", heads=[0])
     refused(MeasureError, "choose another twin", twin=lambda task: task)

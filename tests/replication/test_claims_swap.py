@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from dit_lens.experiments.layer_swapping import HORIZONS, KINDS, MEASURES, _table
+from dit_lens.experiments.layer_swapping import HORIZONS, KINDS, METRICS, _table
 from dit_lens.replication import Claim, read
 
 
@@ -24,13 +24,13 @@ def middle(found: xr.Dataset) -> Claim:
 
 def result(flipped: float, placebo: float, n: int = 24, layers: tuple[str, ...] = ("6",)) -> xr.Dataset:
     """A planted result: shares of flipped puzzles, and a local effect that only the middle layers have."""
-    shape = (len(MEASURES), len(KINDS), 1, len(layers), 1, 2, n)
-    coords: dict[str, Any] = {"measure": list(MEASURES), "kind": list(KINDS), "hook": ["update"]}
-    coords |= {"layers": list(layers), "steps": ["0"], "horizon": list(HORIZONS)}
+    shape = (len(METRICS), len(KINDS), 1, len(layers), 1, 2, n)
+    coords: dict[str, Any] = {"metric": list(METRICS), "kind": list(KINDS), "hook": ["update"]}
+    coords |= {"layer": list(layers), "step": ["0"], "horizon": list(HORIZONS)}
     raw = xr.DataArray(np.zeros(shape), dims=(*coords, "task"), coords=coords)
-    for kind, portion in (("swap", flipped), ("placebo", placebo)):
-        for measure in ("flipped", "effect"):
-            raw.loc[{"kind": kind, "measure": measure}][..., : round(portion * n)] = 1
+    for kind, portion in (("effect", flipped), ("placebo", placebo)):
+        for metric in ("flipped", "effect"):
+            raw.loc[{"kind": kind, "metric": metric}][..., : round(portion * n)] = 1
     return _table(raw).assign_attrs(remarks=[])
 
 
@@ -46,7 +46,7 @@ def test_the_verdict_on_flips_follows_the_numbers(flipped: float, placebo: float
 
 def test_videos_that_cannot_be_read_give_no_verdict() -> None:
     found = result(0.0, 0.0)
-    found["raw"].loc[{"measure": "flipped"}] = np.nan
+    found["raw"].loc[{"metric": "flipped"}] = np.nan
     claim = flips(_table(found["raw"]).assign_attrs(remarks=[]))
     assert claim.verdict == "cannot be tested on this model" and "could be read" in claim.remark
 
@@ -55,10 +55,10 @@ def test_the_verdict_on_layers_follows_the_numbers() -> None:
     layers = tuple(map(str, range(12)))
     found = result(0.0, 0.0, layers=layers)
     assert middle(found).verdict == "not supported"
-    found["raw"].loc[{"measure": "effect", "kind": "swap", "layers": ["6", "7", "8"]}] = 0.5
+    found["raw"].loc[{"metric": "effect", "kind": "effect", "layer": ["6", "7", "8"]}] = 0.5
     good = middle(found)
     assert (good.verdict, good.value, good.null) == ("supported", 0.5, 0.0)
-    found["raw"].loc[{"measure": "effect", "kind": "placebo", "layers": ["6", "7", "8"]}] = 0.6
+    found["raw"].loc[{"metric": "effect", "kind": "placebo", "layer": ["6", "7", "8"]}] = 0.6
     assert middle(found).verdict == "not supported"
-    found["raw"].loc[{"measure": "effect", "kind": "swap", "layers": ["6", "7", "8"]}] = -0.5
+    found["raw"].loc[{"metric": "effect", "kind": "effect", "layer": ["6", "7", "8"]}] = -0.5
     assert middle(found).value < 0
