@@ -1,4 +1,4 @@
-"""What `maze` and `choose` share: drawing a walk, reading one from a video, and judging it."""
+"""What `maze`, `choose` and `order` share: drawing a walk, reading one from a video, and judging it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 from dit_lens.errors import TaskError
 from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p
-from dit_lens.tasks.grid import Cell, Route
-from dit_lens.tasks.task import Score, still
+from dit_lens.tasks.grid import LAB, Cell, Route, Size
+from dit_lens.tasks.task import Score
 
 
-def check(route: object, start: Cell) -> Route:
+def check(route: object, start: Cell, size: Size) -> Route:
     """A route that can be drawn: one move or more, at most one a frame, each to a neighbouring cell of the board.
 
     It may be wrong in every other way: through walls, too long, to another place.
     """
-    if not isinstance(route, tuple) or not 1 < len(route) <= p.FRAMES or route[0] != start:
+    if not isinstance(route, tuple) or not 1 < len(route) <= size.num_frames or route[0] != start:
         raise TaskError(
-            f"a route is a tuple of 2 to {p.FRAMES} (row, col) cells that begins at {start}, not {route!r}; "
+            f"a route is a tuple of 2 to {size.num_frames} (row, col) cells that begins at {start}, not {route!r}; "
             "take one of task.solutions or task.decoys(n)."
         )
     for a, b in itertools.pairwise(route):
-        if not (adjacent(a, b) and all(0 <= i < p.GRID for i in b)):
+        if not (adjacent(a, b) and size.holds(b)):
             raise TaskError(f"the route jumps from {a} to {b}; an agent moves to a neighbouring cell of the board.")
     return route
 
@@ -42,10 +42,10 @@ def wander(start: Cell, moves: int, free: int, rng: Random) -> Route | None:
     return tuple(route)
 
 
-def draw(walls: tuple[Cell, ...], goals: dict[Cell, int], route: Route) -> np.ndarray:
-    """Codes (F, 6, 6, 2) of an agent that walks a route, one cell a frame, leaves a trail, and rests on the last
+def draw(walls: tuple[Cell, ...], goals: dict[Cell, int], route: Route, size: Size = LAB) -> np.ndarray:
+    """Codes (F, R, C, 2) of an agent that walks a route, one cell a frame, leaves a trail, and rests on the last
     cell."""
-    codes = np.zeros((p.FRAMES, p.GRID, p.GRID, 2), np.uint8)
+    codes = size.floor()
     for r, c in walls:
         codes[:, r, c] = p.WALL
     for (r, c), colour in goals.items():
@@ -58,23 +58,21 @@ def draw(walls: tuple[Cell, ...], goals: dict[Cell, int], route: Route) -> np.nd
     return codes
 
 
-def regions(codes: np.ndarray, goal: Cell, route: Route, solutions: tuple[Route, ...]) -> dict[str, np.ndarray]:
-    """Regions of a walk, bool (F, 6, 6); see `maze.MazeScene.regions`."""
+def regions(
+    codes: np.ndarray, goal: Cell, route: Route, solutions: tuple[Route, ...], size: Size
+) -> dict[str, np.ndarray]:
+    """Regions of a walk, bool (F, R, C); see `maze.MazeScene.regions`."""
     disc = codes[..., 0]
-    empty = np.zeros((p.GRID, p.GRID), bool)
-    path, others, at_goal = empty.copy(), empty.copy(), empty.copy()
-    path[tuple(zip(*route, strict=True))] = True
-    for other in solutions:
-        others[tuple(zip(*other, strict=True))] = True
-    at_goal[goal] = True
+    path = size.board(route)
+    others = size.board({cell for other in solutions for cell in other})
     return {
         "background": disc == p.BACKGROUND,
         "walls": disc == p.WALL,
         "agent": disc == p.AGENT,
-        "goal": still(at_goal),
-        "path": still(path),
+        "goal": size.still(size.board([goal])),
+        "path": size.still(path),
         "trail": disc == p.TRAIL,
-        "other_paths": still(others & ~path),
+        "other_paths": size.still(others & ~path),
     }
 
 
