@@ -181,7 +181,7 @@ def other_walls(
         if keeps(size.full & ~flipped):
             mask = flipped
     if mask == first:
-        raise TaskError("no other walls keep this answer right; take another seed.")
+        raise TaskError("no other walls keep this route a shortest one; take another seed.")
     return grid.cells_of(mask)
 
 
