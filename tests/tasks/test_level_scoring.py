@@ -12,7 +12,7 @@ from dit_lens.errors import TaskError
 from dit_lens.tasks import catalog, grid
 from dit_lens.tasks import palette as p
 
-CHECKED = settings(deadline=None, max_examples=60)
+CHECKED = settings(deadline=None, max_examples=25)
 LEVELS = tuple(name for name in tasks.listed() if name not in tasks.names())
 
 

@@ -18,7 +18,7 @@ from dit_lens.tasks import palette as p
 from dit_lens.tasks.grid import Size
 
 SEEDS = st.integers(0, 3000)
-CHECKED = settings(deadline=None, max_examples=40)
+CHECKED = settings(deadline=None, max_examples=25)
 
 
 def sizes(family, level):
