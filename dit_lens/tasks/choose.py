@@ -1,9 +1,12 @@
-"""`choose`: two goals of different colours; the prompt names the one to walk to. The picture alone does not tell."""
+"""`choose`: goals of different colours; the prompt names the one to walk to. The picture alone does not tell.
+
+easy: two goals, 2 to 5 moves. hard: three goals, 4 to 12 moves.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from random import Random
 from typing import Any
 
@@ -11,9 +14,10 @@ import numpy as np
 
 from dit_lens.tasks import grid, walk
 from dit_lens.tasks import palette as p
-from dit_lens.tasks.grid import Cell, Route
-from dit_lens.tasks.maze import other_walls
-from dit_lens.tasks.task import Score, still
+from dit_lens.tasks.grid import LAB, Cell, Route, Size
+from dit_lens.tasks.level import Level
+from dit_lens.tasks.maze import Rules, other_walls
+from dit_lens.tasks.task import Score
 
 PHRASES = (
     "go to the {} square",
@@ -22,14 +26,27 @@ PHRASES = (
     "choose the {} square",
     "move the blue dot to {}",
 )
-SHORTEST, LONGEST = 2, p.FRAMES - 1
-WALLS = (0.0, 0.20)
+MORE_PHRASES = (
+    *PHRASES,
+    "of the goals, take the {} one",
+    "head for the {} square",
+    "the blue dot goes to the {} goal",
+    "only the {} square counts",
+    "reach the {} square and no other",
+    "pick the {} goal",
+    "the way to {}, please",
+)
+Goal = tuple[Cell, int]  # where, and the code of its colour
+
+AS_LAB = Rules(PHRASES, (2, 20), (0.0, 0.20))
+EASY = Rules(MORE_PHRASES, (2, 5), (0.0, 0.20))
+HARD = Rules(MORE_PHRASES, (4, 12), (0.15, 0.35))
 
 
 @dataclass(frozen=True)
 class ChooseScene:
     """goal, colour: the named one; other, other_colour: the one to leave alone, which may not be passed through
-    either."""
+    either; more: further ones to leave alone."""
 
     walls: tuple[Cell, ...]
     start: Cell
@@ -39,10 +56,13 @@ class ChooseScene:
     other_colour: int
     route: Route
     phrase: int
+    size: Size = LAB
+    rules: Rules = AS_LAB
+    more: tuple[Goal, ...] = ()
 
     @property
     def prompt(self) -> str:
-        return PHRASES[self.phrase].format(p.NAMES[self.colour])
+        return self.rules.phrases[self.phrase].format(p.NAMES[self.colour])
 
     @property
     def truth(self) -> Route:
@@ -51,84 +71,121 @@ class ChooseScene:
     @property
     def free(self) -> int:
         """Cells that may be entered."""
-        return grid.FULL & ~grid.bits(self.walls) & ~grid.bit(self.other)
+        return self.size.full & ~grid.bits(self.walls) & ~grid.bits(cell for cell, _ in self.others)
+
+    @property
+    def others(self) -> tuple[Goal, ...]:
+        """All goals that are not named."""
+        return ((self.other, self.other_colour), *self.more)
 
     @cached_property
     def solutions(self) -> tuple[Route, ...]:
-        """All shortest routes to the named goal that avoid the other one."""
+        """All shortest routes to the named goal that avoid the others."""
         return grid.shortest_routes(self.start, self.goal, self.free)
 
     def codes(self) -> np.ndarray:
         return self.codes_of(self.route)
 
     def codes_of(self, answer: Any) -> np.ndarray:
-        goals = {self.goal: self.colour, self.other: self.other_colour}
-        return walk.draw(self.walls, goals, walk.check(answer, self.start))
+        goals = {self.goal: self.colour, **dict(self.others)}
+        return walk.draw(self.walls, goals, walk.check(answer, self.start, self.size), self.size)
 
     def decoy(self, rng: Random) -> Route:
-        """A shortest route to the goal that was not named: what the picture would allow under the other prompt."""
-        free = grid.FULL & ~grid.bits(self.walls) & ~grid.bit(self.goal)
-        return grid.draw_route(self.start, self.other, free, rng)
+        """A shortest route to a goal that was not named: what the picture would allow under another prompt."""
+        return self._naming(self._rival(rng), rng).route
+
+    def _rival(self, rng: Random) -> int:
+        """Which of the other goals."""
+        return rng.randrange(len(self.others)) if self.more else 0
+
+    def _naming(self, index: int, rng: Random) -> ChooseScene:
+        """The same picture with another goal named."""
+        goals = list(self.others)
+        goal, colour = goals[index]
+        goals[index] = (self.goal, self.colour)
+        (other, other_colour), *more = goals
+        named = replace(
+            self, goal=goal, colour=colour, other=other, other_colour=other_colour, more=tuple(more)
+        )  # fmt: skip
+        return replace(named, route=grid.draw_route(self.start, goal, named.free, rng))
 
     def regions(self) -> dict[str, np.ndarray]:
-        """As in `maze`, with goal the named one, and other_goal."""
-        out = walk.regions(self.codes(), self.goal, self.route, self.solutions)
-        place = np.zeros((p.GRID, p.GRID), bool)
-        place[self.other] = True
-        return {**out, "other_goal": still(place)}
+        """As in `maze`, with goal the named one, and other_goal, all that are not named."""
+        out = walk.regions(self.codes(), self.goal, self.route, self.solutions, self.size)
+        return {**out, "other_goal": self.size.still(self.size.board(cell for cell, _ in self.others))}
 
     def answer(self, cells: np.ndarray) -> Route | None:
         return walk.answer(cells)
 
     def score(self, cells: np.ndarray) -> Score:
-        """As in `maze`; details also hold other_goal (the agent ends on the goal that was not named)."""
+        """As in `maze`; details also hold other_goal (the agent ends on a goal that was not named)."""
         score = walk.score(cells, self.codes(), self.start, self.goal, self.free)
-        ends_wrong = walk.agents(cells)[-1] == self.other
+        ends_wrong = walk.agents(cells)[-1] in dict(self.others)
         return replace(score, details={**score.details, "other_goal": ends_wrong})
 
     def twin(self, kind: str, rng: Random) -> ChooseScene:
-        """other_answer: the same picture, the prompt names the other colour. same_answer: other walls and another place
-        and colour of the goal that is not named; the same route stays a shortest one."""
-        if kind == "other_answer":
-            swapped = replace(
-                self, goal=self.other, colour=self.other_colour, other=self.goal, other_colour=self.colour
-            )
-            return replace(swapped, route=grid.draw_route(self.start, swapped.goal, swapped.free, rng))
-        return self._other_scene(rng)
+        """other_answer: the same picture, the prompt names another colour. same_answer: other walls and another place
+        and colour of a goal that is not named; the same route stays a shortest one."""
+        return self._naming(self._rival(rng), rng) if kind == "other_answer" else self._other_scene(rng)
 
     def _other_scene(self, rng: Random) -> ChooseScene:
         on_route = grid.bits(self.route)
-        places = []
-        for place in grid.cells_of(grid.FULL & ~on_route & ~grid.bits(self.walls) & ~grid.bit(self.other)):
-            scene = replace(self, other=place)
-            if _reachable(self.walls, self.start, place, self.goal):
-                places.append(scene)
+        goals = dict(self.others)
+        taken = on_route | grid.bits(self.walls) | grid.bits(goals)
+        places = [
+            scene
+            for place in grid.cells_of(self.size.full & ~taken)
+            if (scene := replace(self, other=place))._all_reachable(self.walls)
+        ]
         scene = rng.choice(places) if places else self
-        colours = [c for c in p.BALLS if c not in (self.colour, self.other_colour)]
-        scene = replace(scene, other_colour=rng.choice(colours))
-        closed = grid.bit(scene.other)
+        colours = [c for c in p.BALLS if c not in (self.colour, *goals.values())]
+        if colours:
+            scene = replace(scene, other_colour=rng.choice(colours))
+        closed = grid.bits(cell for cell, _ in scene.others)
+        length = len(self.route) - 1
+
+        def keeps(free: int) -> bool:
+            return grid.distance(self.start, self.goal, free & ~closed) == length
+
         for _ in range(20):
-            walls = other_walls(scene.walls, self.route, on_route | closed, closed, WALLS, rng)
-            if _reachable(walls, self.start, scene.other, self.goal):
+            walls = other_walls(scene.walls, on_route | closed, self.rules.walls, rng, self.size, keeps)
+            if scene._all_reachable(walls):
                 return replace(scene, walls=walls)
         return scene
 
+    def _all_reachable(self, walls: tuple[Cell, ...]) -> bool:
+        """Whether every goal that is not named is as near as the rules say, without entering another one."""
+        goals = [self.goal, *dict(self.others)]
+        free = self.size.full & ~grid.bits(walls)
+        return all(_reachable(free, self.start, goal, goals, self.size, self.rules) for goal in goals[1:])
 
-def _reachable(walls: tuple[Cell, ...], start: Cell, goal: Cell, other: Cell) -> bool:
-    """Whether the goal is 2 to 12 moves away without entering the other one."""
-    d = grid.distance(start, goal, grid.FULL & ~grid.bits(walls) & ~grid.bit(other))
-    return d is not None and SHORTEST <= d <= LONGEST
+
+def _reachable(free: int, start: Cell, goal: Cell, goals: list[Cell], size: Size, rules: Rules) -> bool:
+    """Whether the goal is as many moves away as the rules say, without entering another one."""
+    d = grid.distance(start, goal, free & ~grid.bits(goals) | grid.bit(goal))
+    return d is not None and rules.moves[0] <= d <= rules.longest(size)
 
 
-def draw(rng: Random) -> ChooseScene:
-    """A random scene: up to 20 % walls, both goals 2 to 12 moves away without passing through the other."""
+def _draw(rng: Random, size: Size, rules: Rules, goals: int) -> ChooseScene:
+    """A random scene: walls, start and goals, each of which can be reached without passing through another."""
     while True:
-        wall_mask = grid.draw_cells(rng, grid.FULL, round(rng.uniform(*WALLS) * grid.N))
+        wall_mask = grid.draw_cells(rng, size.full, round(rng.uniform(*rules.walls) * size.n))
         walls = grid.cells_of(wall_mask)
-        start, goal, other = rng.sample(grid.cells_of(grid.FULL & ~wall_mask), 3)
-        colour, other_colour = rng.sample(p.BALLS, 2)
-        if not (_reachable(walls, start, goal, other) and _reachable(walls, start, other, goal)):
+        free = size.full & ~wall_mask
+        start, *places = rng.sample(grid.cells_of(free), 1 + goals)
+        colours = rng.sample(p.BALLS, goals)
+        if not all(_reachable(free, start, goal, places, size, rules) for goal in places):
             continue
-        route = grid.draw_route(start, goal, grid.FULL & ~wall_mask & ~grid.bit(other), rng)
-        phrase = rng.randrange(len(PHRASES))
-        return ChooseScene(walls, start, goal, colour, other, other_colour, route, phrase)
+        (goal, colour), (other, other_colour), *more = zip(places, colours, strict=True)
+        route = grid.draw_route(start, goal, free & ~grid.bits(places[1:]), rng)
+        phrase = rng.randrange(len(rules.phrases))
+        return ChooseScene(
+            walls, start, goal, colour, other, other_colour, route, phrase, size, rules, tuple(more)
+        )  # fmt: skip
+
+
+LEVELS = {
+    "lab": Level(partial(_draw, rules=AS_LAB, goals=2), LAB, PHRASES, lambda size: True),
+    "easy": Level(partial(_draw, rules=EASY, goals=2), LAB, MORE_PHRASES, lambda size: True),
+    "hard": Level(partial(_draw, rules=HARD, goals=3), LAB, MORE_PHRASES, lambda size: size.num_frames >= 13),
+}

@@ -11,8 +11,9 @@ import numpy as np
 
 from dit_lens.errors import TaskError
 from dit_lens.tasks import palette as p
-from dit_lens.tasks.grid import Cell
-from dit_lens.tasks.task import Score, still
+from dit_lens.tasks.grid import LAB, Cell, Size
+from dit_lens.tasks.level import Level
+from dit_lens.tasks.task import Score
 
 PHRASES = (
     "roll the {} ball",
@@ -20,15 +21,13 @@ PHRASES = (
     "push the {} ball across",
     "the {} ball crosses the board",
 )
-LAST = p.GRID - 1
-SCREENS = (1, 2, 3)  # left column of the two that the screen covers
 STRAY = 4  # at most so many wall tiles as scenery, never in a ball's row
 
 
-def column(frame: int, left: bool) -> int:
+def column(frame: int, left: bool, last: int = LAB.cols - 1) -> int:
     """Where the rolling ball is: one cell every two frames, from its edge to the far edge, then at rest."""
-    moved = min(LAST, (frame + 1) // 2)
-    return moved if left else LAST - moved
+    moved = min(last, (frame + 1) // 2)
+    return moved if left else last - moved
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,12 @@ class OccludeScene:
     screen: int
     walls: tuple[Cell, ...]
     phrase: int
+    size: Size = LAB
+
+    @property
+    def _last(self) -> int:
+        """The column of the right edge."""
+        return self.size.cols - 1
 
     @property
     def prompt(self) -> str:
@@ -53,7 +58,7 @@ class OccludeScene:
     @property
     def truth(self) -> tuple[str, int, int]:
         """(colour name, row, column) of the ball that moved, where it comes to rest."""
-        return (p.NAMES[self.colour], self.row, LAST if self.left else 0)
+        return (p.NAMES[self.colour], self.row, self._last if self.left else 0)
 
     @property
     def solutions(self) -> tuple[tuple[str, int, int], ...]:
@@ -65,11 +70,11 @@ class OccludeScene:
 
     @property
     def _home(self) -> Cell:
-        return (self.other_row, 0 if self.other_left else LAST)
+        return (self.other_row, 0 if self.other_left else self._last)
 
     def _empty(self) -> np.ndarray:
-        """The scene without its balls, (6, 6, 2)."""
-        board = np.zeros((p.GRID, p.GRID, 2), np.uint8)
+        """The scene without its balls, (R, C, 2)."""
+        board = np.zeros((self.size.rows, self.size.cols, 2), np.uint8)
         for cell in self.walls:
             board[cell] = p.WALL
         board[:, self.screen : self.screen + 2] = p.SCREEN
@@ -83,10 +88,10 @@ class OccludeScene:
         if answer not in self._drawable:
             raise TaskError(f"{answer!r} cannot be drawn here; the answers that can are {self._drawable}.")
         name, _, rest = answer
-        codes = np.repeat(self._empty()[None], p.FRAMES, axis=0)
+        codes = np.repeat(self._empty()[None], self.size.num_frames, axis=0)
         for code, row, left in self._balls:
-            for f in range(p.FRAMES):
-                c = column(f if p.NAMES[code] == name else 0, left)
+            for f in range(self.size.num_frames):
+                c = column(f if p.NAMES[code] == name else 0, left, self._last)
                 if p.NAMES[code] == name:
                     c = min(c, rest) if left else max(c, rest)
                 if c not in self._hidden:
@@ -104,8 +109,8 @@ class OccludeScene:
         return tuple(
             (p.NAMES[code], row, c)
             for code, row, left in self._balls
-            for c in range(p.GRID)
-            if c != column(0, left) and c not in self._hidden
+            for c in range(self.size.cols)
+            if c != column(0, left, self._last) and c not in self._hidden
         )
 
     def decoy(self, rng: Random) -> tuple[str, int, int]:
@@ -117,20 +122,20 @@ class OccludeScene:
         screen), other_ball, path (all cells of its row)."""
         codes = self.codes()
         ball = np.zeros(codes.shape[:-1], bool)
-        for f in range(p.FRAMES):
-            ball[f, self.row, column(f, self.left)] = True
-        screen, other, path = (np.zeros((p.GRID, p.GRID), bool) for _ in range(3))
+        for f in range(self.size.num_frames):
+            ball[f, self.row, column(f, self.left, self._last)] = True
+        screen, other, path = (self.size.board() for _ in range(3))
         screen[:, self.screen : self.screen + 2] = True
         other[self._home] = True
         path[self.row] = True
         return {
             "background": codes[..., 0] == p.BACKGROUND,
             "walls": codes[..., 0] == p.WALL,
-            "screen": still(screen),
+            "screen": self.size.still(screen),
             "ball": ball & ~screen,
             "hidden": ball & screen,
-            "other_ball": still(other),
-            "path": still(path),
+            "other_ball": self.size.still(other),
+            "path": self.size.still(path),
         }
 
     def answer(self, cells: np.ndarray) -> tuple[str, int, int] | None:
@@ -157,7 +162,7 @@ class OccludeScene:
         codes = self.codes()
         seen = [{(int(r), int(c)) for r, c in np.argwhere(f == self.colour)} for f in disc]
         columns = [next(iter(s))[1] if len(s) == 1 and next(iter(s))[0] == self.row else None for s in seen]
-        start, end = (0, LAST) if self.left else (LAST, 0)
+        start, end = (0, self._last) if self.left else (self._last, 0)
         came_out = seen[-1] == {(self.row, end)}
         orderly = _orderly(seen, columns, self._hidden, start, self.left)
         other_stays = bool((disc[(slice(None), *self._home)] == self.other_colour).all())
@@ -186,13 +191,13 @@ class OccludeScene:
                 row=self.other_row, colour=self.other_colour, left=self.other_left,
                 other_row=self.row, other_colour=self.colour, other_left=self.left,
             )  # fmt: skip
-        screen = rng.choice([s for s in SCREENS if s != self.screen])
-        other_row = rng.choice([r for r in range(p.GRID) if r not in (self.row, self.other_row)])
+        screen = rng.choice([s for s in screens(self.size) if s != self.screen])
+        other_row = rng.choice([r for r in range(self.size.rows) if r not in (self.row, self.other_row)])
         other_colour = rng.choice([c for c in p.BALLS if c not in (self.colour, self.other_colour)])
         return replace(
             self,
             screen=screen, other_row=other_row, other_colour=other_colour, other_left=rng.random() < 0.5,
-            walls=_scenery(rng, (self.row, other_row), screen),
+            walls=_scenery(rng, (self.row, other_row), screen, self.size),
         )  # fmt: skip
 
 
@@ -226,17 +231,32 @@ def _scene_kept(cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return (rest == codes[..., 1]) & np.where(fixed, disc == codes[..., 0], floor)
 
 
-def _scenery(rng: Random, rows: tuple[int, int], screen: int) -> tuple[Cell, ...]:
-    cells = [(r, c) for r in range(p.GRID) for c in range(p.GRID) if r not in rows and c not in (screen, screen + 1)]
+def _scenery(rng: Random, rows: tuple[int, int], screen: int, size: Size) -> tuple[Cell, ...]:
+    cells = [
+        (r, c) for r in range(size.rows) for c in range(size.cols) if r not in rows and c not in (screen, screen + 1)
+    ]
     return tuple(sorted(rng.sample(cells, rng.randint(0, STRAY))))
 
 
-def draw(rng: Random) -> OccludeScene:
+def screens(size: Size) -> range:
+    """Where the left one of the screen's two columns may be."""
+    return range(1, size.cols - 2)
+
+
+def draw(rng: Random, size: Size = LAB) -> OccludeScene:
     """A random scene."""
-    row, other_row = rng.sample(range(p.GRID), 2)
+    row, other_row = rng.sample(range(size.rows), 2)
     colour, other_colour = rng.sample(p.BALLS, 2)
-    screen = rng.choice(SCREENS)
+    screen = rng.choice(screens(size))
     left, other_left = rng.random() < 0.5, rng.random() < 0.5
-    walls = _scenery(rng, (row, other_row), screen)
+    walls = _scenery(rng, (row, other_row), screen, size)
     phrase = rng.randrange(len(PHRASES))
-    return OccludeScene(row, colour, left, other_row, other_colour, other_left, screen, walls, phrase)
+    return OccludeScene(row, colour, left, other_row, other_colour, other_left, screen, walls, phrase, size)
+
+
+def _fits(size: Size) -> bool:
+    """The ball reaches the far edge before the last frame."""
+    return 2 * (size.cols - 1) < size.num_frames
+
+
+LEVELS = {"lab": Level(draw, LAB, PHRASES, _fits)}

@@ -1,19 +1,23 @@
-"""The board: 6 x 6 cells of 16 x 16 pixels, ten flat colours, and how both are drawn and read back.
+"""The board: R x C cells of 16 x 16 pixels, ten flat colours, and how both are drawn and read back.
 
 Every cell has two parts, a centred disc and the rest of the square, each in one palette colour at a time. A whole
-video is therefore a small array of *codes*, (frames, 6, 6, 2) uint8 with the last axis (disc, rest); pictures are
-only a drawing of it. The colours follow Okabe and Ito's colour-blind-safe set where a puzzle depends on them.
+video is therefore a small array of *codes*, (frames, R, C, 2) uint8 with the last axis (disc, rest); pictures are
+only a drawing of it. Rows and columns follow from an array's shape. The colours follow Okabe and Ito's
+colour-blind-safe set where a puzzle depends on them.
 """
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
-GRID = 6
+from dit_lens.errors import TaskError
+
 CELL = 16
-SIZE = GRID * CELL
-FRAMES = 13
 FPS = 8
+GRID, FRAMES = 6, 13  # the four families as the lab model knows them: cells of a side, frames
+SIZE = GRID * CELL  # pixels of a side
 
 BACKGROUND, WALL, AGENT, TRAIL, GREEN, ORANGE, YELLOW, PURPLE, SCREEN, SLOT = range(10)
 NAMES = ("background", "wall", "agent", "trail", "green", "orange", "yellow", "purple", "screen", "slot")
@@ -40,49 +44,55 @@ TOLERANCE = (
 
 _offsets = np.arange(CELL) - (CELL - 1) / 2
 DISC = (_offsets[:, None] ** 2 + _offsets[None, :] ** 2) <= 5.6**2  # (16, 16), symmetric under quarter turns
-DISC_BOARD = np.tile(DISC, (GRID, GRID))  # (96, 96)
-DISC.flags.writeable = DISC_BOARD.flags.writeable = False
+DISC.flags.writeable = False
+
+
+@cache
+def _discs(rows: int, cols: int) -> np.ndarray:
+    board = np.tile(DISC, (rows, cols))  # (16 R, 16 C)
+    board.flags.writeable = False
+    return board
 
 
 def to_pixels(cells: np.ndarray) -> np.ndarray:
-    """Enlarge a (..., 6, 6) array of cells to (..., 96, 96) pixels."""
+    """Enlarge a (..., R, C) array of cells to (..., 16 R, 16 C) pixels."""
     return cells.repeat(CELL, axis=-2).repeat(CELL, axis=-1)
 
 
 def render(codes: np.ndarray) -> np.ndarray:
-    """Draw codes (F, 6, 6, 2) as uint8 RGB frames (F, 96, 96, 3)."""
-    part = np.where(DISC_BOARD, to_pixels(codes[..., 0]), to_pixels(codes[..., 1]))
+    """Draw codes (F, R, C, 2) as uint8 RGB frames (F, 16 R, 16 C, 3)."""
+    part = np.where(_discs(*codes.shape[1:3]), to_pixels(codes[..., 0]), to_pixels(codes[..., 1]))
     return PALETTE[part]
 
 
 def part_means(frames: np.ndarray) -> np.ndarray:
-    """Mean colour of every cell's disc and rest: frames (F, 96, 96, 3) -> (F, 6, 6, 2, 3) on the 0-255 scale."""
+    """Mean colour of every cell's disc and rest: frames (F, 16 R, 16 C, 3) -> (F, R, C, 2, 3) on the 0-255 scale."""
     frames = as_rgb255(frames)
-    cells = frames.reshape(len(frames), GRID, CELL, GRID, CELL, 3).transpose(0, 1, 3, 2, 4, 5)  # (F, 6, 6, 16, 16, 3)
+    rows, cols = frames.shape[1] // CELL, frames.shape[2] // CELL
+    cells = frames.reshape(len(frames), rows, CELL, cols, CELL, 3).transpose(0, 1, 3, 2, 4, 5)  # (F, R, C, 16, 16, 3)
     return np.stack([cells[..., DISC, :].mean(-2), cells[..., ~DISC, :].mean(-2)], axis=-2)
 
 
 def read(frames: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
-    """Read generated frames back into codes (F, 6, 6, 2); `UNKNOWN` (255) where no palette colour is near.
+    """Read generated frames back into codes (F, R, C, 2); `UNKNOWN` (255) where no palette colour is near.
 
-    frames: uint8 0-255 or float 0-1, (F, 96, 96, 3). A part counts as a colour when its *mean* lies within
+    frames: uint8 0-255 or float 0-1, (F, 16 R, 16 C, 3). A part counts as a colour when its *mean* lies within
     `tolerance` of it, so pixel noise and soft edges do not matter and blends do.
     """
     means = part_means(frames)
-    distance = np.linalg.norm(means[..., None, :] - PALETTE.astype(np.float64), axis=-1)  # (F, 6, 6, 2, 10)
+    distance = np.linalg.norm(means[..., None, :] - PALETTE.astype(np.float64), axis=-1)  # (F, R, C, 2, 10)
     nearest = distance.argmin(-1).astype(np.uint8)
     return np.where(distance.min(-1) <= tolerance, nearest, np.uint8(UNKNOWN))
 
 
 def as_rgb255(frames: np.ndarray) -> np.ndarray:
     """Frames as float64 on the 0-255 scale, checked for shape and range."""
-    from dit_lens.errors import TaskError
-
     frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[1:] != (SIZE, SIZE, 3) or len(frames) == 0:
+    whole = frames.ndim == 4 and frames.shape[3] == 3 and frames.shape[1] % CELL == frames.shape[2] % CELL == 0
+    if not whole or frames.size == 0:
         raise TaskError(
-            f"frames have shape {frames.shape}; a scorer reads (frames, {SIZE}, {SIZE}, 3), uint8 0-255 or float 0-1. "
-            "Ask the pipeline for output_type='np' and pass one video, not a batch."
+            f"frames have shape {frames.shape}; a scorer reads (frames, height, width, 3) in whole cells of {CELL} "
+            "pixels, uint8 0-255 or float 0-1. Ask the pipeline for output_type='np' and pass one video, not a batch."
         )
     if frames.dtype == np.uint8:
         return frames.astype(np.float64)

@@ -17,7 +17,8 @@ import numpy as np
 
 from dit_lens.errors import TaskError
 from dit_lens.tasks import palette as p
-from dit_lens.tasks.grid import Cell
+from dit_lens.tasks.grid import LAB, Cell, Size
+from dit_lens.tasks.level import Level
 from dit_lens.tasks.task import Score
 
 PHRASES = (
@@ -27,7 +28,6 @@ PHRASES = (
     "repeat the colours to the end",
 )
 PERIODS = (1, 2, 3)
-SHOWN = (2, 5)  # bounds of the visible beginning
 STRAY = 4
 
 Row = tuple[int, ...]
@@ -39,28 +39,29 @@ def fill_frame(blank: int) -> int:
 
 
 @cache
-def periodic_rows() -> tuple[Row, ...]:
-    """All rows of six that repeat with a period of at most three, by brute force over the repeating word."""
+def periodic_rows(length: int = LAB.cols) -> tuple[Row, ...]:
+    """All rows of a length that repeat with a period of at most three, by brute force over the repeating word."""
     words = (w for n in PERIODS for w in product(p.BALLS, repeat=n))
-    return tuple(sorted({tuple(w[i % len(w)] for i in range(p.GRID)) for w in words}))
+    return tuple(sorted({tuple(w[i % len(w)] for i in range(length)) for w in words}))
 
 
 @cache
-def completions(beginning: Row) -> tuple[Row, ...]:
+def completions(beginning: Row, length: int = LAB.cols) -> tuple[Row, ...]:
     """The periodic rows that begin so, sorted; may be empty."""
-    return tuple(row for row in periodic_rows() if row[: len(beginning)] == beginning)
+    return tuple(row for row in periodic_rows(length) if row[: len(beginning)] == beginning)
 
 
 @dataclass(frozen=True)
 class PatternScene:
-    """places: board rows in use, ascending. shown: the visible beginning of each. rows: the truth, six colours each.
-    walls: scenery."""
+    """places: board rows in use, ascending. shown: the visible beginning of each. rows: the truth, a colour for every
+    column. walls: scenery."""
 
     places: tuple[int, ...]
     shown: tuple[Row, ...]
     rows: tuple[Row, ...]
     walls: tuple[Cell, ...]
     phrase: int
+    size: Size = LAB
 
     @property
     def prompt(self) -> str:
@@ -74,7 +75,7 @@ class PatternScene:
     @cached_property
     def solutions(self) -> tuple[tuple[tuple[str, ...], ...], ...]:
         """Every way to complete all rows."""
-        return tuple(sorted(_named(rows) for rows in product(*(completions(s) for s in self.shown))))
+        return tuple(sorted(_named(rows) for rows in product(*(completions(s, self.size.cols) for s in self.shown))))
 
     def codes(self) -> np.ndarray:
         return self.codes_of(self.truth)
@@ -83,11 +84,11 @@ class PatternScene:
         """Any colours in the blanks."""
         if not self._fits(answer):
             raise TaskError(
-                f"{answer!r} does not fit this pattern: give one row of {p.GRID} colour names for each of the "
+                f"{answer!r} does not fit this pattern: give one row of {self.size.cols} colour names for each of the "
                 f"{len(self.places)} rows, beginning as shown; take one of task.solutions or task.decoys(n)."
             )
         rows = tuple(tuple(p.NAMES.index(name) for name in row) for row in answer)
-        codes = np.zeros((p.FRAMES, p.GRID, p.GRID, 2), np.uint8)
+        codes = self.size.floor()
         for cell in self.walls:
             codes[(slice(None), *cell)] = p.WALL
         for place, shown, row in zip(self.places, self.shown, rows, strict=True):
@@ -116,7 +117,7 @@ class PatternScene:
         return (
             isinstance(answer, tuple)
             and len(answer) == len(self.shown)
-            and all(isinstance(row, tuple) and len(row) == p.GRID and set(row) <= names for row in answer)
+            and all(isinstance(row, tuple) and len(row) == self.size.cols and set(row) <= names for row in answer)
             and all(row[: len(s)] == _named([s])[0] for row, s in zip(answer, self.shown, strict=True))
         )
 
@@ -124,8 +125,8 @@ class PatternScene:
         """The blanks in colours drawn at random, no row of which goes on with a period of at most three."""
         rows = []
         for shown in self.shown:
-            every = [(*shown, *more) for more in product(p.BALLS, repeat=p.GRID - len(shown))]
-            rows.append(rng.choice([row for row in every if row not in completions(shown)]))
+            every = [(*shown, *more) for more in product(p.BALLS, repeat=self.size.cols - len(shown))]
+            rows.append(rng.choice([row for row in every if row not in completions(shown, self.size.cols)]))
         return _named(rows)
 
     def answer(self, cells: np.ndarray) -> tuple[tuple[str, ...], ...] | None:
@@ -147,10 +148,10 @@ class PatternScene:
         filled = np.isin(disc[:, blanks], p.BALLS)  # (F, blanks)
         kept = _scene_kept(cells, codes)
         right = [
-            tuple(disc[-1, place].tolist()) in completions(shown)
+            tuple(disc[-1, place].tolist()) in completions(shown, self.size.cols)
             for place, shown in zip(self.places, self.shown, strict=True)
         ]
-        weights = [p.GRID - len(s) for s in self.shown]
+        weights = [self.size.cols - len(s) for s in self.shown]
         changes = filled[:-1] & (disc[1:, blanks] != disc[:-1, blanks])
         details = {
             "filled": bool(filled[-1].all()),
@@ -175,17 +176,17 @@ class PatternScene:
         rng.shuffle(order)
         for i in order:
             shown = self.shown[i]
-            blanks_now = {row[len(shown) :] for row in completions(shown)}
+            blanks_now = {row[len(shown) :] for row in completions(shown, self.size.cols)}
             fits = []
             for other in product(p.BALLS, repeat=len(shown)):
                 changed = sum(a != b for a, b in zip(shown, other, strict=True))
-                rows = completions(other)
+                rows = completions(other, self.size.cols)
                 if changed and rows and not blanks_now & {row[len(shown) :] for row in rows}:
                     fits.append((changed, other))
             if fits:
                 least = min(changed for changed, _ in fits)
                 other = rng.choice([o for changed, o in fits if changed == least])
-                row = rng.choice(completions(other))
+                row = rng.choice(completions(other, self.size.cols))
                 return replace(
                     self,
                     shown=(*self.shown[:i], other, *self.shown[i + 1 :]),
@@ -195,9 +196,9 @@ class PatternScene:
 
     def _moved(self, rng: Random) -> PatternScene:
         while True:
-            places = tuple(sorted(rng.sample(range(p.GRID), len(self.places))))
+            places = tuple(sorted(rng.sample(range(self.size.rows), len(self.places))))
             if places != self.places:
-                return replace(self, places=places, walls=_scenery(rng, places))
+                return replace(self, places=places, walls=_scenery(rng, places, self.size))
 
 
 def _named(rows: Iterable[Iterable[int]]) -> tuple[tuple[str, ...], ...]:
@@ -213,18 +214,27 @@ def _scene_kept(cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
     )
 
 
-def _scenery(rng: Random, places: tuple[int, ...]) -> tuple[Cell, ...]:
-    cells = [(r, c) for r in range(p.GRID) for c in range(p.GRID) if r not in places]
+def _scenery(rng: Random, places: tuple[int, ...], size: Size) -> tuple[Cell, ...]:
+    cells = [(r, c) for r in range(size.rows) for c in range(size.cols) if r not in places]
     return tuple(sorted(rng.sample(cells, rng.randint(0, STRAY))))
 
 
-def draw(rng: Random) -> PatternScene:
+def draw(rng: Random, size: Size = LAB) -> PatternScene:
     """A random scene of 1 to 3 rows; each row's beginning is drawn first, then its truth uniformly among the
     completions."""
-    places = tuple(sorted(rng.sample(range(p.GRID), rng.randint(1, 3))))
+    places = tuple(sorted(rng.sample(range(size.rows), rng.randint(1, 3))))
     shown = []
     for _ in places:
         word = [rng.choice(p.BALLS) for _ in range(rng.choice(PERIODS))]
-        shown.append(tuple(word[i % len(word)] for i in range(rng.randint(*SHOWN))))
-    rows = tuple(rng.choice(completions(s)) for s in shown)
-    return PatternScene(places, tuple(shown), rows, _scenery(rng, places), rng.randrange(len(PHRASES)))
+        shown.append(tuple(word[i % len(word)] for i in range(rng.randint(*_shown(size)))))
+    rows = tuple(rng.choice(completions(s, size.cols)) for s in shown)
+    scenery = _scenery(rng, places, size)
+    return PatternScene(places, tuple(shown), rows, scenery, rng.randrange(len(PHRASES)), size)
+
+
+def _shown(size: Size) -> tuple[int, int]:
+    """Bounds of the visible beginning: at most four blanks, so that all are filled within nine frames."""
+    return size.cols - 4, size.cols - 1
+
+
+LEVELS = {"lab": Level(draw, LAB, PHRASES, lambda size: size.cols >= 6)}

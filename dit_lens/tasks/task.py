@@ -1,7 +1,7 @@
 """What a task is: a puzzle as a value, with its prompt, first frame, exact truth, regions, twins and scorer.
 
-The four families differ only in their *scene*, a small frozen dataclass (`maze.py`, `choose.py`, `occlude.py`,
-`pattern.py`) that follows the `Scene` protocol; `Task` turns a scene into pictures and checks what it is given.
+The families differ only in their *scene*, a small frozen dataclass (one file each: `maze.py`, `choose.py`, ...) that
+follows the `Scene` protocol; `Task` turns a scene into pictures and checks what it is given.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from PIL import Image
 
 from dit_lens.errors import TaskError
 from dit_lens.tasks import palette
+from dit_lens.tasks.grid import Size
 
 KINDS = ("other_answer", "same_answer")
 
@@ -43,6 +44,8 @@ class Score:
 class Scene(Protocol):
     """One puzzle of one family. Scenes compare and hash by content."""
 
+    @property
+    def size(self) -> Size: ...
     @property
     def prompt(self) -> str: ...
     @property
@@ -73,10 +76,26 @@ class Task:
     split: str
     scene: Scene
 
-    height = palette.SIZE
-    width = palette.SIZE
-    num_frames = palette.FRAMES
     fps = palette.FPS
+
+    @property
+    def height(self) -> int:
+        """Pixels, 16 for each row of the board."""
+        return self.scene.size.rows * palette.CELL
+
+    @property
+    def width(self) -> int:
+        """Pixels, 16 for each column of the board."""
+        return self.scene.size.cols * palette.CELL
+
+    @property
+    def num_frames(self) -> int:
+        return self.scene.size.num_frames
+
+    @property
+    def family(self) -> str:
+        """The first word of the name, e.g. `"maze"` of `"maze-hard-7x7x17"`."""
+        return self.name.partition("-")[0]
 
     @property
     def prompt(self) -> str:
@@ -92,7 +111,7 @@ class Task:
 
     @cached_property
     def codes(self) -> np.ndarray:
-        """The truth as palette codes, uint8 (F, 6, 6, 2), last axis (disc, rest)."""
+        """The truth as palette codes, uint8 (F, R, C, 2), last axis (disc, rest)."""
         return _frozen(self.scene.codes())
 
     @cached_property
@@ -111,7 +130,7 @@ class Task:
 
     @cached_property
     def cell_regions(self) -> Mapping[str, np.ndarray]:
-        """The regions on the board of cells, name -> bool (F, 6, 6)."""
+        """The regions on the board of cells, name -> bool (F, R, C)."""
         return MappingProxyType({k: _frozen(v) for k, v in self.scene.regions().items()})
 
     @cached_property
@@ -169,6 +188,11 @@ class Task:
                 f"the video has {len(cells)} frames and a {self.name} task is read from {self.num_frames}; "
                 f"generate with num_frames={self.num_frames}."
             )
+        if cells.shape[1:3] != (self.scene.size.rows, self.scene.size.cols):
+            raise TaskError(
+                f"the video is {np.shape(frames)[1]} x {np.shape(frames)[2]} pixels and this {self.name} task is read "
+                f"from {self.height} x {self.width}; generate with height={self.height}, width={self.width}."
+            )
         return cells
 
     def __repr__(self) -> str:
@@ -181,11 +205,6 @@ def held_out(codes: np.ndarray) -> bool:
     Training never sees such a first frame, whatever seed drew it and whatever the prompt says.
     """
     return crc32(np.ascontiguousarray(codes[0]).tobytes()) % 8 == 0
-
-
-def still(cells: np.ndarray) -> np.ndarray:
-    """A (6, 6) board repeated over all frames, (F, 6, 6)."""
-    return np.broadcast_to(cells, (palette.FRAMES, *cells.shape))
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

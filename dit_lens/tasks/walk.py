@@ -1,8 +1,9 @@
-"""What `maze` and `choose` share: drawing a walk, reading one from a video, and judging it."""
+"""What `maze`, `choose` and `order` share: drawing a walk, reading one from a video, and judging it."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from random import Random
 
 import numpy as np
@@ -10,22 +11,22 @@ import numpy as np
 from dit_lens.errors import TaskError
 from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p
-from dit_lens.tasks.grid import Cell, Route
-from dit_lens.tasks.task import Score, still
+from dit_lens.tasks.grid import LAB, Cell, Route, Size
+from dit_lens.tasks.task import Score
 
 
-def check(route: object, start: Cell) -> Route:
+def check(route: object, start: Cell, size: Size) -> Route:
     """A route that can be drawn: one move or more, at most one a frame, each to a neighbouring cell of the board.
 
     It may be wrong in every other way: through walls, too long, to another place.
     """
-    if not isinstance(route, tuple) or not 1 < len(route) <= p.FRAMES or route[0] != start:
+    if not isinstance(route, tuple) or not 1 < len(route) <= size.num_frames or route[0] != start:
         raise TaskError(
-            f"a route is a tuple of 2 to {p.FRAMES} (row, col) cells that begins at {start}, not {route!r}; "
+            f"a route is a tuple of 2 to {size.num_frames} (row, col) cells that begins at {start}, not {route!r}; "
             "take one of task.solutions or task.decoys(n)."
         )
     for a, b in itertools.pairwise(route):
-        if not (adjacent(a, b) and all(0 <= i < p.GRID for i in b)):
+        if not (adjacent(a, b) and size.holds(b)):
             raise TaskError(f"the route jumps from {a} to {b}; an agent moves to a neighbouring cell of the board.")
     return route
 
@@ -42,10 +43,10 @@ def wander(start: Cell, moves: int, free: int, rng: Random) -> Route | None:
     return tuple(route)
 
 
-def draw(walls: tuple[Cell, ...], goals: dict[Cell, int], route: Route) -> np.ndarray:
-    """Codes (F, 6, 6, 2) of an agent that walks a route, one cell a frame, leaves a trail, and rests on the last
+def draw(walls: tuple[Cell, ...], goals: dict[Cell, int], route: Route, size: Size = LAB) -> np.ndarray:
+    """Codes (F, R, C, 2) of an agent that walks a route, one cell a frame, leaves a trail, and rests on the last
     cell."""
-    codes = np.zeros((p.FRAMES, p.GRID, p.GRID, 2), np.uint8)
+    codes = size.floor()
     for r, c in walls:
         codes[:, r, c] = p.WALL
     for (r, c), colour in goals.items():
@@ -58,23 +59,21 @@ def draw(walls: tuple[Cell, ...], goals: dict[Cell, int], route: Route) -> np.nd
     return codes
 
 
-def regions(codes: np.ndarray, goal: Cell, route: Route, solutions: tuple[Route, ...]) -> dict[str, np.ndarray]:
-    """Regions of a walk, bool (F, 6, 6); see `maze.MazeScene.regions`."""
+def regions(
+    codes: np.ndarray, goal: Cell, route: Route, solutions: tuple[Route, ...], size: Size
+) -> dict[str, np.ndarray]:
+    """Regions of a walk, bool (F, R, C); see `maze.MazeScene.regions`."""
     disc = codes[..., 0]
-    empty = np.zeros((p.GRID, p.GRID), bool)
-    path, others, at_goal = empty.copy(), empty.copy(), empty.copy()
-    path[tuple(zip(*route, strict=True))] = True
-    for other in solutions:
-        others[tuple(zip(*other, strict=True))] = True
-    at_goal[goal] = True
+    path = size.board(route)
+    others = size.board({cell for other in solutions for cell in other})
     return {
         "background": disc == p.BACKGROUND,
         "walls": disc == p.WALL,
         "agent": disc == p.AGENT,
-        "goal": still(at_goal),
-        "path": still(path),
+        "goal": size.still(size.board([goal])),
+        "path": size.still(path),
         "trail": disc == p.TRAIL,
-        "other_paths": still(others & ~path),
+        "other_paths": size.still(others & ~path),
     }
 
 
@@ -117,12 +116,34 @@ def score(cells: np.ndarray, scene_codes: np.ndarray, start: Cell, goal: Cell, f
     the last three are needed for `solved`. value: the share of the way to the goal that was walked by legal moves,
     times shortest / walked length, times the kept share of scene and agent.
     """
+
+    def may_enter(route: Route, cell: Cell) -> bool:
+        return bool(free & grid.bit(cell))
+
+    def left(route: Route) -> int | None:
+        return grid.distance(route[-1], goal, free)
+
+    return judge(cells, scene_codes, start, goal, may_enter, left)
+
+
+def judge(
+    cells: np.ndarray,
+    scene_codes: np.ndarray,
+    start: Cell,
+    goal: Cell,
+    may_enter: Callable[[Route, Cell], bool],
+    left: Callable[[Route], int | None],
+) -> Score:
+    """As `score`, for a walk whose rules depend on the way so far.
+
+    may_enter: whether a route may go on to a cell. left: how many moves a route is from its end; None for no way.
+    """
     places = agents(cells)
     route = walked(places)
-    best = grid.distance(start, goal, free)
-    kept = _scene_kept(cells, scene_codes)
+    best = left((start,))
+    kept = scene_kept(cells, scene_codes)
     agent_share = sum(place is not None for place in places) / len(places)
-    legal = _legal_prefix(route, start, free)
+    legal = _legal_prefix(route, start, may_enter)
     connected = bool(route) and len(legal) == len(route)
     reached = places[-1] == goal
     shortest = connected and reached and best is not None and len(route) - 1 == best
@@ -138,29 +159,30 @@ def score(cells: np.ndarray, scene_codes: np.ndarray, start: Cell, goal: Cell, f
         "route": route,
     }
     solved = all(details[k] for k in ("agent_kept", "starts", "connected", "reached", "shortest", "scene_kept"))
-    return Score(solved, 1.0 if solved else _value(legal, best, goal, free, kept.mean() * agent_share), details)
+    if solved:
+        return Score(True, 1.0, details)
+    moves = max(len(legal) - 1, 1)
+    return Score(False, partial_value(best, left(legal) if legal else None, moves, kept.mean() * agent_share), details)
 
 
-def _legal_prefix(route: Route, start: Cell, free: int) -> Route:
+def partial_value(best: int | None, left: int | None, moves: int, care: float) -> float:
+    """The share of the way that is done, times shortest / walked length, times a kept share; below 1."""
+    if not best or left is None:
+        return 0.0
+    return float(min(0.99, max(0.0, (best - left) / best) * min(1.0, best / moves) * care))
+
+
+def _legal_prefix(route: Route, start: Cell, may_enter: Callable[[Route, Cell], bool]) -> Route:
     """The route up to its first illegal move; empty when it does not begin at the start."""
     if not route or route[0] != start:
         return ()
-    for i, (a, b) in enumerate(itertools.pairwise(route)):
-        if not adjacent(a, b) or not free & grid.bit(b):
-            return route[: i + 1]
+    for i, (a, b) in enumerate(itertools.pairwise(route), 1):
+        if not adjacent(a, b) or not may_enter(route[:i], b):
+            return route[:i]
     return route
 
 
-def _value(legal: Route, best: int | None, goal: Cell, free: int, care: float) -> float:
-    if not legal or not best:
-        return 0.0
-    left = grid.distance(legal[-1], goal, free)
-    progress = 0.0 if left is None else max(0.0, (best - left) / best)
-    economy = min(1.0, best / max(len(legal) - 1, 1))
-    return float(min(0.99, progress * economy * care))
-
-
-def _scene_kept(cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def scene_kept(cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Per cell and frame: the rest keeps its colour, walls stay whole, and free discs show floor, trail or agent."""
     disc, rest = cells[..., 0], cells[..., 1]
     wall = codes[..., 0] == p.WALL

@@ -141,7 +141,7 @@ def test_walking_through_a_wall_is_not_solved(name):
     def through(task):
         start, goal = task.scene.start, task.scene.goal
         closed = 0 if name == "maze" else grid.bit(task.scene.other)
-        route = grid.shortest_routes(start, goal, grid.FULL & ~closed)[0]
+        route = grid.shortest_routes(start, goal, grid.LAB.full & ~closed)[0]
         return route if len(route) < len(task.truth) else None
 
     task = first(name, through)
@@ -223,7 +223,7 @@ def test_choose_the_other_goal_is_told_apart(seed):
 def test_choose_passing_through_the_other_goal_is_not_solved():
     def through(task):
         s = task.scene
-        open_too = grid.FULL & ~grid.bits(s.walls)
+        open_too = grid.LAB.full & ~grid.bits(s.walls)
         routes = [r for r in grid.shortest_routes(s.start, s.goal, open_too) if s.other in r]
         return routes[0] if routes else None
 

@@ -88,7 +88,7 @@ def test_routes_are_drawn_uniformly():
     from random import Random
 
     rng = Random(0)
-    free = grid.FULL & ~grid.bits([(1, 1), (2, 2), (3, 0)])
+    free = grid.LAB.full & ~grid.bits([(1, 1), (2, 2), (3, 0)])
     every = grid.shortest_routes((0, 0), (4, 3), free)
     drawn = [grid.draw_route((0, 0), (4, 3), free, rng) for _ in range(400 * len(every))]
     counts = [drawn.count(r) for r in every]
