@@ -32,5 +32,5 @@ def test_entries_are_indices_or_groups() -> None:
 
 @pytest.mark.parametrize("wanted", [[], [9], "some", 1.5, [range(0)]])
 def test_what_selects_nothing_is_refused(wanted: object) -> None:
-    with pytest.raises(AddressError, match="give|use"):
+    with pytest.raises(AddressError, match=r"give|use"):
         groups(wanted, 8, "layer")

@@ -311,4 +311,4 @@ def test_latents_that_broke_are_refused(lens: Any, choose: list[Any]) -> None:
     source = lens.generate(choose[0].twin("other_answer"), seed=40, num_inference_steps=2, stop_after=0)
     broken = replace(source, latents=source.latents * torch.nan)
     with pytest.raises((InterventionError, SamplerError), match="NaN"):
-        lens.generate(choose[0], seed=40, steps=2, interventions=[dl.patch(step=0, source=broken)])
+        lens.generate(choose[0], seed=40, num_inference_steps=2, interventions=[dl.patch(step=0, source=broken)])
