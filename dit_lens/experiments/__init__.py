@@ -12,6 +12,7 @@ from dit_lens.experiments.branching import branching, fork, several
 from dit_lens.experiments.chain_of_steps import chain_of_steps, over_puzzles
 from dit_lens.experiments.energy_by_depth import energy
 from dit_lens.experiments.layer_swapping import swap
+from dit_lens.experiments.local_effects import local_effects
 from dit_lens.experiments.noise_injection import noise_at_frame, noise_at_step, peak, score_lost, sensitivity
 from dit_lens.experiments.readout_by_depth import layer_readout
 from dit_lens.experiments.schedules import few_steps, frames_curve
@@ -22,7 +23,8 @@ from dit_lens.wan.shuffled_weights import shuffled_weights
 
 __all__ = [
     "attention_by_depth", "branching", "chain_of_steps", "decodable_while_hidden", "energy", "ensembles",
-    "few_steps", "fork", "frames_curve", "knockouts", "layer_readout", "noise_at_frame", "noise_at_step",
+    "few_steps", "fork", "frames_curve", "knockouts", "layer_readout", "local_effects", "noise_at_frame",
+    "noise_at_step",
     "over_puzzles", "peak", "perception_lag", "plant_mistakes", "score_lost", "sensitivity", "several",
     "shuffled_weights", "swap", "used_while_hidden", "watch_answers", "Hiding",
 ]  # fmt: skip
