@@ -239,4 +239,4 @@ def partial_credit(task: Any, video: np.ndarray) -> float:
 
 def _rms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Root mean square difference of two videos in each frame, (F,)."""
-    return np.sqrt(((a - b) ** 2).mean((1, 2, 3)))
+    return np.sqrt(((a - b) ** 2).mean((1, 2, 3))).astype(np.float64)
