@@ -34,7 +34,7 @@ from dit_lens.replication.claim import Claim, Verdict
 from dit_lens.replication.rows import numbers
 from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.recording import record
+from dit_lens.wan.recording import DEFAULT_LIMIT, record
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 from dit_lens.wan.token_grid import Grid, token_regions
@@ -58,6 +58,7 @@ def energy(
     steps: Indices = "all",
     seed: int = 0,
     draws: int = 20,
+    limit: int = DEFAULT_LIMIT,
     sampling: SamplingLike | None = None,
     progress: Progress = silent,
     **given: Unpack[SamplingArguments],
@@ -67,8 +68,8 @@ def energy(
     ``foreground``: names of task regions (their union; the first source), or a function from a task to a mask per
     pixel or per token. The second source is always the change from the run's first to its final frame. ``hooks``: the
     stream after each block and what the block adds, or other points of a block with video tokens. ``steps``: those to
-    record. ``draws``: random masks of the energy null. ``sampling``, or its arguments flat: see
-    :class:`dit_lens.Sampling`. Puzzle i has seed ``seed + i``.
+    record. ``draws``: random masks of the energy null. ``limit``: bytes that a recording may hold.
+    ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`. Puzzle i has seed ``seed + i``.
 
     Returns ``energy`` (puzzle, hook, source, step, layer, kind), ``variance`` (puzzle, hook, step, layer, kind), both
     log2 ratios, and ``norm`` (puzzle, hook, step, layer, frame), the mean token norm. A video in which nothing changed
@@ -83,7 +84,7 @@ def energy(
     how, rows = merged(sampling, given, energy), []
     for i, task in enumerate(tasks):
         progress(i, len(tasks), f"{getattr(task, 'name', task)} {seed + i}")
-        rows.append(_one(lens, task, foreground, hooks, steps, seed + i, draws, how))
+        rows.append(_one(lens, task, foreground, hooks, steps, seed + i, draws, how, limit))
     progress(len(tasks), len(tasks), "done")
     names = [str(getattr(task, "name", i)) for i, task in enumerate(tasks)]
     found = xr.concat(rows, dim="puzzle", coords="minimal", compat="override").assign_coords(task=("puzzle", names))
@@ -102,6 +103,7 @@ def _one(
     seed: int,
     draws: int,
     how: Sampling,
+    limit: int,
 ) -> xr.Dataset:
     grid = lens.grid_of(task, how)
     mask = _mask(grid, task, foreground)
@@ -113,7 +115,7 @@ def _one(
         for hook in (*hooks, INPUT)
         for what, reduce in (("norm", "token_norm"), ("moments", moments))
     ]
-    run = lens.generate(task, seed=seed, regions=regions, record=wanted, sampling=how)
+    run = lens.generate(task, seed=seed, regions=regions, record=wanted, sampling=how, limit=limit)
     try:
         changed = change_mask(run)
     except MeasureError:  # nothing changed in this video

@@ -34,10 +34,10 @@ import xarray as xr
 from torch import Tensor
 
 from dit_lens import tasks as puzzles
-from dit_lens.address import Depth, indices
+from dit_lens.address import Depth, Select, indices
 from dit_lens.errors import MeasureError, TaskError
 from dit_lens.interventions import patch
-from dit_lens.interventions.base import STREAM
+from dit_lens.interventions.base import STREAM, select
 from dit_lens.progress import Progress, silent
 from dit_lens.replication.claim import Claim, Verdict, untestable
 from dit_lens.stats.summary import share, summarise
@@ -58,7 +58,8 @@ def swap(
     layers: Any = "each",
     steps: Any = 0,
     *,
-    hook: str | Sequence[str] = "update",
+    hooks: str | Sequence[str] | None = None,
+    hook: str | None = None,
     twin: str | Callable[[Any], Any] = "other_answer",
     branches: Any = "all",
     heads: Any = None,
@@ -74,8 +75,9 @@ def swap(
     """Swap every group of layers in every window of steps, for every hook, on every puzzle.
 
     ``layers``: one group (an int, a range, a :class:`Depth`, ``"all"``), a list of groups, or ``"each"`` layer.
-    ``steps``: one window or a list of windows. ``hook``: ``"update"``, the stream (``"resid_post"``), a component
-    (``"attn_gated"``, ``"cross_attn_out"``, ``"mlp_gated"``), a per-head point with ``heads`` (``"z"``); one or a list.
+    ``steps``: one window or a list of windows. ``hooks`` (``hook`` for one): ``"update"``, the stream
+    (``"resid_post"``), a component (``"attn_gated"``, ``"cross_attn_out"``, ``"mlp_gated"``), a per-head point with
+    ``heads`` (``"z"``); one or a list.
     ``tokens``: a region or token indices. ``twin``: a kind of ``task.twin``, or a function from a task to its partner.
     ``branches``: both by default; ``"cond"`` or ``"uncond"`` on request. ``regions``: masks of your own, as
     ``lens.generate`` takes them. ``sampling``, or its arguments flat: see :class:`dit_lens.Sampling`. Puzzle i has seed
@@ -90,9 +92,8 @@ def swap(
     Errors: :class:`TaskError` for tasks without twins or answers, :class:`MeasureError` for pairs that agree exactly,
     :class:`AddressError` for places outside the model or the plan.
     """
-    named = (hook,) if isinstance(hook, str) else tuple(hook)
-    hooks = tuple(point(name).name for name in named)
-    outside = [name for name in hooks if not point(name).in_block]
+    named = select(Select(hooks=("update",)), hooks=hooks, hook=hook).hooks
+    outside = [name for name in named if not point(name).in_block]
     if outside:
         raise MeasureError(f"{outside} lie outside the blocks, so layers cannot be swapped there: use dit_lens.patch")
     unknown = [h for h in horizons if h not in HORIZONS]
@@ -104,7 +105,7 @@ def swap(
     plan = lens.plan(asked)
     groups = spans(layers, lens.n_layers, "layer")
     windows = spans(steps, plan.n_steps, "step")
-    shape = (len(MEASURES), len(KINDS), len(hooks), len(groups), len(windows), len(horizons), len(tasks))
+    shape = (len(MEASURES), len(KINDS), len(named), len(groups), len(windows), len(horizons), len(tasks))
     raw = np.full(shape, np.nan)
     where = {"branches": branches, "heads": heads, "tokens": tokens}
     last = None if "final" in horizons else max(window[-1] for window in windows.values())
@@ -113,8 +114,8 @@ def swap(
     for p, task in enumerate(tasks):
         progress(p, len(tasks), f"{getattr(task, 'name', task)} {seed + p}")
         trio = _trio(lens, task, twin, seed + p, placebo_seed, how)
-        for h, k, w in np.ndindex(len(hooks), len(KINDS), len(windows)):
-            name, donor, window = hooks[h], (trio.source, trio.placebo)[k], list(windows.values())[w]
+        for h, k, w in np.ndindex(len(named), len(KINDS), len(windows)):
+            name, donor, window = named[h], (trio.source, trio.placebo)[k], list(windows.values())[w]
             whole = name in STREAM and tokens is None
             same = whole and shared_text(trio.base, donor)
             if same:
@@ -128,7 +129,7 @@ def swap(
                 raw[:, k, h, g, w, :, p] = trio.judge(lens, donor, name, group, window, horizons, where)
     progress(len(tasks), len(tasks), "done")
     coords = {
-        "measure": list(MEASURES), "kind": list(KINDS), "hook": list(hooks), "layers": list(groups),
+        "measure": list(MEASURES), "kind": list(KINDS), "hook": list(named), "layers": list(groups),
         "steps": list(windows), "horizon": list(horizons), "puzzle": np.arange(len(tasks)),
     }  # fmt: skip
     cells = xr.DataArray(raw, dims=tuple(coords), coords=coords, name="raw")

@@ -140,26 +140,26 @@ def axes(
     hooks: str | Sequence[str] | None = "update",
     heads: Any = None,
     regions: str | Sequence[str] | None = None,
-    branch: str | Sequence[str] = ALL,
+    branches: str | Sequence[str] = ALL,
     image_context: bool = True,
 ) -> Axes:
     """Spell out the axes of a sweep.
 
     ``steps``, ``layers``: ``"all"``, or a list whose entries are one index or a *group* held at once: a range, a tuple,
-    for layers also a :class:`Depth`. ``branch``: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a list.
+    for layers also a :class:`Depth`. ``branches``: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a list.
     ``hooks=None``: edits of the latents, which have steps and nothing else.
 
     Errors: :class:`AddressError` for anything outside the plan or the model, or that a hook does not have.
     """
     if hooks is None:
-        if heads is not None or regions is not None or branch != ALL or layers not in (ALL, None):
-            raise AddressError("hooks=None is for edits of the latents, which have no layers, heads, regions or branch")
+        if heads is not None or regions is not None or branches != ALL or layers not in (ALL, None):
+            raise AddressError("hooks=None is for edits of the latents: leave layers, heads, regions and branches out")
         return Axes(_groups(steps, plan.n_steps, "step"), ((),), (None,), (None,), (None,), (ALL,))
     chosen = (hooks,) if isinstance(hooks, str) else tuple(hooks)
     if not chosen:
         raise AddressError("a sweep needs at least one hook, for example hooks='update'")
-    branches = (branch,) if isinstance(branch, str) else tuple(branch)
-    for one in branches:
+    parts = (branches,) if isinstance(branches, str) else tuple(branches)
+    for one in parts:
         names(one, plan.branches, "branch")
     named = (None,) if regions is None else (regions,) if isinstance(regions, str) else tuple(regions)
     if not all(one is None or isinstance(one, str) for one in named):
@@ -170,7 +170,7 @@ def axes(
     numbered: tuple[int | None, ...] = (None,) if heads is None else indices(heads, n_heads, "head", "a model")
     found = Axes(
         _groups(steps, plan.n_steps, "step"), _groups(layers, n_layers, "layer"),
-        tuple(point(hook).name for hook in chosen), numbered, named, branches,
+        tuple(point(hook).name for hook in chosen), numbered, named, parts,
     )  # fmt: skip
     for hook in chosen:
         p = point(hook)

@@ -64,7 +64,7 @@ class Sweep:
         hooks: str | Sequence[str] | None = "update",
         heads: Any = None,
         regions: str | Sequence[str] | None = None,
-        branch: str | Sequence[str] = "all",
+        branches: str | Sequence[str] = "all",
         metric: str | Metric | None = None,
         horizon: Literal["local", "final"] | int = "local",
         placebo: Edit | Run | Literal["seed", "none"] | None = None,
@@ -87,7 +87,7 @@ class Sweep:
         self.model_plan: Plan = base.plan if isinstance(base, Run) else own
         expert = lens.experts["high"]
         self.axes: Axes = axes(
-            self.model_plan, lens.n_layers, expert.cfg.n_heads, steps, layers, hooks, heads, regions, branch,
+            self.model_plan, lens.n_layers, expert.cfg.n_heads, steps, layers, hooks, heads, regions, branches,
             expert.image_context,
         )  # fmt: skip
         if source is None and edit is patch:
@@ -322,7 +322,7 @@ def sweep(
     hooks: str | Sequence[str] | None = "update",
     heads: Any = None,
     regions: str | Sequence[str] | None = None,
-    branch: str | Sequence[str] = "all",
+    branches: str | Sequence[str] = "all",
     metric: str | Metric | None = None,
     horizon: Literal["local", "final"] | int = "local",
     placebo: Edit | Run | Literal["seed", "none"] | None = None,
@@ -346,7 +346,7 @@ def sweep(
     (``range(0, 8)``, ``(3, 5)``, ``dl.Depth(.5, .75)``). ``hooks``: a name or a list; None for an edit of the latents,
     called with ``steps`` alone (``dl.noise``). ``heads``: indices, of hooks that have heads, each by itself.
     ``regions``: names of the tasks' regions, or a mapping with masks of your own (as ``lens.generate`` takes); all
-    tokens by default. ``branch``: ``"all"`` (both at once), ``"cond"``,
+    tokens by default. ``branches``: ``"all"`` (both at once), ``"cond"``,
     ``"uncond"``, or a list.
 
     *Measured how.* ``metric``: ``"projection"`` (the default), ``"change"`` (the default without a source),
@@ -372,7 +372,7 @@ def sweep(
     """
     made = Sweep(
         lens, base, source, tasks=tasks, seeds=seeds, edit=edit, steps=steps, layers=layers, hooks=hooks, heads=heads,
-        regions=regions, branch=branch, metric=metric, horizon=horizon, placebo=placebo, sampling=sampling,
+        regions=regions, branches=branches, metric=metric, horizon=horizon, placebo=placebo, sampling=sampling,
         folder=folder, shard=shard, memory=memory, **given,
     )  # fmt: skip
     return made.run(progress, budget, executor)

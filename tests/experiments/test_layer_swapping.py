@@ -216,7 +216,7 @@ def test_with_another_picture_each_branch_carries_its_share(lens: Any, maze: lis
 
 def test_components_heads_and_regions(lens: Any, choose: list[Any], local: Any) -> None:
     parts = ["attn_gated", "cross_attn_out"]
-    found = swap(lens, choose, "all", 0, hook=parts, **{**LOCAL, "guidance_scale": 1.5})
+    found = swap(lens, choose, "all", 0, hooks=parts, **{**LOCAL, "guidance_scale": 1.5})
     assert found["hook"].values.tolist() == parts and (cell(found, "effect") != 0).all()
     # Of all components only cross-attention reads the other prompt: with all of it from the source, x0_hat is its own.
     assert local("cross_attn_out") == cell(found, "effect", hook="cross_attn_out").ravel()[0]

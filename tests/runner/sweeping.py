@@ -53,7 +53,8 @@ def naive(sweep: Sweep, cell: Cell, item: Item) -> Run:
     """A cell from scratch: a whole generation with the intervention."""
     end = sweep.engine.last_step(cell)
     return sweep.lens.generate(
-        sweep.tasks[0], seed=sweep.seeds[0], interventions=[sweep.engine.intervention(cell, item)], **sweep.sampling,
+        sweep.tasks[0], seed=sweep.seeds[0], interventions=[sweep.engine.intervention(cell, item)],
+        sampling=sweep.sampling,
         stop_after=None if end == sweep.model_plan.n_steps - 1 else end,
     )  # fmt: skip
 

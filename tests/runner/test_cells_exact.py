@@ -41,10 +41,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "whole stream": {"hooks": ["resid_post", "resid_pre"], "steps": [1], "layers": [1, 2], "horizon": "final"},
     "outside": {"hooks": ["text_embed", "time_embed", "patch_embed"], "steps": [1], "horizon": "final"},
     "after the blocks": {"hooks": ["final_norm", "velocity", "update"], "steps": [0], "layers": [1], "horizon": 1},
-    "cond": {"branch": "cond", "steps": [0, (0, 1)], "layers": [1], "horizon": "final"},
-    "each branch": {"branch": ["cond", "uncond", "all"], "steps": [1], "layers": [2], "horizon": "local"},
+    "cond": {"branches": "cond", "steps": [0, (0, 1)], "layers": [1], "horizon": "final"},
+    "each branch": {"branches": ["cond", "uncond", "all"], "steps": [1], "layers": [2], "horizon": "local"},
     "ablate": {"edit": dl.ablate, "own": True, "steps": [0], "layers": [1, (0, 2)], "horizon": 1},
-    "ablate one branch": {"edit": dl.ablate, "own": True, "branch": "uncond", "steps": [1], "horizon": "final"},
+    "ablate one branch": {"edit": dl.ablate, "own": True, "branches": "uncond", "steps": [1], "horizon": "final"},
     "steer": {"edit": steer, "own": True, "hooks": "resid_mid", "regions": "left", "steps": [1], "horizon": "final"},
     "noise": {"edit": noise, "own": True, "hooks": None, "steps": [0, 2, (1, 2)], "horizon": "final"},
 }  # fmt: skip

@@ -47,7 +47,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "the same twice": ({"steps": [0, 0]}, dl.AddressError, "steps holds an entry twice"),
     "unknown hook": ({"hooks": "attention"}, dl.AddressError, "choose from"),
     "no hook": ({"hooks": []}, dl.AddressError, "at least one hook"),
-    "unknown branch": ({"branch": "both"}, dl.AddressError, "choose from"),
+    "unknown branch": ({"branches": "both"}, dl.AddressError, "choose from"),
     "heads of a hook without heads": ({"heads": [0]}, dl.AddressError, "needs hooks with heads"),
     "heads outside the model": ({"hooks": "z", "heads": [2]}, dl.AddressError, "use 0 to 1"),
     "image hooks of a text model": ({"hooks": "image_embed"}, dl.AddressError, "only in Wan2.1 I2V"),

@@ -82,7 +82,7 @@ def test_labels(model: Any) -> None:
         return steps[0] + 10 * steps[-1] + 100 * layers[0] + 1000 * layers[-1] + 1e4 * len(branches) + 1e5 * hooks
 
     found = make(
-        model, steps=[(0, 1), 2], layers=[(0, 2), 1], hooks=["z", "q"], heads=[0, 1], branch=["cond", "all"],
+        model, steps=[(0, 1), 2], layers=[(0, 2), 1], hooks=["z", "q"], heads=[0, 1], branches=["cond", "all"],
         metric=place, placebo="none",
     ).run(progress=quiet)  # fmt: skip
     assert found["value"].dims == ("step", "layer", "hook", "head", "branch")

@@ -140,10 +140,8 @@ def test_narrow_activations(dtype: torch.dtype, tmp_path: Path) -> None:
 
 def test_schedulers_of_a_run_come_back(lens: Any, tmp_path: Path) -> None:
     euler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    for i, more in enumerate(
-        ({"scheduler": euler}, {"preset": "paper", "num_inference_steps": 3}, {"guidance_scale_2": 2.0})
-    ):
-        run = go(lens, **more)
+    runs = [go(lens, scheduler=euler), go(lens, preset="paper", num_inference_steps=3), go(lens, guidance_scale_2=2.0)]
+    for i, run in enumerate(runs):
         run.save(tmp_path / str(i))
         back = dl.load_run(tmp_path / str(i))
         assert_same(run, back)
@@ -218,16 +216,12 @@ def test_any_names_and_values_come_back(
 def test_a_lab_run_scores_and_goes_on(tmp_path: Path) -> None:
     task = dl.tasks.load("maze", seed=3).twin("other_answer")
     with dl.load("lab") as lens:
-        begun = lens.generate(
-            task, seed=0, num_inference_steps=2, stop_after=0, record=dl.record("resid_post", reduce="region_mean")
-        )
+        means = dl.record("resid_post", reduce="region_mean")
+        begun = lens.generate(task, seed=0, num_inference_steps=2, stop_after=0, record=means)
         begun.save(tmp_path / "run")
         back = dl.load_run(tmp_path / "run")
-        assert (
-            back.task == task
-            and back.task.split == "test/other_answer-0"
-            and back.regions.keys() == begun.regions.keys()
-        )
+        assert back.task == task and back.task.split == "test/other_answer-0"
+        assert back.regions.keys() == begun.regions.keys()
         whole = lens.generate(resume=begun)
         rest = lens.generate(resume=lens.attach(back))
         assert torch.equal(rest.final, whole.final) and rest.score == whole.score
