@@ -8,11 +8,13 @@ guidance.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
+from dit_lens.checks import is_integer
 from dit_lens.errors import AddressError
 
 Branch = Literal["cond", "uncond"]
@@ -92,11 +94,12 @@ class Depth:
 
 @dataclass(frozen=True)
 class Select:
-    """Which calls, layers, heads and tokens something applies to.
+    """Which calls, layers, hooks, heads and tokens something applies to; :func:`select` makes one from arguments.
 
     ``steps``, ``layers``: an int, a range, a list or ``"all"``; ``layers`` also a :class:`Depth`; negative numbers
     count from the end. ``branches``: ``"cond"``, ``"uncond"``, a tuple, or ``"all"``. ``experts``: likewise.
-    ``heads``: for per-head hooks. ``tokens``: a region name, or token indices on the latent grid, frame-major.
+    ``hooks``: names of points. ``heads``: for per-head hooks. ``tokens``: a region name, or token indices on the latent
+    grid, frame-major.
     """
 
     steps: Indices = ALL
@@ -105,6 +108,7 @@ class Select:
     experts: ExpertName | Sequence[ExpertName] | Literal["all"] = ALL
     heads: Indices | None = None
     tokens: str | Sequence[int] | None = None
+    hooks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Lists become tuples, so that a selection is hashable and cannot change under an intervention.
@@ -145,6 +149,108 @@ class Select:
         """What was chosen; what was left as it is by default is left out."""
         said = {f.name: (repr(getattr(self, f.name)), repr(f.default)) for f in fields(self)}
         return f"Select({', '.join(f'{name}={now}' for name, (now, default) in said.items() if now != default)})"
+
+
+#: Each selector by the name that takes one value, and by the name that takes a set.
+SINGULAR = {
+    "step": "steps", "layer": "layers", "branch": "branches", "expert": "experts", "hook": "hooks", "head": "heads",
+}  # fmt: skip
+PLACES = (*SINGULAR.values(), "tokens")
+
+
+class Places(TypedDict, total=False):
+    """Selectors that interventions take beside ``steps`` and ``layers``; see :func:`select`."""
+
+    step: int
+    layer: int
+    branch: Branch
+    expert: ExpertName
+    hook: str
+    head: int
+    branches: Branch | Sequence[Branch] | Literal["all"] | None
+    experts: ExpertName | Sequence[ExpertName] | Literal["all"] | None
+    hooks: str | Sequence[str] | None
+    heads: Any
+    tokens: Any
+
+
+def select(default: Select | None = None, /, **places: Any) -> Select:
+    """One selection from the selectors that a user gave.
+
+    Plural names (``steps``, ``layers``, ``branches``, ``experts``, ``hooks``, ``heads``, ``tokens``) take sets: one
+    value, a list, a range, or ``"all"``. Singular ones (``step``, ``layer``, ``branch``, ``expert``, ``hook``,
+    ``head``) take exactly one value.
+
+    Args:
+        default: The selection of what is not given.
+        places: Selectors by name; None means not given.
+
+    Raises:
+        AddressError: For both forms of one selector, a set in a singular one, an unknown name, and for masks without
+            tokens.
+    """
+    unknown = [name for name in places if name not in PLACES and name not in SINGULAR]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], [*SINGULAR, *PLACES], n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise AddressError(f"unknown argument {unknown[0]!r}: {meant}Places are named by {', '.join(PLACES)}")
+    chosen: dict[str, Any] = {}
+    for one, many in SINGULAR.items():
+        if places.get(one) is not None and places.get(many) is not None:
+            raise AddressError(f"give {one}= or {many}=, not both: {one}= takes one value, {many}= a set")
+        if places.get(one) is not None:
+            chosen[many] = _one(places[one], one, many)
+        elif places.get(many) is not None:
+            chosen[many] = fixed(places[many])
+    if isinstance(chosen.get("hooks"), str):
+        chosen["hooks"] = (chosen["hooks"],)
+    if places.get("tokens") is not None:
+        chosen["tokens"] = _tokens(places["tokens"])
+    return replace(default or Select(), **chosen)
+
+
+def _one(value: Any, name: str, plural: str) -> Any:
+    """The value of a singular selector."""
+    named = name in ("branch", "expert", "hook")
+    if named and isinstance(value, str) and value != ALL:
+        return value
+    if not named and is_integer(value):
+        return int(value)
+    kind = "name" if named else "integer"
+    several = value == ALL if isinstance(value, str) else hasattr(value, "__len__") and getattr(value, "shape", True)
+    cure = f"for a set write {plural}={value!r}" if several else f"give one {kind}, or a set of them by {plural}="
+    raise AddressError(f"{name}={value!r}: {name}= takes exactly one {kind}; {cure}")
+
+
+def fixed(wanted: Any) -> Any:
+    """The same choice as a value that is hashable and that nobody can change later."""
+    if isinstance(wanted, set | frozenset):
+        return tuple(sorted(wanted))
+    if isinstance(wanted, list):
+        return tuple(wanted)
+    if hasattr(wanted, "tolist"):  # numpy and torch
+        kept = wanted.tolist()
+        return tuple(kept) if isinstance(kept, list) else kept
+    return wanted
+
+
+def _tokens(wanted: Any) -> Any:
+    """Token indices from indices or from a mask, such as ``run.regions["agent"]``."""
+    if is_integer(wanted):
+        return (int(wanted),)
+    if isinstance(wanted, str | range | slice):
+        return wanted
+    import numpy as np  # here, so that the package stays quick to import
+
+    array = np.atleast_1d(wanted.cpu() if hasattr(wanted, "cpu") else fixed(wanted))
+    if array.dtype == bool:
+        if array.ndim != 1 or not array.any():
+            raise AddressError(
+                f"tokens= got a mask of shape {array.shape} with {int(array.sum())} tokens: give one bool per token, "
+                "as in run.regions['name'], with at least one of them True"
+            )
+        return MaskIndices(array)
+    return tuple(array.tolist())
 
 
 class MaskIndices(tuple[int, ...]):

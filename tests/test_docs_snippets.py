@@ -158,7 +158,7 @@ class Reader(ast.NodeVisitor):
         spread = any(isinstance(a, ast.Starred) or (isinstance(a, ast.Constant) and a.value is ...) for a in node.args)
         places = [None] * (bool(bound) + (0 if spread else len(node.args)))
         try:
-            inspect.signature(called).bind_partial(*places, **{k.arg: None for k in node.keywords if k.arg})
+            spelled(called).bind_partial(*places, **{k.arg: None for k in node.keywords if k.arg})
         except TypeError as error:
             self.say(node, f"{ast.unparse(node.func)}: {error}")
 
@@ -211,6 +211,19 @@ def wrong(page: Path) -> list[str]:
         alone.read(code, line - 1, set())
         reader.wrong += alone.wrong
     return reader.wrong
+
+
+def spelled(called: Any) -> inspect.Signature:
+    """The signature, with the keywords of a typed dict (``**given: Unpack[SamplingArguments]``) one by one."""
+    found = inspect.signature(called)
+    *rest, last = found.parameters.values() or [None]
+    annotation = str(getattr(last, "annotation", ""))
+    if not annotation.startswith("Unpack["):
+        return found
+    made = inspect.unwrap(called.__init__ if isinstance(called, type) else called)
+    kinds = made.__globals__[annotation.removeprefix("Unpack[").removesuffix("]")]
+    keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in kinds.__annotations__]
+    return found.replace(parameters=[*rest, *keywords])
 
 
 def dead_links(page: Path) -> list[str]:

@@ -102,30 +102,35 @@ BELOW = {
     "errors": set(),
     "progress": set(),
     "display": {"errors", "wan"},
-    "address": {"errors"},
-    "tasks": {"address", "errors"},
+    "checks": {"errors"},
+    "address": {"checks", "errors"},
+    "tasks": {"address", "checks", "errors"},
     "stats": {"errors"},
-    "store": {"wan", "address", "errors"},
-    "wan": {"display", "store", "address", "errors", "lab"},  # lab: where the shipped weights lie
+    "store": {"wan", "address", "checks", "errors"},
+    "wan": {"display", "store", "address", "checks", "errors", "lab"},  # lab: where the shipped weights lie
     "saved_runs": {"store", "tasks", "wan", "errors"},
-    "interventions": {"wan", "address", "errors"},
-    "measures": {"interventions", "wan", "stats", "store", "address", "progress", "errors"},
-    "runner": {"measures", "interventions", "display", "wan", "stats", "store", "address", "progress", "errors"},
+    "interventions": {"wan", "address", "checks", "errors"},
+    "measures": {"interventions", "wan", "stats", "store", "address", "checks", "progress", "errors"},
+    "runner": {
+        "measures", "interventions", "display", "wan", "stats", "store", "address", "checks", "progress", "errors",
+    },
     "experiments": {
-        "measures", "interventions", "wan", "tasks", "stats", "store", "address", "progress", "errors",
+        "runner", "measures", "interventions", "wan", "tasks", "stats", "store", "address", "checks", "progress",
+        "errors",
     },
     "layer_map": {  # figures: a map draws its own report
         "experiments", "probing", "runner", "measures", "interventions", "display", "figures", "wan", "tasks", "stats",
-        "store", "saved_runs", "address", "progress", "errors",
+        "store", "saved_runs", "address", "checks", "progress", "errors",
     },
     "replication": {
         "layer_map", "experiments", "runner", "measures", "interventions", "wan", "tasks", "stats", "store", "address",
-        "progress", "errors",
+        "checks", "progress", "errors",
     },
     # tasks: what labels are
     "probing": {
-        "measures", "interventions", "display", "wan", "tasks", "stats", "store", "saved_runs", "address", "progress",
-        "errors",
+        "runner", "measures", "interventions", "display", "wan", "tasks", "stats", "store", "saved_runs", "address",
+        "checks",
+        "progress", "errors",
     },
 }
 

@@ -30,7 +30,7 @@ from dit_lens.measures.token_maps import ChannelMoments, variance_ratio
 from dit_lens.measures.token_masks import change_mask, proper, shuffled_mask
 from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.wan.lens import Lens
-from dit_lens.wan.recording import record
+from dit_lens.wan.recording import DEFAULT_LIMIT, record
 from dit_lens.wan.run import Run
 from dit_lens.wan.token_grid import Grid, token_regions
 
@@ -53,6 +53,7 @@ def energy(
     steps: Indices = "all",
     seed: int = 0,
     draws: int = 20,
+    limit: int = DEFAULT_LIMIT,
     **options: Unpack[Options],
 ) -> xr.Dataset:
     """Energy and channel variance of the foreground against the rest, one generation a task.
@@ -66,6 +67,7 @@ def energy(
         steps: Those to record.
         seed: Task i is generated with ``seed + i``.
         draws: Random masks of the energy null.
+        limit: Bytes that the recording of one task may hold.
         **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
     Returns:
@@ -81,7 +83,7 @@ def energy(
         raise TaskError(f"{len(tasks)} task gives no interval: measure two or more, dit_lens.tasks.batch('maze', n=24)")
 
     def row(item: Item) -> xr.Dataset:
-        return _one(item, foreground, hooks, steps, draws)
+        return _one(item, foreground, hooks, steps, draws, limit)
 
     found = over_tasks(lens, tasks, row, seed=seed, options=options, of=energy)
     return found.assign_attrs(
@@ -90,7 +92,7 @@ def energy(
     )  # fmt: skip
 
 
-def _one(item: Item, foreground: Any, hooks: Sequence[str], steps: Indices, draws: int) -> xr.Dataset:
+def _one(item: Item, foreground: Any, hooks: Sequence[str], steps: Indices, draws: int, limit: int) -> xr.Dataset:
     lens, task, seed = item.lens, item.task, item.seed
     grid = lens.grid_of(task, item.sampling)
     mask = _mask(grid, task, foreground)
@@ -102,7 +104,7 @@ def _one(item: Item, foreground: Any, hooks: Sequence[str], steps: Indices, draw
         for hook in (*hooks, INPUT)
         for what, reduce in (("norm", "token_norm"), ("moments", moments))
     ]
-    run = item.generate(regions=regions, record=wanted)
+    run = item.generate(regions=regions, record=wanted, limit=limit)
     try:
         changed = change_mask(run)
     except MeasureError:  # nothing changed in this video

@@ -9,7 +9,7 @@ each one touched (``run.fired``). One that never fired is an error.
 from __future__ import annotations
 
 from dit_lens.interventions.ablate import Ablate, ablate
-from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.interventions.base import ActivationEdit, described, select
 from dit_lens.interventions.ensemble import Ensemble, ensemble
 from dit_lens.interventions.ensemble_modes import EnsembleMode, NoiseMean, ensemble_mode, noise_mean
 from dit_lens.interventions.erase import Erase, erase
@@ -23,6 +23,6 @@ from dit_lens.wan.editing import Edit
 
 __all__ = [
     "Ablate", "ActivationEdit", "Edit", "Ensemble", "EnsembleMode", "Erase", "Knockout", "Noise", "NoiseMean", "Patch",
-    "Redraw", "Renoise", "Restart", "Steer", "ablate", "ensemble", "ensemble_mode", "erase", "knockout", "noise",
-    "noise_mean", "patch", "redraw", "renoise", "restart", "select", "steer",
+    "Redraw", "Renoise", "Restart", "Steer", "ablate", "described", "ensemble", "ensemble_mode", "erase", "knockout",
+    "noise", "noise_mean", "patch", "redraw", "renoise", "restart", "select", "steer",
 ]  # fmt: skip

@@ -10,67 +10,72 @@ effect of ``zero`` with none of ``mean`` speaks of the level, not of what the to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from dit_lens.address import ALL, Call, Select
+from dit_lens.address import Address, Places, Select
 from dit_lens.errors import InterventionError
-from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.interventions.base import ActivationEdit, described, select
 from dit_lens.wan.editing import Context
 from dit_lens.wan.points import point
 
 
 @dataclass(frozen=True)
 class Ablate:
-    """Replace ``hook`` at ``where`` by ``to``: ``"zero"`` or ``"mean"``."""
+    """Replace what ``where`` selects by ``to``: ``"zero"`` or ``"mean"``."""
 
     where: Select
-    hook: str = "update"
     to: Literal["zero", "mean"] = "zero"
 
     def bind(self, context: Context) -> ActivationEdit:
-        if self.to == "mean" and not point(self.hook).axis:
+        flat = [p for p in map(point, self.where.hooks) if not p.axis]
+        if self.to == "mean" and flat:
             raise InterventionError(
-                f"{self.hook!r} is one vector a call ({point(self.hook).shape}) and has no mean over tokens: use "
+                f"{flat[0].name!r} is one vector a call ({flat[0].shape}) and has no mean over tokens: use "
                 "to='zero', or patch it from another run"
             )
-        return (_Zero if self.to == "zero" else _Mean)(str(self), context, self.where, self.hook)
+        return (_Zero if self.to == "zero" else _Mean)(str(self), context, self.where)
 
     def __str__(self) -> str:
-        return f"ablate({self.hook} to {self.to}, steps={self.where.steps}, layers={self.where.layers})"
+        return f"ablate({', '.join(self.where.hooks)} to {self.to}, {described(self.where)})"
 
 
 def ablate(
-    step: Any = None,
-    layers: Any = ALL,
-    *,
     steps: Any = None,
-    hook: str = "update",
+    layers: Any = None,
+    *,
     to: str = "zero",
-    branches: Any = ALL,
-    heads: Any = None,
-    tokens: Any = None,
+    **places: Unpack[Places],
 ) -> Ablate:
-    """An ablation value. ``ablate(layers=7)`` skips block 7 everywhere; selections as in :func:`dit_lens.patch`.
+    """An ablation value. ``ablate(layers=7)`` skips block 7 everywhere.
 
-    Errors: :class:`InterventionError` for an unknown ``to``.
+    Args:
+        steps: As of :func:`dit_lens.patch`.
+        layers: As of :func:`dit_lens.patch`.
+        to: ``"zero"`` or ``"mean"``; ``"skip"`` is ``"zero"`` of the update.
+        places: As of :func:`dit_lens.patch`; ``hooks="update"`` by default.
+
+    Raises:
+        InterventionError: For an unknown ``to``.
     """
     if to == "skip":
-        hook, to = "update", "zero"
+        places, to = {**places, "hooks": "update"}, "zero"
+        places.pop("hook", None)
     if to not in ("zero", "mean"):
         raise InterventionError(f"ablate(to={to!r}) is unknown: 'zero', 'mean', or 'skip' for a whole block")
-    return Ablate(select(step, steps, layers, branches, heads, tokens), point(hook).name, to)  # type: ignore[arg-type]
+    where = select(Select(hooks=("update",)), steps=steps, layers=layers, **places)
+    return Ablate(where, to)  # type: ignore[arg-type]
 
 
 class _Zero(ActivationEdit):
-    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
+    def value(self, at: Address, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
 
 
 class _Mean(ActivationEdit):
-    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
+    def value(self, at: Address, x: Tensor) -> Tensor:
         if self.tokens is None:
             return x.float().mean(1, keepdim=True).to(x.dtype).expand_as(x)
         weight = self.tokens.to(x.device).float()  # (B, N)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor
 
-from dit_lens.address import ALL, Call, Depth, Select
+from dit_lens.address import Address, Depth, Places, Select
+from dit_lens.checks import number
 from dit_lens.errors import InterventionError
-from dit_lens.interventions.base import STREAM, ActivationEdit, select
+from dit_lens.interventions.base import STREAM, ActivationEdit, described, select
 from dit_lens.wan.editing import Context
 from dit_lens.wan.points import point
 
@@ -30,7 +31,6 @@ class Ensemble:
     """Move every member of the batch towards the mean at ``where``."""
 
     where: Select
-    hook: str = "update"
     alpha: float = 1.0
     rescale: bool = False
     together: ClassVar[bool] = True  # generate(batch=) must not part the members
@@ -46,47 +46,53 @@ class Ensemble:
         return _EnsembleEdit(self, context)
 
     def __str__(self) -> str:
-        return f"ensemble({self.hook}, alpha={self.alpha}, steps={self.where.steps}, layers={self.where.layers})"
+        return f"ensemble({', '.join(self.where.hooks)}, alpha={self.alpha}, {described(self.where)})"
 
 
 def ensemble(
-    step: Any = None,
+    steps: Any = None,
     layers: Any = None,
     *,
-    steps: Any = None,
-    hook: str = "update",
     alpha: float = 1.0,
     rescale: bool = False,
-    branches: Any = ALL,
-    tokens: Any = None,
+    **places: Unpack[Places],
 ) -> Ensemble:
     """An ensemble value; by default at step 0 in the third quarter of the layers (``PAPER_WINDOW``), as in the paper.
 
-    Errors: :class:`InterventionError` for an alpha outside 0 to 1.
+    Args:
+        steps: As of :func:`dit_lens.patch`; the first by default.
+        layers: As of :func:`dit_lens.patch`; ``PAPER_WINDOW`` by default.
+        alpha: Share of the mean, above 0 and at most 1.
+        rescale: Give the mean each member's own norm, token by token.
+        places: As of :func:`dit_lens.patch`; ``hooks="update"`` by default.
+
+    Raises:
+        InterventionError: For an alpha outside 0 to 1.
     """
-    if not 0 < alpha <= 1:
+    if not 0 < number(alpha, "alpha", error=InterventionError) <= 1:
         raise InterventionError(f"alpha={alpha}: give a share above 0 and at most 1")
-    first = 0 if step is None and steps is None else step
-    found = point(hook)
-    if layers is None:
-        layers = PAPER_WINDOW if found.in_block else ALL
-    return Ensemble(select(first, steps, layers, branches, None, tokens), found.name, alpha, rescale)
+    where = select(Select(steps=0, hooks=("update",)), steps=steps, layers=layers, **places)
+    told = layers is not None or places.get("layer") is not None
+    if not told and all(point(hook).in_block for hook in where.hooks):
+        where = where.but(layers=PAPER_WINDOW)
+    return Ensemble(where, alpha, rescale)
 
 
 class _EnsembleEdit(ActivationEdit):
     def __init__(self, spec: Ensemble, context: Context) -> None:
-        super().__init__(str(spec), context, spec.where, spec.hook)
+        super().__init__(str(spec), context, spec.where)
         self.spec = spec
-        if spec.alpha == 1 and not spec.rescale and spec.hook in STREAM and self.tokens is None:
+        whole = [hook for hook in spec.where.hooks if hook in STREAM]
+        if spec.alpha == 1 and not spec.rescale and whole and self.tokens is None:
             remark = (
-                f"sharing the whole stream ({spec.hook}, all tokens) with alpha=1 makes the members identical after "
+                f"sharing the whole stream ({whole[0]}, all tokens) with alpha=1 makes the members identical after "
                 f"layer {self.layers[0]}: the later layers of the window do nothing, and members of one task get the "
-                "same velocity. Share hook='update' (the default), or take a smaller alpha"
+                "same velocity. Share hooks='update' (the default), or take a smaller alpha"
             )
             self.remarks.append(remark)
             warnings.warn(remark, stacklevel=2)
 
-    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
+    def value(self, at: Address, x: Tensor) -> Tensor:
         wide = x.float()
         mixed = (1 - self.spec.alpha) * wide + self.spec.alpha * wide.mean(0, keepdim=True)
         if self.spec.rescale:

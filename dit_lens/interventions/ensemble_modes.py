@@ -22,13 +22,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Unpack, get_args
 
 import torch
 from scipy.linalg import helmert
 from torch import Tensor
 
-from dit_lens.address import ALL, Address, Call, Select
+from dit_lens.address import ALL, Address, Call, Places, Select
+from dit_lens.checks import number
 from dit_lens.errors import InterventionError
 from dit_lens.interventions.base import ActivationEdit, select
 from dit_lens.interventions.ensemble import PAPER_WINDOW, Ensemble
@@ -77,7 +78,7 @@ class EnsembleMode:
             hook = "update"
         elif self.mode == "velocity":
             where, hook = where.but(layers=ALL), "velocity"
-        return Ensemble(where, hook, self.alpha, self.rescale).bind(context)
+        return Ensemble(where.but(hooks=(hook,)), self.alpha, self.rescale).bind(context)
 
     def only_layer(self, n_layers: int) -> int | None:
         """The one layer of the window that counts (lockstep: the first, cached: the last), or None where all do."""
@@ -109,37 +110,47 @@ class EnsembleMode:
 
 def ensemble_mode(
     mode: str,
-    step: Any = None,
-    layers: Any = PAPER_WINDOW,
-    *,
     steps: Any = None,
+    layers: Any = None,
+    *,
     alpha: float | None = None,
     rescale: bool = False,
-    branches: Any = ALL,
     sources: Sequence[Run] = (),
+    **places: Unpack[Places],
 ) -> EnsembleMode:
     """An ensemble by its name; step 0 and layers 20-29 of 40 (by depth elsewhere) unless told otherwise.
 
-    ``mode``: ``"lockstep"``, ``"cached"``, ``"alpha"``, ``"updates"`` or ``"velocity"``. ``alpha``: the share of the
-    mean, for ``"alpha"`` only. ``rescale``: give the mean each member's own norm, token by token. ``sources``: for
-    ``"cached"``, finished runs of the same task whose own calls give the means; then a single run may take them.
-    Without it the cache is that of the batch at the same call, which is the same as long as one step is chosen.
+    Args:
+        mode: ``"lockstep"``, ``"cached"``, ``"alpha"``, ``"updates"`` or ``"velocity"``.
+        steps: As of :func:`dit_lens.patch`; the first by default.
+        layers: As of :func:`dit_lens.patch`; ``PAPER_WINDOW`` by default.
+        alpha: The share of the mean, for ``"alpha"`` only.
+        rescale: Give the mean each member's own norm, token by token.
+        sources: For ``"cached"``, finished runs of the same task whose own calls give the means; then a single run may
+            take them. Without it the cache is that of the batch at the same call, which is the same as long as one step
+            is chosen.
+        places: ``branches``, ``experts``, and the singular names of :func:`dit_lens.patch`; the mode says the hook.
 
-    Errors: :class:`InterventionError` for an unknown mode, an alpha outside 0-1 or where it has no meaning, and for
-    fewer than two members or equal ones.
+    Raises:
+        InterventionError: For an unknown mode, an alpha outside 0-1 or where it has no meaning, a hook, heads or
+            tokens, and for fewer than two members or equal ones.
     """
     if mode not in MODES:
         raise InterventionError(f"ensemble mode {mode!r} is unknown: choose from {list(MODES)}")
     if mode == "alpha":
         alpha = 0.5 if alpha is None else alpha
-        if not 0 < alpha < 1:
+        if not 0 < number(alpha, "alpha", error=InterventionError) < 1:
             raise InterventionError(f"alpha={alpha}: 0 changes nothing and 1 is mode='lockstep'; give one in between")
     elif alpha is not None:
         raise InterventionError(f"mode={mode!r} takes no alpha: it replaces by the mean; use mode='alpha'")
     if sources and mode != "cached":
         raise InterventionError(f"sources= are for mode='cached'; in mode={mode!r} the members are the batch")
-    first = 0 if step is None and steps is None else step
-    where = select(first, steps, layers, branches)
+    where = select(Select(steps=0, layers=PAPER_WINDOW), steps=steps, layers=layers, **places)
+    if where.hooks or where.heads is not None or where.tokens is not None:
+        raise InterventionError(
+            f"mode={mode!r} shares whole activations of its own hook: leave hooks=, heads= and tokens= out, or write "
+            "dit_lens.ensemble(hooks=...)"
+        )
     return EnsembleMode(mode, where, 1.0 if alpha is None else alpha, rescale, tuple(sources))
 
 
@@ -147,17 +158,18 @@ class _CachedEdit(ActivationEdit):
     """Overwrite every layer of the window by the mean of finished runs, each recomputed from its own latents."""
 
     def __init__(self, spec: EnsembleMode, context: Context) -> None:
-        super().__init__(str(spec), context, spec.where, "resid_post")
+        where = spec.where.but(hooks=("resid_post",))
+        super().__init__(str(spec), context, where)
         different_members(spec.sources)
         self.rescale = spec.rescale
-        self.parts = [Patch(spec.where, "resid_post", run).bind(context) for run in spec.sources]
+        self.parts = [Patch(where, run).bind(context) for run in spec.sources]
 
     def prepare(self, call: Call, latents: Tensor) -> None:
         for part in self.parts:
             part.prepare(call, latents)
 
-    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
-        taken = torch.stack([part.value(layer, call, x).float() for part in self.parts])  # (K, B, N, d)
+    def value(self, at: Address, x: Tensor) -> Tensor:
+        taken = torch.stack([part.value(at, x).float() for part in self.parts])  # (K, B, N, d)
         mean = taken.mean(0)
         if self.rescale:
             mean = mean * x.float().norm(dim=-1, keepdim=True) / mean.norm(dim=-1, keepdim=True).clamp_min(1e-12)

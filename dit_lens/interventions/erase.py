@@ -12,35 +12,33 @@ pushes where nothing should be pushed: fit an eraser for each place, and give on
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dit_lens.address import ALL, Call, Select
+from dit_lens.address import Address, Places, Select
 from dit_lens.errors import InterventionError
-from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.interventions.base import ActivationEdit, described, select
 from dit_lens.wan.editing import Context
-from dit_lens.wan.points import point
 
 
 @dataclass(frozen=True, eq=False)
 class Erase:
-    """x <- x - left right (x - mean) at ``hook`` and ``where``; ``right`` None stands for one. Compared by content."""
+    """x <- x - left right (x - mean) where ``where`` selects; ``right`` None stands for one. Compared by content."""
 
     where: Select
     left: Tensor = field(repr=False)  # (d, k)
     right: Tensor | None = field(repr=False)  # (k, d)
     mean: Tensor = field(repr=False)  # (d,)
-    hook: str = "resid_post"
 
     def bind(self, context: Context) -> ActivationEdit:
         return _EraseEdit(self, context)
 
     def _key(self) -> tuple[Any, ...]:
         right = None if self.right is None else self.right.numpy().tobytes()
-        return self.where, self.hook, self.left.shape, self.left.numpy().tobytes(), right, self.mean.numpy().tobytes()
+        return self.where, self.left.shape, self.left.numpy().tobytes(), right, self.mean.numpy().tobytes()
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Erase) else NotImplemented
@@ -50,27 +48,29 @@ class Erase:
 
     def __str__(self) -> str:
         rank = f"{self.left.shape[1]} directions" if self.right is not None else "a matrix"
-        return f"erase({rank} from {self.hook}, steps={self.where.steps}, layers={self.where.layers})"
+        return f"erase({rank} from {', '.join(self.where.hooks)}, {described(self.where)})"
 
 
 def erase(
     eraser: Any,
     mean: Any = None,
     *,
-    step: Any = None,
     steps: Any = None,
-    layers: Any = ALL,
-    hook: str = "resid_post",
-    branches: Any = ALL,
-    heads: Any = None,
-    tokens: Any = None,
+    layers: Any = None,
+    **places: Unpack[Places],
 ) -> Erase:
-    """An erasing value: ``erase(leace(x, labels), step=3, layers=6)``. Selections as in :func:`dit_lens.patch`.
+    """An erasing value: ``erase(leace(x, labels), step=3, layer=6)``.
 
-    ``eraser``: what has ``left`` (d, k), ``right`` (k, d) and ``mean`` (d,), or a matrix (d, d), what is taken out.
-    ``mean``: of a matrix, (d,); zero by default. A zero matrix changes nothing, bit for bit.
+    Args:
+        eraser: What has ``left`` (d, k), ``right`` (k, d) and ``mean`` (d,), or a matrix (d, d), what is taken out. A
+            zero matrix changes nothing, bit for bit.
+        mean: Of a matrix, (d,); zero by default.
+        steps: As of :func:`dit_lens.patch`.
+        layers: As of :func:`dit_lens.patch`.
+        places: As of :func:`dit_lens.patch`; ``hooks="resid_post"`` by default.
 
-    Errors: :class:`InterventionError` for shapes that do not fit together and for what is not finite.
+    Raises:
+        InterventionError: For shapes that do not fit together and for what is not finite.
     """
     left: Any
     right: Any
@@ -91,7 +91,8 @@ def erase(
         )
     if not all(bool(torch.isfinite(t).all()) for t in (left, right, mean) if t is not None):
         raise InterventionError("the eraser holds NaN or infinity: fit it on finite activations")
-    return Erase(select(step, steps, layers, branches, heads, tokens), left, right, mean, point(hook).name)
+    where = select(Select(hooks=("resid_post",)), steps=steps, layers=layers, **places)
+    return Erase(where, left, right, mean)
 
 
 def _tensor(values: Any) -> Tensor:
@@ -102,14 +103,14 @@ def _tensor(values: Any) -> Tensor:
 
 class _EraseEdit(ActivationEdit):
     def __init__(self, spec: Erase, context: Context) -> None:
-        super().__init__(str(spec), context, spec.where, spec.hook)
+        super().__init__(str(spec), context, spec.where)
         self.spec = spec
 
-    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
+    def value(self, at: Address, x: Tensor) -> Tensor:
         spec = self.spec
         if len(spec.mean) != x.shape[-1]:
             raise InterventionError(
-                f"the eraser has {len(spec.mean)} channels and {self.hook} has {x.shape[-1]}: use one that was fitted "
+                f"the eraser has {len(spec.mean)} channels and {at.hook} has {x.shape[-1]}: use one that was fitted "
                 "at this hook of this model"
             )
         wide = x.float()

@@ -21,15 +21,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dit_lens.address import ALL, Call, Depth, Indices, Select
+from dit_lens.address import Address, Call, Depth, Indices, Places, Select
 from dit_lens.errors import InterventionError
-from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.interventions.base import ActivationEdit, described, select
 from dit_lens.wan.attention_sets import (
     PARTS,
     Kind,
@@ -64,39 +64,48 @@ class Knockout:
 
     def __str__(self) -> str:
         edge = f"{_short(self.from_)} -> {_short(self.to)}"
-        return f"knockout({edge}, {self.kind}, steps={self.where.steps}, layers={self.where.layers})"
+        return f"knockout({edge}, {self.kind}, {described(self.where)})"
 
 
 def knockout(
     from_: Tokens,
     to: Tokens,
     *,
-    step: Any = None,
-    steps: Any = None,
-    layers: Indices | Depth = ALL,
-    heads: Any = None,
-    branches: Any = ALL,
+    steps: Indices | None = None,
+    layers: Indices | Depth | None = None,
     kind: Kind = "self",
     renormalise: bool = True,
+    **places: Unpack[Places],
 ) -> Knockout:
     """A knockout value: ``knockout(from_="agent", to="goal", layers=range(4, 8))``.
 
-    ``from_``: queries, video tokens. ``to``: keys, video tokens (``kind="self"``), text tokens (``"cross"``: ``"pad"``,
-    ``"text"`` or indices) or CLIP tokens (``"image"``, indices). Names, or several for their union:
-    :mod:`dit_lens.wan.attention_sets`. The other selections are those of :func:`dit_lens.patch`; ``heads=None``: every
-    head.
+    Args:
+        from_: Queries, video tokens: names, or several for their union (:mod:`dit_lens.wan.attention_sets`).
+        to: Keys: video tokens (``kind="self"``), text tokens (``"cross"``: ``"pad"``, ``"text"`` or indices) or CLIP
+            tokens (``"image"``, indices).
+        steps: As of :func:`dit_lens.patch`.
+        layers: As of :func:`dit_lens.patch`.
+        kind: Which attention.
+        renormalise: Whether the other weights are scaled to one again.
+        places: ``heads`` (all by default), ``branches``, ``experts``, and singular names as of :func:`dit_lens.patch`;
+            ``kind`` says the hook, and ``from_`` and ``to`` the tokens.
 
-    Errors, when it is used: :class:`AddressError` for unknown names; :class:`InterventionError` for a region without
-    tokens, and for a knockout of every key, which leaves nothing to attend to (``ablate(hook="z")`` does that).
+    Raises:
+        AddressError: When it is used, for unknown names.
+        InterventionError: For hooks or tokens. When it is used, for a region without tokens, and for a knockout of
+            every key, which leaves nothing to attend to (``ablate(hook="z")`` does that).
     """
-    return Knockout(frozen(from_), frozen(to), select(step, steps, layers, branches, heads), kind, renormalise)
+    where = select(steps=steps, layers=layers, **places)
+    if where.hooks or where.tokens is not None:
+        raise InterventionError("kind= says the hook of a knockout, and from_= and to= its tokens: leave others out")
+    return Knockout(frozen(from_), frozen(to), where, kind, renormalise)
 
 
 class _Cut(ActivationEdit):
     def __init__(self, spec: Knockout, context: Context) -> None:
         check_kind(spec.kind, context, InterventionError)
         *self.read, out = PARTS[spec.kind]
-        super().__init__(str(spec), context, spec.where, out)
+        super().__init__(str(spec), context, spec.where.but(hooks=(out,)))
         self.spec = spec
         self.queries = _places(video_mask(spec.from_, context))
         self.text = TextSeen(context) if spec.kind == "cross" else None
@@ -119,7 +128,9 @@ class _Cut(ActivationEdit):
         found = super().hooks(call, latents)
         return [*self.text.hooks(call), *found] if found and self.text is not None else found
 
-    def _plain(self, layer: int, call: Call) -> list[Hook]:
+    def _plain(self, at: Address) -> list[Hook]:
+        call = self.context.plan.at(at.step, at.branch)
+
         def see(name: str) -> Any:
             def keep(x: Tensor, hook: Any) -> None:
                 self.seen[name] = x
@@ -129,10 +140,10 @@ class _Cut(ActivationEdit):
         def change(z: Tensor, hook: Any) -> Tensor:
             q, k, v = (self.seen.pop(name) for name in self.read)
             self._check_alone(call, hook)
-            self._count(call, layer)
+            self.fired[at] += 1
             return self._cut(call, q, k, v, z)
 
-        return [*((point(name).at(layer), see(name)) for name in self.read), (self.point.at(layer), change)]
+        return [*((point(name).at(at.layer), see(name)) for name in self.read), (point(at.hook).at(at.layer), change)]
 
     def _check_alone(self, call: Call, hook: Any) -> None:
         """Two knockouts of one query would not add up: each lets it attend anew, and the last would win in silence."""
@@ -180,7 +191,7 @@ class _Cut(ActivationEdit):
         if bool(cut.all(-1).any()):
             raise InterventionError(
                 f"{self.label} would cut every key, and a softmax over nothing has no value: leave some keys, or take "
-                f"the whole attention out with dit_lens.ablate(hook={self.point.name!r})"
+                f"the whole attention out with dit_lens.ablate(hook={self.points[0].name!r})"
             )
         self.others[branch] = _places(~cut)
         return self.others[branch]

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lens.address import ALL, Address, Indices, Select, indices
+from dit_lens import checks
+from dit_lens.address import ALL, Address, Indices, Select, fixed, indices
 from dit_lens.errors import InterventionError
-from dit_lens.interventions.base import fixed, select
+from dit_lens.interventions.base import select
 from dit_lens.wan.editing import Context, Edit
 
 
@@ -44,14 +45,22 @@ class Noise:
         return f"noise({kind}, steps={self.where.steps}, frames={self.frames}, seed={self.seed})"
 
 
-def noise(step: Any = None, *, steps: Any = None, frames: Indices = ALL, matched: bool = False, seed: int = 0) -> Noise:
+def noise(
+    steps: Any = None, *, step: int | None = None, frames: Indices = ALL, matched: bool = False, seed: int = 0
+) -> Noise:
     """A noise value. ``noise(step=10)`` is the paper's noise at a step; ``noise(frames=3)`` its noise at a frame.
 
-    Errors: :class:`InterventionError` for a seed that is not an int.
+    Args:
+        steps: As of :func:`dit_lens.patch`.
+        step: One step.
+        frames: Latent frames; all by default.
+        matched: Whether the noise gets mean and standard deviation of what it replaces.
+        seed: Of the noise.
+
+    Raises:
+        InterventionError: For a seed that is not an integer.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InterventionError(f"seed={seed!r}: the seed of a noise is one int")
-    return Noise(select(step, steps), fixed(frames), matched, seed)
+    return Noise(select(steps=steps, step=step), fixed(frames), matched, checks.seed(seed, error=InterventionError))
 
 
 class _NoiseEdit(Edit):

@@ -11,15 +11,14 @@ When not to use: to ask what a layer *needs*; that is ``ablate``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from dit_lens.address import ALL, Call, Select
+from dit_lens.address import Address, Call, Places, Select
 from dit_lens.errors import InterventionError
-from dit_lens.interventions.base import STREAM, ActivationEdit, select
+from dit_lens.interventions.base import STREAM, ActivationEdit, described, select
 from dit_lens.wan.editing import Context
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.points import point
@@ -29,10 +28,9 @@ from dit_lens.wan.run import Run
 
 @dataclass(frozen=True)
 class Patch:
-    """Take ``hook`` at ``where`` from ``source``, a run with the same schedule and size."""
+    """Take what ``where`` selects from ``source``, a run with the same schedule and size."""
 
     where: Select
-    hook: str = "update"
     source: Run | None = field(default=None, repr=False)
 
     def from_(self, source: Run) -> Patch:
@@ -43,37 +41,38 @@ class Patch:
         return _PatchEdit(self, context)
 
     def __str__(self) -> str:
-        return f"patch({self.hook}, {_where(self.where)})"
+        return f"patch({', '.join(self.where.hooks)}, {described(self.where)})"
 
 
 def patch(
-    step: Any = None,
-    layers: Any = ALL,
-    *,
     steps: Any = None,
+    layers: Any = None,
+    *,
     source: Run | None = None,
-    hook: str = "update",
-    branches: Any = ALL,
-    heads: Any = None,
-    tokens: Any = None,
+    **places: Unpack[Places],
 ) -> Patch:
     """A patch value: ``dit_lens.patch(step=5, layers=range(20, 30))``.
 
-    ``step`` (or ``steps``): one, a range, a list or ``"all"``; on image-conditioned models one step often changes
-    x0_hat and not the video, because the image enters again at the next. ``layers``: likewise, also ``Depth(.5, .75)``.
-    ``hook``: ``"update"`` or any point. ``source``: the run to take from; its activations are recomputed from its
-    stored latents, so it needs no recording (what interventions did inside its calls is not repeated; what they did to
-    its latents is in them). ``tokens``: a region name, token indices or a mask. Both branches by default.
+    Args:
+        steps: One, a range, a list or ``"all"`` (the default). On image-conditioned models one step often changes
+            x0_hat and not the video, because the image enters again at the next.
+        layers: Likewise, also ``Depth(.5, .75)``.
+        source: The run to take from. Its activations are recomputed from its stored latents, so it needs no recording
+            (what interventions did inside its calls is not repeated; what they did to its latents is in them).
+        places: ``hooks`` (``"update"`` by default, or points), ``branches`` (both), ``experts`` (both), ``heads``
+            (all), ``tokens`` (a region name, token indices or a mask); and ``step``, ``layer``, ``branch``, ``expert``,
+            ``hook``, ``head`` for exactly one: :func:`dit_lens.address.select`.
 
-    Errors: :class:`AddressError` for unknown names at once, for places outside the plan when it is used;
-    :class:`InterventionError` without a source or with one of another schedule or size.
+    Raises:
+        AddressError: For unknown names at once, for places outside the plan when it is used.
+        InterventionError: When it is used, without a source or with one of another schedule or size.
     """
-    return Patch(select(step, steps, layers, branches, heads, tokens), point(hook).name, source)
+    return Patch(select(Select(hooks=("update",)), steps=steps, layers=layers, **places), source)
 
 
 class _PatchEdit(ActivationEdit):
     def __init__(self, spec: Patch, context: Context) -> None:
-        super().__init__(str(spec), context, spec.where, spec.hook)
+        super().__init__(str(spec), context, spec.where)
         source = spec.source
         if source is None:
             raise InterventionError(f"{spec} has no source: dit_lens.patch(..., source=run), or patch.from_(run)")
@@ -103,45 +102,38 @@ class _PatchEdit(ActivationEdit):
         if not bool(source.latents.isfinite().all()):
             raise InterventionError("the latents of the source run hold NaN or infinity: generate it again")
         self.source = source
-        self.taken: dict[int, Tensor] = {}
-        self._warn_degenerate(spec)
+        self.taken: dict[Address, Tensor] = {}
+        self._warn_degenerate()
 
     def prepare(self, call: Call, latents: Tensor) -> None:
         # The source's call is run again on its own latents: exact, and nothing but this call's layers is ever held.
         self.taken.clear()
         wanted: list[Hook] = []
-        for layer in self.layers:
-            if self.hook == "update":
-                wanted += update_hooks(layer, lambda u, i=layer: self._take(i, u))
+        for at in self.places(call):
+            if at.hook == "update":
+                wanted += update_hooks(at.layer, lambda u, at=at: self._take(at, u))
             else:
-                wanted.append((self.point.at(layer), lambda x, hook, i=layer: self._take(i, x)))
+                wanted.append((point(at.hook).at(at.layer), lambda x, hook, at=at: self._take(at, x)))
         self.context.replay([self.source], call, wanted)
 
-    def _take(self, layer: int, x: Tensor) -> None:
-        self.taken[layer] = x.detach()
+    def _take(self, at: Address, x: Tensor) -> None:
+        self.taken[at] = x.detach()
 
-    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
-        taken = self.taken[layer]
+    def value(self, at: Address, x: Tensor) -> Tensor:
+        taken = self.taken[at]
         return taken.expand_as(x) if taken.shape[1:] == x.shape[1:] else taken
 
-    def _warn_degenerate(self, spec: Patch) -> None:
-        if self.hook not in STREAM or self.tokens is not None:
+    def _warn_degenerate(self) -> None:
+        if self.tokens is not None:
             return
-        alone = f"equals a patch of {self.hook} at layer {self.layers[-1]} alone, and " if self.point.in_block else ""
-        remark = (
-            f"patching the whole stream ({self.hook}, all tokens) carries everything computed so far: with shared "
-            f"text and timestep it {alone}gives the source's velocity, the same at any layer. Patch hook='update' (the "
-            "default), a component, or a region to ask about layers"
-        )
-        self.remarks.append(remark)
-        warnings.warn(remark, stacklevel=2)
-
-
-def _where(where: Select) -> str:
-    parts = [f"steps={where.steps}", f"layers={where.layers}"]
-    tokens = where.tokens
-    if isinstance(tokens, tuple) and len(tokens) > 6:
-        tokens = f"{len(tokens)} of them"
-    more: Sequence[tuple[str, Any]] = (("branches", where.branches), ("heads", where.heads), ("tokens", tokens))
-    parts += [f"{name}={value}" for name, value in more if value not in (None, ALL)]
-    return ", ".join(parts)
+        for p in self.points:
+            if p.name not in STREAM:
+                continue
+            alone = f"equals a patch of {p.name} at layer {self.layers[-1]} alone, and " if p.in_block else ""
+            remark = (
+                f"patching the whole stream ({p.name}, all tokens) carries everything computed so far: with shared "
+                f"text and timestep it {alone}gives the source's velocity, the same at any layer. Patch "
+                "hooks='update' (the default), a component, or a region to ask about layers"
+            )
+            self.remarks.append(remark)
+            warnings.warn(remark, stacklevel=2)

@@ -25,9 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dit_lens.address import ALL, Address, Indices, Select, indices
+from dit_lens import checks
+from dit_lens.address import ALL, Address, Indices, Select, fixed, indices
 from dit_lens.errors import InterventionError
-from dit_lens.interventions.base import fixed, select
+from dit_lens.interventions.base import select
 from dit_lens.interventions.noise import draw
 from dit_lens.wan.editing import Context, Edit
 
@@ -61,25 +62,31 @@ class Restart:
         return f"restart(steps={self.where.steps})"
 
 
-def redraw(x0: Tensor, step: Any = None, *, steps: Any = None, frames: Indices = ALL, seed: int = 0) -> Redraw:
+def redraw(x0: Tensor, steps: Any = None, *, step: int | None = None, frames: Indices = ALL, seed: int = 0) -> Redraw:
     """A redraw value: x_s <- (1 - sigma_s) x0 + sigma_s eps with fresh eps from ``seed``, a new draw each step.
 
-    ``x0``: clean latents (C, F, h, w) of the same size, e.g. ``other.final`` or ``run.x0_hat(5)``.
+    Args:
+        x0: Clean latents (C, F, h, w) of the same size, e.g. ``other.final`` or ``run.x0_hat(5)``.
+        steps: As of :func:`dit_lens.patch`.
+        step: One step.
+        frames: Latent frames; all by default.
+        seed: Of the noise.
 
-    Errors: :class:`InterventionError` for latents that are not finite or not (C, F, h, w), or (when it runs) of another
-    size than the video's.
+    Raises:
+        InterventionError: For latents that are not finite or not (C, F, h, w), for a seed that is not an integer, or
+            (when it runs) for another size than the video's.
     """
     if x0.ndim != 4 or not bool(torch.isfinite(x0).all()):
         raise InterventionError(
             f"redraw needs finite clean latents (C, F, h, w), found shape {tuple(x0.shape)}: give run.final or "
             "run.x0_hat(step)"
         )
-    return Redraw(select(step, steps), x0, fixed(frames), seed)
+    return Redraw(select(steps=steps, step=step), x0, fixed(frames), checks.seed(seed, error=InterventionError))
 
 
-def restart(step: Any = None, *, steps: Any = None) -> Restart:
+def restart(steps: Any = None, *, step: int | None = None) -> Restart:
     """A restart value; with a sampler that has no memory (Euler) it changes nothing at all."""
-    return Restart(select(step, steps))
+    return Restart(select(steps=steps, step=step))
 
 
 class _RedrawEdit(Edit):

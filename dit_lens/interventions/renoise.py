@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dit_lens import checks
 from dit_lens.address import Address
 from dit_lens.errors import InterventionError
 from dit_lens.wan.editing import Context, Edit
@@ -52,6 +53,8 @@ def renoise(source: Run, step: int, seed: int | None = 0) -> Renoise:
     Errors: :class:`AddressError` for a step that the source did not do; when it is used, :class:`InterventionError`
     for a source of another schedule or size.
     """
+    if seed is not None:
+        seed = checks.seed(seed, error=InterventionError)
     source.x0_hat(step)  # refuses a step that was not done
     return Renoise(source, step + source.n_steps if step < 0 else step, seed)
 

@@ -6,29 +6,27 @@ u out instead: x <- x - (x . u) u. A probe's weight vector is a direction; its p
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dit_lens.address import ALL, Call, Select
+from dit_lens.address import Address, Places, Select
+from dit_lens.checks import number
 from dit_lens.errors import InterventionError
-from dit_lens.interventions.base import ActivationEdit, select
+from dit_lens.interventions.base import ActivationEdit, described, select
 from dit_lens.wan.editing import Context
-from dit_lens.wan.points import point
 
 
 @dataclass(frozen=True, eq=False)
 class Steer:
-    """Add ``scale`` times the unit ``direction`` (d,) to ``hook`` at ``where``; or remove it. Compared by content."""
+    """Add ``scale`` times the unit ``direction`` (d,) to what ``where`` selects; or remove it. Compared by content."""
 
     where: Select
     direction: Tensor = field(repr=False)
     scale: float = 1.0
-    hook: str = "resid_post"
     relative: bool = False
     remove: bool = False
 
@@ -37,7 +35,7 @@ class Steer:
 
     def _key(self) -> tuple[Any, ...]:
         vector = tuple(self.direction.tolist())
-        return self.where, vector, self.scale, self.hook, self.relative, self.remove
+        return self.where, vector, self.scale, self.relative, self.remove
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Steer) else NotImplemented
@@ -47,50 +45,55 @@ class Steer:
 
     def __str__(self) -> str:
         what = "remove direction" if self.remove else f"add {self.scale}{' |x|' if self.relative else ''}"
-        return f"steer({what} at {self.hook}, steps={self.where.steps}, layers={self.where.layers})"
+        return f"steer({what} at {', '.join(self.where.hooks)}, {described(self.where)})"
 
 
 def steer(
     direction: np.ndarray | Tensor,
     scale: float = 1.0,
     *,
-    step: Any = None,
     steps: Any = None,
-    layers: Any = ALL,
-    hook: str = "resid_post",
+    layers: Any = None,
     relative: bool = False,
     remove: bool = False,
-    branches: Any = ALL,
-    heads: Any = None,
-    tokens: Any = None,
+    **places: Unpack[Places],
 ) -> Steer:
-    """A steering value; ``direction`` (d,) is normalised. Selections as in :func:`dit_lens.patch`.
+    """A steering value.
 
-    Errors: :class:`InterventionError` for a direction that is zero, not finite, or not one vector, and for a scale that
-    is not a finite number.
+    Args:
+        direction: One vector (d,); it is normalised.
+        scale: How far, in the activation's own units, or in norms of each token with ``relative``.
+        steps: As of :func:`dit_lens.patch`.
+        layers: As of :func:`dit_lens.patch`.
+        relative: Whether ``scale`` counts in norms of each token.
+        remove: Take out what lies along the direction, and add nothing.
+        places: As of :func:`dit_lens.patch`; ``hooks="resid_post"`` by default.
+
+    Raises:
+        InterventionError: For a direction that is zero, not finite, or not one vector, and for a scale that is not a
+            finite number.
     """
     vector = torch.as_tensor(direction, dtype=torch.float32).detach().cpu()
-    if not math.isfinite(scale):
-        raise InterventionError(f"scale={scale}: give a finite number")
+    scale = number(scale, "scale", error=InterventionError)
     if vector.ndim != 1 or not torch.isfinite(vector).all() or not bool(vector.norm() > 0):
         raise InterventionError(
             f"a direction must be one finite, non-zero vector (d,), found shape {tuple(vector.shape)}: for a probe "
             "use its coef_[0]"
         )
-    where = select(step, steps, layers, branches, heads, tokens)
-    return Steer(where, vector / vector.norm(), scale, point(hook).name, relative, remove)
+    where = select(Select(hooks=("resid_post",)), steps=steps, layers=layers, **places)
+    return Steer(where, vector / vector.norm(), scale, relative, remove)
 
 
 class _SteerEdit(ActivationEdit):
     def __init__(self, spec: Steer, context: Context) -> None:
-        super().__init__(str(spec), context, spec.where, spec.hook)
+        super().__init__(str(spec), context, spec.where)
         self.spec = spec
 
-    def value(self, layer: int, call: Call, x: Tensor) -> Tensor:
+    def value(self, at: Address, x: Tensor) -> Tensor:
         u = self.spec.direction.to(x.device)
         if u.shape[0] != x.shape[-1]:
             raise InterventionError(
-                f"the direction has {u.shape[0]} channels and {self.hook} has {x.shape[-1]}: use one that was found at "
+                f"the direction has {u.shape[0]} channels and {at.hook} has {x.shape[-1]}: use one that was found at "
                 "this hook of this model"
             )
         wide = x.float()

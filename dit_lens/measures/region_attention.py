@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from dit_lens.address import ALL, Address, Branch, Call, Depth, Indices, Select
+from dit_lens.address import ALL, Address, Branch, Call, Depth, Indices, Places, Select, select
 from dit_lens.errors import MeasureError
 from dit_lens.measures.attention import Regions, prepare, random_masks, region_mass, region_parts
 from dit_lens.wan.attention_sets import (
@@ -69,13 +69,13 @@ def watch_attention(
     keys: str | Sequence[str] | Mapping[str, Tokens] | None = None,
     *,
     kind: Kind = "self",
-    steps: Indices = ALL,
-    layers: Indices | Depth = ALL,
-    branches: Any = ALL,
+    steps: Indices | None = None,
+    layers: Indices | Depth | None = None,
     contribution: bool = False,
     draws: int = 3,
     seed: int = 0,
     limit: int = DEFAULT_LIMIT,
+    **places: Unpack[Places],
 ) -> WatchAttention:
     """What to read: attention of ``kind`` (``"self"``, ``"cross"`` to text, ``"image"``) from ``queries`` to ``keys``.
 
@@ -83,13 +83,16 @@ def watch_attention(
     stands
     for every frame. ``keys=None``: every region of the video that has tokens, or ``("text", "pad")``. ``contribution``:
     also share and norm, for about two attentions more. ``draws``: random masks for each region of keys, free while
-    regions x (1 + draws) is at most the head width. ``limit``: bytes that the result may hold.
+    regions x (1 + draws) is at most the head width. ``limit``: bytes that the result may hold. ``places``:
+    ``branches``, ``experts``, and singular names as of :func:`dit_lens.patch`; all heads are read.
 
     Errors: :class:`MeasureError` for what cannot be read, :class:`AddressError` for unknown names, when it is used.
     """
     if draws < 1:
         raise MeasureError(f"draws={draws}: an enrichment needs at least one random mask beside it")
-    where = Select(steps=steps, layers=layers, branches=branches)
+    where = select(steps=steps, layers=layers, **places)
+    if where.hooks or where.heads is not None or where.tokens is not None:
+        raise MeasureError("kind= says the hook that is watched, queries= and keys= the tokens, and all heads are read")
     return WatchAttention(_frozen(queries), _frozen(keys), where, kind, contribution, draws, seed, limit)
 
 

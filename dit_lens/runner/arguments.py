@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dit_lens import checks
 from dit_lens.errors import AddressError, MeasureError
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.request import size_for
@@ -34,7 +35,7 @@ def tasks_of(base: Any, tasks: Sequence[Any] | None) -> list[Any]:
 
 def seeds_of(base: Any, seeds: int | Sequence[int]) -> tuple[int, ...]:
     """The noise seeds; a base that is a run brings its own."""
-    found = (seeds,) if isinstance(seeds, int) else tuple(int(s) for s in seeds)
+    found, _ = checks.seeds(seeds, "seeds", MeasureError)
     if isinstance(base, Run):
         if found not in ((0,), (base.seed,)):
             raise MeasureError(f"base is a run with seed {base.seed}: leave seeds= out, or give a task as base")

@@ -31,6 +31,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from dit_lens.address import Call, Select
+from dit_lens.checks import count
 from dit_lens.errors import InterventionError, MeasureError
 from dit_lens.interventions import patch
 from dit_lens.interventions.base import STREAM
@@ -57,14 +58,15 @@ def attribute(
     layers: Any = "all",
     hooks: str | Sequence[str] = "update",
     branches: Any = "all",
-    points: int = 6,
+    path_points: int = 6,
     objective: Objective | None = None,
     checkpoint: bool = False,
 ) -> xr.Dataset:
     """Estimated local effect of every site, one variable per hook: (step, layer), and head where the hook has heads.
 
     ``objective``: a differentiable scalar of x0_hat (C, F, h, w); by default the projection on source minus base, so
-    that 0 is the base and 1 the source. Where it is not linear its slope is the one at the base. ``points``: K.
+    that 0 is the base and 1 the source. Where it is not linear its slope is the one at the base.
+    ``path_points``: K.
     ``checkpoint``: recompute blocks in the backward pass, so that one block's graph is in memory at a time, for about a
     third more time.
 
@@ -80,8 +82,7 @@ def attribute(
             )
     if base.grid != source.grid or not base.plan.same_schedule(source.plan):
         raise MeasureError("base and source need the same size and the same sampling schedule")
-    if points < 1:
-        raise MeasureError(f"points={points}: the path between base and source needs at least one point")
+    path_points = count(path_points, "path_points", 1, error=MeasureError)
     where = Select(steps=steps, layers=layers, branches=branches)
     chosen, rows = where.layers_of(lens.n_layers), where.steps_of(base.n_steps)
     values: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -92,7 +93,7 @@ def attribute(
         for call in where.calls_of(base.plan.calls):
             if call.step == step:
                 weight = _weight(base, call)
-                found = _call(lens, base, source, call, chosen, names, points, weight * slope, checkpoint)
+                found = _call(lens, base, source, call, chosen, names, path_points, weight * slope, checkpoint)
                 total = {name: total[name] + found[name] for name in names}
         for name in names:
             values[name].append(total[name])
@@ -106,7 +107,8 @@ def attribute(
         "step": list(rows), "layer": list(chosen), "sigma": ("step", [base.sigmas[s] for s in rows]),
         "expert": ("step", [base.plan.at(s).expert for s in rows]),
     }  # fmt: skip
-    return xr.Dataset(data, coords=coords, attrs={"points": points, "estimate": "integrated gradients, not exact"})
+    about = {"path_points": path_points, "estimate": "integrated gradients, not exact"}
+    return xr.Dataset(data, coords=coords, attrs=about)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +165,7 @@ def _call(
     call: Call,
     layers: Sequence[int],
     names: Sequence[str],
-    points: int,
+    path_points: int,
     slope: Tensor,
     checkpoint: bool,
 ) -> dict[str, np.ndarray]:
@@ -172,8 +174,8 @@ def _call(
         ends = [_activations(lens, run, call, layers, names) for run in (base, source)]
     paths = list(ends[0])
     sums: dict[str, Tensor] = {}
-    for k in range(points):
-        alpha = (k + 0.5) / points
+    for k in range(path_points):
+        alpha = (k + 0.5) / path_points
         latents, conditions = _between(base, source, call, alpha)
         for path, gradient in _gradients(lens, base, call, latents, conditions, paths, slope, checkpoint).items():
             sums[path] = gradient.float() + sums.get(path, 0)
@@ -182,7 +184,7 @@ def _call(
         row = []
         for layer in layers:
             path = _site(name, layer)
-            product = (ends[1][path].float() - ends[0][path].float()) * sums[path] / points
+            product = (ends[1][path].float() - ends[0][path].float()) * sums[path] / path_points
             row.append(product.sum((0, 1, 3)) if product.ndim == 4 else product.sum())
         found[name] = torch.stack(row).cpu().numpy()
     return found

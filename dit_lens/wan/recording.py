@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from dit_lens.address import Address, Call, Depth, Indices, Select
-from dit_lens.errors import RecordError
+from dit_lens.address import Address, Call, Depth, Indices, Places, Select, select
+from dit_lens.errors import AddressError, RecordError
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.points import IMAGE_CONTEXT, Point, point
@@ -35,27 +35,47 @@ class Record:
 
 
 def record(
-    *hooks: str,
+    *points: str,
     reduce: str | Reducer = "raw",
-    steps: Indices = "all",
-    layers: Indices | Depth = "all",
-    branches: Any = "all",
+    steps: Indices | None = None,
+    layers: Indices | Depth | None = None,
     name: str | None = None,
+    **places: Unpack[Places],
 ) -> Record:
-    """A recording request.
+    """A recording request: ``record("resid_post", steps=[0, 5], layers=range(4, 8), reduce="token_norm")``.
 
-    ``hooks``: short names (``lens.points()``), also ``"update"`` for what a block adds. ``reduce``: ``"raw"``,
-    ``"token_norm"``, ``"region_mean"``, ``"frame_mean"``, ``"video_mean"`` or a reducer value. ``name``: the name to
-    file it under, for recording one hook in two ways.
+    Args:
+        points: Short names (``lens.points()``), also ``"update"`` for what a block adds.
+        reduce: ``"raw"``, ``"token_norm"``, ``"region_mean"``, ``"frame_mean"``, ``"video_mean"`` or a reducer value,
+            such as ``dit_lens.reduce.Tokens(...)`` for some tokens.
+        steps: One, a range, a list or ``"all"`` (the default).
+        layers: Likewise, also ``Depth(.5, .75)``.
+        name: The name to file it under, for recording one hook in two ways.
+        places: ``branches``, ``experts``, and ``step``, ``layer``, ``branch``, ``expert``, ``hook`` for exactly one:
+            :func:`dit_lens.address.select`. ``hooks`` may also stand here.
 
-    Errors: :class:`AddressError` for an unknown hook, :class:`RecordError` for an unknown reducer.
+    Raises:
+        AddressError: For an unknown hook or selector.
+        RecordError: For an unknown reducer, and for heads and tokens, which a reducer chooses.
     """
-    if not hooks:
+    if points:
+        if places.get("hooks") is not None or places.get("hook") is not None:
+            raise AddressError(f"hooks are given twice, {list(points)} and by name: write record('update', 'z')")
+        places["hooks"] = points
+    where = select(steps=steps, layers=layers, **places)
+    if not where.hooks:
         raise RecordError("record() needs at least one hook, for example dit_lens.record('resid_post')")
-    if name is not None and len(hooks) > 1:
-        raise RecordError(f"name={name!r} can stand for one hook only, found {hooks}: write one record(...) per hook")
-    names = tuple(point(hook).name for hook in hooks)
-    return Record(names, Select(steps=steps, layers=layers, branches=branches), reducer(reduce), name)
+    if where.heads is not None or where.tokens is not None:
+        raise RecordError(
+            "a recording keeps all heads, and its reducer chooses the tokens: leave heads= and tokens= out, and give "
+            "reduce=dit_lens.reduce.Tokens(...) or 'region_mean'"
+        )
+    if name is not None and len(where.hooks) > 1:
+        raise RecordError(
+            f"name={name!r} can stand for one hook only, found {where.hooks}: write one record(...) per hook"
+        )
+    names = tuple(point(hook).name for hook in where.hooks)
+    return Record(names, where.but(hooks=()), reducer(reduce), name)
 
 
 @dataclass(frozen=True)

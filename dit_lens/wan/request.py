@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dit_lens import checks
 from dit_lens.errors import InterventionError, SamplerError
 from dit_lens.wan.conditions import Size
 from dit_lens.wan.editing import Intervention
@@ -33,9 +34,10 @@ def items_of(task: Any, prompt: Any, image: Any, seed: Any, regions: Any, takes_
     Errors: :class:`SamplerError` where tasks and seeds do not pair up, or there is nothing to generate from.
     """
     tasks = list(task) if isinstance(task, Sequence) and not isinstance(task, str) else [task]
-    seeds = [seed] if isinstance(seed, int) else list(seed)
     if isinstance(task, str):
         raise SamplerError(f"generate({task!r}): a bare string is ambiguous; write prompt={task!r}")
+    found, several = checks.seeds(seed)
+    seeds = list(found)
     if len(tasks) > 1 and len(seeds) == 1:
         seeds = seeds * len(tasks)
     if len(seeds) > 1 and len(tasks) == 1:
@@ -51,8 +53,8 @@ def items_of(task: Any, prompt: Any, image: Any, seed: Any, regions: Any, takes_
         if not takes_image and image is None:
             picture = None
         named = regions if regions is not None else getattr(one, "regions", None) or {}
-        items.append(Item(text, picture, int(number), one, named))
-    many = isinstance(seed, Sequence) or (isinstance(task, Sequence) and not isinstance(task, str))
+        items.append(Item(text, picture, number, one, named))
+    many = several or isinstance(task, Sequence)
     return items, many
 
 

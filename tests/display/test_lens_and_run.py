@@ -164,9 +164,8 @@ def test_every_family_shows_itself_open_and_closed(family) -> None:
 
 
 def test_an_intervention_says_what_was_chosen_and_no_more() -> None:
-    assert (
-        repr(dl.patch(step=5, layers=range(2, 4))) == "Patch(where=Select(steps=5, layers=range(2, 4)), hook='update')"
-    )
+    where = "Select(steps=5, layers=range(2, 4), hooks=('update',))"
+    assert repr(dl.patch(step=5, layers=range(2, 4))) == f"Patch(where={where})"
     assert repr(Select()) == "Select()"
     chosen = Select(steps=(1, 2), layers=dl.Depth(0.5, 0.75), branches="cond", tokens="agent")
     assert eval(repr(chosen), {"Select": Select, "Depth": dl.Depth}) == chosen

@@ -156,7 +156,7 @@ def test_it_is_frozen_and_compared_by_content() -> None:
     ]  # fmt: skip
     assert len({one, *others}) == 6
     with pytest.raises(dataclasses.FrozenInstanceError):
-        one.hook = "z"  # type: ignore[misc]
+        one.mean = None  # type: ignore[misc]
     assert pickle.loads(pickle.dumps(one)) == one and "tensor" not in repr(one)
     assert str(one) == "erase(2 directions from resid_post, steps=3, layers=(1, 2))"
     assert str(erase(np.eye(D))) == "erase(a matrix from resid_post, steps=all, layers=all)"
@@ -181,7 +181,6 @@ def test_it_cannot_be_changed_through_what_it_was_made_from() -> None:
         (lambda: erase(SimpleNamespace(left=np.ones((D, 2)), right=np.ones((D, 2)), mean=np.ones(D))), "leace"),
         (lambda: erase(factors(), np.zeros(D)), "leave mean= out"),
         (lambda: erase(np.full((D, D), np.nan)), "NaN or infinity"),
-        (lambda: erase(np.eye(D), step=1, steps=2), "not both"),
     ],
 )
 def test_a_malformed_eraser_is_refused_at_once(make: Any, remedy: str) -> None:

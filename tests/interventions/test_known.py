@@ -266,3 +266,27 @@ def test_a_forked_run_reports_only_what_happened_before(lens: Any) -> None:
     assert [sorted({a.step for a in f.touched}) for f in fork.fired] == [[0]]
     again = lens.generate(resume=fork)
     assert torch.equal(again.latents[1], run.latents[1]) and not torch.equal(again.final, run.final)
+
+
+# -- several hooks in one intervention
+
+
+def test_several_hooks_are_the_same_as_one_intervention_each(lens: Any) -> None:
+    other = go(lens, seed=8)
+    hooks = ("attn_gated", "mlp_gated", "update")
+    for make in (
+        lambda **at: dl.ablate(layers=[0, 2], **at),
+        lambda **at: dl.patch(steps=[0, 1], source=other, **at),
+        lambda **at: dl.steer(np.ones(24), 3.0, branch="cond", **at),
+    ):
+        together, apart = go(lens, make(hooks=hooks)), go(lens, [make(hook=hook) for hook in hooks])
+        assert torch.equal(together.latents, apart.latents)
+        fired = [f.touched for f in apart.fired]
+        assert together.fired[0].touched == {a: n for one in fired for a, n in one.items()}
+        assert {a.hook for a in together.fired[0].touched} == set(hooks)
+
+
+def test_an_expert_is_selected_like_a_branch(lens: Any) -> None:
+    run = go(lens, dl.ablate(layer=1, expert="low"))
+    assert {run.plan.at(a.step).expert for a in run.fired[0].touched} == {"low"}
+    assert {a.step for a in run.fired[0].touched} == {c.step for c in run.plan if c.expert == "low"}

@@ -95,7 +95,9 @@ def test_layers_may_be_written_in_many_ways(lens: Any, base: Run, layers: Any, e
     [(1, {1}), (-1, {2}), (range(2), {0, 1}), ([0, 2], {0, 2}), ("all", {0, 1, 2}), (None, {0, 1, 2})],
 )
 def test_steps_may_be_written_in_many_ways(lens: Any, steps: Any, expected: set[int]) -> None:
-    runs = [go(lens, dl.ablate(layers=0, **{name: steps}, branches="cond")) for name in ("step", "steps")]
+    runs = [
+        go(lens, edit) for edit in (dl.ablate(steps, 0, branch="cond"), dl.ablate(steps=steps, layer=0, branch="cond"))
+    ]
     assert all({a.step for a in run.fired[0].touched} == expected for run in runs)
     assert torch.equal(runs[0].final, runs[1].final)
 
@@ -108,7 +110,7 @@ def specs() -> list[Any]:
         dl.patch(step=5, layers=range(20, 30)), dl.patch(layers=[1, 2], tokens=[3, 4], hook="z", heads=[0]),
         dl.ablate(layers=7), dl.ablate(hook="mlp_out", to="mean", tokens={1, 2}), dl.noise(frames=[1, 2], seed=3),
         dl.noise(step=10, matched=True), dl.steer([3.0, 4.0], 2.0, layers=1), dl.steer(np.ones(4), remove=True),
-        dl.ensemble(), dl.ensemble(step=[0, 1], alpha=0.5, rescale=True),
+        dl.ensemble(), dl.ensemble(steps=[0, 1], alpha=0.5, rescale=True),
     ]  # fmt: skip
 
 
@@ -162,19 +164,19 @@ def test_hooks_go_by_any_of_their_names() -> None:
     ("make", "error", "remedy"),
     [
         (lambda: dl.patch(hook="resid"), dl.AddressError, "choose from .*resid_post"),
-        (lambda: dl.patch(step=1, steps=2), dl.InterventionError, "not both"),
+        (lambda: dl.patch(step=1, steps=2), dl.AddressError, "not both"),
         (lambda: dl.ablate(to="noise"), dl.InterventionError, "'zero', 'mean', or 'skip'"),
-        (lambda: dl.ablate(tokens=np.zeros(4, dtype=bool)), dl.InterventionError, "at least one of them True"),
-        (lambda: dl.ablate(tokens=np.ones((2, 4), dtype=bool)), dl.InterventionError, "one bool per token"),
+        (lambda: dl.ablate(tokens=np.zeros(4, dtype=bool)), dl.AddressError, "at least one of them True"),
+        (lambda: dl.ablate(tokens=np.ones((2, 4), dtype=bool)), dl.AddressError, "one bool per token"),
         (lambda: dl.ensemble(alpha=0), dl.InterventionError, "above 0 and at most 1"),
         (lambda: dl.ensemble(alpha=1.5), dl.InterventionError, "above 0 and at most 1"),
-        (lambda: dl.ensemble(alpha=float("nan")), dl.InterventionError, "above 0 and at most 1"),
+        (lambda: dl.ensemble(alpha=float("nan")), dl.InterventionError, "alpha=nan: give a finite number"),
         (lambda: dl.steer(torch.zeros(24)), dl.InterventionError, "non-zero vector"),
         (lambda: dl.steer([1.0, float("nan")]), dl.InterventionError, "finite"),
         (lambda: dl.steer([1.0, float("inf")]), dl.InterventionError, "finite"),
         (lambda: dl.steer(torch.ones(1, 24)), dl.InterventionError, "coef_\\[0\\]"),
         (lambda: dl.steer([1.0], float("inf")), dl.InterventionError, "finite number"),
-        (lambda: dl.noise(seed=1.5), dl.InterventionError, "one int"),
+        (lambda: dl.noise(seed=1.5), dl.InterventionError, "one integer"),
         (lambda: dl.Depth(0.5, 0.5), dl.AddressError, "start < stop"),
     ],
 )
@@ -195,7 +197,8 @@ def test_a_malformed_value_is_refused_at_once(make: Any, error: type[Exception],
         (lambda: dl.ablate(layers=dl.Depth(0.4, 0.5)), dl.AddressError, "widen it"),
         (lambda: dl.ablate(layers="last"), dl.AddressError, "'all'"),
         (lambda: dl.ablate(step=3), dl.AddressError, "step 3 is outside a plan of 3 steps: use 0 to 2"),
-        (lambda: dl.ablate(step=1.5), dl.AddressError, "not an integer"),
+        (lambda: dl.ablate(steps=1.5), dl.AddressError, "not an integer"),
+        (lambda: dl.ablate(step=1.5), dl.AddressError, "exactly one integer; give one"),
         (lambda: dl.noise(step=9), dl.AddressError, "use 0 to 2"),
         (lambda: dl.noise(frames=3), dl.AddressError, "frame 3 is outside a video of 3 frames"),
         (lambda: dl.ablate(branches="both"), dl.AddressError, "choose from"),

@@ -26,7 +26,7 @@ def pair(lens):
 def test_the_last_update_is_exact_up_to_the_final_norm(lens, pair) -> None:
     """Only the final norm stands between the last block's update and the velocity: many points integrate it well."""
     base, source = pair
-    found = attribute(lens, base, source, steps=[0], layers=[11], points=12)
+    found = attribute(lens, base, source, steps=[0], layers=[11], path_points=12)
     exact = local_effects(lens, base, source, source, [0]).sel(kind="effect", layer=11).values
     assert found["update"].values.ravel() == pytest.approx(exact.ravel(), abs=0.2)
 
@@ -43,7 +43,7 @@ def test_a_pair_that_hardly_differs_is_exact(lens, pair) -> None:
     latents = torch.lerp(base.latents, source.latents, 1e-2)
     close = replace(source, latents=latents, conditions=type(base.conditions)(**mixed), _cache={})
     close = replace(close, velocity=_velocity(lens, close))
-    found = attribute(lens, base, close, steps=[0], points=1)
+    found = attribute(lens, base, close, steps=[0], path_points=1)
     exact = local_effects(lens, base, close, close, [0]).sel(kind="effect").values
     assert np.abs(exact).max() > 0.2  # there is something to find
     assert found["update"].values == pytest.approx(exact, abs=0.03)
@@ -72,8 +72,8 @@ def test_it_finds_the_decisive_layer_that_exact_patching_finds(lens, pair) -> No
 
 def test_checkpointing_changes_memory_and_not_numbers(lens, pair) -> None:
     base, source = pair
-    plain = attribute(lens, base, source, steps=[0], points=1)
-    again = attribute(lens, base, source, steps=[0], points=1, checkpoint=True)
+    plain = attribute(lens, base, source, steps=[0], path_points=1)
+    again = attribute(lens, base, source, steps=[0], path_points=1, checkpoint=True)
     assert np.allclose(plain["update"], again["update"], atol=1e-6)
     assert not lens.pipe.transformer.gradient_checkpointing
 
@@ -81,7 +81,7 @@ def test_checkpointing_changes_memory_and_not_numbers(lens, pair) -> None:
 def test_heads_sum_to_their_layer(lens, pair) -> None:
     """z feeds a linear projection: the heads' shares add up to the attention's, before its gate."""
     base, source = pair
-    found = attribute(lens, base, source, steps=[0], hooks=("z", "attn_out"), points=2)
+    found = attribute(lens, base, source, steps=[0], hooks=("z", "attn_out"), path_points=2)
     assert found["z"].dims == ("step", "layer", "head")
     assert np.allclose(found["z"].sum("head"), found["attn_out"], atol=1e-4)
 
@@ -89,15 +89,15 @@ def test_heads_sum_to_their_layer(lens, pair) -> None:
 def test_branches_add_up(lens, pair) -> None:
     base, source = pair
     both, cond, uncond = (
-        attribute(lens, base, source, steps=[0], points=1, branches=b)["update"] for b in ("all", "cond", "uncond")
+        attribute(lens, base, source, steps=[0], path_points=1, branches=b)["update"] for b in ("all", "cond", "uncond")
     )
     assert np.allclose(cond + uncond, both, atol=1e-6)
 
 
 def test_an_objective_of_ones_own(lens, pair) -> None:
     base, source = pair
-    double = attribute(lens, base, source, steps=[0], points=1, objective=lambda x0: 2 * x0.mean())["update"]
-    single = attribute(lens, base, source, steps=[0], points=1, objective=lambda x0: x0.mean())["update"]
+    double = attribute(lens, base, source, steps=[0], path_points=1, objective=lambda x0: 2 * x0.mean())["update"]
+    single = attribute(lens, base, source, steps=[0], path_points=1, objective=lambda x0: x0.mean())["update"]
     assert np.allclose(double, 2 * single, atol=1e-7) and float(np.abs(double).max()) > 0
 
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_compared_is_refused(lens, pair) -> None:
         attribute(lens, base, base)
     with pytest.raises(dl.MeasureError, match="same sampling schedule"):
         attribute(lens, base, lens.generate(base.task, seed=0, num_inference_steps=3, stop_after=0))
-    with pytest.raises(dl.MeasureError, match="at least one point"):
-        attribute(lens, base, source, points=0)
+    with pytest.raises(dl.MeasureError, match="give an integer of 1 or more"):
+        attribute(lens, base, source, path_points=0)
     with pytest.raises(dl.MeasureError, match="one differentiable number"):
         attribute(lens, base, source, steps=[0], objective=lambda x0: x0)

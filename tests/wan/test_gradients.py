@@ -169,6 +169,6 @@ def test_attribution_keeps_nothing_for_weights(monkeypatch: pytest.MonkeyPatch) 
     with load(pipe) as lens:
         base, source = (lens.generate(**family.call, seed=seed, num_inference_steps=2) for seed in (1, 2))
         monkeypatch.setattr(sampler, "denoise", watching)
-        attribute(lens, base, source, steps=[1], points=1)
+        attribute(lens, base, source, steps=[1], path_points=1)
     assert [len(leaves) for leaves in graphs if leaves] == [1, 1], "one leaf, the tokens, for each branch"
     assert all(w.requires_grad for w in pipe.transformer.parameters())
