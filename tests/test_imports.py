@@ -75,9 +75,7 @@ def test_circles_are_seen(tmp_path: Path) -> None:
         "from . import b": True,
         "from .b import thing": True,
         "def late():\n    from house.b import thing": True,
-        "class A:\n    def late(self):\n        try:\n            ...\n        except OSError:\n            import house.b": (
-            True
-        ),
+        "class A:\n    def f(self):\n        try: ...\n        except OSError:\n            import house.b": True,
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.b import thing": False,
         "if True:\n    pass\nelse:\n    import house.b": True,
         "import other.b": False,

@@ -41,8 +41,7 @@ _NAME = re.compile(r"(.+)\.([0-9a-f]{16})\.(json|nc|safetensors)")
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 #: A lock that is a mere file stays when its process is killed, so that is no claim.
-_SOFT = "fallback_to_soft"
-_HARD: dict[str, Any] = {_SOFT: False} if _SOFT in signature(FileLock.__init__).parameters else {}
+_HARD: dict[str, Any] = {k: False for k in ("fallback_to_soft",) if k in signature(FileLock.__init__).parameters}
 
 
 def part_of(folder: str | Path | Store | None, name: str) -> Path | Store | None:

@@ -1,4 +1,4 @@
-"""Written whole or not at all; and a folder belongs to the parameters that it was begun with."""
+"""Written whole or not at all, and never in place of what is not ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import dit_lens as dl
-from dit_lens.store.atomic import begin, new_file
+from dit_lens.store.atomic import new_file, new_folder, refuse_foreign, set_aside
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -26,51 +26,65 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert file.read_text() == "second" and list(tmp_path.iterdir()) == [file]
 
 
-def test_a_folder_goes_on_under_the_same_parameters_only(tmp_path: Path) -> None:
-    folder = tmp_path / "a" / "b"
-    kept = begin(folder, "head.json", {"steps": (0, 1), "seed": 0}, "map")
-    assert kept == begin(folder, "head.json", {"seed": 0, "steps": [0, 1]}, "map") == {"seed": 0, "steps": [0, 1]}
-    with pytest.raises(dl.StoreError, match=r"the map in .* was begun under other parameters.*\n  seed: 0 -> 1\n.*old"):
-        begin(folder, "head.json", {"seed": 1, "steps": [0, 1]}, "map")
+def test_once_without_links_leaves_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for text in ("first", "second"):
+        with new_file(tmp_path / "file", once=True) as scratch:
+            scratch.write_text(text)
+    assert (tmp_path / "file").read_text() == "first"
 
 
-@pytest.mark.parametrize("marked", [True, False])
-def test_a_lost_or_damaged_head(marked: bool, tmp_path: Path) -> None:
-    """It may be written anew only where every file says itself what it was made under."""
-    begin(tmp_path, "head.json", {"seed": 0}, "map", marked)
-    (tmp_path / "cell").write_text("")
-    (tmp_path / "head.json").write_text("{")
-    with pytest.raises(dl.StoreError, match="remove this one file" if marked else "remove the folder"):
-        begin(tmp_path, "head.json", {"seed": 0}, "map", marked)
-    (tmp_path / "head.json").unlink()
-    if marked:
-        begin(tmp_path, "head.json", {"seed": 1}, "map", marked)
-    else:
-        with pytest.raises(dl.StoreError, match="something else than a map"):
-            begin(tmp_path, "head.json", {"seed": 1}, "map", marked)
+def test_a_file_may_be_named_by_its_content(tmp_path: Path) -> None:
+    with new_file(tmp_path / "item", named=lambda scratch: f"item.{scratch.read_text()}") as scratch:
+        scratch.write_text("abc")
+    assert [path.name for path in tmp_path.iterdir()] == ["item.abc"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_many_begin_at_once(tmp_path: Path) -> None:
-    """Whoever is first sets the parameters; the others with the same go on, and no one with others."""
-    ready, go = os.pipe()
-    pids = []
-    for i in range(8):
-        pid = os.fork()
-        if pid == 0:
-            code = 3
-            try:
-                os.close(go)
-                os.read(ready, 1)  # until the parent closes its end
-                begin(tmp_path / "folder", "head.json", {"seed": i % 2}, "map")
-                (tmp_path / "folder" / f"{i}").write_text("")
-                code = 0
-            except dl.StoreError as error:
-                code = 1 if "seed: " in str(error) else 2
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    os.close(ready)
-    os.close(go)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    assert codes in ([0, 1] * 4, [1, 0] * 4)
+def test_a_link_to_a_file_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with new_file(tmp_path / "link") as scratch:
+        scratch.write_text("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "folder"
+    with pytest.raises(KeyboardInterrupt), new_folder(folder) as scratch:
+        (scratch / "half").write_text("")
+        raise KeyboardInterrupt
+    assert not list(folder.parent.iterdir())
+    for text in ("first", "second"):
+        with new_folder(folder) as scratch:
+            (scratch / text).write_text(text)
+    assert [path.name for path in folder.iterdir()] == ["second"] and list(folder.parent.iterdir()) == [folder]
+
+
+def test_what_is_not_ours_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "run.json").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "folder", target_is_directory=True)
+    refuse_foreign(tmp_path / "folder", {"run.json"}, "a run")
+    refuse_foreign(tmp_path / "nothing", {"run.json"}, "a run")
+    with pytest.raises(dl.StoreError, match="is not a run: choose another folder, or remove it"):
+        refuse_foreign(tmp_path / "folder", {"probe.pkl"}, "a run")
+    with pytest.raises(dl.StoreError, match="is not a run: choose another folder"):
+        refuse_foreign(tmp_path / "file", {"run.json"}, "a run")
+    with pytest.raises(dl.StoreError, match=r"is a link to .*folder.*remove the link"):
+        refuse_foreign(tmp_path / "link", {"run.json"}, "a run")
+    for name, said in (("link", "is a link to"), ("file", "is a file: choose another")):
+        with pytest.raises(dl.StoreError, match=said), new_folder(tmp_path / name):
+            pass
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "mine"
+
+
+def test_setting_aside_keeps_the_content_under_another_name(tmp_path: Path) -> None:
+    (tmp_path / "item.json").write_text("damaged")
+    set_aside(tmp_path / "item.json")
+    set_aside(tmp_path / "item.json")  # gone already, by another process
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith("item.json.damaged-") and left.read_text() == "damaged"
