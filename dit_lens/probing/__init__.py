@@ -24,7 +24,7 @@ _LAZY = {
     "directions": "direction_similarity", "from_runs": "features", "grid": "probe_grid", "label": "labels",
     "leace": "concept_erasure", "load_probe": "safe_opening", "logistic": "fit", "mean_difference": "fit",
     "online_code": "description_length", "probe": "fit", "pull_probe": "hub", "push_probe": "hub", "ridge": "fit",
-    "save_probe": "saving", "similarity": "direction_similarity", "summary": "causal_check",
+    "similarity": "direction_similarity", "summary": "causal_check",
 }  # fmt: skip
 
 __all__ = [*_LAZY]

@@ -21,8 +21,7 @@ from pathlib import Path
 
 from dit_lens.errors import ProbeError
 from dit_lens.probing.linear_probe import Probe
-from dit_lens.probing.pickle_tree import MAX_BYTES
-from dit_lens.probing.probe_manifest import CARD, FILES, MANIFEST, MAX_MANIFEST, PICKLE
+from dit_lens.probing.probe_manifest import CARD, FILES, MANIFEST, MAX_BYTES, MAX_MANIFEST
 from dit_lens.probing.safe_opening import load_probe
 from dit_lens.probing.saving import refuse_other
 from dit_lens.store.atomic import new_folder
@@ -60,7 +59,7 @@ def push_probe(
 
 
 def pull_probe(
-    repo_id: str, name: str = "", *, revision: str | None = None, folder: str | Path | None = None, twin: bool = False,
+    repo_id: str, name: str = "", *, revision: str | None = None, folder: str | Path | None = None,
     token: str | None = None,
 ) -> Probe:  # fmt: skip
     """Download one probe and open it safely; ``folder`` keeps its files. ``probe.about["hub"]`` says what was pulled.
@@ -88,7 +87,7 @@ def pull_probe(
             here = downloaded / file
             if here.is_file() and not here.is_symlink():
                 here.rename(found / here.name)
-        probe = load_probe(found, twin=twin)
+        probe = load_probe(found)
         if folder is not None:
             _keep(found, Path(folder))
     return replace(probe, about={**probe.about, "hub": f"{repo_id}{'/' if name else ''}{name}@{info.sha}"})
@@ -102,7 +101,7 @@ def _place(name: str) -> str:
 
 def _look(repo_id: str, place: str, sizes: dict[str, int | None]) -> None:
     """Refuse what is missing or too large before it is downloaded."""
-    missing = [file for file in (PICKLE, MANIFEST) if place + file not in sizes]
+    missing = [file for file in FILES if file != CARD and place + file not in sizes]
     if missing:
         raise ProbeError(
             f"{repo_id} holds no probe {place.removesuffix('/')!r} at this revision ({', '.join(missing)} missing): "

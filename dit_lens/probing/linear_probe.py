@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from sklearn.pipeline import Pipeline
 
 from dit_lens.address import Address
 from dit_lens.errors import ProbeError
+from dit_lens.probing.saving import write_probe
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +97,23 @@ class Probe:
                 f"{other.get('model')!r} ({found!s:.12}): fit one on runs of that model with dit_lens.probe(...)"
             )
 
-    def save(self, folder: Any) -> Any:
-        """Write ``probe.pkl``, ``probe.json`` and ``probe.skops``; :func:`dit_lens.load_probe` reads them safely."""
-        from dit_lens.probing.saving import save_probe
+    def save(self, folder: str | Path) -> Path:
+        """Write numbers, pickle, manifest and card; :func:`dit_lens.load_probe` reads them safely.
 
-        return save_probe(self, folder)
+        Args:
+            folder: A folder of its own; an earlier probe there is replaced, anything else is refused.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ProbeError: A pipeline of other estimators, a value that JSON does not have, or a place that cannot be
+                written.
+        """
+        return write_probe(
+            folder, self.pipeline, self.classes, label=self.label, unit=self.unit, address=self.address,
+            scores=self.scores, about=self.about,
+        )  # fmt: skip
 
     def _rows(self, x: Any) -> tuple[np.ndarray, tuple[int, ...]]:
         values = np.asarray(x.detach().float().cpu() if hasattr(x, "detach") else x, dtype=np.float32)
