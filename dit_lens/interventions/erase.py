@@ -87,7 +87,7 @@ def erase(
         shapes = [None if t is None else tuple(t.shape) for t in (left, right, mean)]
         raise InterventionError(
             f"left, right and mean have shapes {shapes}: give a matrix (d, d) with a mean (d,), or an eraser as "
-            "dit_lens.probing.concept_erasure(x, z) makes it; for one direction u, numpy.outer(u, u)"
+            "dit_lens.probing.leace(x, z) makes it; for one direction u, numpy.outer(u, u)"
         )
     if not all(bool(torch.isfinite(t).all()) for t in (left, right, mean) if t is not None):
         raise InterventionError("the eraser holds NaN or infinity: fit it on finite activations")
