@@ -9,7 +9,7 @@ harmless anew for each version of Python, numpy and scikit-learn. skops decides 
 a dependency more for the same four arrays.
 
 What is lost: a bare ``probe.pkl`` without its folder does not open here (the error says what to do). What is gained: a
-probe opens under any version of scikit-learn.
+probe opens under other versions of scikit-learn (tested by hand: 1.6.1, 1.7.2, 1.9.1), up to rounding.
 
 The pickle has to have the checksum that the manifest names. Where Python and all packages have the versions that wrote
 it, it also has to be byte for byte what the numbers give, so that other contents are refused even when their checksum
