@@ -6,9 +6,9 @@ A stored probe is ``Pipeline(StandardScaler, one of LINEAR)``: four arrays, the 
 classes. ``numbers_of`` takes them from a fitted pipeline, ``pipeline_of`` builds an equal pipeline with the installed
 scikit-learn, whatever version fitted the first. Both check that the pipeline computes what the formula says.
 
-Only what prediction needs is kept. Covariances, variances and iteration counts of the fit are not: predictions under one
-version of scikit-learn are the same bits, but ``LinearDiscriminantAnalysis.transform`` and ``partial_fit`` need a new
-fit. Steps get the names of ``make_pipeline``.
+Only what prediction needs is kept. Covariances, variances and iteration counts of the fit are not: predictions under
+one version of scikit-learn are the same bits, but ``LinearDiscriminantAnalysis.transform`` and ``partial_fit`` need a
+new fit. Steps get the names of ``make_pipeline``.
 
 When not to use: as a check that a probe is any good; see the scores for that.
 """
