@@ -31,8 +31,8 @@ SCENE_LABELS = (
 FAMILIES = ("maze", "choose", "occlude")
 HEAD = """# The gallery
 
-Linear probes of the lab model, one a label. Each folder holds `probe.pkl` (a plain scikit-learn pipeline),
-`probe.json` (what it is, what was measured, checksums), `probe.skops` (its twin) and a card. Open one with
+Linear probes of the lab model, one a label. Each folder holds `probe.safetensors` (the numbers), `probe.pkl` (a plain
+scikit-learn pipeline), `probe.json` (what it is, what was measured, checksums) and a card. Open one with
 
 ```python
 import dit_lens as dl
@@ -41,7 +41,7 @@ probe = dl.load_probe("probes/path")
 ```
 
 or, with scikit-learn alone, `pickle.load(open("probes/path/probe.pkl", "rb"))`: a pickle can run code when it is
-opened, so do that with files you trust. `dl.load_probe` opens by an allow-list and runs none.
+opened, so do that with files you trust. `dl.load_probe` opens the numbers and reads no pickle.
 
 Refit them with `python probes/refit.py`, whose first lines say how places and scenes are chosen. The table is written
 by it. *score*: out of fold, over scenes, with a 95 % interval; *null*: shuffled labels; *input*: what the network is

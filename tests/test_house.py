@@ -101,12 +101,12 @@ def test_import_is_light() -> None:
 BELOW = {
     "errors": set(),
     "progress": set(),
-    "display": {"errors", "wan"},
+    "display": {"errors"},
     "checks": {"errors"},
     "address": {"checks", "errors"},
     "tasks": {"address", "checks", "errors"},
     "stats": {"errors"},
-    "store": {"wan", "address", "checks", "errors"},
+    "store": {"checks", "errors"},
     "wan": {"display", "store", "address", "checks", "errors", "lab"},  # lab: where the shipped weights lie
     "saved_runs": {"store", "tasks", "wan", "errors"},
     "interventions": {"wan", "address", "checks", "errors"},

@@ -75,7 +75,7 @@ def test_the_metadata_says_version_licence_and_extras(built) -> None:
     about = email.parser.HeaderParser().parsestr(wheel.read(name).decode())
     assert about["Version"] == dit_lens.__version__ and about["License-Expression"] == "Apache-2.0"
     assert about["Requires-Python"] == ">=3.11"
-    assert set(about.get_all("Provides-Extra")) == {"dev", "docs", "notebooks", "ray", "skops"}
+    assert set(about.get_all("Provides-Extra")) == {"dev", "docs", "notebooks", "ray"}
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_every_import_is_a_declared_dependency() -> None:
 def test_extras_that_messages_name_exist_and_are_pinned() -> None:
     files = [f for folder in ("dit_lens", "docs") for f in (HOUSE / folder).rglob("*") if f.suffix in (".py", ".md")]
     named = {m for f in (*files, HOUSE / "README.md") for m in re.findall(r"dit-lens\[(\w+)\]", f.read_text("utf-8"))}
-    assert {"ray", "skops"} <= named <= set(PROJECT["optional-dependencies"])
+    assert {"ray"} <= named <= set(PROJECT["optional-dependencies"])
     pins = {line.split("==")[0] for line in (HOUSE / "constraints.txt").read_text().splitlines() if "==" in line}
     assert declared() <= {pin.lower().replace("_", "-") for pin in pins}
 

@@ -2,15 +2,20 @@
 
     tasks or runs -> Features -> grid(labels) -> the place to look at -> Probe -> causal check, export
 
-One idea a file: ``features`` (activations by address, streamed to disk), ``labels``, ``splits``, ``ridge_moments`` and
-``out_of_fold`` (ridge from sufficient statistics, or any estimator), ``scores``, ``controls``, ``probe_grid`` (a probe
-at
-every place), ``direction_similarity``, ``description_length``, ``fit`` (one place, for use), ``linear_probe``,
-``concept_erasure``
-and ``causal_check`` (is it used?), ``saving`` and ``safe_opening`` (with ``pickle_tree``, ``stored_numbers``,
-``probe_manifest``, ``skops_file``, ``probe_card``), ``hub``.
+    features, labels, splits         rows by address, streamed to disk; what is read; folds by scene
+    ridge_moments, out_of_fold       held-out decisions
+    scores, controls                 how well they fit, and what a score is compared with
+    description_length               code length of a label
+    probe_grid                       a probe at every place
+    direction_similarity             whether places share a direction
+    fit, linear_probe                the probe of one place, for use
+    concept_erasure, causal_check    whether the model uses what is read
+    saving, safe_opening, hub        files and the Hugging Face hub
+    stored_numbers, probe_manifest, probe_card    what the files hold
 
-Names are fetched when they are first used, so that opening a stored probe needs no model.
+Names are imported on first use, so that opening a stored probe loads no model.
+
+When not to use: for nonlinear read-outs, or features that are learned without labels.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ _LAZY = {
     "directions": "direction_similarity", "from_runs": "features", "grid": "probe_grid", "label": "labels",
     "leace": "concept_erasure", "load_probe": "safe_opening", "logistic": "fit", "mean_difference": "fit",
     "online_code": "description_length", "probe": "fit", "pull_probe": "hub", "push_probe": "hub", "ridge": "fit",
-    "save_probe": "saving", "similarity": "direction_similarity", "summary": "causal_check",
+    "similarity": "direction_similarity", "summary": "causal_check",
 }  # fmt: skip
 
 __all__ = [*_LAZY]

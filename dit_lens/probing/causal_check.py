@@ -1,4 +1,4 @@
-"""Is what a probe reads used? Push along it, erase it, and see what becomes of the answer.
+"""Causal check of a probe: steer along it, erase it, and measure how the answer changes.
 
 For a probe with normal u (in the activation's own coordinates) at (step, layer, hook), and each puzzle with its base
 run b, these arms:
@@ -7,9 +7,9 @@ run b, these arms:
     pattern +s, -s   x <- x + s sd m   m: a second direction, if given: how activations differ with the label on average
     erase            x <- r(x)         LEACE where an eraser is given, else the projection of x - mu off all normals
 
-each ``once`` (at the probe's step) and ``held`` (over many), and each beside ``draws`` random ones that move a token
-just as far: for steering a random unit vector orthogonal to u (or m) in its place, for erasing the removed part turned
-in space (left -> V R, with left = Q R and V a random orthonormal basis). Of an edited run e, with final latents z:
+each ``once`` (at the probe's step) and ``held`` (over many), and each beside ``draws`` random edits of the same size
+per token: for steering a random unit vector orthogonal to u (or m), for erasing the removed part in a random
+orthonormal basis (left -> V R, with left = Q R and V random). Of an edited run e, with final latents z:
 
     changed     the video gives another answer than b's         size      |z_e - z_b| / |z_b|
     score       score(e) - score(b)                             cosine    < z_e, z_b > / (|z_e| |z_b|)
@@ -17,12 +17,12 @@ in space (left -> V R, with left = Q R and V a random orthonormal basis). Of an 
 
 The effect is what the probe's direction does *more* than random ones do: ``difference`` of :func:`summary`.
 
-A normal is a filter: it is turned away from whatever else varies, and need not point where activations go when the
-label changes. That is the pattern, for two classes the difference of their means (Haufe et al. 2014): try both.
+A normal is a filter: it is orthogonal to other variation and need not point where activations go when the label
+changes. That direction is the pattern, for two classes the difference of their means (Haufe et al. 2014): try both.
 
-When not to use: as proof of the opposite. A direction without effect may have been pushed too weakly, at a step or
-layer that no longer matters, or be written anew from text or image further on. And an effect of a strong push says only
-that the model can be broken there: so size, and the random arm, stand beside it.
+When not to use: as proof that a direction is not used. It may have been pushed too weakly, at a step or layer that no
+longer matters, or later layers may restore it from text or image. And an effect of a strong push may only show that the
+model breaks there; compare ``size`` and the random arm.
 """
 
 from __future__ import annotations
@@ -86,27 +86,44 @@ def causal(
     progress: Progress = silent,
     **given: Unpack[SamplingArguments],
 ) -> xr.Dataset:
-    """Each measure (task, when, arm) and its null ``<name>_null`` (.., draw); of base runs ``base_score`` and ``sd``.
-
-    ``at``: where ``once`` is, the probe's own address by default. ``steps``, ``layers``: where ``held`` is, all steps
-    and the probe's layer by default. ``branches``: of both. ``strengths``: of steering, above 0, in sd; with
-    ``relative`` in norms of each token. ``signs(task, grid)``: -1, 0 or 1 per token, all 1 by default: opposite labels
-    can be pushed opposite ways, and tokens at 0 are not touched. ``contrast``: for a probe of several classes the pair
-    (from, to), or a function of the task that gives it; u is then the normal of their difference. ``pattern``: m, (d,),
-    or a function of the task; of an eraser of one direction it is ``eraser.pattern``.
-
-    ``eraser``: one for all places; or one for each address, which acts in that address's branch: ``once`` takes that of
-    ``at``, ``held`` all of them. Without one, activations lose what lies along the probe's normals and keep its mean in
-    the probe's training data. ``target``: gives the task whose ``solutions`` count as reached. ``random``: draws a
-    direction (d,) for the null of steering, such as the pattern of shuffled labels, in place of one uniform on the
-    sphere; what lies along u is taken out of it. Puzzle i has noise seed ``seeds[i]``, i by default. ``regions``:
-    as ``lens.generate`` takes them. ``sampling``, or its arguments flat (:class:`dit_lens.Sampling`): without any of
-    them, those that the probe's data was made with.
+    """Steer along a probe and erase it in generations of ``tasks``, beside random edits of the same size.
 
     Costs 1 + 2 (1 + draws) arms generations a puzzle, ``once`` from its step on.
 
-    Errors: :class:`ProbeError` for a probe of another model, several classes without ``contrast``, a hook that is not
-    one vector a token, signs of another shape, and tokens that do not differ along u.
+    Args:
+        lens: The model that the probe was fitted on.
+        probe: The probe to check.
+        tasks: Puzzles; each is generated once without edits.
+        at: Where ``once`` acts; the probe's own address by default.
+        steps: Where ``held`` acts; all steps by default.
+        layers: Where ``held`` acts; the probe's layer by default.
+        branches: Branches of both.
+        strengths: Strengths of steering, above 0, in sd; each is applied with both signs.
+        relative: Take strengths in norms of each token instead.
+        signs: ``signs(task, grid)`` gives -1, 0 or 1 per token, (N,), all 1 by default, so that opposite labels can be
+            pushed in opposite directions; tokens at 0 are not edited.
+        contrast: For a probe of several classes the pair (from, to), or a function of the task that returns it; u is
+            the normal of their difference.
+        pattern: m, (d,), or a function of the task; of an eraser of one direction it is ``eraser.pattern``.
+        eraser: One for all places, or one for each address, which acts in that address's branch: ``once`` takes that
+            of ``at``, ``held`` all of them. By default what lies along the probe's normals is replaced by its mean in
+            the probe's training data.
+        target: Gives the task whose ``solutions`` count as reached.
+        draws: Random edits for each arm.
+        random: Draws a direction (d,) for the null of steering, such as the pattern of shuffled labels, instead of one
+            uniform on the sphere; its component along u is removed.
+        seeds: Noise seed of each puzzle; 0, 1, ... by default.
+        regions: As ``lens.generate`` takes them.
+        sampling: How to generate, or its arguments flat; by default as the probe's data was generated.
+        progress: Called with the number of finished puzzles.
+
+    Returns:
+        Each measure (task, when, arm) and its null ``<name>_null`` (task, when, arm, draw); ``base_score``
+        (task,) of the unedited runs, and ``sd`` (task, direction).
+
+    Raises:
+        ProbeError: A probe of another model, several classes without ``contrast``, a hook that is not one vector a
+            token, signs of another shape, or tokens that do not differ along u.
     """
     place = _place(lens, probe, at)
     seeds = range(len(tasks)) if seeds is None else seeds
@@ -181,12 +198,19 @@ def causal(
 
 
 def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
-    """Means over puzzles, (measure, when, arm): ``value``, ``null`` and their paired ``difference``; ``n`` puzzles.
+    """Average a causal check over puzzles, with intervals and p-values.
 
-    Each with its interval (95 %, bootstrap over puzzles): ``low, high`` of ``value``, ``null_low, null_high``,
-    ``difference_low, difference_high``. The null of a puzzle is the mean over its draws.
-    ``p``: how often the differences, with signs flipped at random puzzle by puzzle, give |sum d| / sqrt(sum d^2) as
-    large *anywhere* among the arms of that measure: corrected for looking at all of them.
+    Args:
+        found: Result of :func:`causal`.
+        flips: Random sign flips for the p-values.
+        seed: Seed of the flips.
+
+    Returns:
+        ``value``, ``null`` and their paired ``difference`` (measure, when, arm), each with a 95 % interval (bootstrap
+        over puzzles): ``low, high`` of ``value``, ``null_low, null_high``, ``difference_low, difference_high``. The
+        null of a puzzle is the mean over its draws. ``n`` is the number of puzzles. ``p`` is the share of flips in
+        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* arm of that measure, so that it is
+        corrected for the number of arms.
     """
     names = [name for name in MEASURES if name in found]
     value = xr.concat([found[n].drop_attrs() for n in names], dim="measure").assign_coords(measure=names)
@@ -205,7 +229,7 @@ def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
 
 
 def corrected_p(differences: np.ndarray, flips: int = 2000, seed: int = 0) -> np.ndarray:
-    """p of differences (task, when, arm) by sign flips, corrected for all (when, arm); NaN where there are none."""
+    """P-values of differences (task, when, arm) by sign flips, corrected for all (when, arm); NaN for NaN."""
     size = np.sqrt((differences**2).sum(0))
     if not np.isfinite(size).all():
         return np.full(size.shape, np.nan)
@@ -299,7 +323,7 @@ def _erase(
 
 
 def _turned(eraser: Eraser, seed: Sequence[int] | None) -> Eraser:
-    """The same amounts, token by token, taken in random directions: for one seed the same at every place."""
+    """An eraser that removes the same amounts from each token, in random directions; one seed gives one rotation."""
     if seed is None:
         return eraser
     v, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=eraser.left.shape))
@@ -336,7 +360,7 @@ def _tokens(mask: np.ndarray) -> tuple[int, ...] | None:
 
 
 def _edited(lens: Lens, base: Run, edits: Sequence[Any]) -> Run:
-    """The base run again with edits, from the first step that they touch: what comes before is the same."""
+    """The base run again with edits, resumed at the first edited step."""
     first = min(min(edit.where.steps_of(base.plan.n_steps)) for edit in edits)
     return lens.generate(resume=base.until(first), interventions=edits)
 

@@ -8,11 +8,13 @@ is true, r moves x least, E ||r(x) - x||^2 in the Mahalanobis norm of Sigma_xx. 
 at most classes - 1, and is kept as two thin factors.
 
 Only means and covariances are needed, so batches can be streamed: memory is d x d, whatever the number of rows. All is
-done in float64, on channels scaled to unit variance (which changes nothing: LEACE does not depend on the coordinates).
+done in float64, on channels scaled to unit variance. LEACE does not depend on the coordinates, but its rounding does:
+the package ``concept-erasure`` 0.2.4 gives the same activations within 2e-13 on channels of one scale, and leaves a
+correlation with the concept in a channel a million times smaller (0.06 in the median of 20 draws, 4e-13 here).
 
-When not to use: as a proof that the concept is gone. What is gone is what a *linear* probe reads, at this place, in
-data like that of the fit. With fewer rows than channels any label is read perfectly and "erasing" it erases noise: use
-many scenes, or ``shrinkage``. And later layers may read the concept anew from text or image: hold erasers there too.
+When not to use: as a proof that the concept is gone. It removes what a *linear* probe reads, at this place, in data
+like that of the fit. With fewer rows than channels any label is read perfectly and erasing it erases noise: use many
+scenes, or ``shrinkage``. Later layers may also read the concept again from text or image: use erasers there too.
 """
 
 from __future__ import annotations
@@ -32,10 +34,15 @@ NOTHING = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class Eraser:
-    """x <- x - left right (x - mean). What :func:`dit_lens.erase` takes; call it to erase from an array or a tensor.
+    """The map x <- x - left right (x - mean), for :func:`dit_lens.erase` or to be called on arrays and tensors.
 
-    left: (d, k), right: (k, d), mean: (d,), float64; right left = 1, so that erasing twice is erasing once. The columns
-    of left span Sigma_xz: how activations differ with the concept. n: rows of the fit. Compared by content.
+    Erasers are compared by content.
+
+    Attributes:
+        left: (d, k), float64. Its columns span Sigma_xz, the directions in which activations differ with the concept.
+        right: (k, d), float64, with right left = 1, so that the map is idempotent.
+        mean: (d,), float64.
+        n: Rows of the fit.
     """
 
     left: np.ndarray = field(repr=False)
@@ -45,20 +52,23 @@ class Eraser:
 
     @property
     def rank(self) -> int:
-        """How many directions are taken out."""
+        """Number of directions that are removed."""
         return self.left.shape[1]
 
     @property
     def matrix(self) -> np.ndarray:
-        """What is taken out of x - mean, (d, d)."""
+        """The matrix (d, d) that maps x - mean to what is removed."""
         return self.left @ self.right
 
     @property
     def pattern(self) -> np.ndarray:
-        """The unit vector along which activations change with the concept, (d,): towards the later of two classes (for
-        them the difference of class means), or larger numbers. A probe's normal is another one (Haufe et al. 2014).
+        """The unit vector (d,) along which activations change with the concept (Haufe et al. 2014).
 
-        Errors: :class:`ProbeError` for a concept of more than one direction.
+        It points towards the later of two classes, for which it is the difference of class means, or towards larger
+        numbers. A probe's normal is another vector.
+
+        Raises:
+            ProbeError: The concept has more than one direction.
         """
         if self.rank != 1:
             raise ProbeError(
@@ -67,9 +77,10 @@ class Eraser:
         return self.left[:, 0] / np.linalg.norm(self.left)
 
     def __call__(self, x: Any) -> Any:
-        """Activations (..., d) without the concept, of the kind and dtype given.
+        """Erase the concept from activations (..., d); the result has their type and dtype.
 
-        Errors: :class:`ProbeError` for another number of channels.
+        Raises:
+            ProbeError: Another number of channels than in the fit.
         """
         tensor = isinstance(x, Tensor)
         values = x.detach().double().cpu().numpy() if tensor else np.asarray(x, np.float64)
@@ -100,7 +111,11 @@ class Eraser:
 class Leace:
     """Sufficient statistics of an eraser, updated batch by batch: n, means, Sigma_xx and Sigma_xz.
 
-    classes: the labels to tell apart, known beforehand because batches may lack some; None where z is numbers.
+    Args:
+        classes: All labels, since a batch may lack some; None where z is numbers.
+
+    Raises:
+        ProbeError: Fewer than two classes.
     """
 
     def __init__(self, classes: Sequence[Hashable] | None = None) -> None:
@@ -113,9 +128,17 @@ class Leace:
         self.spread = np.zeros(0)  # the same of z with itself, diagonal, (k,)
 
     def update(self, x: Any, z: Any) -> Leace:
-        """Add rows ``x`` (..., d) with concepts ``z`` (...), or (..., k) where z is numbers.
+        """Add a batch.
 
-        Errors: :class:`ProbeError` for other shapes than before, NaN, or a label that is none of ``classes``.
+        Args:
+            x: Activations (..., d).
+            z: Labels (...), or numbers (...) or (..., k).
+
+        Returns:
+            This object, so that calls can be chained.
+
+        Raises:
+            ProbeError: Other shapes than before, NaN, or a label that is none of ``classes``.
         """
         x = np.asarray(x.detach().float().cpu() if isinstance(x, Tensor) else x, np.float64)
         rows, d = x.reshape(-1, x.shape[-1]), x.shape[-1]
@@ -141,12 +164,15 @@ class Leace:
         return self
 
     def eraser(self, shrinkage: float = 0.0) -> Eraser:
-        """The eraser of everything seen so far.
+        """The eraser of all rows so far.
 
-        ``shrinkage``: 0 to 1, how far correlations between channels are drawn to zero. The guarantee holds for any;
-        above 0 the change is no longer the least on these rows, and holds better on others when rows are few.
+        Args:
+            shrinkage: How far correlations between channels are shrunk to zero, from 0 to 1. The guarantee holds for
+                any value; above 0 the change is not the least on these rows, and may carry over better to others when
+                rows are few.
 
-        Errors: :class:`ProbeError` for fewer than two rows, a concept that never changes, or a bad ``shrinkage``.
+        Raises:
+            ProbeError: Fewer than two rows, a concept that never changes, or a ``shrinkage`` out of range.
         """
         if not 0 <= shrinkage <= 1:
             raise ProbeError(f"shrinkage={shrinkage}: give a number from 0 (none) to 1 (channels independent)")
@@ -171,7 +197,7 @@ class Leace:
         return Eraser(scale[:, None] * (colour @ u), (u.T @ whiten) / scale, self.mean[:d].copy(), self.n)
 
     def _concept(self, z: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """z as columns, (n, k)."""
+        """Columns (n, k) of z."""
         z = np.asarray(z.detach().cpu() if isinstance(z, Tensor) else z)
         n = int(np.prod(shape))
         if z.shape[: len(shape)] != shape or (self.classes is not None and z.shape != shape):
@@ -186,9 +212,15 @@ class Leace:
 
 
 def leace(x: Any, z: Any, shrinkage: float = 0.0) -> Eraser:
-    """The eraser of ``z`` from rows ``x`` (..., d), all at once.
+    """Fit an eraser on all rows at once.
 
-    ``z``: (...) labels, or floats, (...) or (..., k), whose linear trace is erased. Errors: as in :class:`Leace`.
+    Args:
+        x: Activations (..., d).
+        z: Labels (...), or floats (...) or (..., k), whose linear trace is erased.
+        shrinkage: As in :meth:`Leace.eraser`.
+
+    Raises:
+        ProbeError: Shapes that do not fit, NaN, a single class, or a concept that never changes.
     """
     values = np.asarray(z.detach().cpu() if isinstance(z, Tensor) else z)
     numbers = np.issubdtype(values.dtype, np.floating)

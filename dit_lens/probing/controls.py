@@ -1,15 +1,17 @@
-"""What a probe's score must be held against: shuffled labels, a control task, and features that hold less.
+"""Controls of a probe's score: shuffled labels, a control task, and features without a model.
 
-- ``shuffles``: the labels of other scenes. Scenes of one family change labels as wholes, so what every scene shares
-  (the usual place of a wall) stays in the null. Where scenes count different units, nobody can swap, and a binary label
-  is turned round in a random half of the scenes.
+- ``shuffles``: the labels of other scenes. Scenes of one family exchange their labels as a whole, so that what all
+  scenes share (the usual place of a wall) stays in the null. A scene that no other has the same units as cannot
+  exchange; a binary label is inverted in a random half of these scenes.
 - ``control_task`` (Hewitt and Liang 2019): a random class per scene, read from units of the *same* scenes that were not
-  fitted on. It says how well the features let a linear probe memorise scenes; score - control is the selectivity.
+  fitted on. It measures how well a linear probe can memorise scenes; score - control is the selectivity.
 - ``baselines``: ``majority`` (a constant), ``sigma`` (the noise level, a constant within a step), ``random`` (Gaussian
-  rows of the same width) and ``position`` (which unit it is).
+  rows of the same width) and ``position`` (the index of the unit).
 
 The input of the network and an untrained network are baselines too; :func:`dit_lens.probing.grid` reads them from
 features.
+
+When not to use: as a test by itself. A score needs all of them beside it.
 """
 
 from __future__ import annotations
@@ -26,12 +28,21 @@ BASELINES = ("majority", "sigma", "random", "position")
 
 
 def shuffles(features: Features, labels: Labels, count: int, seed: int = 0) -> np.ndarray:
-    """Labels as they could be if they had nothing to do with the features, (scenes, units, count).
+    """Labels that are independent of the features.
 
-    Codes, or values for a regression. The used units are those of the label. The same seed gives the same shuffles of
-    every place, as a correction for choosing among places needs.
+    One seed gives the same shuffles at every place, as the correction for choosing among places requires.
 
-    Errors: :class:`ProbeError` where too few scenes can change labels for 20 different shuffles.
+    Args:
+        features: The scenes.
+        labels: The label; its used units stay the used ones.
+        count: Number of shuffles.
+        seed: Seed of the shuffles.
+
+    Returns:
+        Codes, or values for a regression, (scenes, units, count).
+
+    Raises:
+        ProbeError: Fewer than five scenes can exchange labels.
     """
     rng = np.random.default_rng(seed)
     given = labels.codes if labels.values is None else labels.values
@@ -62,9 +73,16 @@ def shuffles(features: Features, labels: Labels, count: int, seed: int = 0) -> n
 
 
 def control_task(features: Features, labels: Labels, seed: int = 0, folds: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """(codes, folds), each (scenes, units): a random class per group of scenes, and splits that cut through scenes.
+    """A random class per group of scenes, and folds that divide the units of a scene.
 
-    Both are all ``OUT`` (nothing to measure) where a group has but one unit. A regression has two classes here.
+    Args:
+        features: The scenes.
+        labels: The label whose units and number of classes are taken; a regression has two classes here.
+        seed: Seed of classes and folds.
+        folds: Number of folds.
+
+    Returns:
+        Codes and folds, each (scenes, units). The codes are all ``OUT`` where most groups have a single unit.
     """
     rng = np.random.default_rng(seed)
     classes = max(len(labels.classes), 2)
@@ -74,7 +92,7 @@ def control_task(features: Features, labels: Labels, seed: int = 0, folds: int =
     if labels.codes.shape[1] > 1:
         fold = np.broadcast_to(rng.permutation(np.arange(labels.codes.shape[1]) % folds), codes.shape)
     else:
-        turns = np.zeros(len(group), int)  # the how-manieth scene of its group
+        turns = np.zeros(len(group), int)  # index of the scene in its group
         for g in range(len(names)):
             turns[group == g] = np.arange((group == g).sum())
         fold = np.broadcast_to((turns % folds)[:, None], codes.shape)
@@ -86,7 +104,7 @@ def control_task(features: Features, labels: Labels, seed: int = 0, folds: int =
 
 
 def baselines(features: Features, width: int, seed: int = 0) -> Mapping[str, np.ndarray]:
-    """Features that hold no activation, each (scenes, units, k)."""
+    """Features that hold no activation, by name of :data:`BASELINES`, each (scenes, units, k)."""
     n, u = len(features.scenes), len(features.units)
     return {
         "majority": np.zeros((n, u, 1)),
@@ -97,7 +115,7 @@ def baselines(features: Features, width: int, seed: int = 0) -> Mapping[str, np.
 
 
 def _strata(features: Features, labels: Labels) -> list[list[int]]:
-    """Scenes that may change labels: of one family, counting the same units."""
+    """Lists of scenes that may exchange labels: of one family, with the same used units."""
     found: dict[tuple[str, bytes], list[int]] = {}
     for i, (scene, used) in enumerate(zip(features.scenes, labels.used, strict=True)):
         if used.any():

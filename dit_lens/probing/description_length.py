@@ -1,4 +1,4 @@
-"""Minimum description length: how many bits the labels cost to someone who has the activations (Voita and Titov 2020).
+"""Minimum description length: bits needed to send the labels, given the activations (Voita and Titov 2020).
 
 Scenes stand in a random order that sender and receiver share, cut in blocks 1 .. S. The first block's labels are sent
 by the uniform code over K classes, each later block's with a probe fitted on all blocks before it (their online code):
@@ -10,12 +10,12 @@ success: two probes of equal accuracy can differ much. Above 1 the activations s
 probe is misled by what it saw. ``prior`` is the same code from the frequencies of earlier labels alone: an uneven label
 is compressed by it without any activation, so a gain is read off ``prior / bits``, not off compression.
 
-Blocks hold whole scenes: no probe is asked for tokens of a scene that it was fitted on. Two things are added that a
-receiver can do as well as the sender, so that the code stays decodable: classes not sent yet share a probability of
-1 / (1 + scenes sent); and of several strengths of regularisation each block uses the one that did best on the last.
+Blocks hold whole scenes, so that no probe predicts tokens of a scene that it was fitted on. Two additions keep the code
+decodable, since the receiver can do them as well: classes that were not sent yet share a probability of
+1 / (1 + scenes sent); and of several strengths of regularisation each block uses the one that was best on the last.
 
-When not to use: to compare labels of different numbers of classes or different mixes without ``prior``; or from a
-handful of scenes, where most of the code is its beginning.
+When not to use: to compare labels with different numbers or shares of classes without ``prior``; or with few scenes,
+where most of the code is the uniform beginning.
 """
 
 from __future__ import annotations
@@ -50,16 +50,26 @@ def online_code(
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Code lengths of labels ``y`` (n,) given ``x`` (n, d), in ``orders`` orders of the scenes ``groups`` (n,).
+    """Online code length of labels, given activations.
 
-    ``bits`` and ``prior`` (order, scene); ``uniform`` (scene); ``compression`` and ``gain`` (prior / bits), (order,),
-    each with its mean over orders and an interval over scenes (bootstrap): ``<name>_mean, _low, _high``. Rows of a
-    scene count one by one.
+    Args:
+        x: Activations (n, d).
+        y: Labels (n,).
+        groups: Scene of each row, (n,).
+        fractions: Shares of the scenes at which the probe is fitted again, rising to 1; shares that round to the same
+            number of scenes are one.
+        orders: Number of random orders of the scenes.
+        strengths: C of the logistic probe; the first is used until there is a choice, and one value is the code of the
+            paper.
+        seed: Seed of the orders and of the bootstrap.
 
-    ``fractions``: of the scenes, rising to 1; what rounds to the same number of scenes is one. ``strengths``: C of the
-    logistic probe, the first being used until there is a choice; one value is the code of the paper.
+    Returns:
+        ``bits`` and ``prior`` (order, scene); ``uniform`` (scene,); ``compression`` and ``gain`` (prior / bits),
+        (order,), each with its mean over orders and a 95 % interval over scenes (bootstrap): ``<name>_mean, _low,
+        _high``.
 
-    Errors: :class:`ProbeError` for lengths that differ, one class, fewer than four scenes, NaN, or bad fractions.
+    Raises:
+        ProbeError: Lengths that differ, one class, fewer than four scenes, NaN, or fractions that do not rise to 1.
     """
     x, y, groups = np.asarray(x, np.float64), np.asarray(y), np.asarray(groups)
     classes, labels = np.unique(y, return_inverse=True)
@@ -105,7 +115,7 @@ def _cost(
         score = np.broadcast_to(np.log(count), (len(coming), len(seen)))
     else:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
-        with warnings.catch_warnings():  # any probabilities make a code; those of a probe not quite done a longer one
+        with warnings.catch_warnings():  # probabilities of a fit that has not converged still make a valid code
             warnings.simplefilter("ignore", ConvergenceWarning)
             score = model.fit(x[sent], labels[sent]).decision_function(x[coming])
         if score.ndim == 1:

@@ -1,9 +1,9 @@
-"""Directions of probes over steps and layers: is it the same direction that reads a label everywhere?
+"""Directions of probes over steps and layers, and their cosines: is a label read along one direction everywhere?
 
-At each place a ridge probe is fitted on one half of the scenes and on the other; u_a and u_b are their unit normals in
-the activation's own coordinates. ``similarity`` is the cosine between the first half's direction at one place and the
-second half's at another, so that the same noise in the same scenes cannot make two places look alike. On the diagonal
-stands the reliability: what the cosine could be at most.
+At each place a ridge probe is fitted on each half of the scenes; u_a and u_b are their unit normals in the activation's
+own coordinates. ``similarity`` is the cosine between the first half's direction at one place and the second half's at
+another, so that noise in shared scenes does not make two places look alike. The diagonal is the reliability, an upper
+limit of the cosine.
 
 When not to use: to compare hooks that live in different bases (queries and the stream), or models.
 """
@@ -28,9 +28,20 @@ from dit_lens.probing.splits import folds_of
 def directions(
     features: Features, wanted: Any, hook: str | None = None, alpha: float = ALPHA, seed: int = 0
 ) -> xr.DataArray:
-    """Unit directions (half, step, layer, channel) of a label of two classes, or of a number.
+    """Fit the direction of a label at every place, on each half of the scenes.
 
-    Errors: :class:`ProbeError` for a label of more classes, or a class that one half of the scenes lacks.
+    Args:
+        features: Activations at the places.
+        wanted: A label of two classes or a regression, as in :func:`dit_lens.probing.label`.
+        hook: One of the features' hooks; the first by default.
+        alpha: Strength of the ridge.
+        seed: Seed of the halves.
+
+    Returns:
+        Unit vectors (half, step, layer, channel).
+
+    Raises:
+        ProbeError: A label of more classes, or a class that one half of the scenes lacks.
     """
     labels = wanted if isinstance(wanted, Labels) else label(features, wanted)
     hook = hook or features.hooks[0]
@@ -62,9 +73,18 @@ def directions(
 
 
 def similarity(found: xr.DataArray, along: str) -> xr.DataArray:
-    """Cosines between places along ``"step"`` or ``"layer"``: (layer, step, other_step) or (step, layer, other_layer).
+    """Cosines between the directions of two places.
 
-    Both orders of the halves are averaged, so the matrix is symmetric.
+    Args:
+        found: Result of :func:`directions`.
+        along: ``"step"`` or ``"layer"``.
+
+    Returns:
+        (layer, step, other_step) or (step, layer, other_layer). Both orders of the halves are averaged, so that the
+        matrix is symmetric.
+
+    Raises:
+        ProbeError: Another ``along``.
     """
     if along not in ("step", "layer"):
         raise ProbeError(f"along={along!r}: choose 'step' or 'layer'")

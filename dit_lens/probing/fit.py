@@ -1,8 +1,9 @@
 """Fit the probe of one place, for use: a stock scikit-learn pipeline with its scores and controls.
 
 The score is that of the estimator itself, out of fold; the controls are those of :func:`dit_lens.probing.grid` at this
-one place, by ridge, with the ridge's own score (``ridge``) to compare them with. Its p-value is that of one place: one
-that was picked from a grid needs the grid's.
+one place, by ridge, with the ridge's own score (``ridge``) to compare them with.
+
+When not to use: for the p-value of a place that was picked from a grid. It holds for one place; take the grid's.
 """
 
 from __future__ import annotations
@@ -62,13 +63,24 @@ def probe(
     mdl: bool = False,
     seed: int = 0,
 ) -> Probe:
-    """Fit a linear probe of ``label`` at ``at``, e.g. ``"layer=7 step=5 hook=resid_post"``.
+    """Fit a linear probe at one place.
 
-    ``source``: features, or runs that recorded the place. ``label``: as in :func:`dit_lens.probing.label`.
-    ``estimator``: ``logistic()``, or ``ridge()`` for numbers, unless given (a stock linear estimator). ``mdl``: the
-    online code length as well (:mod:`.mdl`; some logistic fits more).
+    Args:
+        source: Features, or runs that recorded the place.
+        label: What to read, as in :func:`dit_lens.probing.label`.
+        at: The place, such as ``"layer=7 step=5 hook=resid_post"``.
+        estimator: A linear estimator of scikit-learn; ``logistic()``, or ``ridge()`` for numbers, by default.
+        folds: Number of folds; scenes are held out as a whole.
+        permutations: Number of shuffled labels behind ``null`` and ``p``.
+        mdl: Also measure the online code length (:mod:`.description_length`), which takes more logistic fits.
+        seed: Seed of folds, shuffles and controls.
 
-    Errors: :class:`ProbeError` where the place was not kept, or the label cannot be learned.
+    Returns:
+        The probe, fitted on all scenes. ``scores`` holds the score with its interval (``score, low, high, n``), the
+        measure (``metric, chance``), and the controls.
+
+    Raises:
+        ProbeError: The place was not kept, or the label cannot be learned.
     """
     place = Address.parse(at) if isinstance(at, str) else at
     features = source if isinstance(source, Features) else from_runs(source, place.hook, place.branch)

@@ -3,10 +3,10 @@
     push_probe("probes/walls", "me/wan-probes", name="walls")
     probe = pull_probe("me/wan-probes", name="walls", revision="a1b2c3...")
 
-Only a probe's own files travel, by exact name. Their sizes are looked up before anything is downloaded, at one commit,
-and what comes is opened by :func:`load_probe`, whatever the hub says of it.
+Only a probe's own files are transferred, by exact name. Their sizes are checked before the download, at one commit, and
+:func:`load_probe` opens them.
 
-When not to use: to fetch pickles of others' making; only folders written by ``probe.save`` are opened.
+When not to use: to fetch a pickle without its folder; only folders written by ``probe.save`` are opened.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from pathlib import Path
 
 from dit_lens.errors import ProbeError
 from dit_lens.probing.linear_probe import Probe
-from dit_lens.probing.pickle_tree import MAX_BYTES
-from dit_lens.probing.probe_manifest import CARD, FILES, MANIFEST, MAX_MANIFEST, PICKLE
+from dit_lens.probing.probe_manifest import CARD, FILES, MANIFEST, MAX_BYTES, MAX_MANIFEST
 from dit_lens.probing.safe_opening import load_probe
 from dit_lens.probing.saving import refuse_other
 from dit_lens.store.atomic import new_folder
@@ -34,10 +33,21 @@ def push_probe(
     folder: str | Path, repo_id: str, name: str = "", *, revision: str | None = None, private: bool | None = None,
     token: str | None = None,
 ) -> str:  # fmt: skip
-    """Upload a saved probe to a model repository, made if need be; ``name`` is its folder there. Returns the commit.
+    """Upload a saved probe to a model repository. An earlier probe of that name is replaced; other files stay.
 
-    An earlier probe of that name is replaced, its twin included; other files stay.
-    Errors: :class:`ProbeError` for a folder that :func:`load_probe` refuses, or a hub that cannot be reached.
+    Args:
+        folder: A folder written by ``probe.save``.
+        repo_id: The repository, created if it does not exist.
+        name: The probe's folder in the repository; its root by default.
+        revision: Branch to write to; the default branch by default.
+        private: Whether a new repository is private.
+        token: Access token; the stored login by default.
+
+    Returns:
+        The commit.
+
+    Raises:
+        ProbeError: A folder that :func:`load_probe` refuses, or a hub that cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -60,13 +70,23 @@ def push_probe(
 
 
 def pull_probe(
-    repo_id: str, name: str = "", *, revision: str | None = None, folder: str | Path | None = None, twin: bool = False,
+    repo_id: str, name: str = "", *, revision: str | None = None, folder: str | Path | None = None,
     token: str | None = None,
 ) -> Probe:  # fmt: skip
-    """Download one probe and open it safely; ``folder`` keeps its files. ``probe.about["hub"]`` says what was pulled.
+    """Download one probe and open it safely. Nothing is kept of a probe that is refused.
 
-    Give ``revision`` (a commit) to get the same probe for ever. Nothing is kept of a probe that is refused.
-    Errors: :class:`ProbeError` where there is no probe of that name, or :func:`load_probe` refuses it.
+    Args:
+        repo_id: The repository.
+        name: The probe's folder in the repository; its root by default.
+        revision: A commit, for the same probe every time; the newest by default.
+        folder: Where to keep the files; they are not kept by default.
+        token: Access token; the stored login by default.
+
+    Returns:
+        The probe; ``probe.about["hub"]`` names repository, folder and commit.
+
+    Raises:
+        ProbeError: There is no probe of that name, :func:`load_probe` refuses it, or the hub cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -88,7 +108,7 @@ def pull_probe(
             here = downloaded / file
             if here.is_file() and not here.is_symlink():
                 shutil.copyfile(here, found / here.name)
-        probe = load_probe(found, twin=twin)
+        probe = load_probe(found)
         if folder is not None:
             _keep(found, Path(folder))
     return replace(probe, about={**probe.about, "hub": f"{repo_id}{'/' if name else ''}{name}@{info.sha}"})
@@ -101,8 +121,8 @@ def _place(name: str) -> str:
 
 
 def _look(repo_id: str, place: str, sizes: dict[str, int | None]) -> None:
-    """Refuse what is missing or too large before it is downloaded."""
-    missing = [file for file in (PICKLE, MANIFEST) if place + file not in sizes]
+    """Refuse files that are missing or too large before the download."""
+    missing = [file for file in FILES if file != CARD and place + file not in sizes]
     if missing:
         raise ProbeError(
             f"{repo_id} holds no probe {place.removesuffix('/')!r} at this revision ({', '.join(missing)} missing): "
@@ -129,12 +149,12 @@ def _keep(found: Path, folder: Path) -> None:
 
 @contextmanager
 def _speaking_to(repo_id: str, check: str) -> Iterator[None]:
-    """The hub's many errors as one of ours."""
+    """Turn any error of the hub, its HTTP library or the network into a ProbeError."""
     try:
         yield
     except ProbeError:
         raise
-    except Exception as error:  # its own, its HTTP library's, and the network's
+    except Exception as error:
         raise ProbeError(
             f"the hub does not give or take {repo_id!r}: {error}. Check the connection, {check}; a probe on disk is "
             "opened by load_probe(folder)"

@@ -1,14 +1,13 @@
-"""Labels: what a probe is to read, per unit or per scene, from the task's truth or from what the model answered.
+"""Labels: what a probe reads, per unit or per scene, from the task's truth or from the model's answer.
 
 A label is a frozen value with one function: scene -> a value per unit, or one for the whole scene; ``None`` leaves a
-unit out. Two kinds stand against each other in the map: *perception*, which stands in the first picture and the prompt
-(walls, places, named colours), and *decision*, which the model had to find (its path, its first move, which of several
-routes).
+unit out. There are two kinds: *perception*, which the first picture and the prompt show (walls, places, named colours),
+and *decision*, which the model has to find (its path, its first move, which of several routes).
 
-``path``, ``route`` and ``first_move`` are those of the model's own finished video: they are what it decided, right or
-wrong. Scenes whose video gives no answer are left out.
+``path``, ``route`` and ``first_move`` are those of the model's own finished video, right or wrong. Scenes whose video
+gives no answer are left out.
 
-When not to use: a label that every scene gives to the same places needs no model; the ``position`` baseline tells.
+When not to use: for a label that is the same in every scene; the ``position`` baseline reads it without a model.
 """
 
 from __future__ import annotations
@@ -40,9 +39,16 @@ class Label:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """A label on features: ``codes`` (scenes, units), index into ``classes`` or ``OUT``; for a regression ``values``,
-    float with NaN for left out, and no classes. ``per_unit``: units of one scene differ, so that scoring asks for their
-    order within a scene."""
+    """A label on features.
+
+    Attributes:
+        name: Its name.
+        kind: "perception", "decision" or "own".
+        codes: (scenes, units), index into ``classes``, or ``OUT`` for units that are left out.
+        classes: The classes in order; empty for a regression.
+        per_unit: Whether units of one scene differ, so that the score is of their order within a scene.
+        values: (scenes, units) of a regression, NaN for units that are left out; None for classes.
+    """
 
     name: str
     kind: Kind
@@ -62,16 +68,21 @@ class Labels:
 
     @property
     def regression(self) -> bool:
+        """Whether the label is a number."""
         return self.values is not None
 
 
 def label(features: Features, wanted: str | Label | np.ndarray | Sequence[Any], name: str = "own") -> Labels:
     """The label of every unit.
 
-    ``wanted``: a name (:data:`NAMES`, or a region of the tasks), a :class:`Label`, or an array: (scenes,) or (scenes,
-    units); floats make a regression, anything else classes; NaN or None leaves a unit out.
+    Args:
+        features: The scenes.
+        wanted: A name (:data:`NAMES`, or a region of the tasks), a :class:`Label`, or an array (scenes,) or (scenes,
+            units): floats make a regression, anything else classes; NaN or None leaves a unit out.
+        name: Name of an array.
 
-    Errors: :class:`ProbeError` for an unknown name, arrays of another shape, or a label of one class.
+    Raises:
+        ProbeError: An unknown name, an array of another shape, or a label of one class.
     """
     n, u = len(features.scenes), len(features.units)
     if isinstance(wanted, str):
@@ -151,7 +162,7 @@ def _region(scene: Scene, grid: Grid, *names: str) -> Any:
 
 
 def _first_frame(scene: Scene, grid: Grid, *names: str) -> Any:
-    """A region as it stands in the first picture, held over all frames."""
+    """A region of the first picture, repeated over all frames."""
     mask = _region(scene, grid, *names)
     return None if mask is None else np.tile(mask[: grid.rows * grid.cols], grid.frames)
 

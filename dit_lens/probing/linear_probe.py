@@ -1,18 +1,19 @@
-"""A probe: one linear read-out of one place in the model, with everything needed to use it and to doubt it.
+"""A probe: one linear read-out of one place in the model, with its scores, controls and origin.
 
     y_hat = w . (x - mu) / sd + b
 
 ``x`` is an activation at the probe's address, per unit (token, frame, region or video); mu and sd are those of the
-training scenes, inside the pipeline. Nothing but stock scikit-learn estimators, so that a saved probe opens without
-this package.
+training scenes, inside the pipeline. The pipeline holds stock scikit-learn estimators only, so that a saved probe opens
+without this package.
 
-When not to use: as evidence that the model uses what a probe reads. That is a question for :mod:`.usage`.
+When not to use: as evidence that the model uses what a probe reads; see :mod:`.causal_check`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,21 @@ from sklearn.pipeline import Pipeline
 
 from dit_lens.address import Address
 from dit_lens.errors import ProbeError
+from dit_lens.probing.saving import write_probe
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
     """A fitted read-out of ``label`` from ``address``.
 
-    pipeline: scikit-learn, scaler and linear estimator. unit: what one row is ("token", "frame", "region", "video").
-    classes: the labels a classifier tells apart, in the pipeline's order; empty for a regression.
-    scores: what was measured when it was fitted, name -> number (see :func:`dit_lens.probe`).
-    about: model, fingerprint, versions, generation and data recipe; plain JSON values.
+    Attributes:
+        pipeline: Scaler and linear estimator of scikit-learn.
+        label: What it reads.
+        address: Where it reads.
+        unit: What one row is: "token", "frame", "region" or "video".
+        classes: Labels of a classifier, in the pipeline's order; empty for a regression.
+        scores: What was measured at the fit, by name (see :func:`dit_lens.probe`).
+        about: Model, fingerprint, versions, generation and data recipe; plain JSON values.
     """
 
     pipeline: Pipeline = field(repr=False)
@@ -43,37 +49,42 @@ class Probe:
 
     @property
     def n_features(self) -> int:
+        """Number of channels that it reads."""
         return int(self.pipeline[0].n_features_in_)
 
     @property
     def normals(self) -> np.ndarray:
-        """Its normals in the activation's own coordinates (scaling undone), (k, d): one for two classes or a
-        regression, else one a class, with the lengths that the decision has."""
+        """Normals in the activation's own coordinates (scaling undone), (k, d), with the lengths of the decision.
+
+        k is 1 for two classes or a regression, else the number of classes.
+        """
         scale = getattr(self.pipeline[0], "scale_", None)  # None: it only centres
         return np.atleast_2d(self.pipeline[-1].coef_) / (1.0 if scale is None else scale)
 
     @property
     def direction(self) -> np.ndarray:
-        """The normals as unit vectors: (d,) for one, else (classes, d). What :func:`dit_lens.steer` takes."""
+        """The normals as unit vectors, (d,) for one, else (classes, d), as :func:`dit_lens.steer` takes them."""
         rows = self.normals / np.linalg.norm(self.normals, axis=1, keepdims=True)
         return rows[0] if len(rows) == 1 else rows
 
     def predict(self, x: Any) -> np.ndarray:
-        """Labels of activations (..., d), an array, tensor or labelled array: shape (...)."""
+        """Labels (...) of activations (..., d), an array, tensor or labelled array."""
         flat, shape = self._rows(x)
         return self.pipeline.predict(flat).reshape(shape)
 
     def decision(self, x: Any) -> np.ndarray:
-        """Signed distances, the larger the surer: (...) for two classes or a regression, (..., classes) for more."""
+        """Decision values of activations (..., d): (...) for two classes or a regression, (..., classes) for more."""
         flat, shape = self._rows(x)
         score = self.pipeline.decision_function if self.classes else self.pipeline.predict
         values = np.asarray(score(flat))
         return values.reshape(*shape, *values.shape[1:])
 
     def read(self, run: Any) -> xr.DataArray:
-        """What the probe sees in a run that recorded its address: ``decision`` over the run's own units.
+        """Decision values of a run that recorded the probe's address, over the run's own units.
 
-        Errors: :class:`ProbeError` for a run of another model, :class:`AddressError` where nothing was recorded.
+        Raises:
+            ProbeError: A run of another model.
+            AddressError: Nothing was recorded at the address.
         """
         self.check_model(run.meta)
         values = self.decision(run[self.address])
@@ -84,9 +95,13 @@ class Probe:
         return xr.DataArray(values, dims=dims, coords=coords, name=f"decision for {self.label}")
 
     def check_model(self, other: Mapping[str, Any]) -> None:
-        """Refuse another model than the one it was fitted on; ``other``: ``lens.about`` or ``run.meta``.
+        """Refuse another model than the one it was fitted on.
 
-        Errors: :class:`ProbeError` where both fingerprints are known and differ.
+        Args:
+            other: ``lens.about`` or ``run.meta``.
+
+        Raises:
+            ProbeError: Both fingerprints are known and differ.
         """
         wanted, found = self.about.get("fingerprint"), other.get("fingerprint")
         if wanted and found and wanted != found:
@@ -95,11 +110,23 @@ class Probe:
                 f"{other.get('model')!r} ({found!s:.12}): fit one on runs of that model with dit_lens.probe(...)"
             )
 
-    def save(self, folder: Any) -> Any:
-        """Write ``probe.pkl``, ``probe.json`` and ``probe.skops``; :func:`dit_lens.load_probe` reads them safely."""
-        from dit_lens.probing.saving import save_probe
+    def save(self, folder: str | Path) -> Path:
+        """Write numbers, pickle, manifest and card; :func:`dit_lens.load_probe` reads them safely.
 
-        return save_probe(self, folder)
+        Args:
+            folder: A folder of its own; an earlier probe there is replaced, anything else is refused.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ProbeError: A pipeline of other estimators, a value that JSON does not have, or a place that cannot be
+                written.
+        """
+        return write_probe(
+            folder, self.pipeline, self.classes, label=self.label, unit=self.unit, address=self.address,
+            scores=self.scores, about=self.about,
+        )  # fmt: skip
 
     def _rows(self, x: Any) -> tuple[np.ndarray, tuple[int, ...]]:
         values = np.asarray(x.detach().float().cpu() if hasattr(x, "detach") else x, dtype=np.float32)

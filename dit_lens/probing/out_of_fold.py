@@ -1,4 +1,10 @@
-"""Out-of-fold decisions at one place: by moments for ridge, by scikit-learn for any other estimator."""
+"""Out-of-fold decisions at one place: by moments for ridge, by scikit-learn for any other estimator.
+
+``sklearn.model_selection.cross_val_predict`` is not used: it raises where two classes of three are in the training part
+of a fold, as happens with shuffled labels, and it would fit ridge once for each of the many shuffles.
+
+When not to use: for decisions on other scenes than those of the folds; fit a probe (:mod:`.fit`).
+"""
 
 from __future__ import annotations
 
@@ -20,14 +26,15 @@ Reader = Callable[[np.ndarray, np.ndarray], Callable[[np.ndarray, int], np.ndarr
 
 @dataclass(frozen=True)
 class Ridge:
-    """Ridge (regression, or on -1 and 1), exactly scikit-learn's, many labels at the price of one.
+    """Ridge regression (of numbers, or of -1 and 1), equal to scikit-learn's; all labels share one factorisation.
 
-    Decisions about classes are relative to the classes' shares of the training rows, so that each weighs the same.
+    Decisions between classes are relative to their shares of the training rows, so that each class weighs the same.
     """
 
     alpha: float = ALPHA
 
     def __call__(self, x: np.ndarray, fold: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
+        """Prepare features (rows, d) and folds (rows,); returns the function of labels (see :data:`Reader`)."""
         moments = Moments.of(x, fold, self.alpha)
 
         def decide(y: np.ndarray, classes: int) -> np.ndarray:
@@ -36,11 +43,11 @@ class Ridge:
             found, mean = (a.reshape(wanted.shape) for a in moments.decisions(flat))
             if not classes:
                 return found
-            # Share of a class that x speaks for over its share of the training rows, (1 + y_hat) / (1 + ybar): without
-            # this the larger classes would be said too often, and a feature that says nothing would fall below chance.
+            # Predicted share of a class over its share of the training rows, (1 + y_hat) / (1 + ybar): otherwise large
+            # classes are predicted too often, and an uninformative feature scores below chance.
             if classes == 2:
                 return found - mean
-            there = mean > -1  # in the training rows; what is not there is never said
+            there = mean > -1  # in the training rows; a class that is not is never predicted
             return np.where(there, (found - mean) / np.where(there, 1 + mean, 1), -np.inf)
 
         return decide
@@ -48,11 +55,13 @@ class Ridge:
 
 @dataclass(frozen=True)
 class Estimator:
-    """Any scikit-learn estimator, fitted behind a scaler once a fold and label."""
+    """Any scikit-learn estimator, fitted behind a scaler once for each fold and label."""
 
     estimator: Any
 
     def __call__(self, x: np.ndarray, fold: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
+        """Prepare features (rows, d) and folds (rows,); returns the function of labels (see :data:`Reader`)."""
+
         def decide(y: np.ndarray, classes: int) -> np.ndarray:
             columns = 1 if classes in (0, 2) else classes
             out = np.zeros((len(y), columns, y.shape[1]))
@@ -73,16 +82,23 @@ class Estimator:
 
 
 class Place:
-    """The features of one place, (scenes, units, d): what labels that count the same units share is computed once."""
+    """The features of one place, (scenes, units, d); labels with the same units and folds share their preparation."""
 
     def __init__(self, reader: Reader, x: np.ndarray) -> None:
         self.reader, self.x = reader, x
         self._ready: dict[tuple[bytes, bytes], Callable[[np.ndarray, int], np.ndarray]] = {}
 
     def decisions(self, y: np.ndarray, used: np.ndarray, fold: np.ndarray, classes: int) -> np.ndarray:
-        """Decisions (scenes, units, columns, T) on labels ``y`` (scenes, units, T), each by probes of other folds.
+        """Decide each unit by the probe that was fitted on the other folds.
 
-        ``used``, ``fold``: (scenes, units); units that are not used take no part and get 0.
+        Args:
+            y: Labels (scenes, units, T): codes, or values for a regression.
+            used: Units that count, (scenes, units).
+            fold: Fold of each unit, (scenes, units).
+            classes: Number of classes; 0 for a regression.
+
+        Returns:
+            Decisions (scenes, units, columns, T), 0 for units that are not used.
         """
         key = used.tobytes(), fold.tobytes()
         if key not in self._ready:

@@ -1,4 +1,4 @@
-"""The card of a probe: a page of markdown for people, made from nothing but the probe itself.
+"""The card of a probe: a page of markdown for people, made from nothing but the manifest.
 
 When not to use: to read a probe by program. That is what ``probe.json`` is for.
 """
@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dit_lens.probing.linear_probe import Probe
-from dit_lens.probing.probe_manifest import plain
-
 _MAX_CELL = 300
 _LOAD = """\
 ## Use it
 
-With dit_lens, which opens the pickle through an allow-list and runs nothing that the file brings along:
+With dit_lens, which builds the pipeline from the numbers in `probe.safetensors` and runs nothing of the files:
 
 ```python
 import dit_lens as dl
@@ -32,15 +29,14 @@ import hashlib, json, pathlib, pickle
 folder = pathlib.Path("path/to/this/folder")
 data = (folder / "probe.pkl").read_bytes()
 facts = json.loads((folder / "probe.json").read_text())
-assert hashlib.sha256(data).hexdigest() == facts["files"]["probe.pkl"]["sha256"]
+assert hashlib.sha256(data).hexdigest() == facts["files"]["probe.pkl"]
 pipeline = pickle.loads(data)  # sklearn Pipeline(StandardScaler, {estimator})
 pipeline.predict(rows)  # (n, {n})
 ```
 
 **Opening a pickle runs whatever is in it.** The checksum shows that the download is whole, not who made it. Use
-`pickle.loads` only on a file whose origin you trust; otherwise use `dl.load_probe`, or `probe.skops` with
-[skops](https://skops.readthedocs.io). `pickle.loads` wants about the versions of scikit-learn and numpy that are in
-`probe.json`; `dl.load_probe` also opens it under others of the same major version of scikit-learn.
+`pickle.loads` only on a file whose origin you trust, and with about the versions of scikit-learn and numpy that are in
+`probe.json`; otherwise use `dl.load_probe`, or the numbers themselves: `(x - mean) / scale @ coef.T + intercept`.
 
 ## When not to use it
 
@@ -49,27 +45,30 @@ that takes an intervention (steering along the probe's direction, or erasing it)
 """
 
 
-def card(probe: Probe) -> str:
-    """The card of a probe in markdown, with the scores beside their controls."""
-    estimator = type(probe.pipeline[-1]).__name__
-    facts = {
-        "reads": f"{probe.label}, one answer for each {probe.unit}",
-        "at": str(probe.address),
-        "kind": f"{estimator} on {probe.n_features} channels",
-        "classes": ", ".join(map(str, probe.classes)) or "none: a regression",
+def card(facts: Mapping[str, Any]) -> str:
+    """The card of a probe in markdown, with the scores beside their controls.
+
+    Args:
+        facts: The entries of its manifest (:mod:`.probe_manifest`).
+    """
+    about = {
+        "reads": f"{facts['label']}, one answer for each {facts['unit']}",
+        "at": facts["address"],
+        "kind": f"{facts['estimator']} on {facts['n_features']} channels",
+        "classes": ", ".join(map(str, facts["classes"])) or "none: a regression",
     }
     parts = [
         "---\nlibrary_name: sklearn\ntags:\n- dit-lens\n- linear-probe\n- interpretability\n---",
-        f"# Linear probe: {_cell(probe.label)}",
-        _table("", "", facts.items()),
+        f"# Linear probe: {_cell(facts['label'])}",
+        _table("", "", about.items()),
         "## Scores and controls",
         "A score means something only beside its controls; the intervals are over scenes.\n\n"
-        + _table("measure", "value", _flat(plain(probe.scores, "scores")))
-        if probe.scores
+        + _table("measure", "value", _flat(facts["scores"]))
+        if facts["scores"]
         else "None were stored with this probe.",
         "## Model and data",
-        _table("", "", _flat(plain(probe.about, "about"))) if probe.about else "Nothing was stored about them.",
-        _LOAD.format(n=probe.n_features, address=_cell(probe.address), estimator=estimator),
+        _table("", "", _flat(facts["about"])) if facts["about"] else "Nothing was stored about them.",
+        _LOAD.format(n=facts["n_features"], address=_cell(facts["address"]), estimator=facts["estimator"]),
     ]
     return "\n\n".join(parts)
 
@@ -88,7 +87,7 @@ def _table(left: str, right: str, rows: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value as text that stays in its cell: names and prompts are somebody's words."""
+    """A value as text that stays in its cell, since names and prompts may hold any markup."""
     text = f"{value:.4g}" if isinstance(value, float) else "not measured" if value is None else str(value)
     text = " ".join(text.split())
     text = text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 1] + "…"

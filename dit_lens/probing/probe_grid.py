@@ -1,6 +1,6 @@
-"""What can be read where and when: a probe for every (label, hook, step, layer), each beside its controls.
+"""Probes at every place: what can be read where and when, each (label, hook, step, layer) beside its controls.
 
-Scores are out of fold, with whole scenes held out (:mod:`.scores` says which measure a label has). Beside each stand
+Scores are out of fold, with whole scenes held out (:mod:`.scores` says which measure a label has). Beside each are
 
 - ``null``, ``p``: the mean over shuffled labels, and the share of shuffles whose *best* place beats this one,
   (1 + #{max over places of the shuffled score >= score}) / (1 + shuffles): corrected for choosing the best place;
@@ -10,8 +10,8 @@ Scores are out of fold, with whole scenes held out (:mod:`.scores` says which me
 
 A score is a finding where its interval clears ``input``, ``plain`` and ``untrained`` and p is small.
 
-When not to use: to say that the model *uses* what is read; see :mod:`.usage`. And a label that a scene has one of (a
-colour, a first move) is asked of every unit; ``features.per_video()`` asks the scene once.
+When not to use: as evidence that the model *uses* what is read; see :mod:`.causal_check`. A label of one value a scene
+(a colour, a first move) is read from every unit; use ``features.per_video()`` to read it once.
 """
 
 from __future__ import annotations
@@ -60,17 +60,28 @@ def grid(
 ) -> xr.Dataset:
     """Fit and score a probe at every place of ``features``, for every label.
 
-    ``labels``: names, :class:`Label` or :class:`Labels` values, or a mapping name -> array. ``estimator``: ridge of
-    strength ``alpha``, by sufficient statistics, unless a scikit-learn estimator is given (then every shuffle is a fit
-    of its own: minutes become hours). With tens of scenes and one row each, a smaller ``alpha`` suits numbers better.
-    ``folder``: finished steps are kept there and not done again.
+    Args:
+        features: Activations at the places.
+        labels: Names, :class:`Label` or :class:`Labels` values, or a mapping name -> array.
+        estimator: A scikit-learn estimator, fitted for every shuffle (hours instead of minutes); ridge by sufficient
+            statistics by default.
+        alpha: Strength of the ridge. With tens of scenes and one row each, a smaller one suits regressions better.
+        folds: Number of folds; scenes are held out as a whole.
+        permutations: Number of shuffled labels behind ``null`` and ``p``.
+        untrained: Features of an untrained network at the same places.
+        seed: Seed of folds, shuffles and controls.
+        folder: Where finished steps are kept, so that a stopped grid is resumed.
+        progress: Called with the number of finished (hook, step).
 
-    Returns ``score, low, high, null, p, control, selectivity`` (label, hook, step, layer), ``n`` (label,),
-    ``input`` (label, step), ``plain`` (label, baseline), ``untrained`` like ``score``, and the numbers of each scene
-    behind them: ``per_scene``, ``per_scene_input``, ``per_scene_untrained`` (..., task).
+    Returns:
+        ``score, low, high, null, p, control, selectivity`` (label, hook, step, layer), ``n`` (label,), ``input``
+        (label, step), ``plain`` (label, baseline), ``untrained`` like ``score``, and the values of each scene behind
+        them: ``per_scene``, ``per_scene_input``, ``per_scene_untrained`` (..., task).
 
-    Errors: :class:`ProbeError` for a label without two classes, fewer scenes than folds, NaN features, or untrained
-    features of other scenes or places.
+    Raises:
+        ProbeError: A label without two classes, fewer scenes than folds, NaN features, or untrained features of other
+            scenes or places.
+        StoreError: A folder that cannot be used.
     """
     if isinstance(labels, Mapping):
         chosen = [label(features, values, name) for name, values in labels.items()]
@@ -108,7 +119,7 @@ def grid(
 
 
 class _Job:
-    """One label made ready: its folds, shuffles and control, the same at every place."""
+    """One label with its folds, shuffles and control task, which are the same at every place."""
 
     def __init__(self, features: Features, labels: Labels, fold: np.ndarray, permutations: int, seed: int) -> None:
         self.labels = labels
@@ -143,7 +154,7 @@ class _Job:
         return out
 
     def controlled(self, place: Place) -> float:
-        """Score of the control task; NaN where there is none."""
+        """Score of the control task; NaN without one."""
         used = self.control >= 0
         if not used.any():
             return float("nan")
@@ -184,7 +195,7 @@ def _dataset(
     reader: Reader,
 ) -> xr.Dataset:
     def gather(name: str) -> np.ndarray:
-        """(label, hook, step, ...)"""
+        """Values of all blocks, (label, hook, step, ...)."""
         rows = [[found[hook, step][name] for step in features.steps] for hook in features.hooks]
         return np.moveaxis(np.array(rows), 2, 0)
 

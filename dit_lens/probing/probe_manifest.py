@@ -1,17 +1,18 @@
 """``probe.json``: what a saved probe is, in JSON that anyone can read, written and read by the same rules.
 
     format      number of this layout
-    label, unit, address, classes, estimator, n_features
+    label, unit, address
+    estimator, params, classes, dtype, n_features, order      of the pipeline (:mod:`.stored_numbers`)
     scores      what was measured at the fit: score, controls, baselines, intervals
     about       model and fingerprint, generation, data recipe
-    versions    python, scikit-learn, numpy, dit_lens that wrote the pickle
-    files       sha256 and size of probe.pkl, and of probe.skops (null where skops was not installed)
+    versions    python, scikit-learn, numpy and dit_lens that wrote the probe
+    files       sha256 of probe.safetensors and probe.pkl
     digest      sha256 of everything else in this file
 
-The checksums show that a folder is whole and belongs together. They do not show who made it: whoever changes a pickle
-can write the checksum that fits. Safety comes from how files are opened (:mod:`.inert`).
+The checksums show that a folder is whole and belongs together. They do not show who made it: whoever changes a file can
+write the checksum that fits. Safety comes from how a probe is opened (:mod:`.safe_opening`).
 
-When not to use: for values that JSON has not. NaN and infinity are written as null; arrays become lists.
+When not to use: for values that JSON does not have. NaN and infinity are written as null; arrays become lists.
 """
 
 from __future__ import annotations
@@ -30,45 +31,36 @@ import sklearn
 import dit_lens
 from dit_lens.address import Address
 from dit_lens.errors import AddressError, ProbeError
-from dit_lens.probing.pickle_tree import REMEDY
 
-FORMAT = 1
-PICKLE, MANIFEST, TWIN, CARD = "probe.pkl", "probe.json", "probe.skops", "README.md"
-FILES = (PICKLE, MANIFEST, TWIN, CARD)
-MAX_MANIFEST = 2**20
-_MAX_CLASSES = 10_000
+FORMAT = 2
+PICKLE, NUMBERS, MANIFEST, CARD = "probe.pkl", "probe.safetensors", "probe.json", "README.md"
+FILES = (PICKLE, NUMBERS, MANIFEST, CARD)
+MAX_MANIFEST = 2**20  # bytes
+MAX_BYTES = 64 * 2**20  # of each other file; a probe of 100 classes on 5,120 channels takes 4 MB
+REMEDY = "get the probe again from where it was published, or fit it anew with dit_lens.probe(...)"
+_MAX_CLASSES, _MAX_TEXT = 10_000, 500
 _KEYS: dict[str, type] = {
-    "format": int, "label": str, "unit": str, "address": str, "classes": list, "estimator": str, "n_features": int,
-    "scores": dict, "about": dict, "versions": dict, "files": dict, "digest": str,
+    "format": int, "label": str, "unit": str, "address": str, "estimator": str, "params": dict, "classes": list,
+    "dtype": str, "n_features": int, "order": str, "scores": dict, "about": dict, "versions": dict, "files": dict,
+    "digest": str,
 }  # fmt: skip
 
 
-def compose(
-    label: str, unit: str, address: Address, classes: tuple[Any, ...], estimator: str, n_features: int,
-    scores: Mapping[str, Any], about: Mapping[str, Any], files: Mapping[str, bytes | None],
-) -> bytes:  # fmt: skip
-    """The manifest's bytes; the same values give the same bytes. Errors: :class:`ProbeError` for what JSON has not."""
-    facts: dict[str, Any] = {
-        "format": FORMAT,
-        "label": label,
-        "unit": unit,
-        "address": str(address),
-        "classes": list(classes),
-        "estimator": estimator,
-        "n_features": n_features,
-        "scores": plain(scores, "scores"),
-        "about": plain(about, "about"),
-        "versions": {
-            "python": platform.python_version(),
-            "scikit-learn": sklearn.__version__,
-            "numpy": np.__version__,
-            "dit_lens": dit_lens.__version__,
-        },
-        "files": {name: data and {"sha256": sha256(data), "bytes": len(data)} for name, data in files.items()},
-    }
-    facts["digest"] = _digest(facts)
+def compose(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+    """Write a manifest; the same values give the same bytes.
+
+    Args:
+        facts: Every entry but ``format``, ``versions``, ``files`` and ``digest``.
+        files: Contents of the files beside it, by name.
+
+    Raises:
+        ProbeError: A value that JSON does not have, or that :func:`read` refuses.
+    """
+    wanted = {"format": FORMAT, **{name: plain(value, name) for name, value in facts.items()}, "versions": versions()}
+    wanted["files"] = {name: sha256(data) for name, data in files.items()}
     try:
-        data = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        wanted["digest"] = digest(wanted)
+        data = json.dumps(wanted, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         read(data)
     except (ProbeError, UnicodeEncodeError) as error:
         raise ProbeError(f"this probe cannot be saved: {error}") from error
@@ -76,7 +68,11 @@ def compose(
 
 
 def read(data: bytes) -> dict[str, Any]:
-    """The facts in a manifest, every one of its type. Errors: :class:`ProbeError` for anything else."""
+    """The entries of a manifest, each of its type.
+
+    Raises:
+        ProbeError: Anything but a manifest of this format that nobody changed.
+    """
     if len(data) > MAX_MANIFEST:
         raise ProbeError(
             f"{MANIFEST} is larger than 1 MB: keep arrays and long lists out of scores and about; {REMEDY}"
@@ -97,29 +93,38 @@ def read(data: bytes) -> dict[str, Any]:
         raise ProbeError(
             f"{MANIFEST} has missing, unknown or wrong entries {[n[:50] for n in wrong or unknown][:10]}: {REMEDY}"
         )
-    if _digest({name: value for name, value in facts.items() if name != "digest"}) != facts["digest"]:
+    if digest(facts) != facts["digest"]:
         raise ProbeError(f"{MANIFEST} was changed after it was written: {REMEDY}")
     _check(facts)
     return facts
 
 
-def address_of(facts: Mapping[str, Any]) -> Address:
-    """Where the probe reads. Errors: :class:`ProbeError` for a text that is no address."""
+def digest(facts: Mapping[str, Any]) -> str:
+    """sha256 of every entry but the digest itself."""
+    rest = {name: value for name, value in facts.items() if name != "digest"}
     try:
-        address = Address.parse(facts["address"])
-    except (AddressError, ValueError) as error:
-        raise ProbeError(f"{MANIFEST} holds no address: {error}; {REMEDY}") from error
-    if str(address) != facts["address"]:
-        raise ProbeError(f"{MANIFEST} holds the address {facts['address'][:200]!r}, which reads as {address}: {REMEDY}")
-    return address
+        return sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+    except (ValueError, RecursionError) as error:
+        raise ProbeError(f"the manifest holds a number that JSON has not, or nests too deeply: {REMEDY}") from error
 
 
 def sha256(data: bytes) -> str:
+    """Checksum as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
+def versions() -> dict[str, str]:
+    """What decides the bytes of a pickled pipeline, as it is installed here."""
+    python, numpy = platform.python_version(), np.__version__
+    return {"python": python, "scikit-learn": sklearn.__version__, "numpy": numpy, "dit_lens": dit_lens.__version__}
+
+
 def plain(value: Any, place: str) -> Any:
-    """A value as JSON holds it: numbers of other libraries as its own, tuples and arrays as lists, NaN as null."""
+    """A value as JSON holds it: numbers of other libraries as Python's, tuples and arrays as lists, NaN as null.
+
+    Raises:
+        ProbeError: A value of another kind, or a key that is no text; ``place`` names it.
+    """
     if isinstance(value, Mapping):
         if bad := [k for k in value if not isinstance(k, str)]:
             raise ProbeError(f"{place} has the key {bad[0]!r}; keys in a probe's {place.split('.')[0]} are texts")
@@ -142,30 +147,20 @@ def plain(value: Any, place: str) -> Any:
 
 def _check(facts: dict[str, Any]) -> None:
     shown = [facts["label"], facts["unit"], facts["address"], facts["estimator"], *facts["scores"]]
-    if any(not text or len(text) > 500 or not text.isprintable() for text in shown):
+    if any(not text or len(text) > _MAX_TEXT or not text.isprintable() for text in shown):
         raise ProbeError(
-            "a probe's label, unit, address and names of scores are printable texts of up to 500 characters"
+            f"a probe's label, unit, address and names of scores are printable texts of up to {_MAX_TEXT} characters"
         )
     classes = facts["classes"]
-    if len(classes) > _MAX_CLASSES or any(type(c) not in (str, int, float, bool) for c in classes):
+    if len(classes) > _MAX_CLASSES or any(
+        type(c) not in (str, int, float, bool) or len(str(c)) > _MAX_TEXT for c in classes
+    ):
         raise ProbeError(f"the classes of a probe are up to {_MAX_CLASSES} numbers or texts: {REMEDY}")
-    if any(type(v) is not str or len(v) > 100 or not v.isprintable() for v in facts["versions"].values()):
-        raise ProbeError(f"{MANIFEST} names versions that are none: {REMEDY}")
-    files = facts["files"]
-    if files.keys() != {PICKLE, TWIN} or files[PICKLE] is None or not all(map(_is_entry, files.values())):
+    if facts["files"].keys() != {PICKLE, NUMBERS}:
         raise ProbeError(f"{MANIFEST} does not say which files belong to the probe: {REMEDY}")
-    address_of(facts)
-
-
-def _is_entry(entry: Any) -> bool:
-    if type(entry) is not dict:
-        return entry is None
-    return {name: type(value) for name, value in entry.items()} == {"sha256": str, "bytes": int}
-
-
-def _digest(facts: Mapping[str, Any]) -> str:
     try:
-        text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    except (ValueError, RecursionError) as error:
-        raise ProbeError(f"the manifest holds a number that JSON has not, or nests too deeply: {REMEDY}") from error
-    return sha256(text.encode())
+        address = str(Address.parse(facts["address"]))
+    except (AddressError, ValueError) as error:
+        raise ProbeError(f"{MANIFEST} holds no address: {error}; {REMEDY}") from error
+    if address != facts["address"]:
+        raise ProbeError(f"{MANIFEST} holds the address {facts['address']!r}, which reads as {address}: {REMEDY}")

@@ -1,66 +1,81 @@
-"""Saved probes, opened without running anything that a file brings along.
+"""Saved probes, opened from their numbers: no pickle is read, and no code of a file's choosing can run.
 
-    load_probe(folder)               the pickle, through an allow-list of a dozen names; nothing in it is called
-    load_probe(folder, twin=True)    the skops file instead, for those who open no pickles at all
-    load_probe(folder, trust=True)   the pickle as Python opens any pickle: runs whatever is in it
+    probe = load_probe(folder)
 
-There is no way from one to another: what one refuses is an error, and never tried in another way. Files are read once,
-so that what was checked is what is opened; links are not followed. Under another minor version of scikit-learn a probe
-is opened with a warning, as its numbers are checked against the formula; another major version is refused.
+The pipeline is built by the installed scikit-learn from four arrays in a safetensors file and the manifest, and run
+once on made-up rows; ``probe.pkl`` is an export for people with scikit-learn alone. Why not read that, through an
+allow-list of names? A pickle is a program: each class, opcode and ``__setstate__`` that is let through has to be shown
+harmless anew for each version of Python, numpy and scikit-learn. skops decides by a list of types as well, and would be
+a dependency more for the same four arrays.
 
-When not to use: ``trust=True`` on a file that somebody else could have written. The checksum is next to it, and changed
-as easily.
+What is lost: a bare ``probe.pkl`` without its folder does not open here (the error says what to do). What is gained: a
+probe opens under other versions of scikit-learn (tested by hand: 1.6.1, 1.7.2, 1.9.1), up to rounding.
+
+The pickle has to have the checksum that the manifest names. Where Python and all packages have the versions that wrote
+it, it also has to be byte for byte what the numbers give, so that other contents are refused even when their checksum
+fits. Under other versions this cannot be told, and the pickle is as safe as its origin. Files are read once, so that
+what was checked is what is opened; links are not followed.
+
+When not to use: to learn who made a probe; a checksum is changed as easily as the file.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import re
 import stat
-import warnings
 from pathlib import Path
 from typing import Any
 
-import sklearn
-from sklearn.pipeline import Pipeline
-
+from dit_lens.address import Address
 from dit_lens.errors import ProbeError
 from dit_lens.probing import probe_manifest
 from dit_lens.probing.linear_probe import Probe
-from dit_lens.probing.pickle_tree import MAX_BYTES, REMEDY, Refused
-from dit_lens.probing.probe_manifest import MANIFEST, MAX_MANIFEST, PICKLE, TWIN
-from dit_lens.probing.skops_file import pipeline_from_twin
-from dit_lens.probing.stored_numbers import classes_of, n_features, pipeline_from
-
-_TRUST = "load_probe(folder, trust=True) opens it as a plain pickle, which runs whatever is in it"
+from dit_lens.probing.probe_manifest import MANIFEST, MAX_BYTES, MAX_MANIFEST, NUMBERS, PICKLE, REMEDY
+from dit_lens.probing.stored_numbers import export, pipeline_of
 
 
-def load_probe(folder: str | Path, *, trust: bool = False, twin: bool = False) -> Probe:
-    """Read a probe written by ``probe.save(folder)``: checksums, versions, and contents all checked.
+def load_probe(folder: str | Path) -> Probe:
+    """Read a probe that ``probe.save(folder)`` wrote: checksums and contents are checked, and nothing in it is run.
 
-    trust: open the pickle as Python does, any estimator and version; only for files that you made. twin: open
-    ``probe.skops`` instead of the pickle.
-    Errors: :class:`ProbeError` for a folder that is missing, damaged, changed, of another format or scikit-learn, or
-    that asks for anything but a linear probe.
+    Args:
+        folder: The probe's folder, with ``probe.json``, ``probe.safetensors`` and ``probe.pkl``.
+
+    Returns:
+        The probe, with the predictions that it was saved with.
+
+    Raises:
+        ProbeError: The folder is missing, damaged, changed, of another format, or holds anything but a linear probe.
     """
-    if trust and twin:
-        raise ProbeError("trust=True opens the pickle and twin=True the skops file: choose one")
     folder = Path(folder)
+    if folder.is_file():
+        raise ProbeError(
+            f"{folder} is a file, and load_probe takes the folder that probe.save(folder) wrote: give that folder. A "
+            "pickle alone is not opened, because that runs whatever is in it; one of your own becomes a probe with "
+            "dit_lens.probing.Probe(pickle.load(file), label=..., address=..., unit=..., classes=...).save(folder)"
+        )
     facts = probe_manifest.read(_read(folder / MANIFEST, MAX_MANIFEST))
-    contents = {PICKLE: _whole(folder, PICKLE, facts)}
-    if twin or (folder / TWIN).exists():
-        contents[TWIN] = _whole(folder, TWIN, facts)
-    _versions(facts["versions"].get("scikit-learn", "an unknown version"), trust)
-    if trust:
-        pipeline = _trusted(contents[PICKLE])
-    else:
-        pipeline = pipeline_from_twin(contents[TWIN]) if twin else pipeline_from(contents[PICKLE])
-    classes = _agree(pipeline, facts)
-    return Probe(
-        pipeline, facts["label"], probe_manifest.address_of(facts), facts["unit"], classes, facts["scores"],
-        facts["about"]
-    )
+    contents = {name: _whole(folder / name, facts["files"][name]) for name in (NUMBERS, PICKLE)}
+    try:
+        pipeline = pipeline_of(facts, contents[NUMBERS])
+        same = facts["versions"] != probe_manifest.versions() or contents[PICKLE] == export(pipeline)
+    except Exception as error:  # entries and arrays of any kind
+        reason = str(error)[:300] if isinstance(error, ProbeError) else type(error).__name__
+        raise ProbeError(f"{NUMBERS} and {MANIFEST} in {folder} do not make a probe: {reason}; {REMEDY}") from error
+    if not same:
+        raise ProbeError(
+            f"{PICKLE} in {folder} is not the pickle that {NUMBERS} gives under the versions that wrote it. Do not "
+            f"open it in another way: {REMEDY}"
+        )
+    about = {name: facts[name] for name in ("label", "unit", "scores", "about")}
+    return Probe(pipeline, address=Address.parse(facts["address"]), classes=tuple(facts["classes"]), **about)
+
+
+def _whole(file: Path, wanted: Any) -> bytes:
+    """A file's bytes, when they are those that the manifest names."""
+    data = _read(file, MAX_BYTES)
+    if probe_manifest.sha256(data) != wanted:
+        raise ProbeError(f"{file} is not what {MANIFEST} says was written: damaged or changed; {REMEDY}")
+    return data
 
 
 def _read(file: Path, limit: int) -> bytes:
@@ -76,73 +91,10 @@ def _read(file: Path, limit: int) -> bytes:
             if state.st_size > limit:
                 raise ProbeError(f"{file} is larger than the {limit >> 20} MB that a probe may take: {REMEDY}")
             return opened.read(state.st_size)
+    except ProbeError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ProbeError):
-            raise
         raise ProbeError(
             f"{file.parent} holds no probe that can be read ({file.name}: {error}): give a folder written by "
             "probe.save(folder), or pull one with dit_lens.probing.pull_probe(...)"
         ) from error
-
-
-def _whole(folder: Path, name: str, facts: dict[str, Any]) -> bytes:
-    """A file's bytes, when they are those that the manifest speaks of."""
-    entry = facts["files"][name]
-    if entry is None:
-        raise ProbeError(
-            f"the probe in {folder} was saved without {name}: open the pickle, remove a {name} that somebody added, or "
-            "save the probe again where skops is installed"
-        )
-    data = _read(folder / name, MAX_BYTES)
-    if len(data) != entry["bytes"] or probe_manifest.sha256(data) != entry["sha256"]:
-        raise ProbeError(f"{name} in {folder} is not what {MANIFEST} says was written: damaged or changed; {REMEDY}")
-    return data
-
-
-def _versions(written: str, trust: bool) -> None:
-    here = sklearn.__version__
-    pair = [(re.match(r"(\d+)\.(\d+)", version) or ("", "")) for version in (written, here)]
-    if pair[0][1] == pair[1][1] and pair[0][0] == pair[1][0]:
-        return
-    text = f"this probe was written with scikit-learn {written} and {here} is installed"
-    if pair[0][1] != pair[1][1] and not trust:
-        wanted = f'`pip install "scikit-learn=={pair[0][0]}.*"`' if pair[0][0] else "the version that wrote it"
-        raise ProbeError(f"{text}: use {wanted}, or fit it anew with dit_lens.probe(...); {_TRUST}")
-    how = "opened as it is" if trust else "its predictions were checked against its coefficients"
-    warnings.warn(f"{text}; {how}. Fit it anew to be rid of this", stacklevel=3)
-
-
-def _trusted(data: bytes) -> Pipeline:
-    try:
-        found = pickle.loads(data)
-    except Exception as error:  # whatever is in it runs, and fails as it likes
-        raise ProbeError(f"{PICKLE} does not open as a pickle ({type(error).__name__}: {error}): {REMEDY}") from error
-    if not isinstance(found, Pipeline):
-        raise ProbeError(f"{PICKLE} holds a {type(found).__name__} and no scikit-learn Pipeline: {REMEDY}")
-    return found
-
-
-def _agree(pipeline: Pipeline, facts: dict[str, Any]) -> tuple[Any, ...]:
-    """The classes, when pipeline and manifest say the same of each other."""
-    try:
-        estimator, width = type(pipeline[-1]).__name__, n_features(pipeline)
-        classes = classes_of(pipeline) or tuple(getattr(pipeline[-1], "classes_", ()))
-        same = [*map(_typed, classes)] == [*map(_typed, facts["classes"])]
-    except Refused:
-        raise
-    except Exception as error:
-        raise ProbeError(
-            f"{PICKLE} does not hold a fitted probe ({type(error).__name__}: {error}): {REMEDY}"
-        ) from error
-    if not same or estimator != facts["estimator"] or width != facts["n_features"]:
-        said = f"a {facts['estimator']} of {facts['n_features']} channels and {len(facts['classes'])} classes"
-        raise ProbeError(
-            f"{MANIFEST} speaks of {said}, and the pipeline is a {estimator} of {width} channels and {len(classes)} "
-            f"{'' if same else 'other '}classes: the two files do not belong together; {REMEDY}"
-        )
-    return classes
-
-
-def _typed(label: Any) -> tuple[type, Any]:
-    value = label.item() if hasattr(label, "item") else label
-    return type(value), value

@@ -1,12 +1,17 @@
-"""How well decision values fit a label: one number a scene, so that intervals and tests resample scenes.
+"""Scores of decision values: one number a scene, so that intervals and tests resample scenes.
 
-Three measures, chosen by what the label is, each with a known value for a read-out that knows nothing:
+The measure depends on the label, and each has a known value at chance:
 
 - a label of two classes that differs between units of one scene: the area under the ROC curve *within* each scene,
-  P(decision of a positive unit > decision of a negative one), ties counted half; nothing: .5;
-- classes that a scene has one of: whether the largest decision is the right class, each class weighing the same
-  (balanced accuracy); nothing: 1 / classes;
-- a regression: 1 - (squared error) / (squared distance to the mean), over all scenes; nothing: 0.
+  P(decision of a positive unit > decision of a negative one), ties counted half; chance: .5;
+- one class a scene: whether the largest decision is the right class, each class weighing the same (balanced accuracy);
+  chance: 1 / classes;
+- a regression: 1 - (squared error) / (squared distance to the mean), over all scenes; chance: 0.
+
+The mean over scenes is scikit-learn's ``balanced_accuracy_score`` and ``r2_score``, and the mean of its
+``roc_auc_score`` over scenes; those functions give no parts by scene, and take one shuffle at a time.
+
+When not to use: to compare labels of different measures.
 """
 
 from __future__ import annotations
@@ -27,15 +32,22 @@ def metric(labels: Labels) -> str:
 
 
 def chance(labels: Labels) -> float:
-    """What a read-out that knows nothing scores."""
+    """Expected score of an uninformative read-out."""
     return {"auc": 0.5, "balanced_accuracy": 1 / max(len(labels.classes), 1), "r2": 0.0}[metric(labels)]
 
 
 def per_scene(labels: Labels, decisions: np.ndarray) -> np.ndarray:
-    """Score of each scene (scenes, ...); NaN where a scene says nothing. The mean over scenes is the score.
+    """Score of each scene; the mean over scenes is the score.
 
-    ``decisions``: (scenes, units, columns, ...), a column a class (one for two classes or a regression); further axes
-    are kept. Scenes weigh so that their mean is the measure named above.
+    Args:
+        labels: The truth.
+        decisions: (scenes, units, columns, ...), a column a class, or one column for two classes or a regression.
+
+    Returns:
+        (scenes, ...), NaN for scenes without a used unit, or for the area without both classes.
+
+    Raises:
+        ProbeError: Decisions of another shape.
     """
     kind = metric(labels)
     if decisions.shape[:2] != labels.codes.shape:
@@ -56,7 +68,7 @@ def auc(values: np.ndarray, positive: np.ndarray, used: np.ndarray) -> np.ndarra
 
 
 def accuracy(codes: np.ndarray, decisions: np.ndarray, classes: int) -> np.ndarray:
-    """Right or not, weighted so that the mean over scenes is the balanced accuracy."""
+    """Correct decisions, weighted so that the mean over scenes is the balanced accuracy; (scenes, ...)."""
     if decisions.shape[2] == 1:
         decisions = np.concatenate([-decisions, decisions], axis=2)
     used = codes >= 0
@@ -70,7 +82,7 @@ def accuracy(codes: np.ndarray, decisions: np.ndarray, classes: int) -> np.ndarr
 
 
 def r2(labels: Labels, predicted: np.ndarray) -> np.ndarray:
-    """1 - error / spread, each scene's part of it."""
+    """Each scene's part of 1 - error / spread, (scenes, ...)."""
     assert labels.values is not None
     spread = (..., *[None] * (predicted.ndim - 2))
     true, used = np.nan_to_num(labels.values), labels.used

@@ -1,4 +1,7 @@
-"""Folds by group: units of one scene, and scenes that look alike, are never on both sides of a split."""
+"""Folds by group: units of one scene, and scenes with the same first picture, are in one fold.
+
+When not to use: to hold out units of a scene; see :func:`.control_task`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,18 @@ from dit_lens.errors import ProbeError
 
 
 def folds_of(groups: np.ndarray, folds: int = 5, seed: int = 0) -> np.ndarray:
-    """The fold of each scene, (scenes,).
+    """The fold of each scene, by ``sklearn.model_selection.GroupKFold``.
 
-    Errors: :class:`ProbeError` for fewer groups than folds.
+    Args:
+        groups: Group of each scene, (scenes,).
+        folds: Number of folds.
+        seed: Seed of the assignment.
+
+    Returns:
+        (scenes,), 0 to folds - 1.
+
+    Raises:
+        ProbeError: Fewer groups than folds.
     """
     there = len(np.unique(groups))
     if folds < 2 or there < folds:

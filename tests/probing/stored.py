@@ -58,16 +58,13 @@ def probe(pipeline: Pipeline | None = None, **more: Any) -> Probe:
 def rewrite(folder: Path, **changes: Any) -> None:
     """Change the manifest and put in the checksums that fit the files beside it, as anyone can."""
     facts = json.loads((folder / probe_manifest.MANIFEST).read_text(encoding="utf-8")) | changes
-    for name in (probe_manifest.PICKLE, probe_manifest.TWIN):
-        if (folder / name).is_file():
-            data = (folder / name).read_bytes()
-            facts["files"][name] = {"sha256": probe_manifest.sha256(data), "bytes": len(data)}
+    for name in (probe_manifest.PICKLE, probe_manifest.NUMBERS):
+        facts["files"][name] = probe_manifest.sha256((folder / name).read_bytes())
     sign(folder, facts)
 
 
 def sign(folder: Path, facts: dict[str, Any]) -> None:
-    facts.pop("digest", None)
-    facts["digest"] = probe_manifest._digest(facts)
+    facts["digest"] = probe_manifest.digest(facts)
     (folder / probe_manifest.MANIFEST).write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -76,4 +73,15 @@ def forge(folder: Path, pickled: bytes) -> Path:
     probe().save(folder)
     (folder / probe_manifest.PICKLE).write_bytes(pickled)
     rewrite(folder)
+    return folder
+
+
+def forge_numbers(folder: Path, numbers: bytes, kind: str = "logistic", /, **facts: Any) -> Path:
+    """A folder like a saved probe's whose numbers, and entries of the manifest, are something else.
+
+    Its versions are others, so that no pickle could be compared with the numbers.
+    """
+    probe(fitted(kind)).save(folder)
+    (folder / probe_manifest.NUMBERS).write_bytes(numbers)
+    rewrite(folder, versions={}, **facts)
     return folder

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copyreg
-import io
 import json
 import os
 import pickle
+import struct
 import sys
 import time
 import tracemalloc
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,31 +18,38 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skops.io
-from hostile import EXTENSION, LIVE, Does, dumped, shell, text
+from hostile import EXTENSION, LIVE, Does, dumped, shell
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from malformed import DEAD, EIGHT, array_of, dtype_of, with_pickled
+from malformed import DEAD
+from safetensors.numpy import load, save
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.tree import DecisionTreeClassifier
-from stored import fitted, forge, probe, rewrite, sign
+from sklearn.preprocessing import StandardScaler
+from stored import fitted, forge, forge_numbers, probe, rewrite, sign
 
 from dit_lens.errors import DitLensError, ProbeError
-from dit_lens.probing import pickle_tree, probe_manifest
+from dit_lens.probing import probe_manifest, safe_opening
 from dit_lens.probing.safe_opening import load_probe
-from dit_lens.probing.stored_numbers import LINEAR, pipeline_from
+from dit_lens.probing.stored_numbers import LINEAR, numbers_of, pipeline_of
 
 SECONDS = 1.5  # of this process; the largest file takes about 0.1
 MEGABYTES = 40  # above the file itself
-REMEDY = r"get the probe again|fit it anew|fit one|give a folder|copy the folder|open the pickle|choose|version"
+REMEDY = r"get the probe again|fit it anew|fit one|give a folder|give that folder|copy the folder|version"
+HONEST = {name: numbers_of(fitted(name)) for name in ("ridge", "logistic", "ridge classifier", "lda")}
+_events: list[str] | None = None
+
+
+def _listen(event: str, args: Any) -> None:
+    if _events is not None and event.startswith(("pickle.", "os.system", "exec", "import", "subprocess.", "marshal.")):
+        _events.append(event)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Everything that is imported late is here before anything hostile is; what was registered goes away again."""
-    folder = probe().save(tmp_path_factory.mktemp("warm") / "p")
-    load_probe(folder), load_probe(folder, twin=True)
+    sys.addaudithook(_listen)  # cannot be removed; it listens to nothing after the tests
+    for name in ("logistic", "ridge classifier"):
+        load_probe(probe(fitted(name)).save(tmp_path_factory.mktemp("warm") / "p"))
     yield
     if copyreg._extension_registry.get(("os", "popen")) == EXTENSION:  # type: ignore[attr-defined]
         copyreg.remove_extension("os", "popen", EXTENSION)
@@ -59,28 +65,41 @@ def bounded() -> Iterator[None]:
     assert np.dtype("f8").itemsize == 8 and not np.dtype("f8").hasobject and np.ones(2).sum() == 2
 
 
-def refused(folder: Path, **how: Any) -> str:
-    with pytest.raises(ProbeError, match=REMEDY) as error:
-        load_probe(folder, **how)
+def refused(folder: Path) -> str:
+    """The error of a folder; while it is read, Python reports no unpickling, no import and no command."""
+    global _events
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProbeError, match=REMEDY) as error:
+            _events = []
+            load_probe(folder)
+        assert _events == []
+        assert tracemalloc.get_traced_memory()[1] < MEGABYTES * 2**20
+    finally:
+        _events = None
+        tracemalloc.stop()
     assert len(str(error.value)) < 1000
     return str(error.value)
+
+
+# ---- pickles
 
 
 @pytest.mark.parametrize("name", LIVE)
 def test_nothing_of_a_file_runs(name: str, tmp_path: Path, bounded: None) -> None:
     mark = tmp_path / "mark"
     folder = forge(tmp_path / "p", LIVE[name](mark))
-    refused(folder)
+    assert "is not the pickle that probe.safetensors gives" in refused(folder)
     assert not mark.exists()
 
 
 @pytest.mark.parametrize("name", LIVE)
-def test_the_same_file_runs_where_it_is_trusted(name: str, tmp_path: Path) -> None:
-    """The files above are what they claim: without the allow-list each leaves its mark."""
+def test_the_same_file_runs_where_it_is_unpickled(name: str, tmp_path: Path) -> None:
+    """The files above are what they claim: opened as a pickle each leaves its mark."""
     mark = tmp_path / "mark"
     folder = forge(tmp_path / "p", LIVE[name](mark))
-    with suppress(ProbeError):
-        load_probe(folder, trust=True)
+    with suppress(Exception):
+        pickle.loads((folder / "probe.pkl").read_bytes())
     for _ in range(100):  # a process that was started may take its time
         if mark.exists():
             break
@@ -92,78 +111,178 @@ def test_the_same_file_runs_where_it_is_trusted(name: str, tmp_path: Path) -> No
 def test_wrong_huge_and_mean_files_are_refused(name: str, tmp_path: Path, bounded: None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = DEAD[name](tmp_path / "mark")
+        folder = forge(tmp_path / "p", DEAD[name](tmp_path / "mark"))
     start = time.process_time()
-    tracemalloc.start()
-    try:
-        with pytest.raises(ProbeError, match=REMEDY) as error:
-            pipeline_from(data)
-        assert tracemalloc.get_traced_memory()[1] < MEGABYTES * 2**20
-    finally:
-        tracemalloc.stop()
-    assert len(str(error.value)) < 1000 and time.process_time() - start < SECONDS
-    assert not (tmp_path / "mark").exists()
-
-
-def test_honest_values_put_in_the_same_way_open() -> None:
-    """What is refused above is refused for what it is, not for how it was put there."""
-    letters = b"C\x08" + "ab".encode("utf-32-le")
-    for value, expected in (
-        (b"K\x01", 1),
-        (array_of(dtype_of("f8"), EIGHT), np.frombuffer(b"abcdefgh")),
-        (array_of(dtype_of("f8", b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"), EIGHT), ...),
-        (array_of(dtype_of("U2"), EIGHT, letters), np.array(["ab"])),
-    ):
-        found = pipeline_from(with_pickled("extra", value))[0].extra
-        assert expected is ... or np.array_equal(found, expected)
-
-
-@pytest.mark.parametrize("name", [name for name in LIVE if name != "extension_code"])
-def test_the_stand_ins_hold_without_the_scan(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two fences, each of which holds alone."""
-    monkeypatch.setattr(pickle_tree, "scan", lambda data: None)
-    with pytest.raises(ProbeError):
-        pipeline_from(LIVE[name](tmp_path / "mark"))
-    assert not (tmp_path / "mark").exists()
-
-
-def test_the_scan_is_what_holds_extension_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python hands a cached extension to a pickle without asking for its name: only the opcode can be refused."""
-    data = LIVE["extension_code"](tmp_path / "mark")
-    with pytest.raises(ProbeError, match="EXT1"):
-        pipeline_from(data)
-    monkeypatch.setattr(pickle_tree, "scan", lambda data: None)
-    with pytest.raises(ProbeError):
-        pipeline_from(data)
-    for _ in range(100):
-        if (tmp_path / "mark").exists():
-            break
-        time.sleep(0.02)
-    assert (tmp_path / "mark").exists()
+    assert "is not the pickle that probe.safetensors gives" in refused(folder)
+    assert time.process_time() - start < SECONDS and not (tmp_path / "mark").exists()
 
 
 def test_there_are_many_of_them() -> None:
     assert len(LIVE) > 30 and len(DEAD) > 80
 
 
+def test_every_changed_byte_of_a_pickle_is_seen(tmp_path: Path) -> None:
+    """It has to be the one that was written: another pickle of the same pipeline is refused as well."""
+    honest = (probe().save(tmp_path / "p") / "probe.pkl").read_bytes()
+    for place in range(0, len(honest), 37):
+        changed = bytearray(honest)
+        changed[place] ^= 1
+        assert "is not the pickle" in refused(forge(tmp_path / "p", bytes(changed)))
+    assert "is not the pickle" in refused(forge(tmp_path / "p", dumped(pickle.loads(honest), protocol=4)))
+    assert load_probe(forge(tmp_path / "p", honest)).label == "wall"
+
+
+def test_a_pickle_of_other_versions_is_neither_compared_nor_read(tmp_path: Path) -> None:
+    """The limit of the comparison: a forger may claim other versions. The numbers are opened, and nothing runs."""
+    global _events
+    mark = tmp_path / "mark"
+    folder = forge(tmp_path / "p", LIVE["eval_"](mark))
+    facts = json.loads((folder / "probe.json").read_text())
+    rewrite(folder, versions=facts["versions"] | {"numpy": "1.26.0"})
+    _events = []
+    try:
+        found = load_probe(folder)
+        assert _events == []
+    finally:
+        _events = None
+    assert np.array_equal(found.direction, probe().direction) and not mark.exists()
+
+
+def test_a_pickle_alone_is_not_opened(tmp_path: Path) -> None:
+    """It says what to do with one's own, and that works."""
+    file = probe().save(tmp_path / "p") / "probe.pkl"
+    assert "runs whatever is in it" in refused(file)
+    (tmp_path / "own.pkl").write_bytes(dumped(fitted()))
+    assert ".save(folder)" in refused(tmp_path / "own.pkl")
+    with (tmp_path / "own.pkl").open("rb") as opened:
+        kept = probe(pickle.load(opened))
+    assert np.array_equal(load_probe(kept.save(tmp_path / "own")).direction, kept.direction)
+
+
+# ---- numbers
+
+
+def with_(estimator: str = "logistic", **changes: Any) -> bytes:
+    """The numbers of an honest probe, some of them changed or, for None, left out."""
+    arrays = load(HONEST[estimator][1]) | changes
+    return save({name: np.asarray(values) for name, values in arrays.items() if values is not None})
+
+
+def header(text: str, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode() + data
+
+
+def one(name: str = "mean", dtype: str = "F64", shape: str = "[6]", offsets: str = "[0,48]") -> str:
+    return f'"{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}'
+
+
+NUMBERS = {
+    "nothing": b"",
+    "a pickle": dumped(Does(os.system, ":")),
+    "an honest pickle": dumped(fitted()),
+    "cut": HONEST["logistic"][1][:-8],
+    "goes on after its end": HONEST["logistic"][1] + b"\0",
+    "header of 8 EB": struct.pack("<Q", 2**63 - 1) + b"{}",
+    "header longer than needed": header("{" + " " * 5000 + "}"),
+    "deep header": header("[" * 4000),
+    "deep header in a name": header('{"a":' * 800),
+    "no JSON": header("\0" * 100),
+    "no arrays": header("{}"),
+    "an array past the end": header("{" + one(offsets="[0,4800000000]") + "}", bytes(48)),
+    "an array of other length": header("{" + one(shape="[99999999999]") + "}", bytes(48)),
+    "a shape that overflows": header("{" + one(shape="[4294967296,4294967296,6]") + "}", bytes(48)),
+    "a shape below zero": header("{" + one(shape="[-6]") + "}", bytes(48)),
+    "two arrays in one place": header("{" + one() + "," + one("scale") + "}", bytes(48)),
+    "one name twice": header("{" + one() + "," + one(offsets="[48,96]") + "}", bytes(96)),
+    "a dtype that numpy has not": header("{" + one(dtype="BF16", shape="[24]") + "}", bytes(48)),
+    "a dtype of nobody": header("{" + one(dtype="O") + "}", bytes(48)),
+    "no mean": with_(mean=None),
+    "one array more": with_(extra=np.ones(3)),
+    "thousands of arrays": save({f"a{i}": np.ones(1) for i in range(5000)}),
+    "nan": with_(coef=np.full((3, 6), np.nan)),
+    "infinite": with_(intercept=np.full(3, np.inf)),
+    "overflow": with_(coef=np.full((3, 6), 1e308)),
+    "integers": with_(coef=np.ones((3, 6), dtype=int)),
+    "half precision": with_(coef=np.ones((3, 6), dtype="f2")),
+    "narrow": with_(coef=np.ones((3, 5))),
+    "more classes": with_(coef=np.ones((4, 6)), intercept=np.ones(4)),
+    "flat": with_(coef=np.ones(18)),
+    "a column": with_(mean=np.ones((6, 1))),
+    "other intercepts": with_(intercept=np.ones(2)),
+    "scale zero": with_(scale=np.zeros(6)),
+    "scale below zero": with_(scale=-np.ones(6)),
+    "no channels": with_(mean=np.ones(0), scale=np.ones(0), coef=np.ones((3, 0))),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_wrong_and_mean_numbers_are_refused(name: str, tmp_path: Path, bounded: None) -> None:
+    folder = forge_numbers(tmp_path / "p", NUMBERS[name])
+    assert "do not make a probe" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "facts"),
+    [
+        ("logistic", {"classes": ["a", "b"]}),
+        ("logistic", {"classes": ["a", "b", "b"]}),
+        ("logistic", {"classes": ["a", "b", 3]}),
+        ("logistic", {"classes": [1.5, 2.5, float(10**300)], "dtype": "float32"}),
+        ("logistic", {"classes": [1, 2, 3]}),
+        ("logistic", {"classes": [1, 2, 300], "dtype": "uint8"}),
+        ("logistic", {"classes": ["a", "b", "c"], "dtype": "V8"}),
+        ("logistic", {"classes": ["a", "b", "c"], "dtype": "U1000000000"}),
+        ("logistic", {"classes": [], "dtype": ""}),
+        ("logistic", {"dtype": ""}),
+        ("logistic", {"n_features": 7}),
+        ("logistic", {"n_features": -6}),
+        ("logistic", {"estimator": "Ridge"}),
+        ("logistic", {"estimator": "Pipeline"}),
+        ("logistic", {"estimator": "os.system"}),
+        ("logistic", {"params": {"class_weight": {"keys": [[]], "values": [1]}}}),
+        ("logistic", {"params": {"class_weight": {"call": "os.system"}}}),
+        ("ridge", {"classes": ["a", "b"], "dtype": "str"}),
+        ("ridge", {"estimator": "RidgeClassifier"}),
+        ("ridge classifier", {"classes": [0.5, 1.5, 2.5], "dtype": "float64"}),
+    ],
+)
+def test_entries_that_do_not_fit_the_numbers_are_refused(
+    estimator: str, facts: dict[str, Any], tmp_path: Path, bounded: None
+) -> None:
+    folder = forge_numbers(tmp_path / "p", HONEST[estimator][1], estimator, **facts)
+    assert "do not make a probe" in refused(folder)
+
+
+def test_honest_numbers_and_entries_put_in_the_same_way_open(tmp_path: Path) -> None:
+    """What is refused above is refused for what it is, not for how it was put there."""
+    for estimator in HONEST:
+        assert load_probe(forge_numbers(tmp_path / "p", with_(estimator), estimator)).label == "wall"
+    changed = forge_numbers(
+        tmp_path / "p", with_(coef=np.ones((3, 6), "f4")), classes=[1, 2, 3], dtype="uint8",
+        params={"C": 3.0, "class_weight": {"keys": [1, 2], "values": [0.5, 2]}, "predict": 1, "__class__": 2},
+    )  # fmt: skip
+    found = load_probe(changed)
+    assert found.classes == (1, 2, 3) and found.pipeline[-1].coef_.dtype == np.float32
+    assert found.pipeline[-1].get_params()["class_weight"] == {1: 0.5, 2: 2}
+    assert callable(found.pipeline[-1].predict)  # no parameter, and left out
+
+
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 @settings(max_examples=150, deadline=None)
-@given(st.data(), st.sampled_from(["ridge", "logistic", "ridge classifier"]))
+@given(st.data(), st.sampled_from([*HONEST]))
 def test_any_changed_byte_is_an_error_or_a_probe(data: Any, estimator: str) -> None:
-    """Whatever is changed in an honest pickle: a probe of our kind comes out, or our error does."""
-    honest = bytearray(_HONEST[estimator])
+    """Whatever is changed in honest numbers: a probe of our kind comes out, or our error does."""
+    facts, numbers = HONEST[estimator]
+    honest = bytearray(numbers)
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(honest) - 1))
         honest[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=3))
     try:
-        found = pipeline_from(bytes(honest))
-    except ProbeError:
+        found = pipeline_of(facts, bytes(honest))
+    except Exception:
         return
-    assert type(found) is Pipeline and type(found[0]) is StandardScaler and type(found[1]) in LINEAR
-    assert np.isfinite(found[1].coef_).all()
-
-
-_HONEST = {name: dumped(fitted(name)) for name in ("ridge", "logistic", "ridge classifier")}
+    assert type(found) is Pipeline and type(found[0]) is StandardScaler and type(found[1]) in LINEAR.values()
+    assert np.isfinite(found[1].coef_).all() and (found[0].scale_ > 0).all()
 
 
 @settings(max_examples=100, deadline=None)
@@ -171,24 +290,17 @@ _HONEST = {name: dumped(fitted(name)) for name in ("ridge", "logistic", "ridge c
 @example(b"")
 @example(b".")
 def test_any_bytes_are_an_error(data: bytes) -> None:
-    with pytest.raises(ProbeError):
-        pipeline_from(b"\x80\x05" + data)
+    facts = HONEST["logistic"][0]
+    for numbers in (data, header("", data), header(data.decode("latin-1"))):
+        with pytest.raises(Exception):  # noqa: B017
+            pipeline_of(facts, numbers)
 
 
-def test_the_names_that_are_known_are_these() -> None:
-    """A name more is a decision, not an accident."""
-    assert len(pickle_tree.NAMES) == 15
-    modules = {module for module, _ in pickle_tree.NAMES}
-    assert all(m.split(".")[0] in ("numpy", "sklearn") for m in modules) and "builtins" not in modules
-    assert all(issubclass(stand_in, pickle_tree.Inert) for stand_in in pickle_tree.NAMES.values())
-    assert not {"GLOBAL", "INST", "OBJ", "EXT1", "PERSID", "BINPERSID", "NEWOBJ_EX", "PUT"} & pickle_tree._OPCODES
-
-
-def test_an_honest_pickle_asks_for_no_more_than_half_of_what_is_allowed() -> None:
-    import pickletools
-
-    for data in _HONEST.values():
-        assert sum(1 for _ in pickletools.genops(data)) < pickle_tree.MAX_OPCODES / 10
+def test_the_estimators_that_are_known_are_these() -> None:
+    """One more is a decision, not an accident."""
+    assert set(LINEAR) == {"LogisticRegression", "RidgeClassifier", "LinearDiscriminantAnalysis", "Ridge"}
+    assert set(probe_manifest.FILES) == {"probe.pkl", "probe.json", "probe.safetensors", "README.md"}
+    assert issubclass(ProbeError, DitLensError)
 
 
 def test_many_classes_and_channels_open(tmp_path: Path) -> None:
@@ -202,23 +314,24 @@ def test_many_classes_and_channels_open(tmp_path: Path) -> None:
     kept = probe(pipeline)
     found = load_probe(kept.save(tmp_path / "p"))
     assert found.classes == kept.classes and np.array_equal(found.pipeline[1].coef_, pipeline[1].coef_)
+    assert (tmp_path / "p" / "probe.safetensors").stat().st_size < probe_manifest.MAX_BYTES / 10
 
 
 # ---- folders
 
 
 def test_a_wrong_hash_is_refused_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = probe().save(tmp_path / "p")
-    (folder / "probe.pkl").write_bytes(dumped(Does(os.system, shell(tmp_path / "mark"))))
-    monkeypatch.setattr(pickle_tree, "scan", lambda data: pytest.fail("was looked into"))
-    for how in ({}, {"trust": True}):
-        assert "is not what probe.json says was written" in refused(folder, **how)
+    monkeypatch.setattr(safe_opening, "pipeline_of", lambda facts, data: pytest.fail("was looked into"))
+    for name in ("probe.pkl", "probe.safetensors"):
+        folder = probe().save(tmp_path / name)
+        (folder / name).write_bytes(dumped(Does(os.system, shell(tmp_path / "mark"))))
+        assert "is not what probe.json says was written" in refused(folder)
     assert not (tmp_path / "mark").exists()
 
 
 def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
     elsewhere = probe().save(tmp_path / "elsewhere")
-    for name in ("probe.pkl", "probe.json", "probe.skops"):
+    for name in ("probe.pkl", "probe.json", "probe.safetensors"):
         folder = probe().save(tmp_path / f"link to {name}")
         (folder / name).unlink()
         (folder / name).symlink_to(elsewhere / name)
@@ -231,13 +344,15 @@ def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
         assert "holds no probe that can be read" in refused(folder)
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["probe.pkl", "probe.safetensors"])
+def test_a_file_that_is_too_large_is_not_read(name: str, tmp_path: Path) -> None:
     folder = probe().save(tmp_path / "p")
-    with (folder / "probe.pkl").open("wb") as file:
+    with (folder / name).open("wb") as file:
         file.truncate(10 * 2**40)  # a hole of 10 TB
     tracemalloc.start()
     try:
-        assert "larger than the 64 MB" in refused(folder)
+        with pytest.raises(ProbeError, match="larger than the 64 MB"):
+            load_probe(folder)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
@@ -259,30 +374,33 @@ def test_a_manifest_changed_by_hand_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"classes": ["class 0é", "class 1é"]}, "do not belong together"),
-        ({"classes": ["class 1é", "class 0é", "class 2é"]}, "other classes"),
-        ({"classes": []}, "do not belong together"),
+        ({"classes": ["class 0é", "class 1é"]}, "do not make a probe.*shape"),
+        ({"classes": ["class 1é", "class 0é", "class 2é"]}, "is not the pickle that"),
+        ({"classes": []}, "do not make a probe"),
         ({"classes": [{}]}, "numbers or texts"),
-        ({"n_features": 7}, "7 channels"),
+        ({"classes": ["x" * 501, "b", "c"]}, "numbers or texts"),
+        ({"classes": [*range(10_001)]}, "numbers or texts"),
+        ({"n_features": 7}, r"mean is float64 \(6,\), expected finite floats of shape \(7,\)"),
         ({"n_features": True}, "wrong entries"),
         ({"n_features": 10**5000}, "damaged"),
-        ({"estimator": "Ridge"}, "speaks of a Ridge"),
+        ({"params": {"C": 2.0}}, "is not the pickle that"),
+        ({"params": []}, "wrong entries"),
+        ({"estimator": "Ridge"}, "a regression has no classes"),
         ({"address": "step=1"}, "holds no address"),
         ({"address": "step=1 hook=z"}, "which reads as"),
         ({"address": "step=" + "9" * 400 + " hook=z"}, "no address|reads as"),
         ({"label": "a\nb"}, "printable"),
         ({"unit": 3}, "wrong entries"),
         ({"format": 99}, "has format 99"),
+        ({"format": 1}, "has format 1 .*fit it anew"),
         ({"format": "1"}, "not the manifest"),
         ({"scores": ...}, "wrong entries"),
         ({"more": 1}, "unknown"),
         ({"x" * 10_000: 1}, "unknown"),
         ({"files": {}}, "which files"),
-        ({"files": {"probe.pkl": None, "probe.skops": None}}, "which files"),
-        ({"files": {"../../etc/passwd": {"sha256": "", "bytes": 0}, "probe.pkl": None}}, "which files"),
-        ({"versions": {}}, "unknown version"),
-        ({"versions": {"scikit-learn": "1.\x1b[2J"}}, "none"),
-        ({"versions": {"scikit-learn": 1}}, "none"),
+        ({"files": {"probe.pkl": None, "probe.safetensors": None}}, "is not what probe.json says"),
+        ({"files": {"../../etc/passwd": "", "probe.pkl": ""}}, "which files"),
+        ({"versions": 1}, "wrong entries"),
     ],
 )
 def test_a_forged_manifest_is_refused(changes: dict[str, Any], says: str, tmp_path: Path, bounded: None) -> None:
@@ -293,7 +411,7 @@ def test_a_forged_manifest_is_refused(changes: dict[str, Any], says: str, tmp_pa
         edited(folder, **changes)
     finally:
         sys.set_int_max_str_digits(limit)
-    with pytest.raises(ProbeError, match=says) as error:
+    with pytest.raises(ProbeError, match=f"(?s){says}") as error:
         load_probe(folder)
     assert len(str(error.value)) < 1500
 
@@ -315,103 +433,3 @@ def test_texts_in_a_manifest_are_texts(tmp_path: Path) -> None:
     words = {"prompt": "{0.__class__} %s $(id) `id` <script>alert(1)</script>", "fingerprint": "../../etc"}
     found = load_probe(edited(probe().save(tmp_path / "p"), about=words))
     assert found.about == words and "__class__" not in repr(found)
-
-
-# ---- the skops twin
-
-
-def twin(folder: Path, data: bytes) -> Path:
-    probe().save(folder)
-    (folder / "probe.skops").write_bytes(data)
-    rewrite(folder)
-    return folder
-
-
-def schema_of(data: bytes, old: str, new: str) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(out, "w") as target:
-        for member in source.namelist():
-            content = source.read(member)
-            if member == "schema.json":
-                assert old in content.decode()
-                content = content.decode().replace(old, new).encode()
-            target.writestr(member, content)
-    return out.getvalue()
-
-
-def zipped(**members: bytes) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as target:
-        for name, content in members.items():
-            target.writestr(name.replace("__", "."), content)
-    return out.getvalue()
-
-
-def test_hostile_twins_are_refused_and_never_tried_as_a_pickle(tmp_path: Path, bounded: None) -> None:
-    honest = skops.io.dumps(fitted())
-    npy = io.BytesIO()
-    np.save(npy, np.ones(3))
-    header = npy.getvalue().replace(b"(3,), }         ", b"(9999999999,), }", 1)
-    assert len(header) == len(npy.getvalue()) and header != npy.getvalue()
-    objects = io.BytesIO()
-    np.save(objects, np.array([Does(os.system, shell(tmp_path / "mark"))], dtype=object), allow_pickle=True)
-    files = {
-        "a pickle": dumped(Does(os.system, shell(tmp_path / "mark"))),
-        "an honest pickle": dumped(fitted()),
-        "nothing": b"",
-        "a type of the system": schema_of(honest, '"Pipeline"', '"system"').replace(b"sklearn.pipeline", b"os\0"),
-        "os.system": schema_of(schema_of(honest, '"sklearn.pipeline"', '"os"'), '"Pipeline"', '"system"'),
-        "a function": schema_of(honest, '"ObjectNode"', '"FunctionNode"'),
-        "a method": schema_of(honest, '"ObjectNode"', '"MethodNode"'),
-        "an operator": schema_of(honest, '"ObjectNode"', '"OperatorFuncNode"'),
-        "a loader of none": schema_of(honest, '"ObjectNode"', '"Nothing"'),
-        "a module": schema_of(honest, '"sklearn.pipeline"', '"sklearn.pipeline.os"'),
-        "a type that skops trusts": skops.io.dumps(
-            Pipeline([("a", StandardScaler()), ("b", DecisionTreeClassifier())])
-        ),
-        "a transformer": skops.io.dumps(Pipeline([("a", FunctionTransformer(np.exp)), ("b", fitted()[1])])),
-        "a dictionary": skops.io.dumps({"a": 1}),
-        "other numbers": skops.io.dumps(Pipeline([("a", StandardScaler()), ("b", fitted()[1])])),
-        "a bomb": zipped(schema__json=bytes(30 * 2**20)),
-        "a bomb beside": zipped(schema__json=b"{}", x__npy=bytes(65 * 2**20)),
-        "deep": zipped(schema__json=b'{"a":' * 10**5),
-        "no schema": zipped(a=b""),
-        "many": zipped(**{f"a{i}": b"" for i in range(300)}),
-        "a long array": zipped(schema__json=b"{}", x__npy=header),
-        "objects in an array": zipped(schema__json=b"{}", x__npy=objects.getvalue()),
-        "cut": honest[:-300],
-    }
-    named_before_skops_sees_them = {
-        "os.system", "a function", "a method", "an operator", "a loader of none", "a module", "a transformer",
-        "a type that skops trusts",
-    }  # fmt: skip
-    for i, (name, data) in enumerate(files.items()):
-        folder = twin(tmp_path / str(i), data)
-        tracemalloc.start()
-        try:
-            said = refused(folder, twin=True)
-            assert ("asks for" in said) == (name in named_before_skops_sees_them), (name, said)
-            assert ("not whole" in said) == ("array" in name), (name, said)
-            assert tracemalloc.get_traced_memory()[1] < MEGABYTES * 2**20, name
-        finally:
-            tracemalloc.stop()
-        assert load_probe(folder).label == "wall"  # the pickle beside it is another file, and honest
-    assert not (tmp_path / "mark").exists()
-
-
-def test_the_twin_has_to_be_what_was_written(tmp_path: Path) -> None:
-    folder = probe().save(tmp_path / "p")
-    (folder / "probe.skops").write_bytes(skops.io.dumps(fitted(seed=1)))
-    for how in ({}, {"twin": True}):
-        assert "probe.skops in" in refused(folder, **how)
-    facts = json.loads((folder / "probe.json").read_text())
-    facts["files"]["probe.skops"] = None
-    sign(folder, facts)
-    assert "somebody added" in refused(folder)
-    (folder / "probe.skops").unlink()
-    assert load_probe(folder).label == "wall"
-
-
-def test_errors_are_of_one_kind() -> None:
-    assert issubclass(ProbeError, DitLensError) and pickle.DEFAULT_PROTOCOL <= pickle_tree.PROTOCOL
-    assert set(probe_manifest.FILES) == {"probe.pkl", "probe.json", "probe.skops", "README.md"}

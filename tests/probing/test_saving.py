@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import pickletools
 import subprocess
 import sys
 import warnings
@@ -22,16 +23,14 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
-from stored import ABOUT, ESTIMATORS, SCORES, fitted, labels, probe, rewrite, sign
+from stored import ABOUT, ESTIMATORS, SCORES, fitted, labels, probe, rewrite
 
 from dit_lens.address import Address
 from dit_lens.errors import ProbeError
-from dit_lens.probing import probe_card, safe_opening, saving
+from dit_lens.probing import probe_card, saving
 from dit_lens.probing.linear_probe import Probe
 from dit_lens.probing.safe_opening import load_probe
-from dit_lens.probing.saving import save_probe
-from dit_lens.probing.skops_file import pipeline_from_twin, twin_of
-from dit_lens.probing.stored_numbers import check, pipeline_from
+from dit_lens.probing.stored_numbers import export, numbers_of, pipeline_of
 
 
 class Crash(Exception):
@@ -59,7 +58,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 @given(
     estimator=st.sampled_from([*ESTIMATORS]), kind=st.sampled_from(["int", "bool", "text", "object", "float"]),
     classes=st.integers(2, 5), d=st.integers(1, 12), seed=st.integers(0, 10**6), double=st.booleans(),
-    params=st.fixed_dictionaries({}, optional={"fit_intercept": st.booleans()}),
+    params=st.fixed_dictionaries({}, optional={"fit_intercept": st.booleans(), "alpha": st.floats(0.1, 9)}),
 )  # fmt: skip
 def test_predictions_survive_for_every_estimator(
     estimator: str, kind: str, classes: int, d: int, seed: int, double: bool, params: dict[str, Any]
@@ -70,13 +69,14 @@ def test_predictions_survive_for_every_estimator(
     if estimator == "ridge":
         y = rng.normal(size=(40,) if classes == 2 else (40, classes))
     made = ESTIMATORS[estimator]()
-    if hasattr(made, "fit_intercept"):
-        made.set_params(**params)
+    made.set_params(**{name: value for name, value in params.items() if name in made.get_params()})
     pipeline = make_pipeline(StandardScaler(), made).fit(x, y)
     new = rng.normal(size=(30, d)).astype("f4") * 5
-    data = saving._canonical(probe(pipeline))
-    assert pickle.dumps(pipeline_from(data), protocol=5) == data
-    again = {"ours": pipeline_from(data), "pickle": pickle.loads(data), "skops": pipeline_from_twin(twin_of(pipeline))}
+    facts, numbers = numbers_of(pipeline)
+    found = pipeline_of(json.loads(json.dumps(facts)), numbers)
+    assert numbers_of(found) == (facts, numbers)
+    assert np.array_equal(probe(found).direction, probe(pipeline).direction, equal_nan=True)
+    again = {"ours": found, "pickle": pickle.loads(export(found))}
     for name, other in again.items():
         assert np.array_equal(other.predict(new), pipeline.predict(new)), name
         assert other.predict(new).dtype == pipeline.predict(new).dtype, name
@@ -100,21 +100,28 @@ def test_the_same_probe_gives_the_same_bytes(tmp_path: Path) -> None:
     """Also after loading, and whatever else the objects share: only values count."""
     shared = "wall"
     other = Probe(**{f.name: getattr(probe(), f.name) for f in dataclasses.fields(Probe)} | {"label": shared})
-    first = files(save_probe(probe(), tmp_path / "a"))
-    assert set(first) == {"probe.pkl", "probe.json", "probe.skops", "README.md"}
-    assert files(save_probe(other, tmp_path / "b")) == first
-    assert files(save_probe(load_probe(tmp_path / "a"), tmp_path / "c")) == first
-    assert files(save_probe(load_probe(tmp_path / "a", twin=True), tmp_path / "d")) == first
-    assert files(save_probe(load_probe(tmp_path / "a", trust=True), tmp_path / "e")) == first
-    assert files(save_probe(probe(of_other_strings()), tmp_path / "h")) == first
-    assert files(save_probe(probe(), tmp_path / "a")) == first  # in place of an earlier one
-    assert files(save_probe(probe(fitted(seed=1)), tmp_path / "f"))["probe.pkl"] != first["probe.pkl"]
+    first = files(probe().save(tmp_path / "a"))
+    assert set(first) == {"probe.pkl", "probe.json", "probe.safetensors", "README.md"}
+    assert files(other.save(tmp_path / "b")) == first
+    assert files(load_probe(tmp_path / "a").save(tmp_path / "c")) == first
+    assert files(probe(pickle.loads(first["probe.pkl"])).save(tmp_path / "d")) == first
+    assert files(probe(of_other_strings()).save(tmp_path / "e")) == first
+    assert files(probe().save(tmp_path / "a")) == first  # in place of an earlier one
+    assert b"\x94" not in {opcode.code.encode("latin-1") for opcode, _, _ in pickletools.genops(first["probe.pkl"])}
+    changed = files(probe(fitted(seed=1)).save(tmp_path / "f"))
+    assert all(changed[name] != first[name] for name in ("probe.pkl", "probe.safetensors"))
 
 
 @pytest.mark.slow
 def test_the_same_probe_gives_the_same_bytes_in_another_process(tmp_path: Path) -> None:
-    first = files(save_probe(probe(), tmp_path / "a"))
-    script = f"from stored import probe; probe().save({str(tmp_path / 'b')!r})"
+    first = files(probe().save(tmp_path / "a"))
+    script = f"""
+import pickle
+from pathlib import Path
+pickle.loads(Path({str(tmp_path / "a" / "probe.pkl")!r}).read_bytes())  # decides which texts are one object from now on
+from stored import probe
+probe().save({str(tmp_path / "b")!r})
+"""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", script], check=True, env=env, cwd=Path(__file__).parent)
     assert files(tmp_path / "b") == first
@@ -137,7 +144,7 @@ for name in sys.argv[1:]:
     assert type(pipeline).__module__ == "sklearn.pipeline"
     assert np.array_equal(pipeline.predict(stored["x"]), stored["y"]), name
 loaded = {m.split(".")[0] for m in sys.modules}
-assert not loaded & {"dit_lens", "torch", "diffusers", "xarray", "skops"}, loaded
+assert not loaded & {"dit_lens", "torch", "diffusers", "xarray", "safetensors"}, loaded
 print("opened", len(sys.argv) - 1)
 """
     done = subprocess.run(
@@ -149,14 +156,14 @@ print("opened", len(sys.argv) - 1)
 def test_the_manifest_says_everything(tmp_path: Path) -> None:
     probe().save(tmp_path / "p")
     facts = json.loads((tmp_path / "p" / "probe.json").read_text())
-    assert facts["format"] == 1 and facts["address"] == "step=5 branch=cond layer=7 hook=resid_post"
+    assert facts["format"] == 2 and facts["address"] == "step=5 branch=cond layer=7 hook=resid_post"
     assert (facts["label"], facts["unit"], facts["n_features"]) == ("wall", "token", 6)
     assert facts["classes"] == ["class 0é", "class 1é", "class 2é"] and facts["estimator"] == "LogisticRegression"
+    assert facts["params"] == {} and facts["dtype"] == "str"
     assert facts["scores"] == SCORES and facts["about"] == ABOUT
     assert facts["versions"]["scikit-learn"] == sklearn.__version__ and facts["versions"]["numpy"] == np.__version__
-    for name in ("probe.pkl", "probe.skops"):
-        data = (tmp_path / "p" / name).read_bytes()
-        assert facts["files"][name] == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    for name in ("probe.pkl", "probe.safetensors"):
+        assert facts["files"][name] == hashlib.sha256((tmp_path / "p" / name).read_bytes()).hexdigest()
     assert len((tmp_path / "p" / "probe.pkl").read_bytes()) < 3000  # a gallery of hundreds stays small
 
 
@@ -195,13 +202,14 @@ def test_only_stock_pipelines_are_saved(tmp_path: Path) -> None:
         pass
 
     x, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
+    neither = StandardScaler(with_mean=False, with_std=False)
     wrong = {
         "MinMaxScaler": make_pipeline(MinMaxScaler(), Ridge()).fit(x, y),
         "Mine": make_pipeline(StandardScaler(), Mine()).fit(x, y),
         "not a pipeline of two steps": make_pipeline(StandardScaler(), FunctionTransformer(np.abs), Ridge()).fit(x, y),
-        "how many channels": make_pipeline(StandardScaler(), Ridge()),
+        "it has no mean: not fitted": make_pipeline(StandardScaler(), Ridge()),
         "a Ridge is not a pipeline": Ridge().fit(x, y),
-        "mean_": make_pipeline(StandardScaler(with_mean=False, with_std=False), Ridge()).fit(x, y),
+        "it has no mean: .* a scaler that does not scale": make_pipeline(neither, Ridge()).fit(x, y),
     }
     for says, pipeline in wrong.items():
         with pytest.raises(ProbeError, match=f"(?s){says}.*StandardScaler"):
@@ -216,14 +224,32 @@ def test_only_stock_pipelines_are_saved(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_pipeline_that_is_too_large_says_what_to_drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = probe(fitted("mean difference", d=40))
-    monkeypatch.setattr(saving, "MAX_BYTES", 10_000)
-    with pytest.raises(ProbeError, match=r"del pipeline\[-1\].covariance_"):
-        kept.save(tmp_path / "p")
-    del kept.pipeline[-1].covariance_
+def test_what_only_fitting_needs_is_not_kept(tmp_path: Path) -> None:
+    """The covariance of 5,120 channels takes 200 MB, and predicting takes none of it."""
+    kept = probe(fitted("mean difference", d=400))
     kept.save(tmp_path / "p")
-    assert np.array_equal(load_probe(tmp_path / "p").direction, kept.direction)
+    assert kept.pipeline[-1].covariance_.nbytes > 10**6
+    assert sum(map(len, files(tmp_path / "p").values())) < 10**5
+    found, x = load_probe(tmp_path / "p"), torch.randn(9, 400)
+    assert np.array_equal(found.decision(x), kept.decision(x)) and not hasattr(found.pipeline[-1], "covariance_")
+    assert found.pipeline[-1].get_params() == kept.pipeline[-1].get_params() != LogisticRegression().get_params()
+
+
+def test_a_probe_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "MAX_BYTES", 1000)
+    with pytest.raises(ProbeError, match="fit fewer classes"):
+        probe(fitted(d=100)).save(tmp_path / "p")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_weights_of_classes_that_are_no_texts_are_kept(tmp_path: Path) -> None:
+    """JSON has only texts as keys."""
+    x, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2
+    weights = {0: 1.0, 1: np.float32(2.0)}
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=np.float64(0.5), class_weight=weights)).fit(x, y)
+    found = load_probe(probe(pipeline).save(tmp_path / "p"))
+    assert found.pipeline[-1].class_weight == {0: 1.0, 1: 2.0} and found.pipeline[-1].C == 0.5
+    assert [*map(type, found.pipeline[-1].class_weight)] == [int, int]
 
 
 def test_the_mean_difference_is_the_difference_of_means() -> None:
@@ -272,109 +298,63 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: py
     assert files(tmp_path / "p") == before and [p.name for p in tmp_path.iterdir()] == ["p"]
 
 
-def test_without_skops_there_is_no_twin_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    probe().save(tmp_path / "with")
-    monkeypatch.setitem(sys.modules, "skops.io", None)
-    probe().save(tmp_path / "without")
-    facts = json.loads((tmp_path / "without" / "probe.json").read_text())
-    assert facts["files"]["probe.skops"] is None and not (tmp_path / "without" / "probe.skops").exists()
-    assert load_probe(tmp_path / "without").label == load_probe(tmp_path / "with").label == "wall"
-    with pytest.raises(ProbeError, match=r"saved without probe\.skops"):
-        load_probe(tmp_path / "without", twin=True)
-    with pytest.raises(ProbeError, match="pip install"):
-        load_probe(tmp_path / "with", twin=True)
+def test_a_probe_of_other_versions_opens_without_a_warning(tmp_path: Path) -> None:
+    """The installed scikit-learn builds the pipeline; parameters that it does not know are left out."""
+    kept = probe()
+    folder = kept.save(tmp_path / "p")
+    for version in (sklearn.__version__ + ".post1", "0.24.2", "99.1.0", "nonsense"):
+        rewrite(folder, versions={"scikit-learn": version}, params={"C": 0.5, "of_another_version": 1})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = load_probe(folder)
+        x = torch.randn(9, 6)
+        assert np.array_equal(found.decision(x), kept.decision(x)) and found.pipeline[-1].C == 0.5
 
 
-def written_by(folder: Path, version: str) -> Path:
-    facts = json.loads((folder / "probe.json").read_text())
-    facts["versions"]["scikit-learn"] = version
-    sign(folder, facts)
-    return folder
-
-
-def test_versions(tmp_path: Path) -> None:
-    folder = probe().save(tmp_path / "p")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_probe(folder)
-        load_probe(written_by(folder, sklearn.__version__.rsplit(".", 1)[0] + ".77"))
-    major = sklearn.__version__.split(".")[0]
-    with pytest.warns(UserWarning, match=f"written with scikit-learn {major}.0.1.*were checked") as seen:
-        assert load_probe(written_by(folder, f"{major}.0.1")).label == "wall"
-    assert seen[0].filename == __file__
-    for other in ("0.24.2", "99.1.0", "nonsense"):
-        with pytest.raises(ProbeError, match=r"(pip install|the version that wrote it).*trust=True.*runs whatever"):
-            load_probe(written_by(folder, other))
-        with pytest.warns(UserWarning, match="opened as it is"):
-            assert load_probe(folder, trust=True).label == "wall"
-
-
-def test_trust_opens_other_pipelines_and_still_checks_the_hash(tmp_path: Path) -> None:
-    x, y = np.random.default_rng(0).normal(size=(20, 6)), np.array(["a", "b"] * 10)
-    mine = make_pipeline(MinMaxScaler(), LogisticRegression()).fit(x, y)
-    folder = probe().save(tmp_path / "p")
-    (folder / "probe.pkl").write_bytes(pickle.dumps(mine))
-    with pytest.raises(ProbeError, match=r"is not what probe\.json says"):
-        load_probe(folder, trust=True)
-    rewrite(folder, classes=["a", "b"])
-    found = load_probe(folder, trust=True)
-    assert np.array_equal(found.predict(x.astype("f4")), mine.predict(x.astype("f4"))) and found.classes == ("a", "b")
-    with pytest.raises(ProbeError, match="is not in pickle protocol"):
-        load_probe(folder)
-    (folder / "probe.pkl").write_bytes(pickle.dumps({"not": "a pipeline"}))
-    rewrite(folder)
-    with pytest.raises(ProbeError, match="holds a dict and no scikit-learn Pipeline"):
-        load_probe(folder, trust=True)
-    with pytest.raises(ProbeError, match="choose one"):
-        load_probe(folder, trust=True, twin=True)
-
-
-def test_pickles_of_numpy_1_and_of_strided_arrays_open(tmp_path: Path) -> None:
-    """numpy.core became numpy._core in numpy 2; arrays that are not contiguous are pickled by another function."""
-    pipeline = fitted("ridge")
-    pipeline[0].mean_ = np.repeat(pipeline[0].mean_, 2)[::2]
-    pipeline[-1].coef_ = pipeline[-1].coef_.astype(">f4")
-    data = pickle.dumps(pipeline, protocol=5)
-    assert b"_reconstruct" in data and b"_frombuffer" in data and b"scalar" in data
-    for new, old in ((b"\x8c\x16numpy._core.multiarray", b"\x8c\x15numpy.core.multiarray"),
-                     (b"\x8c\x13numpy._core.numeric", b"\x8c\x12numpy.core.numeric")):  # fmt: skip
-        assert new in data
-        data = data.replace(new, old)
-    start = data.index(b"\x95")  # the frame's length follows
-    data = data[: start + 1] + (len(data) - start - 9).to_bytes(8, "little") + data[start + 9 :]
-    x = np.random.default_rng(0).normal(size=(9, 6))
-    assert np.array_equal(pipeline_from(data).predict(x), pipeline.predict(x))
+def test_numbers_in_any_layout_are_kept(tmp_path: Path) -> None:
+    """Big-endian, column-first and strided arrays, and an intercept that is Python's own number."""
+    for estimator in ("ridge", "logistic"):
+        pipeline = fitted(estimator)
+        pipeline[0].mean_ = np.repeat(pipeline[0].mean_, 2)[::2]
+        pipeline[-1].coef_ = np.asfortranarray(pipeline[-1].coef_).astype(">f4")
+        if estimator == "ridge":
+            pipeline[-1].intercept_ = 0.0
+        found = load_probe(probe(pipeline).save(tmp_path / estimator)).pipeline
+        x = np.random.default_rng(0).normal(size=(9, 6))
+        assert np.array_equal(found.predict(x), pipeline.predict(x)) and found[-1].coef_.dtype == np.dtype("f4")
+        assert found.predict(x).dtype == pipeline.predict(x).dtype
 
 
 def test_one_row_of_coefficients_is_a_row() -> None:
     """scikit-learn 1.9 fits a RidgeClassifier of two classes to coefficients (d,), which 1.5 cannot apply."""
     pipeline = fitted("ridge classifier", classes=2)
     pipeline[-1].coef_ = pipeline[-1].coef_.ravel()
-    again = pipeline_from(pickle.dumps(pipeline, protocol=5))
+    again = pipeline_of(*numbers_of(pipeline))
     assert again[-1].coef_.shape == (1, 6)
     assert np.array_equal(again[-1].coef_[0], pipeline[-1].coef_)
 
 
-def test_older_scikit_learn_kept_the_classes_of_a_ridge_classifier_elsewhere() -> None:
-    pipeline = fitted("ridge classifier")
-    del pipeline[-1].classes_
-    again = pipeline_from(pickle.dumps(pipeline, protocol=5))
-    assert again[-1].classes_.tolist() == ["class 0é", "class 1é", "class 2é"]
-
-
-def test_a_pipeline_that_computes_something_else_is_refused() -> None:
-    """The formula of the numbers is the reference: an attribute of another version that changes the result is seen."""
+def test_a_pipeline_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The formula of the numbers is the reference: an attribute, or a version, that changes the result is seen."""
     pipeline = fitted()
-    check(pipeline)
+    stored = numbers_of(pipeline)
     pipeline[0].with_mean = False
-    with pytest.raises(ProbeError, match="does not compute what its mean_"):
-        check(pipeline)
+    with pytest.raises(ProbeError, match="does not compute what its mean"):
+        numbers_of(pipeline)
+    monkeypatch.setattr(LogisticRegression, "decision_function", lambda self, x: x @ self.coef_.T)
+    with pytest.raises(ProbeError, match="does not compute what its mean"):
+        pipeline_of(*stored)
+    monkeypatch.undo()
+    monkeypatch.setattr(LogisticRegression, "predict", lambda self, x: self.classes_[np.zeros(len(x), int)])
+    with pytest.raises(ProbeError, match="predicts other labels"):
+        pipeline_of(*stored)
 
 
 def test_the_card_says_what_how_and_when_not(tmp_path: Path) -> None:
     evil = "a|b\n# title <script>x</script> `code` [link](http://x)"
     page = (probe(about={"prompt": evil, "fingerprint": "ab"}).save(tmp_path / "p") / "README.md").read_text("utf-8")
-    assert page == probe_card.card(probe(about={"prompt": evil, "fingerprint": "ab"}))
+    facts = json.loads((tmp_path / "p" / "probe.json").read_text("utf-8"))
+    assert page == probe_card.card(facts)
     for words in (
         "# Linear probe: wall", "step=5 branch=cond layer=7 hook=resid_post", "class 0é, class 1é", "control.task",
         "| score | 0.91 |", "selectivity", "dl.load_probe", "Opening a pickle runs whatever is in it",
@@ -383,7 +363,7 @@ def test_the_card_says_what_how_and_when_not(tmp_path: Path) -> None:
     assert page.startswith("---\nlibrary_name: sklearn\n")
     row = next(line for line in page.splitlines() if line.startswith("| prompt"))
     assert row.count("|") == 3 and not set("<>`[") & set(row) and "\n# title" not in page
-    assert "None were stored" in probe_card.card(probe(scores={}))
+    assert "None were stored" in probe_card.card(facts | {"scores": {}})
     code = page.split("With scikit-learn alone:")[1].split("```python")[1].split("```")[0]
     code = code.replace("path/to/this/folder", str(tmp_path / "p"))
     space: dict[str, Any] = {"rows": np.zeros((2, 6))}
@@ -395,4 +375,3 @@ def test_missing_folders_say_so(tmp_path: Path) -> None:
     for place in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ProbeError, match=r"holds no probe that can be read.*probe\.save"):
             load_probe(place)
-    assert safe_opening.load_probe.__kwdefaults__ == {"trust": False, "twin": False}
