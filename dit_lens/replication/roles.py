@@ -60,7 +60,7 @@ def _reading(
     null = [number(data.mean(0)[rng.permutation(n_layers)]) for _ in range(resamples)]
     # The paired values: each puzzle's own profile, and the same with shuffled layers.
     own = [number(profile) for profile in data]
-    mixed = [np.nanmean([number(p[rng.permutation(n_layers)]) for _ in range(_PER_PUZZLE)]) for p in data]
+    mixed = [_mean([number(p[rng.permutation(n_layers)]) for _ in range(_PER_PUZZLE)]) for p in data]
     return Reading(
         xr.DataArray(own, dims="puzzle"),
         xr.DataArray(mixed, dims="puzzle"),
@@ -72,6 +72,12 @@ def _reading(
         ),
         tested=_all_found(found) if tested else None,
     )
+
+
+def _mean(numbers: list[float]) -> float:
+    """Mean of those that are numbers; NaN where none is."""
+    finite = [number for number in numbers if np.isfinite(number)]
+    return float(np.mean(finite)) if finite else np.nan
 
 
 def _all_found(found: Roles) -> bool:
