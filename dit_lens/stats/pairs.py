@@ -15,6 +15,7 @@ all differences equal      sign flips, or what bounds allow        what bounds a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import xarray as xr
@@ -184,6 +185,11 @@ def detectable(sd: float, n: int, level: float = 0.95, power: float = POWER) -> 
     """
     if n < 2:
         raise MeasureError(f"n={n}: nothing can be detected with fewer than two tasks")
+    return _shift(n, level, power) * sd / float(np.sqrt(n))
+
+
+@lru_cache(maxsize=64)
+def _shift(n: int, level: float, power: float) -> float:
+    """Noncentrality at which a two-sided t test of ``n`` has this power."""
     edge = student.ppf(0.5 + level / 2, n - 1)
-    shift = brentq(lambda ncp: float(nct.sf(edge, n - 1, ncp)) - power, 0.0, edge + 10.0)
-    return float(shift) * sd / float(np.sqrt(n))
+    return float(brentq(lambda ncp: float(nct.sf(edge, n - 1, ncp)) - power, 0.0, edge + 10.0))

@@ -24,7 +24,7 @@ def arms(rng: np.random.Generator, n: int, draws: int, shift: float) -> tuple[xr
     return tasks(a + shift, "draw"), tasks(b, "draw")
 
 
-@pytest.mark.parametrize(("n", "least"), [(8, 0.6), (16, 0.93), (30, 0.99)])
+@pytest.mark.parametrize(("n", "least"), [(8, 0.6), (16, 0.93), pytest.param(30, 0.99, marks=pytest.mark.slow)])
 def test_power_and_size_of_the_paired_test(n: int, least: float) -> None:
     draws = 2000
     rng = np.random.default_rng(n)
