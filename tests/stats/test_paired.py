@@ -156,3 +156,5 @@ def test_bounds_say_what_tasks_not_seen_could_change() -> None:
     assert low == -high and 0.3 < high < 0.4 and nothing.detectable() == pytest.approx(high)
     assert nothing.p_smaller(0.2) > 0.05 > nothing.p_smaller(0.6)
     assert nothing.p() == 1
+    p = binomtest(0, 8).proportion_ci(method="wilson").high
+    assert Pairs(np.full(8, 0.4), 0.1, (0, 1)).interval() == pytest.approx((0.3 - 0.4 * p, 0.3 + 0.6 * p))
