@@ -141,6 +141,22 @@ def chance_events(states: xr.DataArray, draws: int = 500, seed: int = 0) -> xr.D
     return xr.Dataset({k: ("part", v) for k, v in parts.items()}, coords={"part": ["value", "low", "high"]})
 
 
+def expected_corrections(states: xr.DataArray) -> xr.DataArray:
+    """Chance of each puzzle to show a wrong answer before the end and end right, when flips are blind; (puzzle,).
+
+    Exact, given where the puzzle starts: what :func:`chance_events` draws, puzzle by puzzle, so that a puzzle can be
+    compared with its own chance.
+    """
+    data = _checked(states)
+    seen, unseen = np.zeros(3), np.zeros(3)  # by verdict: after a wrong answer was shown, and before
+    seen[RIGHT] = 1.0
+    for m in blind_flips(data)[::-1]:
+        seen, unseen = m @ seen, m @ unseen
+        unseen[WRONG] = seen[WRONG]
+    coords = {k: v for k, v in states.coords.items() if v.dims == ("puzzle",)}
+    return xr.DataArray(unseen[data[:, 0]], dims="puzzle", coords=coords)
+
+
 def blind_flips(data: np.ndarray) -> np.ndarray:
     """The symmetric chain of the module's text, (transitions, 3, 3): m_t(a, b) off the diagonal, rows summing to 1."""
     moves = _moves(np.asarray(data)).astype(float)  # (T, 3, 3)

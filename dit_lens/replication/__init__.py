@@ -4,7 +4,11 @@
 """
 
 from dit_lens.replication.claim import Claim
+from dit_lens.replication.judging import judge, repeated
 from dit_lens.replication.row import Estimate, Reading, Row, Rule, Untestable
 from dit_lens.replication.table import TABLE, claims, measure, read
 
-__all__ = ["TABLE", "Claim", "Estimate", "Reading", "Row", "Rule", "Untestable", "claims", "measure", "read"]
+__all__ = [
+    "TABLE", "Claim", "Estimate", "Reading", "Row", "Rule", "Untestable", "claims", "judge", "measure", "read",
+    "repeated",
+]  # fmt: skip

@@ -10,9 +10,9 @@ import xarray as xr
 
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.self_correction import FILMS, perception_lag, plant_mistakes, watch_answers
-from dit_lens.measures.answers_over_steps import VERDICTS, chance_events, corrections, events
+from dit_lens.measures.answers_over_steps import VERDICTS, chance_events, corrections, events, expected_corrections
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_NULL, Estimate, Measured, Reading, Row, text
+from dit_lens.replication.row import ABOVE_NULL, SHARE, SMALLEST, Estimate, Measured, Reading, Row, text
 from dit_lens.stats.summary import wilson
 from dit_lens.wan.lens import Lens
 
@@ -45,7 +45,7 @@ def _corrected(m: Measured) -> Reading:
     each = happened["corrected"].astype(float)
     return Reading(
         each,
-        xr.full_like(each, null.value),
+        expected_corrections(states),
         f"Wrong at any step before the end: {int(wrong.sum())}; right at some step and not at the end: "
         f"{int(happened['corrupted'].sum())} (chance {float(chance['corrupted'][0]):.3f} of all); in the end: {ends}; "
         f"at step 0: {int(fate['count'][0].sel(verdict='none'))} without an answer, "
@@ -91,23 +91,27 @@ ROWS = (
         "Answers that are wrong at first are right at the end (self-correction), seen in x0_hat (section 5).",
         "puzzles that show a wrong answer at some step and end right",
         "share of puzzles", "answers that flip blindly, at the rates found", _corrected, ABOVE_NULL,
+        smallest=SMALLEST["share"], bounds=SHARE,
     ),
     Row(
         "behaviour/put-right",
         "A wrong answer that stands in x0_hat is put right by later steps (asked here of planted mistakes).",
         "share that ends right, of generations whose x0_hat gave the twin's answer when the instruction changed",
-        "share", "the wrong instruction kept to the end", _put_right, ABOVE_NULL, zero_null=True,
+        "share", "the wrong instruction kept to the end", _put_right, ABOVE_NULL,
+        smallest=SMALLEST["share"], zero_null=True, bounds=SHARE,
     ),
     Row(
         "behaviour/order",
         _ORDER,
         "lag of the motion behind the identification of the end, all puzzles",
         "steps of {steps}", _FADES, partial(_lag, determined=False), ABOVE_NULL,
+        smallest=SMALLEST["steps"],
     ),
     Row(
         "behaviour/order-determined",
         _ORDER,
         "lag of the motion behind the identification of the end, puzzles with one solution, whose motion is determined",
         "steps of {steps}", _FADES, partial(_lag, determined=True), ABOVE_NULL,
+        smallest=SMALLEST["steps"],
     ),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from dit_lens.errors import MeasureError
 from dit_lens.experiments.chain_of_steps import COMMITTED, by_puzzle, chain_of_steps
 from dit_lens.measures.candidates import pool
 from dit_lens.progress import Progress, prefixed, silent
-from dit_lens.replication.row import ABOVE_NULL, Measured, Reading, Row, above, text
+from dit_lens.replication.row import ABOVE_NULL, HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, above, text
 from dit_lens.wan.lens import Lens
 
 EARLY = 0.125  # of the schedule: where the related work reads its commitment (step 5 of 40)
@@ -115,41 +116,48 @@ ROWS = (
         "The motion is settled within the first 10-15 % of the schedule (2603.30043: cosine .93)",
         "cosine of motion energy with the own end, at step {early} of {steps}",
         "cosine", "with another puzzle's end", _motion, above(COMMITTED),
+        smallest=SMALLEST["correlation"], within=(COMMITTED, math.inf),
     ),
     Row(
         "chain/choice",
         "The choice among answers is made within the first 10-15 % of the schedule (2603.30043)",
         "share of runs whose best shown answer at step {early} is the final one, puzzles with several",
         "share", "it is the final one of the other seed", _choice, above(COMMITTED),
+        smallest=SMALLEST["share"], within=(COMMITTED, math.inf), bounds=SHARE,
     ),
     Row(
         "chain/several",
         "Early steps hold several candidate answers (Figs 1, 2)",
         "share of runs with at least two right answers visible at step 0, puzzles with several",
         "share", "at least two wrong answers visible", _several, ABOVE_NULL,
+        smallest=SMALLEST["share"], bounds=SHARE,
     ),
     Row(
         "chain/pruned",
         "Later steps prune the candidates to one (Figs 1, 2)",
         "share of runs with at least two right answers visible at step 0, puzzles with several",
         "share", "the same at the last step", _pruned, ABOVE_NULL,
+        smallest=SMALLEST["share"], bounds=SHARE,
     ),
     Row(
         "chain/multi-path",
         "Multi-path: several discrete answers stand side by side (Fig. 1)",
         "share of runs that at any step show more than a mixture can hold, puzzles with several",
-        "share", "the same verdict on planted even mixtures", _multi_path, ABOVE_NULL, zero_null=True,
+        "share", "the same verdict on planted even mixtures", _multi_path, ABOVE_NULL,
+        smallest=SMALLEST["share"], zero_null=True, bounds=SHARE,
     ),
     Row(
         "chain/superposition",
         "Superposition: early steps blur several answers into one mixture (Fig. 2)",
         "share of runs whose two strongest answers share one contrast at step 0, puzzles with several",
-        "share", "the same verdict on planted sharp answers", _superposition, ABOVE_NULL, zero_null=True,
+        "share", "the same verdict on planted sharp answers", _superposition, ABOVE_NULL,
+        smallest=SMALLEST["share"], zero_null=True, bounds=SHARE,
     ),
     Row(
         "chain/unfolds",
         "Reasoning unfolds along the steps: the answer is not there at first",
         "share of runs in which the only right answer is not visible at step 0, puzzles with one",
         "share", "the same at the last step", _unfolds, above(0.5),
+        smallest=SMALLEST["share"], within=HALF_UP, bounds=SHARE,
     ),
 )  # fmt: skip

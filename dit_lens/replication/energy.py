@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,19 @@ from dit_lens import tasks as puzzles
 from dit_lens.experiments.energy_by_depth import HOOKS, SHIFT, energy
 from dit_lens.measures.energy import profile_stability
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_ZERO, Estimate, Measured, Reading, Row, Rule, above, mean
+from dit_lens.replication.row import (
+    ABOVE_ZERO,
+    HALF_UP,
+    SMALLEST,
+    UP,
+    Estimate,
+    Measured,
+    Reading,
+    Row,
+    Rule,
+    above,
+    mean,
+)
 from dit_lens.wan.lens import Lens
 
 WHAT = {"resid_post": "stream after the block", "update": "what the block adds"}
@@ -113,12 +126,14 @@ def _shift_rows(hook: str, source: str) -> tuple[Row, Row]:
             "Layers 0 to 9 of 40 carry global structure and background (Fig. 6a).",
             f"log2 energy, foreground over the rest, mean over layers of depth below .225 and all steps; {over}",
             "log2 ratio", MASKS, partial(_level, hook=hook, source=source), _BELOW_ZERO,
+            smallest=SMALLEST["log2"], less=True, within=(-math.inf, 0.0), nothing=0.0,
         ),
         Row(
             f"energy/shift-{hook}-{source}",
             "From about layer 9 of 40 on, energy shifts to the foreground and to the things the prompt names.",
             f"log2 energy, foreground over the rest: layers from depth .225 on minus layers below; {over}",
             "log2 ratio", MASKS, partial(_shift, hook=hook, source=source), ABOVE_ZERO,
+            smallest=SMALLEST["log2"], within=UP, nothing=0.0,
         ),
     )  # fmt: skip
 
@@ -134,6 +149,7 @@ def _rows(hook: str) -> tuple[Row, ...]:
             "log2 channel variance over tokens, foreground over the rest: layers from depth 2/3 on minus layers below "
             f".225; {WHAT[hook]}; foreground from task regions",
             "log2 ratio", MASKS, partial(_growth, hook=hook), ABOVE_ZERO,
+            smallest=SMALLEST["log2"], within=UP, nothing=0.0,
         ),
         Row(
             f"energy/stable-{hook}",
@@ -141,6 +157,7 @@ def _rows(hook: str) -> tuple[Row, ...]:
             "Pearson correlation of the layer profile of log2 energy between two steps, mean over pairs of steps; "
             f"{WHAT[hook]}",
             "Pearson r", "one random mask of the same size in every frame", partial(_stability, hook=hook), above(0.5),
+            smallest=SMALLEST["correlation"], within=HALF_UP,
         ),
     )  # fmt: skip
 

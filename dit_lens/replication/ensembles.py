@@ -12,7 +12,7 @@ from dit_lens.address import ALL, Depth
 from dit_lens.experiments.seed_ensembles import MODES, PLACEBO, ensembles
 from dit_lens.interventions.ensemble_modes import ensemble_mode
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import Measured, Reading, Row, Rule, mean, stored
+from dit_lens.replication.row import SMALLEST, UP, Measured, Reading, Row, Rule, mean, stored
 from dit_lens.wan.lens import Lens
 
 
@@ -107,6 +107,7 @@ ROWS = (
             "paired gain of '{condition}' over the same seed alone, step {step} of {steps}, K = {k}, first seed "
             "continued",
             "{metric}", "initial noises averaged instead, at unit variance", partial(_raises, mode=mode), _ABOVE_MEAN,
+            smallest=SMALLEST["gain"], within=UP, nothing=0.0,
         )
         for mode in MODES
     ),
@@ -115,5 +116,6 @@ ROWS = (
         "The middle window (layers 20-29) is better than the early one (0-9) and than all layers.",
         "paired score of '{middle}' minus the score of the window that comes closest ('{nearest}')",
         "{metric}", "initial noises averaged, minus alone", _window, _ALL_ABOVE,
+        smallest=SMALLEST["gain"], within=UP,
     ),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from dit_lens import tasks as puzzles
 from dit_lens.experiments.readout_by_depth import WEIGHTS, layer_readout
 from dit_lens.measures.layer_lens import settles
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import Measured, Reading, Row, Rule, Untestable, mean
+from dit_lens.replication.row import HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, Rule, Untestable, mean
 from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 
@@ -88,6 +89,7 @@ ROWS = (
             "supported when the interval lies below .75 and above the null's (idle layers settle at once)",
             lambda a, b: b.high < a.low and a.high < 0.75,
         ),
+        smallest=SMALLEST["depth"], within=(-math.inf, 0.75),
     ),
     *(
         Row(
@@ -96,6 +98,7 @@ ROWS = (
             "share of translated read-outs after layer {layer} (three quarters of the blocks) whose x0_hat "
             f"{what} at that step",
             "share", "the same read-out of what enters block 0", partial(_before_late, name=name), _ABOVE_HALF,
+            smallest=SMALLEST["share"], within=HALF_UP, bounds=SHARE,
         )
         for name, says, what in _ASKED
     ),

@@ -9,7 +9,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.noise_injection import noise_at_frame, noise_at_step, peak, score_lost, sensitivity
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_NULL, Estimate, Measured, Reading, Row, Rule, text
+from dit_lens.replication.row import ABOVE_NULL, SHARE, SMALLEST, Estimate, Measured, Reading, Row, Rule, text
 from dit_lens.wan.lens import Lens
 
 SCORE = "score, 0 to 1"
@@ -86,37 +86,43 @@ ROWS = (
         ".3 against a small drop (Fig. 3).",
         "drop in score by unit noise at a step (mean over steps {steps}) minus at a frame held to the end (mean over "
         "frames)",
-        SCORE, RESTART, partial(_against_frames, score="score"), ABOVE_NULL, zero_null=True,
+        SCORE, RESTART, partial(_against_frames, score="score"), ABOVE_NULL,
+        smallest=SMALLEST["score"], zero_null=True,
     ),
     Row(
         "noise/step-against-other-frames",
         "Noise at a step costs more than noise at a frame, because bidirectional attention rebuilds a bad frame.",
         "the same, where the noised frame's own pixels are taken from the clean run: drop at a step (mean over steps "
         "{steps}) minus what noise at a frame does to the other frames",
-        SCORE, RESTART, partial(_against_frames, score="elsewhere"), ABOVE_NULL, zero_null=True,
+        SCORE, RESTART, partial(_against_frames, score="elsewhere"), ABOVE_NULL,
+        smallest=SMALLEST["score"], zero_null=True,
     ),
     Row(
         "noise/same-step",
         "Noise in all frames costs more than in one (the fair pair: the same step, the same time to recover).",
         "drop in score by unit noise in all frames minus in one, mean over steps {steps}",
         SCORE, RENEWED, _same_step, ABOVE_NULL,
+        smallest=SMALLEST["score"], nothing=0.0,
     ),
     Row(
         "noise/peak-of-dissimilarity",
         _PEAK,
         "where unit noise has the largest effect: mean 1 - CKA of the latents after the injection",
         "step / steps", RENEWED, partial(_peak, of_score=False), _INSIDE,
+        within=(0.4, 0.6), bounds=SHARE, compared=False,
     ),
     Row(
         "noise/peak-of-score",
         _PEAK,
         "where unit noise has the largest effect: drop in score",
         "step / steps", RENEWED, partial(_peak, of_score=True), _INSIDE,
+        within=(0.4, 0.6), bounds=SHARE, compared=False,
     ),
     Row(
         "noise/persists",
         "Noise injected early persists over the whole trajectory, with almost no recovery until the closing phase.",
         "1 - CKA of the latents, noised to clean: injections in the first fifth, states up to .6 of the schedule",
         "1 - CKA", RENEWED, _persists, ABOVE_NULL,
+        smallest=SMALLEST["correlation"], nothing=0.0,
     ),
 )  # fmt: skip

@@ -23,7 +23,7 @@ from dit_lens.layer_map.roles import (
 )
 from dit_lens.layer_map.segments import segments
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_ZERO, Estimate, Measured, Reading, Row, Rule
+from dit_lens.replication.row import ABOVE_ZERO, SMALLEST, UP, Estimate, Measured, Reading, Row, Rule
 from dit_lens.wan.lens import Lens
 
 _PER_PUZZLE = 20  # shuffles of the layers that a single puzzle's null averages over
@@ -60,7 +60,7 @@ def _reading(
     null = [number(data.mean(0)[rng.permutation(n_layers)]) for _ in range(resamples)]
     # The paired values: each puzzle's own profile, and the same with shuffled layers.
     own = [number(profile) for profile in data]
-    mixed = [np.nanmean([number(p[rng.permutation(n_layers)]) for _ in range(_PER_PUZZLE)]) for p in data]
+    mixed = [_mean([number(p[rng.permutation(n_layers)]) for _ in range(_PER_PUZZLE)]) for p in data]
     return Reading(
         xr.DataArray(own, dims="task"),
         xr.DataArray(mixed, dims="task"),
@@ -72,6 +72,12 @@ def _reading(
         ),
         tested=_all_found(found) if tested else None,
     )
+
+
+def _mean(numbers: list[float]) -> float:
+    """Mean of those that are numbers; NaN where none is."""
+    finite = [number for number in numbers if np.isfinite(number)]
+    return float(np.mean(finite)) if finite else np.nan
 
 
 def _all_found(found: Roles) -> bool:
@@ -100,6 +106,7 @@ ROWS = (
             "supported when the best cut beats that of shuffled layers in every expert, p below .05 over all",
             lambda a, b: False,  # decided by the cuts' own test
         ),
+        smallest=SMALLEST["share"],
     ),
     Row(
         "roles/order",
@@ -107,6 +114,6 @@ ROWS = (
         "depth of the centre of 'decides' (effect) behind 'perceives' (attention), and of 'consolidates' (readout) "
         "behind 'decides': the smaller of the two, mean over experts",
         "layer / layers", "layers shuffled", partial(_reading, number=in_order, tested=False),
-        ABOVE_ZERO,
+        ABOVE_ZERO, smallest=SMALLEST["depth"], within=UP,
     ),
 )  # fmt: skip

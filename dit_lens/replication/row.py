@@ -9,14 +9,17 @@ number per puzzle for the effect and one for its null, paired by puzzle wherever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import xarray as xr
 
 from dit_lens.replication.claim import Claim, untestable
 from dit_lens.stats.summary import summarise
+from dit_lens.stats.verdict import Verdict, verdict
 
 #: What the runs of one experiment gave: datasets by name.
 Measured = Mapping[str, Any]
@@ -102,8 +105,13 @@ class Row:
         read: What the experiment measured -> :class:`Reading`, :class:`Untestable`, or None where the data were taken
             without what the row needs.
         rule: When the claim is supported.
+        smallest: Smallest effect of interest, stated before measuring, in ``unit``; see ``SMALLEST``.
         zero_null: The null is zero by construction, so that lying above it is no evidence by itself.
-        smallest: Smallest effect of interest, stated before measuring, in ``unit``.
+        less: The claim says "below the null".
+        within: A range that the effect itself has to lie in.
+        nothing: The value of an effect that is none, where that is known apart from the null.
+        bounds: The least and the greatest value that a puzzle can have.
+        compared: Whether the claim compares with its null at all; else it is on ``within`` alone.
     """
 
     id: str
@@ -113,8 +121,13 @@ class Row:
     null_name: str
     read: Callable[[Measured], Reading | Untestable | None]
     rule: Rule
-    zero_null: bool = False
     smallest: float | None = None
+    zero_null: bool = False
+    less: bool = False
+    within: tuple[float, float] | None = None
+    nothing: float | None = None
+    bounds: tuple[float, float] | None = None
+    compared: bool = True
 
     @property
     def experiment(self) -> str:
@@ -134,6 +147,25 @@ class Row:
             "supported" if supported else "not supported", found.remark,
         )  # fmt: skip
 
+    def verdict(self, measured: Measured) -> Verdict | Untestable | None:
+        """The paired verdict of this row alone; over a page, see :func:`dit_lens.replication.judge`."""
+        found = self.read(measured)
+        return self.judged(found) if isinstance(found, Reading) else found
+
+    def judged(self, found: Reading) -> Verdict:
+        """The verdict on what was read. A null of other puzzles enters as its mean, a number."""
+        null: xr.DataArray | float = found.null if found.paired else float(found.null.mean())
+        return verdict(
+            found.effect,
+            null if self.compared else 0.0,
+            smallest=self.smallest,
+            zero_null=self.zero_null,
+            less=self.less,
+            within=self.within,
+            nothing=self.nothing,
+            bounds=self.bounds,
+        )
+
 
 def stored(cell: xr.Dataset, value: str, low: str, high: str, n: str) -> Estimate:
     """An estimate that an experiment's result holds already, under these names."""
@@ -150,6 +182,23 @@ def text(values: xr.DataArray) -> str:
     """Mean and interval of (puzzle,) values in words."""
     return str(mean(values))
 
+
+#: Smallest effects of interest by kind of number, and why. They were chosen before any verdict was made with them.
+SMALLEST = MappingProxyType(
+    {
+        "share": 0.1,  # one puzzle in ten
+        "score": 0.05,  # the paper's losses are .08 (four steps) and .4 (noise)
+        "gain": 0.025,  # the paper's gains are .031 over no ensemble and .026 over all layers
+        "log2": 0.1,  # 7 % more
+        "effect": 0.05,  # a twentieth of the way from base to source
+        "correlation": 0.1,
+        "accuracy": 0.05,
+        "depth": 0.05,  # two layers of 40
+        "steps": 1.0,
+    }
+)
+SHARE = (0.0, 1.0)
+UP, HALF_UP = (0.0, math.inf), (0.5, math.inf)
 
 ABOVE_NULL = Rule("supported when the interval lies above the null's", lambda a, b: a.low > b.high)
 ABOVE_ZERO = Rule(

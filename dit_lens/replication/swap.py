@@ -12,7 +12,7 @@ from dit_lens import tasks as puzzles
 from dit_lens.address import Depth
 from dit_lens.experiments.layer_swapping import KINDS, swap
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import Measured, Reading, Row, Rule, Untestable, stored
+from dit_lens.replication.row import HALF_UP, SHARE, SMALLEST, UP, Measured, Reading, Row, Rule, Untestable, stored
 from dit_lens.wan.lens import Lens
 
 FAMILIES = ("choose", "maze")  # same picture and other prompt; the reverse
@@ -87,6 +87,7 @@ def _rows(name: str) -> tuple[Row, Row]:
                 "supported when the interval lies above one half and above the placebo's",
                 lambda a, b: a.low > max(0.5, b.high),
             ),
+            smallest=SMALLEST["share"], within=HALF_UP, nothing=0.0, bounds=SHARE,
         ),
         Row(
             f"swap/middle-{name}",
@@ -98,6 +99,7 @@ def _rows(name: str) -> tuple[Row, Row]:
                 "supported when the interval lies above zero and above the placebo's",
                 lambda a, b: a.low > max(0.0, b.high),
             ),
+            smallest=SMALLEST["effect"], within=UP, nothing=0.0,
         ),
     )  # fmt: skip
 

@@ -68,8 +68,18 @@ def read(experiment: str, measured: Measured) -> list[Claim]:
     Raises:
         MeasureError: For another name, and where a row's number is not finite.
     """
-    found = (row.claim(measured) for row in _family(experiment).ROWS)
+    found = (row.claim(measured) for row in rows_of(experiment))
     return [claim for claim in found if claim is not None]
+
+
+def rows_of(experiment: str) -> tuple[Row, ...]:
+    """The rows of one experiment.
+
+    Raises:
+        MeasureError: For another name.
+    """
+    rows: tuple[Row, ...] = _family(experiment).ROWS
+    return rows
 
 
 def claims(lens: Lens, experiment: str, *, progress: Progress = silent, **arguments: Any) -> list[Claim]:

@@ -1,0 +1,181 @@
+"""Means and shares over tasks, with intervals whose coverage was simulated (docs/statistics.md).
+
+    stats.mean_interval(scores, bounds=(0, 1))          # value, low, high, n, exact
+    stats.share_interval(solved, over=("puzzle", "seed"))
+
+Tasks are the unit, never steps or tokens of one task. Where there are several levels (task, noise seed, training seed),
+``over`` names them from the top down: what lies below the first is averaged within it, and the interval is over the
+first alone. ``attrs["interval_over"]`` says which that is, and so what the number holds for: an interval over puzzles
+is about other puzzles of these families under these trainings, not about another training.
+
+When not to use: to compare two arms of the same tasks. Two intervals that overlap say little about a paired difference;
+take :func:`dit_lens.stats.paired`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.errors import MeasureError
+from dit_lens.stats.methods import effective_n, skew_t, varies, wilson_ends
+
+#: Fewer tasks give no interval: none of the methods holds its level there.
+FEWEST = 5
+
+
+def mean_interval(
+    values: xr.DataArray,
+    over: str | Sequence[str] = "puzzle",
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] | None = None,
+    exact: bool = False,
+) -> xr.Dataset:
+    """Mean over tasks with its interval.
+
+    Args:
+        values: Numbers along ``over`` and any other dims; NaN entries are left out.
+        over: The dim that is resampled in thought, or several from the top level down; the lower ones are averaged
+            within the first before anything else.
+        level: Coverage.
+        bounds: The least and the greatest value that the outcome can have. Where all values lie on the two bounds the
+            outcome is two-valued and has Wilson's interval; where all values are equal the interval is what Wilson
+            allows for tasks not seen, which may lie anywhere within the bounds; no interval leaves them.
+        exact: The number is the same for every task by construction (an identity, a placebo that changes nothing), so
+            that equal values have an interval of width zero.
+
+    Returns:
+        Variables ``value, low, high, n`` and ``exact`` over the other dims. ``low`` and ``high`` are NaN below five
+        tasks, and where all values are equal and neither ``bounds`` nor ``exact`` says what that means. ``exact`` is
+        True where the width is zero by construction. Attributes ``interval_over``, ``level`` and ``method``.
+
+    Raises:
+        MeasureError: For dims that ``values`` do not have, bounds that they leave, a level outside (0, 1), or
+            ``exact`` values that differ.
+    """
+    _, x, template, attrs = _samples(values, over, level)
+    n = np.isfinite(x).sum(0)
+    low, high = skew_t(x, level)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.nansum(x, 0) / np.where(n > 0, n, np.nan)
+    moves = varies(x)
+    if bounds is not None:
+        low, high = _bounded(x, mean, n, moves, low, high, _checked_bounds(x, bounds), level)
+    same = ~moves & (n > 0)
+    if exact:
+        if moves.any():
+            raise MeasureError(
+                "exact=True is for a number that is the same for every task by construction, and these differ: leave "
+                "it out"
+            )
+        low, high = np.where(same, mean, low), np.where(same, mean, high)
+    enough = (n >= FEWEST) | (same & exact)
+    data = {
+        "value": mean, "low": np.where(enough, low, np.nan), "high": np.where(enough, high, np.nan), "n": n,
+        "exact": same & exact,
+    }  # fmt: skip
+    method = "Hall's skewness-corrected t" + ("" if bounds is None else ", within bounds; Wilson where two-valued")
+    return _dataset(data, template, {**attrs, "method": method})
+
+
+def share_interval(values: xr.DataArray, over: str | Sequence[str] = "puzzle", *, level: float = 0.95) -> xr.Dataset:
+    """Share of ones over tasks with Wilson's interval, which has a width where all or none are ones.
+
+    Args:
+        values: Zeros and ones (or booleans) along ``over`` and any other dims; NaN entries are left out.
+        over: A dim, or several from the top level down. With several, samples of one task are not independent: the
+            interval is Wilson's at the number of independent samples that they are worth (Korn and Graubard 1998),
+            between the number of tasks and that of samples.
+        level: Coverage.
+
+    Returns:
+        Variables ``value, low, high, n, exact`` as of :func:`mean_interval`; ``n`` counts tasks. Tasks weigh equally.
+
+    Raises:
+        MeasureError: For dims that ``values`` do not have, values other than 0 and 1, or a level outside (0, 1).
+    """
+    numbers = values.astype(float)
+    if not bool((numbers.isnull() | (numbers == 0) | (numbers == 1)).all()):
+        raise MeasureError("a share is of zeros and ones: compare first (values > 0.5), or take mean_interval")
+    top, x, template, attrs = _samples(numbers, over, level)
+    n = np.isfinite(x).sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.nansum(x, 0) / np.where(n > 0, n, np.nan)
+    worth: np.ndarray = n.astype(float)
+    lower = [dim for dim in _levels(over) if dim != top]
+    if lower:
+        total = numbers.notnull().sum(_levels(over)).transpose(*template.dims).values
+        worth = effective_n(share, x, total, level)
+    low, high = wilson_ends(share, worth, level)
+    few = n < FEWEST
+    data = {
+        "value": share, "low": np.where(few, np.nan, low), "high": np.where(few, np.nan, high), "n": n,
+        "exact": np.zeros(n.shape, bool),
+    }  # fmt: skip
+    return _dataset(data, template, {**attrs, "method": "Wilson" + (", clustered" if lower else "")})
+
+
+def _levels(over: str | Sequence[str]) -> list[str]:
+    return [over] if isinstance(over, str) else list(over)
+
+
+def _samples(
+    values: xr.DataArray, over: str | Sequence[str], level: float
+) -> tuple[str, np.ndarray, xr.DataArray, dict[str, Any]]:
+    """(top level, samples along it (n, ...), a template of the other dims, attributes)."""
+    levels = _levels(over)
+    unknown = [dim for dim in levels if dim not in values.dims]
+    if unknown or not levels:
+        raise MeasureError(f"values have dims {list(values.dims)}, and over={levels} asks for others: name one of them")
+    if not 0 < level < 1:
+        raise MeasureError(f"level={level}: give a share between 0 and 1, e.g. .95")
+    averaged = by_task(values, levels)
+    template = averaged.sum(levels[0])
+    attrs = {**values.attrs, "interval_over": levels[0], "level": level}
+    if len(levels) > 1:
+        attrs["averaged_over"] = ", ".join(levels[1:])
+    return levels[0], averaged.transpose(levels[0], *template.dims).values.astype(float), template, attrs
+
+
+def by_task(values: xr.DataArray, over: str | Sequence[str] = "puzzle") -> xr.DataArray:
+    """Levels below the first of ``over`` averaged within it, NaN left out; tasks weigh equally afterwards."""
+    lower = _levels(over)[1:]
+    return values.astype(float).mean(lower, keep_attrs=True) if lower else values.astype(float)
+
+
+def _checked_bounds(x: np.ndarray, bounds: tuple[float, float]) -> tuple[float, float]:
+    least, greatest = map(float, bounds)
+    slack = 1e-6 * (greatest - least)  # float32 means
+    outside = np.isfinite(x) & ((x < least - slack) | (x > greatest + slack))
+    if not least < greatest or outside.any():
+        found = f"{np.nanmin(x):g} to {np.nanmax(x):g}" if np.isfinite(x).any() else "no values"
+        raise MeasureError(f"bounds={bounds}: give the least and the greatest possible value; found {found}")
+    return least, greatest
+
+
+def _bounded(
+    x: np.ndarray, mean: np.ndarray, n: np.ndarray, moves: np.ndarray, low: np.ndarray, high: np.ndarray,
+    bounds: tuple[float, float], level: float,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Ends within bounds; Wilson's where the values are two-valued, and where they are all equal."""
+    least, greatest = bounds
+    width = greatest - least
+    low, high = np.clip(low, least, greatest), np.clip(high, least, greatest)
+    two = (np.isnan(x) | np.isclose(x, least, atol=1e-9 * width) | np.isclose(x, greatest, atol=1e-9 * width)).all(0)
+    ends = [least + width * end for end in wilson_ends((mean - least) / width, n.astype(float), level)]
+    # All equal to c: a share of at most p of tasks, by Wilson's end for none of n, may have any other value.
+    p = wilson_ends(np.zeros(n.shape), n.astype(float), level)[1]
+    equal = [mean - p * (mean - least), mean + p * (greatest - mean)]
+    low = np.where(two, ends[0], np.where(moves, low, equal[0]))
+    return low, np.where(two, ends[1], np.where(moves, high, equal[1]))
+
+
+def _dataset(data: dict[str, np.ndarray], template: xr.DataArray, attrs: dict[str, Any]) -> xr.Dataset:
+    arrays = {name: template.copy(data=np.asarray(values)) for name, values in data.items()}
+    for array in arrays.values():
+        array.attrs = {}
+    return xr.Dataset(arrays, attrs=attrs)
