@@ -101,10 +101,10 @@ def test_import_is_light() -> None:
 BELOW = {
     "errors": set(),
     "progress": set(),
-    "display": {"errors"},
+    "display": {"wan", "address", "errors"},
     "checks": {"errors"},
     "address": {"checks", "errors"},
-    "tasks": {"address", "checks", "errors"},
+    "tasks": {"store", "address", "checks", "errors"},
     "stats": {"errors"},
     "store": {"checks", "errors"},
     "wan": {"display", "store", "address", "checks", "errors", "lab"},  # lab: where the shipped weights lie
