@@ -64,7 +64,11 @@ def measure(name: str, folder: Path | None, progress: Callable[..., None]) -> di
     if name == "faithfulness":
         asked["ranked"] = RANKED
     found = dl.planted.calibrate(folder=folder, progress=progress, **asked)
-    tables = {key: getattr(found, key).to_dict() for key in type(found).__dataclass_fields__ if getattr(found, key)}
+    tables = {
+        key: calibration_page.packed(getattr(found, key))
+        for key in type(found).__dataclass_fields__
+        if getattr(found, key)
+    }
     machine = f"{platform.machine()}, {os.cpu_count()} cores (shared), {torch.get_num_threads()} thread(s)"
     return {
         "tables": tables, "date": str(date.today()), "machine": machine, "python": platform.python_version(),
@@ -86,7 +90,7 @@ def main() -> None:
     kept = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
     for name in () if asked.table else asked.parts:
         kept[name] = measure(name, asked.folder, told)
-        ROWS.write_text(json.dumps(kept, indent=1, default=float) + "\n", encoding="utf-8")
+        ROWS.write_text(json.dumps(kept, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
     PAGE.write_text(calibration_page.page(kept), encoding="utf-8")
 
 

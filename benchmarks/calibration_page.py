@@ -39,8 +39,8 @@ print(found.plants[["recall", "false", "error"]])
 
 A method gives a number for each of its *cells* (a layer at a step, a head, a label). A cell is **called** if its
 difference from the method's own null has p <= .05, corrected over the cells by sign flips over tasks (probes: by
-shuffled labels over places), and if it is at least as large as the smallest effect of interest in the table below, which
-was fixed beforehand. **Recall** is the share of the mechanism's cells that are called, **false** the share of the other
+shuffled labels over places), and if it is at least as large as the smallest effect of interest in the table below,
+which was fixed beforehand. **Recall** is the share of the mechanism's cells that are called, **false** the share of the other
 cells. **AUC** asks for the order alone. **Error** is the mean distance from the exact effect.
 
 Methods make different claims. *use*: the answer depends on it. *screen*: an estimate of that, to be measured again.
@@ -50,7 +50,7 @@ Methods make different claims. *use*: the answer depends on it. *screen*: an est
 
 def page(kept: Mapping[str, Any]) -> str:
     """The page of whatever parts there are."""
-    tables = {name: {k: xr.Dataset.from_dict(v) for k, v in part["tables"].items()} for name, part in kept.items()}
+    tables = {name: {k: unpacked(v) for k, v in part["tables"].items()} for name, part in kept.items()}
     parts = [HEAD, methods()]
     written: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
         ("plants", exact), ("plants", decoys), ("plants", hard), ("nulls", nulls), ("graded", graded),
@@ -59,6 +59,26 @@ def page(kept: Mapping[str, Any]) -> str:
     parts += [write(tables) for name, write in written if name in tables]
     parts += [BELIEVE, how(kept)]
     return "\n".join(part.strip() + "\n" for part in parts)
+
+
+def packed(found: xr.Dataset) -> dict[str, Any]:
+    """A table as plain JSON values: NaN as null, six digits."""
+    dims = list(found.sizes)
+    data = {}
+    for name, values in found.data_vars.items():
+        flat = np.asarray(values.values, float).ravel()
+        data[str(name)] = {"dims": list(values.dims), "values": [float(f"{v:.6g}") if v == v else None for v in flat]}
+    return {"coords": {str(d): found[d].values.tolist() for d in dims if d in found.coords}, "data": data}
+
+
+def unpacked(kept: Mapping[str, Any]) -> xr.Dataset:
+    """The table of :func:`packed`."""
+    sizes = {dim: len(labels) for dim, labels in kept["coords"].items()}
+    data = {
+        name: (one["dims"], np.array(one["values"], float).reshape([sizes[d] for d in one["dims"]]))
+        for name, one in kept["data"].items()
+    }
+    return xr.Dataset(data, coords=kept["coords"])
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -115,10 +135,10 @@ def exact(tables: Mapping[str, Any]) -> str:
     names = [*suite.EXACT, *suite.NOISY]
     rows = []
     for method in METHODS:
-        if method.name not in found["method"].values:
+        if method.name not in found["approach"].values:
             continue
-        one = {k: _over(found, names, k).sel(method=method.name) for k in ("recall", "false", "any_false", "auc")}
-        one |= {k: _over(found, names, k).sel(method=method.name) for k in ("cells", "members", "error")}
+        one = {k: _over(found, names, k).sel(approach=method.name) for k in ("recall", "false", "any_false", "auc")}
+        one |= {k: _over(found, names, k).sel(approach=method.name) for k in ("cells", "members", "error")}
         n = int(one["cells"].notnull().sum())
         if not n:
             continue
@@ -130,19 +150,13 @@ def exact(tables: Mapping[str, Any]) -> str:
              number(float(one["auc"].mean())), small(float(one["error"].mean())))
         )  # fmt: skip
     head = ("method", "networks", "recall", "false", "networks with any", "AUC", "error")
-    matrix = _matrix(found, names, lambda c: f"{number(c['recall'])} / {int(c['cells'] * c['false'] > 0)}")
-    del matrix
     return f"""## Plants with one truth
 
-{len(suite.EXACT)} plants without any rest and {len(suite.NOISY)} in a little noise, {found.sizes["seed"]} networks each.
-A method runs on the plants that concern it.
+{len(suite.EXACT)} plants without any rest and {len(suite.NOISY)} in a little noise, {found.sizes["seed"]} networks
+each. A method runs on the plants that concern it.
 
 {table(head, rows)}
 """
-
-
-def _matrix(found: xr.Dataset, names: Iterable[str], cell: Callable[[xr.Dataset], str]) -> str:
-    return ""
 
 
 def decoys(tables: Mapping[str, Any]) -> str:
@@ -151,9 +165,9 @@ def decoys(tables: Mapping[str, Any]) -> str:
     there = [name for name in (*suite.DECOYS, "loud update, in noise") if name in found["plant"].values]
     rows = []
     for method in METHODS:
-        if method.name not in found["method"].values:
+        if method.name not in found["approach"].values:
             continue
-        one = found.sel(method=method.name, plant=there)
+        one = found.sel(approach=method.name, plant=there)
         if not bool(one["cells"].notnull().any()):
             continue
         said = []
@@ -179,9 +193,9 @@ def hard(tables: Mapping[str, Any]) -> str:
     there = [name for name in suite.HARD if name in found["plant"].values]
     rows = []
     for method in METHODS:
-        if method.claims == "presence" or method.name not in found["method"].values:
+        if method.claims == "presence" or method.name not in found["approach"].values:
             continue
-        one = found.sel(method=method.name, plant=there)
+        one = found.sel(approach=method.name, plant=there)
         if not bool(one["cells"].notnull().any()):
             continue
         said = []
@@ -205,17 +219,17 @@ def nulls(tables: Mapping[str, Any]) -> str:
     """False findings on nulls."""
     found = tables["nulls"]["nulls"]["found"]
     if "nulls of causal checks" in tables:
-        found = xr.concat([found, tables["nulls of causal checks"]["nulls"]["found"]], "method", join="outer")
+        found = xr.concat([found, tables["nulls of causal checks"]["nulls"]["found"]], "approach", join="outer")
     untrained = tables.get("untrained", {}).get("untrained")
     rows = []
     for method in METHODS:
-        if method.name not in found["method"].values:
+        if method.name not in found["approach"].values:
             continue
-        one = found.sel(method=method.name).stack(network=("kind", "model")).reset_index("network", drop=True)
+        one = found.sel(approach=method.name).stack(network=("kind", "model")).reset_index("network", drop=True)
         rate = share_interval(one.dropna("network"), "network")
         seen = ""
-        if untrained is not None and method.name in untrained["method"].values:
-            some = untrained["found"].sel(method=method.name)
+        if untrained is not None and method.name in untrained["approach"].values:
+            some = untrained["found"].sel(approach=method.name)
             seen = f"{int(some.sum())} of {some.sizes['model']}"
         rows.append(
             (method.name, method.claims, f"{int(one.sum())} of {int(rate['n'])}", number(rate["value"].item()),
@@ -225,9 +239,9 @@ def nulls(tables: Mapping[str, Any]) -> str:
     return f"""## Networks without a mechanism
 
 Random networks, and planted ones with the entries of every weight tensor shuffled, of three layers, on tasks whose
-label, second bit and regions are drawn by themselves: whatever is called is false. The last column is no error rate: there
-random networks get the real pictures and labels. They pass on what they see, as any network does, so a patch has a real
-effect in them and a probe reads a real label. Such a finding is true, and says nothing of what training made.
+label, second bit and regions are drawn by themselves: whatever is called is false. The last column is no error rate:
+there random networks get the real pictures and labels. They pass on what they see, as any network does, so a patch has
+a real effect in them and a probe reads a real label. Such a finding is true, and says nothing of what training made.
 
 {table(head, rows)}
 """
@@ -239,9 +253,9 @@ def graded(tables: Mapping[str, Any]) -> str:
     rows = []
     for plant in found["plant"].values:
         for method in METHODS:
-            if method.name not in found["method"].values:
+            if method.name not in found["approach"].values:
                 continue
-            one = found.sel(plant=plant, method=method.name).mean("seed")
+            one = found.sel(plant=plant, approach=method.name).mean("seed")
             if not bool(one["cells"].notnull().any()):
                 continue
             said = [
@@ -278,8 +292,8 @@ def faithful(tables: Mapping[str, Any]) -> str:
 
 The components of all layers, ranked by each method; the circuit of the first k is kept, the others take what they add
 from the source (CPR / CMD of the Mechanistic Interpretability Benchmark, arXiv 2504.13151, on nodes: area under
-faithfulness over circuit size, larger is better; area between it and 1, smaller is better). Scores are from eight tasks,
-circuits are tried on two others.
+faithfulness over circuit size, larger is better; area between it and 1, smaller is better). Scores are from eight
+tasks, circuits are tried on two others.
 
 {table(("plant", *rankings), rows)}
 """
@@ -303,9 +317,9 @@ def maps(tables: Mapping[str, Any]) -> str:
     head = ("planted", "stages announced", "boundary off by (depth)", *(f"r of {e}" for e in found["evidence"].values))
     return f"""## Whole maps
 
-Every layer attends, writes the answer and writes texture as much as a profile over depth says: three stages (cut at .225
-and .75), two (at .5), a ramp, one place, or none (all alike), in a rest of .05. The evidence is that of `dl.map` on six
-tasks; the cut is its own.
+Every layer attends, writes the answer and writes texture as much as a profile over depth says: three stages (cut at
+.225 and .75), two (at .5), a ramp, one place, or none (all alike), in a rest of .05. The evidence is that of `dl.map`
+on six tasks; the cut is its own.
 
 {table(head, rows)}
 """

@@ -1,7 +1,7 @@
 """``calibrate``: every method on every plant that concerns it, and on networks without a mechanism.
 
     found = dl.planted.calibrate(methods=["patch", "probes"], plants=["head", "unused label"])
-    found.plants                       # recall, false findings, AUC, error (plant, method, seed)
+    found.plants.sel(approach="patch")     # recall, false findings, AUC, error (plant, seed)
 
 With ``folder`` each measurement is kept as it is finished, and the same call goes on.
 """
@@ -35,10 +35,10 @@ class Calibration:
     """What a calibration found; tables that were not asked for are empty.
 
     Attributes:
-        plants: ``recall, false, any_false, decoys, auc, error, cells, members, seconds`` (plant, method, seed); NaN
+        plants: ``recall, false, any_false, decoys, auc, error, cells, members, seconds`` (plant, approach, seed); NaN
             where a method is not tried on a plant.
-        graded: The same (plant, rest, method, seed).
-        nulls: ``found``, whether any cell was called, (kind, model, method).
+        graded: The same (plant, rest, approach, seed).
+        nulls: ``found``, whether any cell was called, (kind, model, approach).
         untrained: The same of random networks on tasks that they can see.
         faithfulness: ``faithfulness`` (plant, rest, ranking, order, size), ``cpr`` and ``cmd``.
         maps: ``cut, p, off`` (shape, layers, seed) and ``correlation`` (shape, layers, seed, evidence).
@@ -52,7 +52,7 @@ class Calibration:
     maps: xr.Dataset
 
     def false_rate(self) -> xr.Dataset:
-        """Share of networks without a mechanism in which a method finds anything, with Wilson's interval, (method)."""
+        """Share of networks without a mechanism in which a method finds anything, with Wilson's interval, (approach)."""
         found = self.nulls["found"].stack(network=("kind", "model"))
         return share_interval(found.reset_index("network", drop=True), "network")
 
@@ -104,23 +104,23 @@ def calibrate(
         for seed in seeds:
             for method in some:
                 if method.concerns(spec):
-                    work.add("plants", {"plant": name, "method": method.name, "seed": seed}, _scored(method, spec))
+                    work.add("plants", {"plant": name, "approach": method.name, "seed": seed}, _scored(method, spec))
     for name, spec in suite.GRADED.items() if rests else ():
         for rest in rests:
             for seed in seeds:
                 for method in some:
                     noisy = replace(spec, rest=rest)
                     if method.concerns(noisy):
-                        place = {"plant": name, "rest": rest, "method": method.name, "seed": seed}
+                        place = {"plant": name, "rest": rest, "approach": method.name, "seed": seed}
                         work.add("graded", place, _scored(method, noisy))
     for kind in nulls.KINDS:
         for model in range(models):
             for method in some:
-                place = {"kind": kind, "model": model, "method": method.name}
+                place = {"kind": kind, "model": model, "approach": method.name}
                 work.add("nulls", place, _found(method, kind, linked=False))
     for model in range(untrained):
         for method in some:
-            work.add("untrained", {"model": model, "method": method.name}, _found(method, "random", linked=True))
+            work.add("untrained", {"model": model, "approach": method.name}, _found(method, "random", linked=True))
     for name in ranked:
         for rest in rests or (0.0,):
             work.add("faithfulness", {"plant": name, "rest": rest}, _curves(suite.PLANTS[name], rest))

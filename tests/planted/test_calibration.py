@@ -22,7 +22,7 @@ def test_methods_find_what_is_planted_and_nothing_else() -> None:
     found = calibrate(["patch", "ablate", "attribute"], PLANTS, tasks=6).plants
     assert float(found["recall"].min()) == 1 and float(found["any_false"].max()) == 0
     assert float(found["auc"].min()) == 1 and float(found["error"].max()) < 1e-3
-    assert found["recall"].dims == ("plant", "method", "seed") and int(found["members"].sum()) == 9
+    assert found["recall"].dims == ("plant", "approach", "seed") and int(found["members"].sum()) == 9
 
 
 def test_a_head_a_step_and_a_region() -> None:
@@ -51,7 +51,7 @@ def test_nulls_are_asked_and_kept(tmp_path: Path) -> None:
 
     asked = {"methods": ["patch"], "plants": (), "models": 2, "tasks": 6, "folder": tmp_path, "progress": tell}
     first = calibrate(**asked)
-    assert len(told) == 4 and dict(first.nulls.sizes) == {"kind": 2, "model": 2, "method": 1}
+    assert len(told) == 4 and dict(first.nulls.sizes) == {"kind": 2, "model": 2, "approach": 1}
     assert not first.plants and float(first.nulls["found"].sum()) == 0
     again = calibrate(**asked)
     assert len(told) == 4 and again.nulls.equals(first.nulls)
@@ -75,7 +75,7 @@ def test_all_tables() -> None:
         ["patch", "energy", "layer lens"], {"text": PLANTS["text"]}, tasks=6, rests=(0.0, 0.5), untrained=1,
         ranked=("two redundant layers",), maps=[WholeMap(shape="one", n_layers=8)],
     )  # fmt: skip
-    assert found.graded["recall"].dims == ("plant", "rest", "method", "seed")
+    assert found.graded["recall"].dims == ("plant", "rest", "approach", "seed")
     assert set(found.faithfulness.dims) == {"plant", "rest", "ranking", "order", "size"}
     assert found.maps["cut"].dims == ("shape", "layers", "seed")
-    assert found.untrained["found"].dims == ("model", "method")
+    assert found.untrained["found"].dims == ("model", "approach")
