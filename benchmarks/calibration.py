@@ -83,12 +83,14 @@ def told(done: int, total: int, what: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=[*PARTS, []], help="parts to measure")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all by default")
     parser.add_argument("--table", action="store_true", help="only write the page")
     parser.add_argument("--folder", type=Path, help="where finished measurements are kept")
     asked = parser.parse_args()
+    if set(asked.parts) - set(PARTS):
+        parser.error(f"unknown parts {sorted(set(asked.parts) - set(PARTS))}: choose from {', '.join(PARTS)}")
     kept = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
-    for name in () if asked.table else asked.parts:
+    for name in () if asked.table else asked.parts or PARTS:
         kept[name] = measure(name, asked.folder, told)
         ROWS.write_text(json.dumps(kept, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
     PAGE.write_text(calibration_page.page(kept), encoding="utf-8")

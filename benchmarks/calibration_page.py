@@ -40,8 +40,8 @@ print(found.plants[["recall", "false", "error"]])
 A method gives a number for each of its *cells* (a layer at a step, a head, a label). A cell is **called** if its
 difference from the method's own null has p <= .05, corrected over the cells by sign flips over tasks (probes: by
 shuffled labels over places), and if it is at least as large as the smallest effect of interest in the table below,
-which was fixed beforehand. **Recall** is the share of the mechanism's cells that are called, **false** the share of the other
-cells. **AUC** asks for the order alone. **Error** is the mean distance from the exact effect.
+which was fixed beforehand. **Recall** is the share of the mechanism's cells that are called, **false** the share of the
+other cells. **AUC** asks for the order alone. **Error** is the mean distance from the exact effect.
 
 Methods make different claims. *use*: the answer depends on it. *screen*: an estimate of that, to be measured again.
 *presence*: it is there; a decoy that is there is rightly found, and wrongly believed by whoever reads presence as use.

@@ -35,8 +35,8 @@ class Calibration:
     """What a calibration found; tables that were not asked for are empty.
 
     Attributes:
-        plants: ``recall, false, any_false, decoys, auc, error, cells, members, seconds`` (plant, approach, seed); NaN
-            where a method is not tried on a plant.
+        plants: ``recall, false, any_false, decoys, auc, error, cells, members, seconds`` (plant, approach, seed), where
+            an approach is a method; NaN where it is not tried on a plant.
         graded: The same (plant, rest, approach, seed).
         nulls: ``found``, whether any cell was called, (kind, model, approach).
         untrained: The same of random networks on tasks that they can see.
@@ -52,7 +52,7 @@ class Calibration:
     maps: xr.Dataset
 
     def false_rate(self) -> xr.Dataset:
-        """Share of networks without a mechanism in which a method finds anything, with Wilson's interval, (approach)."""
+        """Share of networks without a mechanism in which a method finds anything, with Wilson's interval."""
         found = self.nulls["found"].stack(network=("kind", "model"))
         return share_interval(found.reset_index("network", drop=True), "network")
 

@@ -71,7 +71,7 @@ def _windows(made: Planted, tasks: Tasks) -> xr.DataArray:
 
 
 def _cut(made: Planted, tasks: Tasks) -> xr.DataArray:
-    return made.truth.attends(mechanism=True).any("head")
+    return made.truth.attends(mechanism=True).any(["step", "head"])
 
 
 def _used(made: Planted, tasks: Tasks) -> xr.DataArray:

@@ -29,12 +29,12 @@ READS = 0.05  # p of a probe above which nothing was read, so that there is no d
 
 
 def region_attention(made: Planted, tasks: Tasks) -> Found:
-    """log2 enrichment of each region in each head against random masks, (region, layer, head), at the first step."""
-    regions = ("key", "other")
-    seen = attention_by_depth(made.lens, tasks, ("key",), steps=[0], draws=8, progress=silent)["enrichment"]
-    seen = seen.isel(step=0, drop=True).sel(query="all", key=list(regions), drop=True)
+    """log2 enrichment of each region in each head against random masks, (step, region, layer, head)."""
+    steps = list(range(made.spec.n_steps))
+    seen = attention_by_depth(made.lens, tasks, ("key",), steps=steps, draws=8, progress=silent)["enrichment"]
+    seen = seen.sel(query="all", key=["key", "other"], drop=True)
     seen = seen.clip(LEAST).rename(key="region").assign_coords(task=range(len(tasks))).reset_coords(drop=True)
-    seen = xr.apply_ufunc(np.log2, seen.transpose("task", "region", "layer", "head", "kind"))
+    seen = xr.apply_ufunc(np.log2, seen.transpose("task", "step", "region", "layer", "head", "kind"))
     return Found(seen.sel(kind="region", drop=True), seen.sel(kind="null", drop=True))
 
 

@@ -70,9 +70,13 @@ class Spec:
         """Parts that do something, and nothing to the answer."""
         return ()
 
+    def context(self) -> tuple[Part, ...]:
+        """Parts that the mechanism needs, and that write the same whatever the answer is: a patch cannot see them."""
+        return ()
+
     def parts(self, expert: str) -> tuple[Part, ...]:
         """What stands in an expert."""
-        return (*self.mechanism(), *self.decoys())
+        return (*self.mechanism(), *self.context(), *self.decoys())
 
     @property
     def open(self) -> tuple[int, ...] | None:
@@ -169,8 +173,10 @@ class BranchPlant(Spec):
     def mechanism(self) -> tuple[Part, ...]:
         mine = 1.0 if self.branch == "cond" else -1.0
         gain = 1 / self.guidance if self.branch == "cond" else 1 / (1 - self.guidance)  # so that guidance undoes it
-        units = gate("red", {"green": 1.0, "flag": mine}, "answer", gain)
-        return Tell(self.layer, "flag", "flag"), Units(self.layer, units)
+        return (Units(self.layer, gate("red", {"green": 1.0, "flag": mine}, "answer", gain)),)
+
+    def context(self) -> tuple[Part, ...]:
+        return (Tell(self.layer, "flag", "flag"),)
 
 
 @dataclass(frozen=True, kw_only=True)

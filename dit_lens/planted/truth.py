@@ -102,15 +102,16 @@ class Truth:
         )
 
     def attends(self, mechanism: bool = False) -> xr.DataArray:
-        """Whether a head attends to a region, bool (region, layer, head); ``mechanism``: for the answer."""
-        names = {"green": "key", "blue": "other"}
-        shape = (2, self.network.n_layers, HEADS)
-        coords = {"region": list(names.values()), "layer": range(shape[1]), "head": range(HEADS)}
+        """Whether a head attends to a region, bool (step, region, layer, head); ``mechanism``: for the answer."""
+        names, n = {"green": "key", "blue": "other"}, self.network
+        shape = (n.n_steps, 2, n.n_layers, HEADS)
+        coords = {"step": range(shape[0]), "region": list(names.values()), "layer": range(shape[2]),
+                  "head": range(HEADS)}  # fmt: skip
         found = xr.DataArray(np.zeros(shape, bool), coords=coords, dims=tuple(coords))
-        for expert, parts in self.network.parts.items():
-            for part in self._mechanism(expert) if mechanism else parts:
+        for step, expert in enumerate(n.experts):
+            for part in self._mechanism(expert) if mechanism else n.parts[expert]:
                 if isinstance(part, Attend):
-                    found.loc[names[part.region], part.layer, part.head] = True
+                    found.loc[step, names[part.region], part.layer, part.head] = True
         return found
 
     def writes_at_key(self) -> xr.DataArray:

@@ -137,8 +137,8 @@ def test_places_of_one_expert_are_members_at_its_steps_only() -> None:
 def test_heads_that_only_attend_are_no_members() -> None:
     with plant(HeadPlant(layer=1, head=2, **SMALL)) as made:
         assert made.truth.member_heads().values.sum() == 1 and made.truth.member_heads().sel(layer=1, head=2)
-        assert made.truth.attends().sel(region="other", layer=1).values.tolist() == [True, True, False, True]
-        assert made.truth.attends(mechanism=True).values.sum() == 1
+        assert made.truth.attends().sel(step=0, region="other", layer=1).values.tolist() == [True, True, False, True]
+        assert made.truth.attends(mechanism=True).isel(step=0).values.sum() == 1
         seen = dl.measures.region_attention(
             made.lens, made.lens.generate(made.tasks(1)[0]), queries="all", keys=("key", "other"), steps=(0,)
         )["mass"].squeeze(["step", "branch", "query"])  # fmt: skip
