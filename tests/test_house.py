@@ -103,9 +103,9 @@ BELOW = {
     "progress": set(),
     "display": {"errors", "wan"},
     "address": {"errors"},
-    "tasks": {"address", "errors"},
+    "tasks": {"address", "store", "errors"},  # store: a clip is written whole or not at all
     "stats": {"errors"},
-    "store": {"wan", "address", "errors"},
+    "store": {"errors"},
     "wan": {"display", "store", "address", "errors", "lab"},  # lab: where the shipped weights lie
     "saved_runs": {"store", "tasks", "wan", "errors"},
     "interventions": {"wan", "address", "errors"},
