@@ -217,7 +217,7 @@ class _Clock:
 
     def left(self, done: int, total: int, now: str) -> tuple[str, str]:
         """What is being done, and how long it will take."""
-        from dit_lens.runner.finished_cells import human_time
+        from dit_lens.runner.progress_meter import human_time
 
         now, _, known = now.partition("; ")
         if self.first is None:

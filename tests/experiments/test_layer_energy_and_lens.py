@@ -50,7 +50,7 @@ def test_energy_is_that_of_a_run(lab: Lens, measured: xr.Dataset) -> None:
     mask = region_mask(run, ["agent", "goal", "other_goal"])
     for hook in ("resid_post", "update"):
         direct = energy_ratio(run, mask, hook).sel(branch="cond", kind="region")
-        mine = measured["energy"].sel(hook=hook, source="regions", kind="region", task=1).sel(layer=slice(0, None))
+        mine = measured["energy"].sel(hook=hook, source="regions", kind="region").isel(task=1).sel(layer=slice(0, None))
         np.testing.assert_allclose(mine, direct, rtol=1e-6)
     entry = measured["energy"].sel(layer=-1)
     np.testing.assert_array_equal(entry.sel(hook="update"), entry.sel(hook="resid_post"))  # before any block
@@ -100,7 +100,7 @@ def test_read_outs_are_those_of_the_measure(lab: Lens, read: xr.Dataset) -> None
     run = lab.generate(tasks.load("choose", 0), seed=1, num_inference_steps=2)
     direct = layer_lens(lab, run, layers=[0, 5, 8, 11], translators=translators)
     for name in ("cosine", "error", "x0_cosine"):
-        np.testing.assert_allclose(read[name].sel(weights="trained", task=1), direct[name], atol=1e-6)
+        np.testing.assert_allclose(read[name].sel(weights="trained").isel(task=1), direct[name], atol=1e-6)
     assert read[["answer", "choice"]].sel(weights="shuffled").to_array().isnull().all()
     assert (read["choice"].sel(weights="trained", layer=11) == 1).all()
     assert len(read_claims("layer_lens", {"readout": read})) == 3

@@ -124,7 +124,7 @@ def test_planting_nothing_changes_nothing(lens: Any) -> None:
 
 def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
     found = self_correction.plant_mistakes(lens, [tasks.load("choose", 3)], [1, 3], num_inference_steps=4)
-    found = found["outcome"].isel(task=0)
+    found = found["outcome"].isel(task=0).transpose("kind", "step", "ending")
     assert found.sum("ending").values.tolist() == [[1, 1]] * 3
     assert found.sel(kind="own", ending="own").all() and found.sel(kind="kept", ending="twin").all()
     assert found.sel(kind="planted", step=1, ending="own") and found.sel(kind="planted", step=3, ending="twin")

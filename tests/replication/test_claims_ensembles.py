@@ -23,7 +23,7 @@ def result(gains: dict[str, float], n: int = 30) -> xr.Dataset:
     raw[:] = 0.5 + 0.01 * np.random.default_rng(0).standard_normal(raw.shape)
     for name, gain in gains.items():
         raw.loc[{"kind": name}] += gain
-    return _table(raw).assign_attrs(k=3, steps="0", sampling_steps=3, remarks=[])
+    return _table(raw).assign_attrs(k=3, steps="0", num_inference_steps=3, remarks=[])
 
 
 @pytest.mark.parametrize(

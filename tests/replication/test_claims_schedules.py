@@ -18,14 +18,14 @@ def table(score: tuple[float, float], exploring: tuple[float, float], n: int = 1
     noise -= noise.mean(0)  # the means are exactly as planted
     values = {"score": score, "exploring": exploring, "commit_sigma": (0.9, 0.9)}
     return xr.Dataset(
-        {k: (("task", "steps"), np.array(v) + 0.01 * noise) for k, v in values.items()},
-        coords={"steps": [4, 20]},
+        {k: (("task", "num_inference_steps"), np.array(v) + 0.01 * noise) for k, v in values.items()},
+        coords={"num_inference_steps": [4, 20]},
     )
 
 
 def curve() -> xr.Dataset:
     return xr.Dataset(
-        {k: (("task", "frames"), np.ones((12, 2))) for k in ("score", "cut", "still")}, {"frames": [5, 13]}
+        {k: (("task", "num_frames"), np.ones((12, 2))) for k in ("score", "cut", "still")}, {"num_frames": [5, 13]}
     )
 
 

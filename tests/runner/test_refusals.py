@@ -40,7 +40,7 @@ def fixed_step(**_: Any) -> Any:
 
 #: Arguments, the error, and what its message says.
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "steps outside the plan": ({"steps": [0, 3]}, dl.AddressError, "outside a sweep of 3 steps: use 0 to 2"),
+    "steps outside the plan": ({"steps": [0, 3]}, dl.AddressError, "outside a model or plan of 3 steps: use 0 to 2"),
     "layers outside the model": ({"layers": [7]}, dl.AddressError, "of 3 layers: use 0 to 2"),
     "no steps": ({"steps": []}, dl.AddressError, "no steps selected"),
     "a step that is none": ({"steps": 1.5}, dl.AddressError, "give 'all', or a list"),

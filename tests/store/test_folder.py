@@ -226,10 +226,8 @@ def test_a_full_disk_loses_only_what_is_in_flight(
 
     with monkeypatch.context() as m:
         m.setattr(os, call, full)
-        with pytest.raises(
-            dl.StoreError,
-            match=r"keep b of a map .*No space left.*kept before is safe; make room, then run the same map",
-        ):
+        said = r"keep b of a map .*No space left.*kept before is safe; make room, then run the same map"
+        with pytest.raises(dl.StoreError, match=said):
             store.put("b", value)
     assert store.keys() == {"a"} and len(list((tmp_path / "items").iterdir())) == 1
     store.put("b", value)
