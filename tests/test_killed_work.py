@@ -35,7 +35,7 @@ from dit_lens.store.identity import checksum, describe
 from dit_lens.wan.lens import Lens
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-SAMPLING = {"steps": 2, "guidance": 5.0, "height": 32, "width": 64, "num_frames": 9, "max_sequence_length": 16}
+SAMPLING = {"num_inference_steps": 2, "guidance_scale": 5.0, "height": 32, "width": 64, "num_frames": 9, "max_sequence_length": 16}
 FINDINGS = Path(__file__).resolve().parent.parent / "benchmarks" / "findings.py"
 
 
@@ -74,7 +74,7 @@ def sweep(lens: Lens, folder: Path | None) -> Any:
 
 
 def features(lens: Lens, folder: Path | None) -> Any:
-    found = collect(lens, PUZZLES, "attn_out", generate=SAMPLING, folder=folder)
+    found = collect(lens, PUZZLES, "attn_out", sampling=SAMPLING, folder=folder)
     return [found.block("attn_out", 1), found.block("input", 0), [scene.group for scene in found.scenes]]
 
 
@@ -83,7 +83,7 @@ def collected(lens: Lens) -> Any:
     """Each scene its own group: their pictures are the same."""
     from dataclasses import replace
 
-    found = collect(lens, PUZZLES, "resid_post", "attn_out", generate=SAMPLING)
+    found = collect(lens, PUZZLES, "resid_post", "attn_out", sampling=SAMPLING)
     return replace(found, scenes=tuple(replace(s, group=str(i)) for i, s in enumerate(found.scenes)))
 
 
@@ -93,7 +93,7 @@ def probe_grid(lens: Lens, folder: Path | None) -> Any:
 
 
 def generation(lens: Lens, folder: Path | None) -> Any:
-    arguments = {"task": PUZZLES[0], "seed": 3, **SAMPLING, "steps": 12}
+    arguments = {"task": PUZZLES[0], "seed": 3, **SAMPLING, "num_inference_steps": 12}
     if folder is None:
         run = lens.generate(**arguments)
     else:

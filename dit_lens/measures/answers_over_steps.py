@@ -153,8 +153,8 @@ def expected_corrections(states: xr.DataArray) -> xr.DataArray:
     for m in blind_flips(data)[::-1]:
         seen, unseen = m @ seen, m @ unseen
         unseen[WRONG] = seen[WRONG]
-    coords = {k: v for k, v in states.coords.items() if v.dims == ("puzzle",)}
-    return xr.DataArray(unseen[data[:, 0]], dims="puzzle", coords=coords)
+    coords = {k: v for k, v in states.coords.items() if v.dims == ("task",)}
+    return xr.DataArray(unseen[data[:, 0]], dims="task", coords=coords)
 
 
 def blind_flips(data: np.ndarray) -> np.ndarray:

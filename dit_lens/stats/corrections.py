@@ -53,7 +53,7 @@ def fdr(p: Any, *, any_dependence: bool = False) -> Any:
 def max_statistic(
     effect: xr.DataArray,
     null: xr.DataArray | float = 0.0,
-    over: str | Sequence[str] = "puzzle",
+    over: str | Sequence[str] = "task",
     *,
     step_down: bool = True,
     seed: int = 0,
@@ -112,7 +112,7 @@ def _stepped(size: np.ndarray, edge: np.ndarray) -> np.ndarray:
 
 
 def paired_difference(
-    effect: xr.DataArray, null: xr.DataArray | float, over: str | Sequence[str] = "puzzle"
+    effect: xr.DataArray, null: xr.DataArray | float, over: str | Sequence[str] = "task"
 ) -> xr.DataArray:
     """effect - null of the same tasks in the same order, with the labels of ``effect``.
 

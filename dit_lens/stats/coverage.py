@@ -104,7 +104,7 @@ def coverage(outcome: Outcome, n: int, draws: int = 4000, seed: int = 0, interva
         The shares; ``covered`` is NaN where no study has an interval.
     """
     values = outcome.sample(np.random.default_rng(seed), (n, draws))
-    found = (interval or outcome.interval)(xr.DataArray(values, dims=("puzzle", "draw")))
+    found = (interval or outcome.interval)(xr.DataArray(values, dims=("task", "draw")))
     low, high = found["low"].values, found["high"].values
     given = np.isfinite(low) & np.isfinite(high)
     if not given.any():

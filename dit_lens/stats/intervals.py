@@ -1,7 +1,7 @@
 """Means and shares over tasks, with intervals whose coverage was simulated (docs/statistics.md).
 
     stats.mean_interval(scores, bounds=(0, 1))          # value, low, high, n, exact
-    stats.share_interval(solved, over=("puzzle", "seed"))
+    stats.share_interval(solved, over=("task", "seed"))
 
 Tasks are the unit, never steps or tokens of one task. Where there are several levels (task, noise seed, training seed),
 ``over`` names them from the top down: what lies below the first is averaged within it, and the interval is over the
@@ -29,7 +29,7 @@ FEWEST = 5
 
 def mean_interval(
     values: xr.DataArray,
-    over: str | Sequence[str] = "puzzle",
+    over: str | Sequence[str] = "task",
     *,
     level: float = 0.95,
     bounds: tuple[float, float] | None = None,
@@ -82,7 +82,7 @@ def mean_interval(
     return _dataset(data, template, {**attrs, "method": method})
 
 
-def share_interval(values: xr.DataArray, over: str | Sequence[str] = "puzzle", *, level: float = 0.95) -> xr.Dataset:
+def share_interval(values: xr.DataArray, over: str | Sequence[str] = "task", *, level: float = 0.95) -> xr.Dataset:
     """Share of ones over tasks with Wilson's interval, which has a width where all or none are ones.
 
     Args:
@@ -141,7 +141,7 @@ def _samples(
     return levels[0], averaged.transpose(levels[0], *template.dims).values.astype(float), template, attrs
 
 
-def by_task(values: xr.DataArray, over: str | Sequence[str] = "puzzle") -> xr.DataArray:
+def by_task(values: xr.DataArray, over: str | Sequence[str] = "task") -> xr.DataArray:
     """Levels below the first of ``over`` averaged within it, NaN left out; tasks weigh equally afterwards."""
     lower = _levels(over)[1:]
     return values.astype(float).mean(lower, keep_attrs=True) if lower else values.astype(float)

@@ -135,7 +135,7 @@ class Pairs:
         least, greatest = self._bounds
         of_null = (float(self.null[0]),) * 2 if self.known else (greatest, least)
         reach = (least - of_null[0], greatest - of_null[1])  # of a difference
-        s = mean_interval(xr.DataArray(self.d, dims="puzzle"), level=level, bounds=reach)
+        s = mean_interval(xr.DataArray(self.d, dims="task"), level=level, bounds=reach)
         return float(s["low"]), float(s["high"])
 
     def _shares(self, level: float) -> tuple[float, float]:

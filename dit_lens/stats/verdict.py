@@ -72,7 +72,7 @@ class Verdict:
     detectable: float = float("nan")
     smallest: float | None = None
     zero_null: bool = False
-    interval_over: str = "puzzle"
+    interval_over: str = "task"
     level: float = LEVEL
 
     @property
@@ -108,7 +108,7 @@ class Verdict:
 def verdict(
     effect: xr.DataArray,
     null: xr.DataArray | float,
-    over: str | Sequence[str] = "puzzle",
+    over: str | Sequence[str] = "task",
     *,
     smallest: float | None = None,
     zero_null: bool = False,

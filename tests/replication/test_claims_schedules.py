@@ -30,7 +30,7 @@ def curve() -> xr.Dataset:
 
 
 def test_claims_follow_the_data() -> None:
-    again = table((0, 0.9), (0, 6)).sel(steps=[20])
+    again = table((0, 0.9), (0, 6)).sel(num_inference_steps=[20])
     lower, squeezed, frames = read_claims(table((0.6, 0.9), (1, 6)), again)
     assert lower.verdict == squeezed.verdict == "supported"
     assert lower.value == pytest.approx(0.3, abs=0.02) and squeezed.value == pytest.approx(5, abs=0.02)

@@ -59,11 +59,11 @@ def test_shares_of_seeds_of_tasks(alike: float, share: float, n: int) -> None:
     shared = (rng.random((n, 1, draws)) < share).repeat(seeds, 1)
     own = rng.random((n, seeds, draws)) < share
     values = np.where(rng.random((n, 1, draws)) < alike, shared, own)
-    found = share_interval(xr.DataArray(values, dims=("puzzle", "seed", "draw")), over=("puzzle", "seed"))
+    found = share_interval(xr.DataArray(values, dims=("task", "seed", "draw")), over=("task", "seed"))
     covered = float(((found["low"] <= share) & (share <= found["high"])).mean())
     assert covered >= 0.925, covered
     if alike == 1:
-        pooled = share_interval(xr.DataArray(values.reshape(n * seeds, draws), dims=("puzzle", "draw")))
+        pooled = share_interval(xr.DataArray(values.reshape(n * seeds, draws), dims=("task", "draw")))
         assert float(((pooled["low"] <= share) & (share <= pooled["high"])).mean()) < 0.85
 
 

@@ -14,7 +14,7 @@ from dit_lens.stats.pairs import Pairs
 
 
 def tasks(values: object, *dims: str) -> xr.DataArray:
-    return xr.DataArray(np.asarray(values, dtype=float), dims=("puzzle", *dims))
+    return xr.DataArray(np.asarray(values, dtype=float), dims=("task", *dims))
 
 
 def arms(rng: np.random.Generator, n: int, draws: int, shift: float) -> tuple[xr.DataArray, xr.DataArray]:
@@ -82,9 +82,9 @@ def test_a_task_missing_in_one_arm_is_left_out_of_both() -> None:
 def test_levels_below_the_task_are_averaged() -> None:
     rng = np.random.default_rng(0)
     a, b = tasks(rng.normal(1, 1, (8, 3)), "seed"), tasks(rng.normal(size=(8, 3)), "seed")
-    deep, flat = paired(a, b, over=("puzzle", "seed")), paired(a.mean("seed"), b.mean("seed"))
+    deep, flat = paired(a, b, over=("task", "seed")), paired(a.mean("seed"), b.mean("seed"))
     assert float(deep["value"]) == pytest.approx(float(flat["value"])) and float(deep["p"]) == float(flat["p"])
-    assert deep.attrs["interval_over"] == "puzzle"
+    assert deep.attrs["interval_over"] == "task"
     each = paired(a, b)
     assert each["p"].dims == ("seed",)
 

@@ -16,7 +16,7 @@ INF = float("inf")
 
 
 def tasks(values: object, *dims: str) -> xr.DataArray:
-    return xr.DataArray(np.asarray(values, dtype=float), dims=("puzzle", *dims))
+    return xr.DataArray(np.asarray(values, dtype=float), dims=("task", *dims))
 
 
 def arms(
