@@ -6,7 +6,10 @@ stay.
 
 from __future__ import annotations
 
-from golden_items import atlas, runs, sweeps
+from golden_items import atlas, claims, experiments, interventions, measures, probing, runs, sweeps, tasks
 from golden_items.table import ITEMS, STEPS, Numbers, open_lens
 
-__all__ = ["ITEMS", "STEPS", "Numbers", "atlas", "open_lens", "runs", "sweeps"]
+__all__ = [
+    "ITEMS", "STEPS", "Numbers", "atlas", "claims", "experiments", "interventions", "measures", "open_lens", "probing",
+    "runs", "sweeps", "tasks",
+]  # fmt: skip
