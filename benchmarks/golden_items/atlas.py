@@ -11,7 +11,7 @@ from golden_items.table import Numbers, flat, item
 @item
 def map_(lens: Any) -> Numbers:
     """Two puzzles of one family with probes, ensembles and the control."""
-    found = dl.map(lens, ["choose"], n=2, steps=[0, 2, 4], scenes=8, ensembles=True)
+    found = dl.map(lens, ["choose"], n=2, steps=[0, 3], scenes=8, ensembles=True)
     cuts = {
         expert: {"starts": cut.starts, "explained": cut.explained, "p": cut.p}
         for expert, cut in found.roles.cuts.items()

@@ -16,7 +16,7 @@ def sweep_local(lens: Any) -> Numbers:
     """Two tasks, steps by themselves and a window, layers by themselves and groups."""
     found = dl.sweep(
         lens, tasks=puzzles(), source="other_answer", steps=[0, 3, range(0, 3)],
-        layers=[0, 6, range(2, 5), (1, 8), dl.Depth(0.5, 0.75)], hooks="update",
+        layers=[0, range(2, 5), (1, 8), dl.Depth(0.5, 0.75)], hooks="update",
         branch=["all", "cond"], progress=silent,
     )  # fmt: skip
     return flat(found)
@@ -45,7 +45,7 @@ def sweep_kinds(lens: Any) -> Numbers:
 
     ways: dict[str, dict[str, Any]] = {
         "runs": {"base": base, "source": source, "placebo": placebo, **two},
-        "seeds": {"base": puzzle(), "source": "other_answer", "seeds": [0, 1], "hooks": ["attn_gated", "mlp_gated"], **two},
+        "seeds": {"base": puzzle(), "source": "other_answer", "seeds": [0, 1], "hooks": ["z", "mlp_gated"], **two},
         "outside": {"base": base, "source": source, "steps": [2], "layers": [1, 5], "hooks": ["final_norm", "update"]},
         "ablate": {"base": base, "edit": dl.ablate, "placebo": "none", **two},
         "steer": {"base": base, "edit": steer, "placebo": random, "hooks": "resid_post", **two},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,22 +61,26 @@ def direction(size: int, seed: int = 0) -> np.ndarray:
 
 
 def flat(values: Any, key: str = "") -> Numbers:
-    """Every number of a result under a dotted name; labels, texts and None are left out.
+    """Every number of a result under a dotted name; labels and texts are left out.
 
     A name may hold a mapping, a sequence, an xarray object (its variables, not its coordinates), a tensor, an array or
-    a number. The dtype is kept.
+    a number. The dtype is kept; numbers in a list become one array.
+
+    Raises:
+        TypeError: for anything else, so that no number is lost in silence.
     """
-    join = partial(".".join)
     if isinstance(values, xr.Dataset):
         values = {str(name): values[name] for name in values.data_vars}
+    elif isinstance(values, (list, tuple)) and not all(np.isscalar(value) for value in values):
+        values = dict(enumerate(values))
     if isinstance(values, Mapping):
-        parts = [flat(value, join(filter(None, (key, str(name))))) for name, value in values.items()]
+        parts = [flat(value, f"{key}.{name}" if key else str(name)) for name, value in values.items()]
         return {name: array for part in parts for name, array in part.items()}
-    if isinstance(values, (list, tuple)) and any(isinstance(v, (list, tuple, Mapping, xr.Dataset)) for v in values):
-        return flat(dict(enumerate(values)), key)
     if isinstance(values, xr.DataArray):
         values = values.values
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
     array = np.asarray(values)
-    return {key: array} if array.dtype.kind in "biuf" else {}
+    if array.dtype.kind not in "biufU":
+        raise TypeError(f"{key} holds {type(values).__name__} of dtype {array.dtype}: give numbers or texts")
+    return {} if array.dtype.kind == "U" else {key: array}
