@@ -69,8 +69,8 @@ def ensembles(lens: Any) -> Numbers:
 def schedules(lens: Any) -> Numbers:
     """Few steps under two samplers, and lengths of the video."""
     return flat({
-        "steps": e.few_steps(lens, puzzles("maze"), (3, 6), seed=1),
-        "frames": e.frames_curve(lens, puzzles(), (5, 9, 13)),
+        "steps": e.few_steps(lens, puzzles("maze"), (2, 6), seed=1),
+        "frames": e.frames_curve(lens, puzzles("maze", seed=3), (5, 9, 13)),
     })  # fmt: skip
 
 

@@ -129,7 +129,7 @@ def causal(lens: Any) -> Numbers:
     probe = p.probe(seen, "goal", "step=3 layer=4 hook=resid_post", permutations=1, folds=2)
     found = p.causal(
         lens, probe, puzzles(), signs=signs, pattern=direction(128), target=lambda task: task.twin("other_answer"),
-        draws=1, layers=range(3, 6), steps=[2, 3],
+        draws=1, layers=range(3, 6), strengths=(6.0,),
     )  # fmt: skip
     return flat({"found": found, "summary": p.summary(found, flips=200)})
 
