@@ -35,7 +35,10 @@ from dit_lens.store.identity import checksum, describe
 from dit_lens.wan.lens import Lens
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-SAMPLING = {"num_inference_steps": 2, "guidance_scale": 5.0, "height": 32, "width": 64, "num_frames": 9, "max_sequence_length": 16}
+SAMPLING = {
+    "num_inference_steps": 2, "guidance_scale": 5.0, "height": 32, "width": 64, "num_frames": 9,
+    "max_sequence_length": 16,
+}  # fmt: skip
 FINDINGS = Path(__file__).resolve().parent.parent / "benchmarks" / "findings.py"
 
 

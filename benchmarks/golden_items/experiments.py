@@ -20,9 +20,7 @@ def swap(lens: Any) -> Numbers:
     found = {
         "update": e.swap(lens, puzzles(), layers, [0, range(0, 5)], hooks=("update", "cross_attn_out"), seed=1),
         "stream": e.swap(lens, puzzles("maze"), [2, 7], [1], hooks="resid_post", horizons=("local",)),
-        "heads": e.swap(
-            lens, puzzles(), [4], [0], hooks="z", heads=[1], tokens="goal", branches="cond", placebo_seed=50
-        ),
+        "heads": e.swap(lens, puzzles(), [4], [0], hooks="z", heads=[1], tokens="goal", branches="cond", placebo_seed=50),
     }
     return flat(found)
 
@@ -71,8 +69,8 @@ def ensembles(lens: Any) -> Numbers:
 def schedules(lens: Any) -> Numbers:
     """Few steps under two samplers, and lengths of the video."""
     return flat({
-        "steps": e.few_steps(lens, puzzles("maze"), (3, 6), seed=1),
-        "frames": e.frames_curve(lens, puzzles(), (5, 9, 13)),
+        "steps": e.few_steps(lens, puzzles("maze"), (2, 6), seed=1),
+        "frames": e.frames_curve(lens, puzzles("maze", seed=3), (5, 9, 13)),
     })  # fmt: skip
 
 
