@@ -30,7 +30,7 @@ from dit_lens.errors import (
 )
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot see what is fetched later
-    from dit_lens import experiments, figures, interventions, lab, measures, probing, replication, runner, tasks
+    from dit_lens import experiments, figures, interventions, lab, measures, probing, replication, runner, stats, tasks
     from dit_lens.interventions.ablate import ablate
     from dit_lens.interventions.ensemble import ensemble
     from dit_lens.interventions.erase import erase
@@ -85,6 +85,7 @@ _MODULES = {
     "runner": "dit_lens.runner",
     "probing": "dit_lens.probing",
     "replication": "dit_lens.replication",
+    "stats": "dit_lens.stats",
     "reduce": "dit_lens.wan.reduce",
     "points": "dit_lens.wan.points",
 }
@@ -94,8 +95,8 @@ __all__ = [
     "InterventionError", "Lens", "LoadError", "MeasureError", "Plan", "ProbeError", "RecordError", "Run",
     "SamplerError", "Sampling", "Select", "StoreError", "Sweep", "TaskError", "ablate", "attribute", "ensemble",
     "erase", "experiments", "figures", "interventions", "knockout", "lab", "load", "load_probe", "load_run", "map",
-    "measures", "noise", "patch", "points", "probe", "probing", "record", "reduce", "replication", "runner", "steer",
-    "sweep", "tasks",
+    "measures", "noise", "patch", "points", "probe", "probing", "record", "reduce", "replication", "runner", "stats",
+    "steer", "sweep", "tasks",
 ]  # fmt: skip
 
 

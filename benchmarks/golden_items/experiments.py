@@ -20,7 +20,9 @@ def swap(lens: Any) -> Numbers:
     found = {
         "update": e.swap(lens, puzzles(), layers, [0, range(0, 5)], hooks=("update", "cross_attn_out"), seed=1),
         "stream": e.swap(lens, puzzles("maze"), [2, 7], [1], hooks="resid_post", horizons=("local",)),
-        "heads": e.swap(lens, puzzles(), [4], [0], hooks="z", heads=[1], tokens="goal", branches="cond", placebo_seed=50),
+        "heads": e.swap(
+            lens, puzzles(), [4], [0], hooks="z", heads=[1], tokens="goal", branches="cond", placebo_seed=50
+        ),
     }
     return flat(found)
 
