@@ -2,7 +2,9 @@
 
 Our forwards are written against one upstream version. Rather than trust a version number, every lens runs one small
 call of the first and last block with and without points, on the model's own weights, and refuses to exist if they
-differ. It also checks that changing a point changes the output, so that no point is decoration.
+differ. It also checks that what changes at a point reaches the module that comes after it, so that no point is
+decoration. Not that it reaches the block's output: an output projection of zeros (pruned, zero-initialised) passes
+nothing on.
 """
 
 from __future__ import annotations
@@ -36,14 +38,28 @@ def verify(expert: Expert) -> None:
             with expert.watching():
                 hooked = block(*inputs)
             moved = []
-            for name in ("hook_resid_pre", "attn.hook_z", "hook_resid_post"):
+            for name in ("hook_resid_pre", "hook_resid_post"):
                 with expert.listening([(f"blocks.{i}.{name}", lambda x, hook: x + 1)]):
                     moved.append(not torch.equal(block(*inputs), plain))
-        if not torch.equal(plain, hooked) or not all(moved):
+            before = _projected(block, inputs)
+            with expert.listening([(f"blocks.{i}.attn.hook_z", lambda x, hook: x + 1)]):
+                after = _projected(block, inputs)
+        if not torch.equal(plain, hooked) or not all(moved) or torch.equal(before, after):
             raise DriftError(
                 f"block {i} of expert {expert.name!r} computes something else under its points than the installed "
                 "diffusers: install a diffusers version from dit_lens's constraints, and please report both versions"
             )
+
+
+def _projected(block: Any, inputs: tuple[Any, ...]) -> torch.Tensor:
+    """What a call of the block gives to the output projection of its self-attention."""
+    seen: list[torch.Tensor] = []
+    handle = block.attn1.to_out[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
+        block(*inputs)
+    finally:
+        handle.remove()
+    return seen[0]
 
 
 def _inputs(model: Any, device: torch.device) -> tuple[Any, ...]:

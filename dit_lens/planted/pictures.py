@@ -1,0 +1,142 @@
+"""Tasks for planted networks: a picture of coloured cells, and an answer that is one bit.
+
+Every cell of the first picture (16 x 16 pixels, one token) has a colour whose three channels are 0 or 255 each:
+
+    green   on in the cells of the region "key", off elsewhere: where the label stands
+    blue    on in the cells of the region "other", off elsewhere
+    red     the label in "key"; a second bit, which no planted network uses, in "other"; random in all other cells
+
+The answer is the redness of the video: where it is shown (``shown``) depends on what the network does. A task that asks
+by text has its label in the prompt.
+
+When not to use: for anything a trained model should solve; those tasks are in :mod:`dit_lens.tasks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from dit_lens.errors import TaskError
+from dit_lens.tasks import Score
+
+FRAMES, ROWS, COLS = 2, 3, 4  # latent frames, cells down and across; one cell is one token
+CELL, PIXEL_FRAMES = 16, 5
+REGION = 4  # cells in each region
+WORDS = ("day", "night")  # prompts of label 1 and -1
+
+Asks = Literal["picture", "text"]
+Shown = Literal["key", "later"]
+
+
+@dataclass(frozen=True)
+class PlantTask:
+    """One picture.
+
+    Attributes:
+        seed: Where the picture comes from.
+        label: 1 or -1: what the network has to show.
+        asks: Where the label stands.
+        shown: Where the answer is read: "later" (all cells of the later frames) or "key" (the region, first frame).
+        unused: 1 or -1: the second bit, in the region "other".
+        scene: Drawn cells, from which everything but the two bits comes.
+    """
+
+    seed: int
+    label: int
+    asks: Asks = "picture"
+    shown: Shown = "later"
+    unused: int = 1
+    scene: int = 0
+
+    name = "plant"
+    height, width, num_frames = ROWS * CELL, COLS * CELL, PIXEL_FRAMES
+
+    @property
+    def prompt(self) -> str:
+        """One word; the label, if the task asks by text."""
+        return WORDS[0] if self.asks == "picture" or self.label > 0 else WORDS[1]
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """Red, green and blue of the first picture as 1 and -1, (rows * cols, 3)."""
+        rng = np.random.default_rng([self.scene, 1])
+        order = rng.permutation(ROWS * COLS)
+        drawn = rng.choice([-1.0, 1.0], ROWS * COLS)
+        red = np.where(np.isin(np.arange(ROWS * COLS), order[: 2 * REGION]), 0.0, drawn)
+        green, blue = -np.ones(ROWS * COLS), -np.ones(ROWS * COLS)
+        red[order[:REGION]] = self.label if self.asks == "picture" else drawn[order[0]]
+        red[order[REGION : 2 * REGION]] = self.unused
+        green[order[:REGION]], blue[order[REGION : 2 * REGION]] = 1, 1
+        return np.stack([red, green, blue], 1)
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The first picture."""
+        cells = ((self.cells + 1) * 127.5).astype(np.uint8).reshape(ROWS, COLS, 3)
+        return Image.fromarray(cells.repeat(CELL, 0).repeat(CELL, 1))
+
+    @cached_property
+    def regions(self) -> Mapping[str, np.ndarray]:
+        """Tokens of the first frame, bool (n_tokens,): "key", "other" and "rest"; and "later", all other frames."""
+        first = np.arange(FRAMES * ROWS * COLS) < ROWS * COLS
+        key, other = (np.concatenate([self.cells[:, i] > 0, np.zeros(ROWS * COLS, bool)]) for i in (1, 2))
+        found = {"key": key, "other": other, "rest": first & ~key & ~other, "later": ~first}
+        return MappingProxyType(found)
+
+    @property
+    def truth(self) -> int:
+        """The right answer."""
+        return self.label
+
+    @property
+    def solutions(self) -> tuple[int, ...]:
+        """All right answers."""
+        return (self.label,)
+
+    def redness(self, video: np.ndarray) -> float:
+        """Mean redness where the answer is shown, of a video (F, H, W, 3), uint8 or in [0, 1]; grey is 0, red 1."""
+        video = np.asarray(video)
+        if video.shape != (PIXEL_FRAMES, self.height, self.width, 3):
+            raise TaskError(
+                f"a video of shape {video.shape} does not fit this task: generate with the lens's own defaults, or "
+                f"height={self.height}, width={self.width}, num_frames={PIXEL_FRAMES}"
+            )
+        red = video[..., 0].astype(float) / (255 if video.dtype == np.uint8 else 1) * 2 - 1
+        if self.shown == "later":
+            return float(red[1:].mean())
+        key = (self.cells[:, 1] > 0).reshape(ROWS, COLS).repeat(CELL, 0).repeat(CELL, 1)
+        return float(red[0][key].mean())
+
+    def answer(self, video: np.ndarray) -> int:
+        """1 or -1."""
+        return 1 if self.redness(video) > 0 else -1
+
+    def score(self, video: np.ndarray) -> Score:
+        """Solved if the answer is the label; partial credit is the redness on the label's side, 0 to 1."""
+        red = self.redness(video) * self.label
+        return Score(red > 0, float(np.clip(red, 0, 1)))
+
+    def twin(self, kind: str, seed: int = 0) -> PlantTask:
+        """``"other_answer"``: the same picture with the other label; ``"same_answer"``: another picture, same label."""
+        if kind == "other_answer":
+            return replace(self, label=-self.label)
+        if kind == "same_answer":
+            return replace(self, scene=self.scene + 1_000_003 * (seed + 1))
+        raise TaskError(f"unknown twin {kind!r}; choose 'other_answer' or 'same_answer'")
+
+
+def draw(n: int, seed: int = 0, asks: Asks = "picture", shown: Shown = "later") -> Sequence[PlantTask]:
+    """``n`` tasks: each label stands in half of them, and so does, independently of it, each second bit."""
+    rng = np.random.default_rng([seed, 2])
+    labels = np.tile([1, -1], n)[:n] * (1 if rng.random() < 0.5 else -1)
+    unused = rng.permutation(np.tile([1, 1, -1, -1], n)[:n])
+    return tuple(
+        PlantTask(seed * 10_000 + i, int(labels[i]), asks, shown, int(unused[i]), seed * 10_000 + i) for i in range(n)
+    )

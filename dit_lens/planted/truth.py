@@ -1,0 +1,209 @@
+"""What is true of a planted network: which places are causal, and by how much, from its causal model.
+
+    truth.patch(tasks)                       exact local effects of taking a block's update from the source, (step, layer)
+    truth.patch(tasks, hooks=True)           of each component, (step, layer, hook)
+    truth.ablate(tasks, horizon="final")     of removing a block's update
+    truth.members()                          the places at which the mechanism stands, (step, layer, hook)
+
+An effect is the toolkit's projection: 0 is the base, 1 the source, which is the task's twin with the other answer. A
+place can be a member without an effect of its own (two layers that back each other up), and have an effect without
+being one (two layers that cancel).
+
+When not to use: for the size of effects where a spec has a ``rest``; where the mechanism stands is the same with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.planted.directions import FEATURES, GATED
+from dit_lens.planted.mechanism import COMPONENTS, Attend, Calls, Component, Network, Part, Tell, Where, run
+from dit_lens.planted.pictures import PlantTask
+from dit_lens.planted.specs import Spec
+from dit_lens.planted.weights import HEADS
+
+#: The hooks that hold what a component adds to the stream.
+HOOKS: dict[Component, str] = {"attention": "attn_gated", "cross_attention": "cross_attn_out", "mlp": "mlp_gated"}
+Edit = Literal["patch", "ablate"]
+Horizon = Literal["local", "final"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Writes that are changed together.
+
+    Attributes:
+        steps: At these steps.
+        layers: In these layers.
+        component: In this component; in all by default.
+        head: In this head of self-attention; in all by default.
+        branch: In this branch; in both by default.
+    """
+
+    steps: tuple[int, ...]
+    layers: tuple[int, ...]
+    component: Component | None = None
+    head: int | None = None
+    branch: str | None = None
+
+    def holds(self, where: Where) -> bool:
+        """Whether a write lies here."""
+        return (
+            where.step in self.steps
+            and where.layer in self.layers
+            and self.component in (None, where.component)
+            and self.head in (None, where.head)
+            and self.branch in (None, where.branch)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The truth of one plant.
+
+    Attributes:
+        spec: What was planted.
+        network: Its causal model.
+    """
+
+    spec: Spec
+    network: Network
+
+    # -- where the mechanism stands
+
+    def members(self) -> xr.DataArray:
+        """Whether a part of the mechanism stands and writes there, bool (step, layer, hook)."""
+        n = self.network
+        found = np.zeros((n.n_steps, n.n_layers, len(COMPONENTS)), bool)
+        for step, expert in enumerate(n.experts):
+            for part in self._mechanism(expert):
+                if self._writes(part, step):
+                    found[step, part.layer, COMPONENTS.index(part.component)] = True
+        coords = {"step": range(n.n_steps), "layer": range(n.n_layers), "hook": [HOOKS[c] for c in COMPONENTS]}
+        return xr.DataArray(found, coords=coords, dims=tuple(coords))
+
+    def member_heads(self) -> xr.DataArray:
+        """Whether a head of self-attention is part of the mechanism, bool (layer, head)."""
+        found = np.zeros((self.network.n_layers, HEADS), bool)
+        for expert in self.network.parts:
+            for part in self._mechanism(expert):
+                if isinstance(part, Attend):
+                    found[part.layer, part.head] = True
+        return xr.DataArray(
+            found, coords={"layer": range(len(found)), "head": range(HEADS)}, dims=("layer", "head")
+        )
+
+    def _mechanism(self, expert: str) -> Iterable[Part]:
+        there = self.network.parts[expert]
+        return (part for part in self.spec.mechanism() if part in there)
+
+    def _writes(self, part: Part, step: int) -> bool:
+        """Whether the gates of a step let through anything that a part writes."""
+        if self.network.open is None or step in self.network.open or isinstance(part, Tell):
+            return True
+        names = [part.writes] if isinstance(part, Attend) else [name for unit in part.units for name in unit.out]
+        return any(name is not None and FEATURES[name] != GATED for name in names)
+
+    # -- what changes there do
+
+    def patch(self, tasks: Sequence[PlantTask], **how: Any) -> xr.DataArray:
+        """Exact effect of taking what is written at each place from the source; arguments as of :meth:`effects`."""
+        return self.effects("patch", tasks, **how)
+
+    def ablate(self, tasks: Sequence[PlantTask], **how: Any) -> xr.DataArray:
+        """Exact effect of writing nothing at each place; arguments as of :meth:`effects`."""
+        return self.effects("ablate", tasks, **how)
+
+    def effects(
+        self,
+        edit: Edit,
+        tasks: Sequence[PlantTask],
+        *,
+        steps: Sequence[Sequence[int] | int] | None = None,
+        layers: Sequence[Sequence[int] | int] | None = None,
+        hooks: bool = False,
+        heads: bool = False,
+        branches: bool = False,
+        horizon: Horizon = "local",
+    ) -> xr.DataArray:
+        """Exact effects of an edit, averaged over tasks.
+
+        Args:
+            edit: "patch" or "ablate".
+            tasks: The bases; sources are their twins.
+            steps: Entries are one step, or several at once; each by itself by default.
+            layers: Likewise.
+            hooks: Also for each component by itself.
+            heads: Also for each head of self-attention by itself; without ``hooks``.
+            branches: Also for each branch by itself.
+            horizon: "local", x0_hat at the last edited step, or "final", the finished video.
+
+        Returns:
+            (step, layer, and hook, head, branch where asked for); NaN where base and source do not differ.
+        """
+        n = self.network
+        step_groups = _groups(range(n.n_steps) if steps is None else steps)
+        layer_groups = _groups(range(n.n_layers) if layers is None else layers)
+        components: Sequence[Component | None] = COMPONENTS if hooks else ("attention",) if heads else (None,)
+        numbers: Sequence[int | None] = range(HEADS) if heads else (None,)
+        sides: Sequence[str | None] = n.branches if branches else (None,)
+        places = [
+            Place(s, y, component, head, side)
+            for s in step_groups
+            for y in layer_groups
+            for component in components
+            for head in numbers
+            for side in sides
+        ]
+        values = np.mean([self.of(edit, task, places, horizon) for task in tasks], 0)
+        shape = (len(step_groups), len(layer_groups), len(components), len(numbers), len(sides))
+        coords = {
+            "step": _labels(step_groups), "layer": _labels(layer_groups),
+            "hook": [HOOKS[c] if c else "update" for c in components],
+            "head": [-1 if h is None else h for h in numbers],
+            "branch": ["all" if b is None else b for b in sides],
+        }  # fmt: skip
+        found = xr.DataArray(values.reshape(shape), coords=coords, dims=tuple(coords))
+        asked = {"hook": hooks, "head": heads, "branch": branches}
+        return found.squeeze([dim for dim, wanted in asked.items() if not wanted], drop=True)
+
+    def of(self, edit: Edit, task: PlantTask, places: Sequence[Place], horizon: Horizon = "local") -> np.ndarray:
+        """Exact effects of an edit at some places, on one task, (places,)."""
+        base, source = run(self.network, task), run(self.network, task.twin("other_answer"))
+        found = []
+        for place in places:
+            edited = run(self.network, task, lambda where, write, p=place: _changed(edit, p, where, write, source))
+            last = place.steps[-1] if horizon == "local" else None
+            toward = self._moved(source.velocity - base.velocity, last)
+            moved = self._moved(edited.velocity - base.velocity, last)
+            size = (toward**2).sum()
+            found.append((moved * toward).sum() / size if size > 1e-12 else np.nan)
+        return np.asarray(found)
+
+    def _moved(self, dv: np.ndarray, step: int | None) -> np.ndarray:
+        """How far a change of velocities (steps, tokens, 2) moves x0_hat at a step, or the finished video."""
+        sigmas = np.asarray(self.network.sigmas)
+        end = len(dv) if step is None else step
+        moved = np.tensordot(np.diff(sigmas)[:end], dv[:end], 1)
+        return moved if step is None else moved - sigmas[step] * dv[step]
+
+
+def _changed(edit: Edit, place: Place, where: Where, write: np.ndarray, source: Calls) -> np.ndarray:
+    if not place.holds(where):
+        return write
+    return source.writes[where] if edit == "patch" else np.zeros_like(write)
+
+
+def _groups(entries: Sequence[Sequence[int] | int]) -> list[tuple[int, ...]]:
+    return [(entry,) if isinstance(entry, int) else tuple(entry) for entry in entries]
+
+
+def _labels(groups: Sequence[tuple[int, ...]]) -> list[Any]:
+    from dit_lens.address import label
+
+    return [g[0] for g in groups] if all(len(g) == 1 for g in groups) else [label(g) for g in groups]
