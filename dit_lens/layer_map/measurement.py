@@ -25,6 +25,7 @@ from dit_lens.progress import Progress, silent
 from dit_lens.replication.rows import needed
 from dit_lens.runner import Sweep
 from dit_lens.store import Store
+from dit_lens.store.base import WAITING
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.lens import OF_PLAN, Lens
@@ -99,6 +100,10 @@ class Survey:
         units of about one scene that is probed."""
         numbers, n = range(len(self.tasks)), len(self.tasks)
         total = (PUZZLE + CONTROL) * n + 2 * len(self.probed)
+
+        def waiting() -> None:
+            progress(total * kept.done // len(kept.wanted or ()), total, WAITING)
+
         with ExitStack() as opened:
             # Only where the control is not done: it needs the memory of the experts once more.
             nothing = cache(lambda: opened.enter_context(shuffled_weights(self.lens, self.seed)))
@@ -125,11 +130,11 @@ class Survey:
             makes |= {"decodable": probes} if self.probed else {}
             later: dict[str, Callable[[], Tables]] = {"ensembles": self._ensembles} if ensembles else {}
             kept.wanted = {*makes, *later, "clips"}
-            _made(kept, makes)
-        _made(kept, later)  # when the control has given its memory back
+            _made(kept, makes, waiting)
+        _made(kept, later, waiting)  # when the control has given its memory back
         rows = [kept.get(f"puzzle-{i}") for i in numbers]
         effects, held, energy = (_joined([row[name]["value"] for row in rows]) for name in ("effect", "held", "energy"))
-        _made(kept, {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))})
+        _made(kept, {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))}, waiting)
         progress(total, total, "writing")
         return Measured(
             effects, held, energy, [row["evidence"] for row in rows],
@@ -219,9 +224,9 @@ class Survey:
         return {"clips": xr.concat(found, dim="place").to_dataset(name="value")}
 
 
-def _made(kept: Store, makes: Mapping[str, Callable[[], Tables]]) -> None:
+def _made(kept: Store, makes: Mapping[str, Callable[[], Tables]], waiting: Callable[[], None]) -> None:
     """Make the parts that are not done, each by one of the processes at work on the folder."""
-    with kept.todo({name: [name, *_runs_of(name)] for name in makes}) as todo:
+    with kept.todo({name: [name, *_runs_of(name)] for name in makes}, waiting) as todo:
         for name, _ in todo:
             kept.put(name, makes[name]())
             kept.drop_child(name)

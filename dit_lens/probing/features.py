@@ -32,6 +32,7 @@ from dit_lens.address import Address, Branch
 from dit_lens.errors import ProbeError, StoreError
 from dit_lens.progress import Progress, silent
 from dit_lens.store import Content, Store, open_store
+from dit_lens.store.base import WAITING
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.store.items import HEADER
 from dit_lens.wan.lens import Lens
@@ -193,7 +194,7 @@ def collect(
     wanted = record(*hooks, reduce=how, steps=steps, layers=layers, branches=branch)
     kept_steps = wanted.where.steps_of(plan.n_steps)
     names = [_name(i) for i in range(len(jobs))]
-    with kept.todo({name: [name] for name in names}) as todo:
+    with kept.todo({n: [n] for n in names}, lambda: progress(kept.done, len(jobs), WAITING)) as todo:
         for name, _ in todo:
             i = names.index(name)
             progress(i, len(jobs), f"features of scene {i}")

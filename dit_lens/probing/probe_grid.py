@@ -37,6 +37,7 @@ from dit_lens.probing.splits import folds_of
 from dit_lens.progress import Progress, silent
 from dit_lens.stats.summary import puzzle_names, summarise
 from dit_lens.store import Content, Store, open_store
+from dit_lens.store.base import WAITING
 from dit_lens.store.identity import describe
 from dit_lens.wan.versions import versions
 
@@ -92,7 +93,7 @@ def grid(
 
     kept = open_store(folder, "probe grid", identity)
     blocks = {f"{hook}-{step}": (hook, step) for hook in features.hooks for step in features.steps}
-    with kept.todo({name: [name] for name in blocks}) as todo:
+    with kept.todo({b: [b] for b in blocks}, lambda: progress(kept.done, len(blocks), WAITING)) as todo:
         for name, _ in todo:
             hook, step = blocks[name]
             progress(list(blocks).index(name), len(blocks), f"probes of {hook} at step {step}")

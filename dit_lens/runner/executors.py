@@ -21,6 +21,7 @@ from typing import Any
 from dit_lens.errors import DitLensError, LoadError, MeasureError, StoreError
 from dit_lens.runner.cells import Cell, grouped
 from dit_lens.runner.finished_cells import Result, Tally
+from dit_lens.store.base import WAITING
 from dit_lens.store.identity import differences
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
@@ -48,12 +49,17 @@ def serial(sweep: Any, tally: Tally) -> None:
     """Measure here, one after the other; what another process on the same folder is at is left to it."""
     groups = {group_name(members): members for members in grouped(sweep.mine)}
     keys = {name: [cell.key for cell in members] for name, members in groups.items()}
-    with tally.store.todo(keys) as todo:
+
+    def waiting() -> None:
+        tally.missing(sweep.mine)  # takes in what others measured
+        tally.progress(len(tally.results), len(tally.costs), WAITING)
+
+    with tally.store.todo(keys, waiting) as todo:
         for name, _ in todo:
             with closing(sweep.measured(tally.missing(groups[name]))) as measured:  # it holds no_grad and the model
                 for cell, found in measured:
                     tally.deliver(cell, found)
-    tally.missing(sweep.mine)  # takes in what others measured
+    tally.missing(sweep.mine)
 
 
 @dataclass(frozen=True)
