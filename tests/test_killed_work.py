@@ -217,9 +217,7 @@ def test_ten_kills(lens: Lens, kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", WORK)
-def test_two_processes_on_one_folder(
-    lens: Lens, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_on_one_folder(lens: Lens, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They share it, or one waits; both end with all of it, which is there once."""
     expected, _ = undisturbed(lens, kind)
     real, log = FolderStore.put, tmp_path / "log"

@@ -26,6 +26,7 @@ from dit_lens.progress import Progress, silent
 from dit_lens.runner import Sweep
 from dit_lens.runner.parts import make_parts
 from dit_lens.store import Store
+from dit_lens.store.base import WAITING
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.call_plan import Plan
@@ -99,6 +100,10 @@ class Survey:
         units of about one scene that is probed."""
         numbers, n = range(len(self.tasks)), len(self.tasks)
         total = (PUZZLE + CONTROL) * n + 2 * len(self.probed)
+
+        def waiting() -> None:
+            progress(total * kept.done // len(kept.wanted or ()), total, WAITING)
+
         with ExitStack() as opened:
             # Only where the control is not done: it needs the memory of the experts once more.
             nothing = cache(lambda: opened.enter_context(shuffled_weights(self.lens, self.seed)))
@@ -125,11 +130,12 @@ class Survey:
             makes |= {"decodable": probes} if self.probed else {}
             later: dict[str, Callable[[], Tables]] = {"ensembles": self._ensembles} if ensembles else {}
             kept.wanted = {*makes, *later, "clips"}
-            make_parts(kept, makes, _runs_of)
-        make_parts(kept, later)  # when the control has given its memory back
+            make_parts(kept, makes, _runs_of, waiting)
+        make_parts(kept, later, waiting=waiting)  # when the control has given its memory back
         rows = [kept.get(f"puzzle-{i}") for i in numbers]
         effects, held, energy = (_joined([row[name]["value"] for row in rows]) for name in ("effect", "held", "energy"))
-        make_parts(kept, {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))})
+        clips = {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))}
+        make_parts(kept, clips, waiting=waiting)
         progress(total, total, "writing")
         return Measured(
             effects, held, energy, [row["evidence"] for row in rows],

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dit_lens.errors import MeasureError
-from dit_lens.planted.mechanism import Attend, Component, Part, Tell, Unit, Units, both, gate, linear
+from dit_lens.planted.mechanism import Attend, Component, Part, Tell, Units, both, gate, linear
 from dit_lens.planted.pictures import Asks, Shown
 from dit_lens.planted.weights import HEADS
 

@@ -34,6 +34,7 @@ from dit_lens.errors import ProbeError, StoreError
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.parts import make_parts
 from dit_lens.store import Content, Store, open_store
+from dit_lens.store.base import WAITING
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.store.items import HEADER
 from dit_lens.wan.lens import Lens
@@ -209,7 +210,8 @@ def collect(
         run = lens.generate(task, seed=s, record=wanted, sampling=sampled, regions=regions, stop_after=stop_after)
         return _content(run, how, list(run.activations))
 
-    make_parts(kept, {_name(i): partial(scene, i) for i in range(len(jobs))})
+    makes = {_name(i): partial(scene, i) for i in range(len(jobs))}
+    make_parts(kept, makes, waiting=lambda: progress(kept.done, len(jobs), WAITING))
     scenes = [_scene(kept, i, task, s, task) for i, (task, s) in enumerate(jobs)]
     grid = grids.pop()
     unit, units = _units(how, grid, tasks[0])

@@ -39,6 +39,7 @@ from dit_lens.progress import Progress, silent
 from dit_lens.runner.parts import make_parts
 from dit_lens.stats.summary import summarise, task_names
 from dit_lens.store import Content, Store, open_store
+from dit_lens.store.base import WAITING
 from dit_lens.store.identity import describe
 from dit_lens.wan.versions import versions
 
@@ -111,7 +112,8 @@ def grid(
         arrays = _block(features, untrained, hook, step, jobs, reader)
         return Content({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()})
 
-    make_parts(kept, {name: partial(block, i, *place) for i, (name, place) in enumerate(blocks.items())})
+    makes = {name: partial(block, i, *place) for i, (name, place) in enumerate(blocks.items())}
+    make_parts(kept, makes, waiting=lambda: progress(kept.done, len(blocks), WAITING))
     found = {
         place: {k: v.numpy() for k, v in kept.get(name).tensors.items()} for name, place in blocks.items()
     }  # fmt: skip

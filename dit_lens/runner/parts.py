@@ -9,7 +9,10 @@ from dit_lens.store import Store
 
 
 def make_parts(
-    store: Store, makes: Mapping[str, Callable[[], Any]], beside: Callable[[str], Sequence[str]] = lambda name: ()
+    store: Store,
+    makes: Mapping[str, Callable[[], Any]],
+    beside: Callable[[str], Sequence[str]] = lambda name: (),
+    waiting: Callable[[], None] | None = None,
 ) -> None:
     """Make the parts that are not done and keep each as soon as it is finished.
 
@@ -19,11 +22,12 @@ def make_parts(
         makes: Part -> a function that returns what is kept.
         beside: Part -> further items that its function keeps in ``store`` itself; where one is missing, the part is
             made again.
+        waiting: Called each time that all the rest is found to be at work in other processes.
 
     Raises:
         StoreError: A part cannot be written; the message says what is safe and how to go on.
     """
-    with store.todo({name: [name, *beside(name)] for name in makes}) as todo:
+    with store.todo({name: [name, *beside(name)] for name in makes}, waiting) as todo:
         for name, _ in todo:
             store.put(name, makes[name]())
             store.drop_child(name)

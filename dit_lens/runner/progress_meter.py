@@ -9,6 +9,7 @@ from typing import Any
 
 from dit_lens.progress import Progress
 from dit_lens.store import Store
+from dit_lens.store.base import WAITING
 
 
 class ProgressMeter:
@@ -45,7 +46,7 @@ class ProgressMeter:
         """All that is left is at work in other processes."""
         with self._lock:
             self._look()
-            self._call("waiting for another process on the same folder")
+            self._call(WAITING)
 
     def complete(self) -> None:
         """The end; what others finished is counted."""

@@ -24,6 +24,7 @@ from dit_lens.store.manifest import Manifest
 
 T = TypeVar("T")
 WAIT, LONGEST = 0.05, 2.0  # seconds between two looks at what another process holds
+WAITING = "waiting for another process on the same folder"
 
 
 class Store(ABC):
