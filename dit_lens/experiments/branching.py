@@ -27,7 +27,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.address import indices
 from dit_lens.errors import MeasureError
-from dit_lens.interventions.renoise import renoise
+from dit_lens.interventions.renoise import renoise, repeats
 from dit_lens.progress import Progress, silent
 from dit_lens.replication.claim import Claim
 from dit_lens.replication.rows import above_null, prefixed, text
@@ -46,6 +46,11 @@ def fork(lens: Lens, run: Run, step: int, seeds: Sequence[int | None]) -> list[R
     Cost: the steps from ``step`` on, for each. Errors: :class:`AddressError` for a step that the run did not do.
     """
     return [lens.generate(resume=run.until(step), interventions=renoise(run, step, seed)) for seed in seeds]
+
+
+def _seeds(run: Run, step: int, n: int) -> list[int]:
+    """The first ``n`` seeds whose noise is not the one that the run started from."""
+    return list(itertools.islice((s for s in itertools.count() if not repeats(run, step, s)), n))
 
 
 def several(name: str, n: int, seed: int = 0, answers: int = 2) -> list[Any]:
@@ -105,7 +110,7 @@ def branching(
         first, at = base, indices(steps, base.n_steps, "step", "a plan")
         own = task.answer(base.video)
         fresh = [lens.generate(task, seed=seed + 1 + j, sampling=how) for j in range(n)]
-        forks = [counted(own, fork(lens, base, step, range(n))) for step in at]
+        forks = [counted(own, fork(lens, base, step, _seeds(base, step, n))) for step in at]
         row: dict[str, Any] = {name: ("step", [found[name] for found in forks]) for name in forks[0]}
         row |= {f"fresh_{name}": value for name, value in counted(own, fresh).items()}
         if placebo:

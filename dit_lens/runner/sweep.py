@@ -21,6 +21,7 @@ from typing import Any, Literal, Unpack
 import torch
 import xarray as xr
 
+from dit_lens import checks
 from dit_lens.display import html
 from dit_lens.errors import MeasureError
 from dit_lens.interventions import patch
@@ -76,7 +77,8 @@ class Sweep:
     ) -> None:
         """See :func:`sweep`."""
         self.recipe = {k: v for k, v in locals().items() if k not in ("self", "lens", "given")} | given
-        self.lens, self.base, self.folder, self.memory = lens, base, folder, memory
+        self.lens, self.base, self.folder = lens, base, folder
+        self.memory = checks.count(memory, "memory", error=MeasureError)
         self.shard = arguments.shard_of(shard)
         self.tasks, self.seeds = arguments.tasks_of(base, tasks), arguments.seeds_of(base, seeds)
         self.sources = arguments.sources_of(source, self.tasks)
@@ -170,7 +172,7 @@ class Sweep:
         """
         work = executors.executor(executor)
         if budget is not None:
-            cost.check_budget(self, budget)
+            cost.check_budget(self, checks.number(budget, "budget", 0, error=MeasureError))
         horizon, n_layers = self.engine.horizon, self.lens.n_layers
         ledger = None if self.folder is None else Ledger(self.folder, self.identity())
         costs = {cell: cost.cell_blocks(cell, self.model_plan, n_layers, horizon) for cell in self.mine}
