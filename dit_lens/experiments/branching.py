@@ -27,7 +27,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.address import indices
 from dit_lens.errors import MeasureError
-from dit_lens.interventions.renoise import renoise
+from dit_lens.interventions.renoise import renoise, repeats
 from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
@@ -39,6 +39,11 @@ def fork(lens: Lens, run: Run, step: int, seeds: Sequence[int | None]) -> list[R
     Cost: the steps from ``step`` on, for each. Errors: :class:`AddressError` for a step that the run did not do.
     """
     return [lens.generate(resume=run.until(step), interventions=renoise(run, step, seed)) for seed in seeds]
+
+
+def _seeds(run: Run, step: int, n: int) -> list[int]:
+    """The first ``n`` seeds whose noise is not the one that the run started from."""
+    return list(itertools.islice((s for s in itertools.count() if not repeats(run, step, s)), n))
 
 
 def several(name: str, n: int, seed: int = 0, answers: int = 2) -> list[Any]:
@@ -103,7 +108,7 @@ def branching(
         own = item.task.answer(base.video)
 
         def forked(step: int) -> dict[str, float]:
-            found = counted(own, fork(item.lens, base, step, range(n)))
+            found = counted(own, fork(item.lens, base, step, _seeds(base, step, n)))
             if placebo:
                 found["placebo_changed"] = counted(own, fork(item.lens, base, step, [None]))["changed"]
             return found

@@ -21,6 +21,7 @@ from dit_lens.errors import InterventionError
 from dit_lens.wan.editing import Context, Edit, keep_selected
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.points import point
+from dit_lens.wan.recording import layers_at
 
 #: Points that hold everything computed so far in a call: one replaced for all tokens leaves nothing of earlier layers.
 STREAM = ("patch_embed", "resid_pre", "resid_mid", "resid_mid2", "resid_post", "final_norm")
@@ -56,8 +57,12 @@ class ActivationEdit(Edit):
         self.points = tuple(point(hook) for hook in where.hooks)
         if not self.points:
             raise InterventionError(f"{label} names no hook: give its selection hooks=, such as hooks='update'")
-        self.calls = frozenset(call.index for call in where.calls_of(context.plan.calls))
-        self.layers = where.layers_of(context.n_layers) if any(p.in_block for p in self.points) else (-1,)
+        calls = where.calls_of(context.plan.calls)
+        self.calls = frozenset(call.index for call in calls)
+        depths = {name: expert.n_layers for name, expert in context.experts.items()}
+        inside = any(p.in_block for p in self.points)
+        self._layers = {c.expert: layers_at(where, c, depths) if inside else (-1,) for c in calls}
+        self.layers = tuple(sorted({layer for layers in self._layers.values() for layer in layers}))
         self.tokens, self.heads = context.token_mask(where), context.heads(where)
         for p in self.points:
             if not p.in_block and where.layers != ALL:
@@ -88,7 +93,7 @@ class ActivationEdit(Edit):
         return [
             Address(call.step, call.branch, layer, p.name)
             for p in self.points
-            for layer in (self.layers if p.in_block else (-1,))
+            for layer in (self._layers[call.expert] if p.in_block else (-1,))
         ]
 
     def _plain(self, at: Address) -> list[Hook]:

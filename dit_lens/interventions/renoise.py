@@ -47,16 +47,36 @@ class Renoise:
 def renoise(source: Run, step: int, seed: int | None = 0) -> Renoise:
     """A fork of ``source``: ``lens.generate(resume=run.until(5), interventions=dl.renoise(run, step=5, seed=1))``.
 
-    ``step``: one that the source did, and not one that a resumed run already holds. ``seed``: of the fresh noise; None
-    is the placebo.
+    Args:
+        source: The run to fork.
+        step: One that the source did, and not one that a resumed run already holds.
+        seed: Of the fresh noise; None is the placebo.
 
-    Errors: :class:`AddressError` for a step that the source did not do; when it is used, :class:`InterventionError`
-    for a source of another schedule or size.
+    Raises:
+        AddressError: For a step that the source did not do.
+        InterventionError: For the seed whose noise at this step is what the source started from, so that the fork would
+            be the source again; when it is used, for a source of another schedule or size.
     """
     if seed is not None:
         seed = checks.seed(seed, error=InterventionError)
     source.x0_hat(step)  # refuses a step that was not done
-    return Renoise(source, step + source.n_steps if step < 0 else step, seed)
+    step = step + source.n_steps if step < 0 else step
+    if seed is not None and repeats(source, step, seed):
+        raise InterventionError(
+            f"renoise(step={step}, seed={seed}) draws the noise that the source itself (seed {source.seed}) started "
+            f"from, so the fork would be the source again: take seed={seed + 1}, or seed=None for the placebo"
+        )
+    return Renoise(source, step, seed)
+
+
+def repeats(source: Run, step: int, seed: int) -> bool:
+    """Whether the fresh noise of a seed at a step is the noise that the source started from."""
+    return _stream(seed, step) == source.seed
+
+
+def _stream(seed: int, step: int) -> int:
+    """One stream for each step, so that the branches of two steps share no noise."""
+    return seed * 100_003 + step
 
 
 class _RenoiseEdit(Edit):
@@ -84,8 +104,7 @@ def renoised(run: Run, step: int, seed: int | None) -> Tensor:
     x, v, sigma = run.latents[step], run.velocity[step], run.sigmas[step]
     if seed is None:
         return x
-    # One stream per step, so that the branches of two steps share no noise.
-    generator = torch.Generator("cpu").manual_seed(seed * 100_003 + step)
+    generator = torch.Generator("cpu").manual_seed(_stream(seed, step))
     noise = torch.randn(x.shape, generator=generator)
     # The model's own estimate: run.x0_hat would put a clean first frame back (TI2V), which the sampler never holds.
     return (1 - sigma) * (x - sigma * v).float() + sigma * noise

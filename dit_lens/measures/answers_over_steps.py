@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.stats.summary import wilson
 from dit_lens.wan.run import Run
@@ -174,6 +175,7 @@ def onset(curve: xr.DataArray, level: float = 0.5) -> xr.DataArray:
     if "step" not in curve.dims:
         raise MeasureError(f"an onset needs an axis 'step', found {list(curve.dims)}")
     values = curve.transpose(..., "step").values
+    level = number(level, "level", error=MeasureError)
     holds = np.flip(np.logical_and.accumulate(np.flip(values >= level, -1), -1), -1)  # from here on for good
     first = curve["step"].values[holds.argmax(-1)].astype(float)
     out = curve.isel(step=0, drop=True).transpose(*[d for d in curve.dims if d != "step"])

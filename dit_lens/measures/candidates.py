@@ -46,6 +46,7 @@ import xarray as xr
 from einops import rearrange
 from scipy.optimize import Bounds, LinearConstraint, milp, nnls
 
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.commitment import clips_of
 from dit_lens.wan.run import Run
@@ -147,6 +148,7 @@ class Pool:
     def read(self, clip: np.ndarray, seen: float = SEEN) -> Reading:
         """Which answers a clip shows, and how: see the module's text."""
         q = self.contrast(clip)
+        seen = number(seen, "seen", error=MeasureError)
         alive = np.flatnonzero(~(self.makes & (q < seen)).any(1))
         kind, *numbers = self._pair(q, alive) if len(alive) > 1 else (KINDS[len(alive)], *(np.nan,) * 5)
         own = self.makes & self.deciding

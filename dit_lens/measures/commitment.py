@@ -24,6 +24,7 @@ import numpy as np
 import xarray as xr
 from einops import rearrange, reduce
 
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.wan.run import Run
 from dit_lens.wan.token_grid import Grid
@@ -123,6 +124,7 @@ def commit_step(similarity: xr.DataArray, at_least: float = 0.9) -> xr.DataArray
             f"similarity has dims {list(similarity.dims)} and no 'step': pass a variable of commitment(...)"
         )
     values = similarity.transpose("step", ...)
+    at_least = number(at_least, "at_least", error=MeasureError)
     held = np.flip(np.logical_and.accumulate(np.flip(values.values >= at_least, 0), 0), 0)  # (step, ...)
     steps = values["step"].values
     first = steps[held.argmax(0)].astype(float)

@@ -33,6 +33,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dit_lens.address import Call, Depth, Indices, Select
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.tuned_lens import Translators, puzzle_key
 from dit_lens.wan.expert import Hook
@@ -170,6 +171,7 @@ def settles(cosine: xr.DataArray, threshold: float = 0.9) -> xr.DataArray:
             "settles() needs an axis layer in rising order with the coordinate depth, as layer_lens gives it"
         )
     values = cosine.transpose(..., "layer").values
+    threshold = number(threshold, "threshold", error=MeasureError)
     tail = np.logical_and.accumulate((values > threshold)[..., ::-1], axis=-1)[..., ::-1]  # above from here to the end
     depth = np.where(tail.any(-1), cosine["depth"].values[tail.argmax(-1)], np.nan)
     template = cosine.transpose(..., "layer").isel(layer=0, drop=True).drop_vars("depth", errors="ignore")

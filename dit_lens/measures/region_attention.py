@@ -21,7 +21,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from dit_lens import checks
 from dit_lens.address import ALL, Address, Branch, Call, Depth, Indices, Places, Select, select
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.attention import Regions, prepare, random_masks, region_mass, region_parts
 from dit_lens.wan.attention_sets import (
@@ -58,7 +60,7 @@ class WatchAttention:
     contribution: bool = False
     draws: int = 3
     seed: int = 0
-    limit: int = DEFAULT_LIMIT
+    limit: float = DEFAULT_LIMIT
 
     def bind(self, context: Context) -> _Watch:
         return _Watch(self, context)
@@ -74,7 +76,7 @@ def watch_attention(
     contribution: bool = False,
     draws: int = 3,
     seed: int = 0,
-    limit: int = DEFAULT_LIMIT,
+    limit: float = DEFAULT_LIMIT,
     **places: Unpack[Places],
 ) -> WatchAttention:
     """What to read: attention of ``kind`` (``"self"``, ``"cross"`` to text, ``"image"``) from ``queries`` to ``keys``.
@@ -88,6 +90,7 @@ def watch_attention(
 
     Errors: :class:`MeasureError` for what cannot be read, :class:`AddressError` for unknown names, when it is used.
     """
+    limit, seed = number(limit, "limit", 0, error=MeasureError), checks.seed(seed, error=MeasureError)
     if draws < 1:
         raise MeasureError(f"draws={draws}: an enrichment needs at least one random mask beside it")
     where = select(steps=steps, layers=layers, **places)

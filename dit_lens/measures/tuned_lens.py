@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lens.address import Depth, Indices, Select
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError, StoreError
 from dit_lens.progress import Progress, silent
 from dit_lens.store.atomic import new_file
@@ -149,6 +150,7 @@ def fit_translators(
 
     Errors: :class:`MeasureError` for no runs, or a negative ridge.
     """
+    ridge = number(ridge, "ridge", error=MeasureError)
     if not runs or ridge < 0 or tokens < 1:
         raise MeasureError(
             f"{len(runs)} runs, ridge={ridge}, tokens={tokens}: give at least one run, ridge >= 0 and tokens >= 1"

@@ -34,6 +34,7 @@ from typing import Any, Unpack
 import numpy as np
 import xarray as xr
 
+from dit_lens import checks
 from dit_lens.address import ALL, Address
 from dit_lens.errors import ProbeError
 from dit_lens.interventions.erase import erase
@@ -127,6 +128,7 @@ def causal(
     """
     place = _place(lens, probe, at)
     seeds = range(len(tasks)) if seeds is None else seeds
+    strengths = [checks.number(s, "strengths", error=ProbeError) for s in strengths]
     if not tasks or len(seeds) != len(tasks) or draws < 1 or not strengths or min(strengths) <= 0:
         raise ProbeError(
             f"{len(tasks)} tasks, {len(seeds)} seeds, {draws} draws, strengths {tuple(strengths)}: give a seed for "

@@ -9,7 +9,7 @@ from dit_lens import checks
 from dit_lens.errors import AddressError, MeasureError
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.request import size_for
-from dit_lens.wan.run import Run
+from dit_lens.wan.run import HOOKED, Run
 from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid, token_regions
 
@@ -25,10 +25,10 @@ def tasks_of(base: Any, tasks: Sequence[Any] | None) -> list[Any]:
         if any(isinstance(task, Run) for task in found):
             raise MeasureError("tasks= takes tasks, which are generated here; one run that you have goes to base=")
         return found
-    if isinstance(base, Run) and (base.fired or base.edited):
+    if isinstance(base, Run) and (base.fired or base.edited or base.meta.get(HOOKED)):
         raise MeasureError(
-            "base was generated with interventions, and a sweep compares with an untouched run: generate the base "
-            "without them"
+            "base was generated with interventions or hooks, and a sweep compares with an untouched run: generate the "
+            "base without them"
         )
     return [base.task if isinstance(base, Run) else base]
 

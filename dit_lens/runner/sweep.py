@@ -21,6 +21,7 @@ from typing import Any, Literal, ParamSpec, Unpack
 import torch
 import xarray as xr
 
+from dit_lens import checks
 from dit_lens.display import html
 from dit_lens.errors import MeasureError
 from dit_lens.interventions import patch
@@ -122,7 +123,8 @@ class Sweep:
         self._recipe = {k: v for k, v in locals().items() if k not in ("self", "lens", "options")} | dict(options)
         sampling, self.running = split_options(options, Sweep.__init__)
         self.shard = shard_of(self.running.shard)
-        self.lens, self.base, self.memory, self.budget = lens, base, memory, budget
+        self.lens, self.base, self.budget = lens, base, budget
+        self.memory = checks.count(memory, "memory", error=MeasureError)
         self.tasks, self.seeds = arguments.tasks_of(base, tasks), arguments.seeds_of(base, seeds)
         self.seed_step, self.placebo_seed = seed_step, placebo_seed
         self.sources = arguments.sources_of(source, self.tasks)
@@ -242,7 +244,7 @@ class Sweep:
     ) -> xr.Dataset:
         budget = self.budget if budget is None else budget
         if budget is not None:
-            cost.check_budget(self, budget)
+            cost.check_budget(self, checks.number(budget, "budget", 0, error=MeasureError))
         given = {"progress": progress, "executor": executor}
         running = replace(self.running, **{k: v for k, v in given.items() if v is not None})
         place = running.folder.place if isinstance(running.folder, Store) else running.folder
