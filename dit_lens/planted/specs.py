@@ -9,9 +9,10 @@
     BackupPlant(layers=(1, 4))                     the second layer restores what the first fails to write
     CancellingPlant(layers=(1, 4), layer=3)        two layers that cancel, beside one that works
     AndPlant(layers=(1, 2), layer=4)               the answer needs two layers, and a third joins them
-    UnwrittenAttention(layer=3, decoy=1)           decoy: attention to a region whose values are never written
+    RegionPlant(layer=3, decoy=1)                  the attended region; decoy: attention to one that is never written
     LoudUpdate(layer=3, decoy=1)                   decoy: the loudest layer writes where nothing is read
     UnusedLabel(layer=3, decoy=1)                  decoy: a label that can be decoded everywhere, and nothing uses
+    Nothing(rest=1.0)                              null: a network without a mechanism
 
 Every spec takes ``n_layers``, ``n_steps`` and ``rest``, the strength of the network around the mechanism (0: it adds
 nothing; 1: each other component adds random vectors as long as a part's own).
@@ -299,3 +300,13 @@ class UnusedLabel(Spec):
 
     def decoys(self) -> tuple[Part, ...]:
         return (Attend(self.decoy, head=3, region="blue", writes="b"),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Spec):
+    """No mechanism: random components, or with ``rest=0`` none that adds anything."""
+
+    rest: float = 1.0
+
+    def mechanism(self) -> tuple[Part, ...]:
+        return ()
