@@ -104,7 +104,7 @@ def groups(text: str) -> Any:
     found: list[Any] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        if not first.isdecimal() or (last and not last.isdecimal()):
             raise typer.BadParameter(f"{part!r}: write indices and groups as 0,5,8-19, or 'all'")
         found.append(range(int(first), int(last) + 1) if last else int(first))
     return found

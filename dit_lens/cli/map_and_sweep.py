@@ -98,7 +98,7 @@ def sweep(
         **at,
         hooks=hook,
         metric=metric,
-        horizon=int(horizon) if horizon.isdigit() else horizon,  # type: ignore[arg-type]  # Sweep says what it takes
+        horizon=int(horizon) if horizon.isdecimal() else horizon,  # type: ignore[arg-type]  # Sweep says what it takes
         sampling=sampling,
         folder=out,
         shard=shard,
