@@ -6,7 +6,7 @@ gives one run per member; the first continues "seed 0". At the selected layers e
 selected layer, so the rest of the window has no effect: with *updates* (the default here) every layer of a window
 counts. Averaging K noise-driven states shrinks their norm; ``rescale`` restores it.
 
-When not to use: without the same seeds alone as a control, since the best of several seeds is better than one by chance.
+When not to use: without the same seeds alone as a control; the best of several seeds is better than one by chance.
 """
 
 from __future__ import annotations
