@@ -1,4 +1,4 @@
-"""Fork a run: fresh noise around what it expects at a step, at that step's own noise level.
+"""Fork a run: fresh noise around its x0_hat at a step, at that step's own noise level.
 
 With x0_hat_k = x_k - sigma_k v_k of the run being forked and fresh noise eps' ~ N(0, I)::
 
@@ -8,8 +8,8 @@ so x_k' is a state that the model knows: only what x0_hat_k does not hold is dra
 1 and this is a fresh seed. What the branches still share at step k is what the run has committed to by then (after
 2603.30043's re-noising branches).
 
-``seed=None`` is the placebo: the run's own noise, eps = x_k + (1 - sigma_k) v_k, for which x_k' is x_k itself. What
-then still differs is only that a multistep sampler begins anew without its memory of the steps before.
+``seed=None`` is the placebo: the run's own noise, eps = x_k + (1 - sigma_k) v_k, for which x_k' is x_k itself. The only
+remaining difference is that a multistep sampler begins anew without its memory of the steps before.
 
 When not to use: to destroy a state; that is ``noise``. On an image-to-video model with a clean first frame (TI2V) the
 noise at that frame has no effect, as in every generation there.
@@ -38,6 +38,11 @@ class Renoise:
     seed: int | None = 0
 
     def bind(self, context: Context) -> Edit:
+        """Prepare the edit for one generation.
+
+        Raises:
+            InterventionError: A source of another schedule or size, or with NaN.
+        """
         return _RenoiseEdit(self, context)
 
     def __str__(self) -> str:
@@ -45,7 +50,7 @@ class Renoise:
 
 
 def renoise(source: Run, step: int, seed: int | None = 0) -> Renoise:
-    """A fork of ``source``: ``lens.generate(resume=run.until(5), interventions=dl.renoise(run, step=5, seed=1))``.
+    """Specify a fork: ``lens.generate(resume=run.until(5), interventions=dl.renoise(run, step=5, seed=1))``.
 
     Args:
         source: The run to fork.
@@ -100,7 +105,16 @@ class _RenoiseEdit(Edit):
 
 
 def renoised(run: Run, step: int, seed: int | None) -> Tensor:
-    """x_k' = (1 - sigma_k) x0_hat_k + sigma_k eps', (C, F, h, w); exactly x_k for ``seed=None``."""
+    """x_k' = (1 - sigma_k) x0_hat_k + sigma_k eps', the state of a fork.
+
+    Args:
+        run: The run to fork.
+        step: The step k.
+        seed: Seed of the fresh noise eps'.
+
+    Returns:
+        (C, F, h, w); exactly x_k for ``seed=None``.
+    """
     x, v, sigma = run.latents[step], run.velocity[step], run.sigmas[step]
     if seed is None:
         return x
