@@ -70,10 +70,10 @@ def layer_lens(
     entry: bool = True,
     answers: bool = False,
 ) -> xr.Dataset:
-    """How far each layer's read-out is from the model's own, (step, layer, readout), as ``cosine``, ``error``,
+    """How far each layer's read-out is from the model's own, (step, layer, reading), as ``cosine``, ``error``,
     ``x0_cosine``.
 
-    ``readout``: ``"raw"``, and ``"translated"`` where translators are given. ``answers``: also two comparisons of the
+    ``reading``: ``"raw"``, and ``"translated"`` where translators are given. ``answers``: also two comparisons of the
     read-out's decoded x0_hat with the model's x0_hat of that step. ``answer``: 1 where the task reads the same answer
     from both, NaN where it reads none from the model's; strict, since every cell counts. ``choice``: 1 where both are
     nearest (L2 over the video) to the same one of up to ten drawn answers, ``task.solutions`` and ``task.decoys(5)``;
@@ -124,13 +124,13 @@ def layer_lens(
     n = lens.n_layers
     return xr.Dataset(
         {
-            name: (("step", "layer", "readout"), values[i], {"long_name": long[name], "units": units[name]})
+            name: (("step", "layer", "reading"), values[i], {"long_name": long[name], "units": units[name]})
             for i, name in enumerate(names)
         },
         coords={
             "step": list(at),
             "layer": list(chosen),
-            "readout": kinds,
+            "reading": kinds,
             "sigma": ("step", [run.sigmas[s] for s in at]),
             "expert": ("step", [run.plan.at(s).expert for s in at]),
             "depth": ("layer", [layer / n for layer in chosen]),
@@ -187,7 +187,7 @@ def _layers(lens: Lens, layers: Any, entry: bool) -> tuple[int, ...]:
 def _read(
     lens: Lens, run: Run, step: int, layers: Sequence[int], translators: Translators | None
 ) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
-    """Guided velocities by (readout, layer), and the model's own, each (1, C, F, h, w) on the CPU."""
+    """Guided velocities by (reading, layer), and the model's own, each (1, C, F, h, w) on the CPU."""
     if translators is not None:
         translators.check(lens, run.plan.at(step).expert, layers)
     branches: dict[str, dict[tuple[str, int], Tensor]] = {}

@@ -78,10 +78,10 @@ class ChannelMoments:
 
 
 def channel_variance(run: Run, name: str = "moments") -> xr.DataArray:
-    """Variance of each channel over the tokens of each region, (step, branch, layer, region, side, channel).
+    """Variance of each channel over the tokens of each region, (step, branch, layer, region, part, channel).
 
     ``name``: what the recording is filed under, ``dl.record("resid_post", reduce=ChannelMoments(), name="moments")``.
-    ``side``: ``"in"`` the region, or the ``"rest"``.
+    ``part``: ``"in"`` the region, or the ``"rest"``.
     """
     moments = run.array(name)
     if "moment" not in moments.dims:
@@ -96,8 +96,8 @@ def channel_variance(run: Run, name: str = "moments") -> xr.DataArray:
     kept = {k: v for k, v in moments.coords.items() if k != "moment"}
     return xr.DataArray(
         values,
-        dims=(*moments.dims[:axis], "region", "side", *moments.dims[axis + 1 :]),
-        coords={**kept, "region": regions, "side": ["in", "rest"]},
+        dims=(*moments.dims[:axis], "region", "part", *moments.dims[axis + 1 :]),
+        coords={**kept, "region": regions, "part": ["in", "rest"]},
         name="variance",
         attrs={"long_name": "channel variance over tokens", "units": "squared activation"},
     )
@@ -109,7 +109,7 @@ def variance_ratio(run: Run, name: str = "moments") -> xr.DataArray:
     Record the same region at random places (``shuffled_mask``) as another region: that is the null.
     """
     variance = channel_variance(run, name).sum("channel", skipna=False)
-    ratio = variance.sel(side="in", drop=True) / variance.sel(side="rest", drop=True)
+    ratio = variance.sel(part="in", drop=True) / variance.sel(part="rest", drop=True)
     ratio = ratio.where((ratio > 0) & np.isfinite(ratio))  # one token has no variance, and so no ratio
     ratio = ratio.copy(data=np.log2(ratio.values)).rename("variance")
     return ratio.assign_attrs(long_name="channel variance, region / rest", units="log2 ratio")

@@ -118,7 +118,7 @@ def causal(
         progress: Called with the number of finished puzzles.
 
     Returns:
-        Each measure (task, when, arm) and its null ``<name>_null`` (task, when, arm, draw); ``base_score``
+        Each measure (task, when, kind) and its null ``<name>_null`` (task, when, kind, draw); ``base_score``
         (task,) of the unedited runs, and ``sd`` (task, direction).
 
     Raises:
@@ -180,14 +180,14 @@ def causal(
     for name, values in found.items():
         if name != "reached" or target is not None:
             about = {"long_name": MEASURES[name][0], "units": MEASURES[name][1]}
-            data[name] = (("task", "when", "arm"), values[..., 0], about)
-            data[f"{name}_null"] = (("task", "when", "arm", "draw"), values[..., 1:], about)
+            data[name] = (("task", "when", "kind"), values[..., 0], about)
+            data[f"{name}_null"] = (("task", "when", "kind", "draw"), values[..., 1:], about)
     data |= {"base_score": ("task", base_score), "sd": (("task", "direction"), sds)}
     coords = {
         "direction": list(kinds),
         "task": task_names(tasks),
         "when": list(WHEN),
-        "arm": list(arms),
+        "kind": list(arms),
     }
     attrs: dict[str, Any] = {
         "probe": probe.label, "at": str(place), "held": str(spans["held"]), "model": lens.name, "seeds": list(seeds),
@@ -206,30 +206,30 @@ def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
         seed: Seed of the flips.
 
     Returns:
-        ``value``, ``null`` and their paired ``difference`` (measure, when, arm), each with a 95 % interval (bootstrap
+        ``value``, ``null`` and their paired ``difference`` (metric, when, kind), each with a 95 % interval (bootstrap
         over puzzles): ``low, high`` of ``value``, ``null_low, null_high``, ``difference_low, difference_high``. The
         null of a puzzle is the mean over its draws. ``n`` is the number of puzzles. ``p`` is the share of flips in
-        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* arm of that measure, so that it is
-        corrected for the number of arms.
+        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* kind of edit by that metric, so that it is
+        corrected for the number of kinds.
     """
     names = [name for name in MEASURES if name in found]
-    value = xr.concat([found[n].drop_attrs() for n in names], dim="measure").assign_coords(measure=names)
-    null = xr.concat([found[f"{n}_null"].mean("draw").drop_attrs() for n in names], dim="measure")
-    parts = {"value": value, "null": null.assign_coords(measure=names)}
+    value = xr.concat([found[n].drop_attrs() for n in names], dim="metric").assign_coords(metric=names)
+    null = xr.concat([found[f"{n}_null"].mean("draw").drop_attrs() for n in names], dim="metric")
+    parts = {"value": value, "null": null.assign_coords(metric=names)}
     parts["difference"] = parts["value"] - parts["null"]
     out: dict[str, xr.DataArray] = {}
     for name, one in parts.items():
         s = summarise(one)
         ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
         out |= {name: s["value"], ends[0]: s["low"], ends[1]: s["high"], "n": s["n"]}
-    d = parts["difference"].transpose("measure", "task", "when", "arm").values
+    d = parts["difference"].transpose("metric", "task", "when", "kind").values
     p = np.stack([corrected_p(one, flips, seed) for one in d])
-    out["p"] = xr.DataArray(p, dims=("measure", "when", "arm"))
+    out["p"] = xr.DataArray(p, dims=("metric", "when", "kind"))
     return xr.Dataset({k: v.drop_attrs() for k, v in out.items()}, attrs=found.attrs)
 
 
 def corrected_p(differences: np.ndarray, flips: int = 2000, seed: int = 0) -> np.ndarray:
-    """P-values of differences (task, when, arm) by sign flips, corrected for all (when, arm); NaN for NaN."""
+    """P-values of differences (task, when, kind) by sign flips, corrected for all (when, kind); NaN for NaN."""
     size = np.sqrt((differences**2).sum(0))
     if not np.isfinite(size).all():
         return np.full(size.shape, np.nan)
