@@ -220,7 +220,8 @@ def spelled(called: Any) -> inspect.Signature:
     annotation = str(getattr(last, "annotation", ""))
     if not annotation.startswith("Unpack["):
         return found
-    made = inspect.unwrap(called.__init__ if isinstance(called, type) else called)
+    made = inspect.unwrap(called)  # dl.sweep has the signature of the class Sweep
+    made = inspect.unwrap(made.__init__) if isinstance(made, type) else made
     kinds = made.__globals__[annotation.removeprefix("Unpack[").removesuffix("]")]
     keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in kinds.__annotations__]
     return found.replace(parameters=[*rest, *keywords])

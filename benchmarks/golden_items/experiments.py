@@ -114,7 +114,7 @@ def energy(lens: Any) -> Numbers:
 def layer_readout(lens: Any) -> Numbers:
     """Layers read out, raw and translated, in the model and in shuffled weights."""
     fit = dl.tasks.batch(("choose", "maze"), 2, split="train")
-    return flat(ordered(e.layer_readout(lens, puzzles(), fit, steps=[0, 4], tokens=64), "weights", "task"))
+    return flat(ordered(e.layer_readout(lens, puzzles(), fit, steps=[0, 4], tokens=64), "kind", "task"))
 
 
 @item

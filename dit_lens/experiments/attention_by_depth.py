@@ -64,7 +64,7 @@ def attention_by_depth(
 
     Returns:
         ``enrichment`` (task, step, layer, head, query, key, kind), kinds ``region`` and ``null`` (mean over the random
-        masks), and ``text`` (task, step, layer, head, bucket), the enrichment of prompt and padding in cross-attention.
+        masks), and ``text`` (task, step, layer, head, region), the enrichment of prompt and padding in cross-attention.
         Regions that a task does not have are NaN.
 
     Raises:
@@ -87,7 +87,7 @@ def attention_by_depth(
         one, words = (watched_attention(run, watch).isel(branch=0, drop=True) for watch in watches)
         pair = xr.concat([one.enrichment, one.null.mean("draw")], "kind", coords="minimal", compat="override")
         seen = pair.assign_coords(kind=["region", "null"]).drop_vars("size")
-        text = words.enrichment.isel(query=0, drop=True).drop_vars("size").rename(key="bucket")
+        text = words.enrichment.isel(query=0, drop=True).drop_vars("size").rename(key="region")
         return xr.Dataset({"enrichment": seen, "text": text})
 
     return over_tasks(lens, tasks, row, seed=seed, options=options, of=attention_by_depth)

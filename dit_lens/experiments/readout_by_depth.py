@@ -62,7 +62,7 @@ def layer_readout(
         **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
     Returns:
-        ``cosine``, ``error``, ``x0_cosine``, ``choice`` and ``answer`` (weights, task, step, layer, readout); the last
+        ``cosine``, ``error``, ``x0_cosine``, ``choice`` and ``answer`` (kind, task, step, layer, reading); the last
         two are NaN for shuffled weights, and ``answer`` where the model's own x0_hat gives none.
 
     Raises:
@@ -95,8 +95,8 @@ def layer_readout(
             layer_lens(model, run, chosen, layers, translators, answers=answers and model is item.lens)
             for model, translators in made.values()
         ]
-        joined = xr.concat(found, dim="weights", coords="minimal", compat="override")
-        return joined.assign_coords(weights=list(made))
+        joined = xr.concat(found, dim="kind", coords="minimal", compat="override")
+        return joined.assign_coords(kind=list(made))
 
     found = over_tasks(lens, tasks, row, seed=seed, options=options, of=layer_readout)
     return found.assign_attrs(

@@ -1,7 +1,7 @@
 """Points with their intervals, one row per category: conditions of an ensemble, arms of an experiment, labels, puzzles.
 
     forest(scores, title="Ensembles of three seeds", chance=0.5)        # dims (condition,)
-    forest(scores, rows="arm", by="when")                               # two points a row
+    forest(scores, rows="kind", by="when")                              # two points a row
 
 When not to use: along steps, layers or anything else that has an order; `lines` shows how values go on from one to the
 next.

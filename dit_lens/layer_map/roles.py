@@ -85,7 +85,7 @@ def layer_evidence(
     null = xr.DataArray(np.log2(seen["null"])).mean("draw")
     ratio = energy_ratio(base, mask, "update", seed=seed).isel(branch=0, drop=True).sel(step=list(steps))
     moved = local_effects(lens, base, source, placebo, steps) if effects is None else effects.sel(step=list(steps))
-    read = layer_lens(lens, base, tuple(steps), entry=True)["cosine"].sel(readout="raw", drop=True)
+    read = layer_lens(lens, base, tuple(steps), entry=True)["cosine"].sel(reading="raw", drop=True)
     found = {
         "attention": xr.DataArray(np.log2(seen["enrichment"])) - null,
         "attention_null": null,

@@ -165,8 +165,11 @@ def chance_events(states: xr.DataArray, draws: int = 500, seed: int = 0) -> xr.D
             path.append(np.minimum((rng.random(len(data))[:, None] > edges).sum(1), 2))
         for name, hit in _events(np.stack(path, 1)).items():
             found[name].append(float(hit.mean()))
-    parts = {k: [float(np.mean(v)), *map(float, np.percentile(v, [2.5, 97.5]))] for k, v in found.items()}
-    return xr.Dataset({k: ("part", v) for k, v in parts.items()}, coords={"part": ["value", "low", "high"]})
+    out: dict[str, float] = {}
+    for name, shares in found.items():
+        low, high = np.percentile(shares, [2.5, 97.5])
+        out |= {name: float(np.mean(shares)), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return xr.Dataset(out)
 
 
 def expected_corrections(states: xr.DataArray) -> xr.DataArray:

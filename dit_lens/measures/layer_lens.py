@@ -147,13 +147,13 @@ def layer_lens(
     n = lens.n_layers
     return xr.Dataset(
         {
-            name: (("step", "layer", "readout"), values[i], {"long_name": long[name], "units": units[name]})
+            name: (("step", "layer", "reading"), values[i], {"long_name": long[name], "units": units[name]})
             for i, name in enumerate(names)
         },
         coords={
             "step": list(at),
             "layer": list(chosen),
-            "readout": kinds,
+            "reading": kinds,
             "sigma": ("step", [run.sigmas[s] for s in at]),
             "expert": ("step", [run.plan.at(s).expert for s in at]),
             "depth": ("layer", [layer / n for layer in chosen]),
@@ -227,7 +227,7 @@ def _layers(lens: Lens, layers: Any, entry: bool) -> tuple[int, ...]:
 def _read(
     lens: Lens, run: Run, step: int, layers: Sequence[int], translators: Translators | None
 ) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
-    """Guided velocities by (readout, layer), and the model's own, each (1, C, F, h, w) on the CPU."""
+    """Guided velocities by (reading, layer), and the model's own, each (1, C, F, h, w) on the CPU."""
     if translators is not None:
         translators.check(lens, run.plan.at(step).expert, layers)
     branches: dict[str, dict[tuple[str, int], Tensor]] = {}

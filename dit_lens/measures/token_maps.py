@@ -86,7 +86,7 @@ def channel_variance(run: Run, name: str = "moments") -> xr.DataArray:
         name: Name of the recording.
 
     Returns:
-        (step, branch, layer, region, side, channel); ``side`` is ``"in"`` the region, or the ``"rest"``.
+        (step, branch, layer, region, part, channel); ``part`` is ``"in"`` the region, or the ``"rest"``.
 
     Raises:
         RecordError: There is no such recording.
@@ -105,8 +105,8 @@ def channel_variance(run: Run, name: str = "moments") -> xr.DataArray:
     kept = {k: v for k, v in moments.coords.items() if k != "moment"}
     return xr.DataArray(
         values,
-        dims=(*moments.dims[:axis], "region", "side", *moments.dims[axis + 1 :]),
-        coords={**kept, "region": regions, "side": ["in", "rest"]},
+        dims=(*moments.dims[:axis], "region", "part", *moments.dims[axis + 1 :]),
+        coords={**kept, "region": regions, "part": ["in", "rest"]},
         name="variance",
         attrs={"long_name": "channel variance over tokens", "units": "squared activation"},
     )
@@ -125,7 +125,7 @@ def variance_ratio(run: Run, name: str = "moments") -> xr.DataArray:
         (step, branch, layer, region), in log2.
     """
     variance = channel_variance(run, name).sum("channel", skipna=False)
-    ratio = variance.sel(side="in", drop=True) / variance.sel(side="rest", drop=True)
+    ratio = variance.sel(part="in", drop=True) / variance.sel(part="rest", drop=True)
     ratio = ratio.where((ratio > 0) & np.isfinite(ratio))  # one token has no variance, and so no ratio
     ratio = ratio.copy(data=np.log2(ratio.values)).rename("variance")
     return ratio.assign_attrs(long_name="channel variance, region / rest", units="log2 ratio")

@@ -118,7 +118,7 @@ def causal(
             data was.
 
     Returns:
-        Each measure (task, when, arm) and its null ``<name>_null`` (task, when, arm, draw); ``base_score``
+        Each measure (task, when, kind) and its null ``<name>_null`` (task, when, kind, draw); ``base_score``
         (task,) of the unedited runs, and ``sd`` (task, direction).
 
     Raises:
@@ -166,17 +166,17 @@ def causal(
         rng = np.random.default_rng([seed, item.index])
         drawn = [u, *({kind: _random(random, rng, one) for kind, one in u.items()} for _ in range(draws))]
 
-        def edited(draw: int, when: str, arm: str) -> dict[str, float]:
-            kind, s = arms[arm]
-            if kind == "erase":
+        def edited(draw: int, when: str, kind: str) -> dict[str, float]:
+            how_to, s = arms[kind]
+            if how_to == "erase":
                 turn = None if draw == 0 else [seed, item.index, draw]
                 edits = _erase(erasers, turn, sign, place if when == "once" else None, spans[when])
             else:
-                edits = _steer(drawn[draw][kind], s * unit[kind], sign, {**spans[when], "relative": relative})
+                edits = _steer(drawn[draw][how_to], s * unit[how_to], sign, {**spans[when], "relative": relative})
             return dict.fromkeys(MEASURES, np.nan) | _read(task, base, _edited(item.lens, base, edits), target)
 
-        found = item.sites(edited, draw=range(1 + draws), when=WHEN, arm=list(arms))
-        values = found.transpose("when", "arm", "draw").drop_vars("draw")
+        found = item.sites(edited, draw=range(1 + draws), when=WHEN, kind=list(arms))
+        values = found.transpose("when", "kind", "draw").drop_vars("draw")
         null = values.isel(draw=slice(1, None)).rename({name: f"{name}_null" for name in MEASURES})
         shown = xr.merge([values.isel(draw=0), null]).assign(base_score=_score(task, base), sd=("direction", sd))
         return shown.assign_coords(direction=list(kinds))
@@ -205,30 +205,30 @@ def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
         seed: Seed of the flips.
 
     Returns:
-        ``value``, ``null`` and their paired ``difference`` (measure, when, arm), each with a 95 % interval (bootstrap
+        ``value``, ``null`` and their paired ``difference`` (metric, when, kind), each with a 95 % interval (bootstrap
         over puzzles): ``low, high`` of ``value``, ``null_low, null_high``, ``difference_low, difference_high``. The
         null of a puzzle is the mean over its draws. ``n`` is the number of puzzles. ``p`` is the share of flips in
-        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* arm of that measure, so that it is
-        corrected for the number of arms.
+        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* kind of edit by that metric, so that it is
+        corrected for the number of kinds.
     """
     names = [name for name in MEASURES if name in found]
-    value = xr.concat([found[n].drop_attrs() for n in names], dim="measure").assign_coords(measure=names)
-    null = xr.concat([found[f"{n}_null"].mean("draw").drop_attrs() for n in names], dim="measure")
-    parts = {"value": value, "null": null.assign_coords(measure=names)}
+    value = xr.concat([found[n].drop_attrs() for n in names], dim="metric").assign_coords(metric=names)
+    null = xr.concat([found[f"{n}_null"].mean("draw").drop_attrs() for n in names], dim="metric")
+    parts = {"value": value, "null": null.assign_coords(metric=names)}
     parts["difference"] = parts["value"] - parts["null"]
     out: dict[str, xr.DataArray] = {}
     for name, one in parts.items():
         s = summarise(one)
         ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
         out |= {name: s["value"], ends[0]: s["low"], ends[1]: s["high"], "n": s["n"]}
-    d = parts["difference"].transpose("measure", "task", "when", "arm").values
+    d = parts["difference"].transpose("metric", "task", "when", "kind").values
     p = np.stack([corrected_p(one, flips, seed) for one in d])
-    out["p"] = xr.DataArray(p, dims=("measure", "when", "arm"))
+    out["p"] = xr.DataArray(p, dims=("metric", "when", "kind"))
     return xr.Dataset({k: v.drop_attrs() for k, v in out.items()}, attrs=found.attrs)
 
 
 def corrected_p(differences: np.ndarray, flips: int = 2000, seed: int = 0) -> np.ndarray:
-    """P-values of differences (task, when, arm) by sign flips, corrected for all (when, arm); NaN for NaN."""
+    """P-values of differences (task, when, kind) by sign flips, corrected for all (when, kind); NaN for NaN."""
     size = np.sqrt((differences**2).sum(0))
     if not np.isfinite(size).all():
         return np.full(size.shape, np.nan)

@@ -38,7 +38,7 @@ def _corrected(m: Measured) -> Reading:
     wrong = (states == VERDICTS.index("wrong")).isel(step=slice(None, -1)).any("step")
     value, low, high = wilson(int(happened["corrected"].sum()), n)
     found = Estimate(value, low, high, n)
-    value, low, high = (float(v) for v in chance["corrected"])
+    value, low, high = (float(chance[name]) for name in ("corrected", "corrected_low", "corrected_high"))
     null = Estimate(value, low, high, n)
     end = states.isel(step=-1)
     ends = ", ".join(f"{int((end == i).sum())} {name}" for i, name in enumerate(VERDICTS))
@@ -47,7 +47,7 @@ def _corrected(m: Measured) -> Reading:
         each,
         expected_corrections(states),
         f"Wrong at any step before the end: {int(wrong.sum())}; right at some step and not at the end: "
-        f"{int(happened['corrupted'].sum())} (chance {float(chance['corrupted'][0]):.3f} of all); in the end: {ends}; "
+        f"{int(happened['corrupted'].sum())} (chance {float(chance['corrupted']):.3f} of all); in the end: {ends}; "
         f"at step 0: {int(fate['count'][0].sel(verdict='none'))} without an answer, "
         f"{int(fate['count'][0].sel(verdict='right'))} right.",
         estimates=(found, null),

@@ -63,7 +63,7 @@ def _shift(m: Measured, hook: str, source: str) -> Reading | None:
 
 def _levels(part: xr.Dataset, source: str) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     """(task, kind) of layers below depth .225 and from there on, and (puzzle,) of what enters block 0."""
-    ratio, depth = part["energy"].sel(source=source, drop=True), part["depth"]
+    ratio, depth = part["energy"].sel(region=source, drop=True), part["depth"]
     early, later = (depth >= 0) & (depth < SHIFT), depth >= SHIFT
     first, after = (ratio.sel(layer=layers).mean(("layer", "step")) for layers in (early, later))
     return first, after, ratio.sel(kind="region", layer=-1).mean("step")
@@ -86,7 +86,7 @@ def _stability(m: Measured, hook: str) -> Reading | None:
     part = _part(m, hook)
     if part is None:
         return None
-    ratio = part["energy"].sel(source="regions", drop=True).sel(layer=part["depth"] >= 0)
+    ratio = part["energy"].sel(region="regions", drop=True).sel(layer=part["depth"] >= 0)
     remarks = []
     _, count = np.unique(part["expert"].values, return_counts=True)
     for pairs in ("within", "across") if len(count) > 1 and max(count) > 1 else ():

@@ -80,7 +80,7 @@ def test_by_depth_on_the_lab_model(lens: Any) -> None:
     named = found.enrichment.sel(key="named", kind="region", query="all")
     assert bool(np.isfinite(named.isel(task=0)).all()) and bool(np.isnan(named.isel(task=1)).all())
     assert shift(found, "named").sizes["task"] == 2, "puzzles without a pair are left out"
-    assert list(found.bucket.values) == ["text", "pad"] and bool(np.isfinite(found.text).all())
+    assert list(found.region.values) == ["text", "pad"] and bool(np.isfinite(found.text).all())
 
 
 def test_knockouts_on_the_lab_model(lens: Any) -> None:
