@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dit_lens import tasks
 from dit_lens.lab import LabVAE
-from dit_lens.lab.data import Puzzles, condition_codes, encode
+from dit_lens.lab.training.data import Puzzles, condition_codes, encode
+from dit_lens.lab.training.spec import LAB
 from dit_lens.tasks.palette import PALETTE
 
 
@@ -100,8 +103,9 @@ def test_saves_and_loads(tmp_path):
 
 
 def test_batches_repeat_and_hold_no_unseen_scene():
-    puzzles = Puzzles({"maze": 0.5, "choose": 0.5}, [0.0] * 16, [1.0] * 16)
-    a, b, c = puzzles.batch(3, 16), puzzles.batch(3, 16), puzzles.batch(4, 16)
+    spec = replace(LAB, mixture={"maze": 0.5, "choose": 0.5}, tokens=16 * 144)
+    puzzles = Puzzles(spec, [0.0] * 16, [1.0] * 16)
+    a, b, c = puzzles.batch(3), puzzles.batch(3), puzzles.batch(4)
     assert torch.equal(a.x0, b.x0)
     assert a.prompts == b.prompts
     assert not torch.equal(a.x0, c.x0)

@@ -9,18 +9,19 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from dit_lens.errors import DitLensError
-from dit_lens.lab import fast, optim, text
-from dit_lens.lab.config import LabConfig
-from dit_lens.lab.fit import Log, draw_sigma, fit, phase
-from dit_lens.lab.train import prepare, ship, train
+from dit_lens import tasks
+from dit_lens.lab.training import fast, optim, text
+from dit_lens.lab.training.fit import Log, draw_sigma, fit, phase
+from dit_lens.lab.training.recipe import prepare, ship, train
+from dit_lens.lab.training.spec import LAB, LAB40, Spec
 
-TINY = LabConfig(layers=1, ffn=64, batch=4, text_iterations=2, trunk_iterations=4, expert_iterations=2, warmup=2)
+TINY = Spec(layers=1, ffn=64, tokens=4 * 144, text_iterations=2, trunk_iterations=4, expert_iterations=2, warmup=2)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     out = tmp_path_factory.mktemp("lab")
-    prepare(TINY, out, Log(out / "log.txt"))
+    prepare(TINY, out, Log(out))
     return out
 
 
@@ -31,8 +32,8 @@ def copy(folder, to):
     return to
 
 
-def stock_and_fast(model, inputs):
-    for run in (lambda: model(*inputs, return_dict=False)[0], lambda: fast.velocity(model, *inputs)):
+def stock_and_fast(model, inputs, half):
+    for run in (lambda: model(*inputs, return_dict=False)[0], lambda: fast.velocity(model, *inputs, half=half)):
         model.zero_grad()
         v = run()
         (v * inputs[0][:, :16]).mean().backward()
@@ -44,15 +45,14 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize(("half", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
-def test_fast_forward_is_the_stock_forward(monkeypatch, half, tolerance):
+def test_fast_forward_is_the_stock_forward(half, tolerance):
     torch.manual_seed(0)
-    model = WanTransformer3DModel(**{**LabConfig().transformer(), "num_layers": 2})
+    model = WanTransformer3DModel(**{**LAB.transformer(), "num_layers": 2})
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
     inputs = torch.randn(2, 36, 4, 12, 12), torch.tensor([20.0, 960.0]), torch.randn(2, 64, 64)
-    monkeypatch.setattr(fast, "HALF", half)
-    (v, g), (v_fast, g_fast) = stock_and_fast(model, inputs)
+    (v, g), (v_fast, g_fast) = stock_and_fast(model, inputs, half)
     assert distance(v, v_fast) < tolerance
     assert distance(g, g_fast) < tolerance
 
@@ -83,8 +83,8 @@ def test_resuming_is_exact(prepared, tmp_path):
     for i, stops in enumerate(((4,), (1, 3, 4))):
         out = copy(prepared, tmp_path / str(i))
         for stop in stops:
-            config = LabConfig(**{**TINY.as_dict(), "trunk_iterations": stop})
-            fit(config, phase("trunk", config), out, Log(out / "log.txt"), compiled=False)
+            spec = Spec(**{**TINY.as_dict(), "trunk_iterations": stop})
+            fit(spec, phase("trunk", spec), out, Log(out))
         results.append(torch.load(out / "trunk.pt", weights_only=True))
     for kind in ("model", "ema"):
         assert all(torch.equal(results[0][kind][k], results[1][kind][k]) for k in results[0][kind])
@@ -96,7 +96,7 @@ def test_whole_recipe_makes_a_loadable_pipeline(prepared, tmp_path):
 
     out = copy(prepared, tmp_path / "run")
     for name in ("trunk", "high", "low"):
-        fit(TINY, phase(name, TINY), out, Log(out / "log.txt"), compiled=False)
+        fit(TINY, phase(name, TINY), out, Log(out))
     folder = ship(TINY, out, out / "pipeline", guidance=1.5, note="tiny")
     pipe = DiffusionPipeline.from_pretrained(folder)
     high = torch.load(out / "high.pt", weights_only=True)["ema"]
@@ -113,20 +113,20 @@ def test_a_folder_of_another_recipe_is_refused(prepared, tmp_path):
     out = copy(prepared, tmp_path / "run")
     train(TINY, out, phases=())
     with pytest.raises(DitLensError, match="another recipe"):
-        train(LabConfig(**{**TINY.as_dict(), "seed": 1}), out, phases=())
+        train(Spec(**{**TINY.as_dict(), "seed": 1}), out, phases=())
     with pytest.raises(DitLensError, match="already holds"):
         train(TINY, out, resume=False, phases=())
-    longer = LabConfig(**{**TINY.as_dict(), "trunk_iterations": 9})
+    longer = Spec(**{**TINY.as_dict(), "trunk_iterations": 9})
     assert train(longer, out, phases=()) == out
 
 
 def test_known_prompts_fit_and_text_training_learns(capsys):
-    known = text.prompts()
+    known = tasks.prompts(LAB.mixture)
     tok = text.tokenizer()
     assert len(known) == 5 + 5 * 4 + 4 * 4 + 4
     assert all(len(tok(p).input_ids) <= text.MAX_LENGTH for p in known)
     assert tok("ab").input_ids[-1] == tok.eos_token_id
     assert tok.decode(tok("walk, é!").input_ids, skip_special_tokens=True) == "walk, é!"
     losses = []
-    text.train(iterations=40, batch=16, log=lambda line: losses.append(float(line.split()[-1])))
+    text.train(known, iterations=40, batch=16, log=lambda line: losses.append(float(line.split()[-1])))
     assert losses[-1] < 0.8 * losses[0]
