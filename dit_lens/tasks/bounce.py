@@ -6,7 +6,7 @@ easy: 3 to 6 moves, one or two bounces. hard: 8 moves or more, three bounces or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from random import Random
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from dit_lens.errors import TaskError
-from dit_lens.tasks import grid
+from dit_lens.tasks import grid, walk
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.grid import LAB, Cell, Route, Size
 from dit_lens.tasks.level import Level
+from dit_lens.tasks.task import Score
 
 PHRASES = (
     "let the ball bounce to its end",
@@ -31,8 +32,9 @@ PHRASES = (
     "bounce on to the square that is hit first",
     "the ball flies, bounces and hits a square",
 )
-Way = tuple[int, int]  # rows and columns in one move, each -1 or 1
+Way = tuple[int, int]  # rows and columns in one move
 WAYS: tuple[Way, ...] = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+KING: tuple[Way, ...] = (*WAYS, (-1, 0), (1, 0), (0, -1), (0, 1))
 ENDS = 4
 
 
@@ -136,6 +138,38 @@ class BounceScene:
     def codes(self) -> np.ndarray:
         return self._film(self.route)
 
+    def codes_of(self, answer: Any) -> np.ndarray:
+        """The flight to the true end; to another one the ball leaves its course as late as it can."""
+        route = self._flight_to(answer)
+        if route is None:
+            raise TaskError(
+                f"{answer!r} cannot be drawn here: give the (colour name, row, column) of an end that the ball can get "
+                "to; take one of task.solutions or task.decoys(n)."
+            )
+        return self._film(route)
+
+    def _flight_to(self, answer: Any) -> Route | None:
+        """A flight that ends there, over free cells that are no other end; None when there is none."""
+        end = next((cell for cell, _ in self.ends if self._named(cell) == answer), None)
+        if end is None:
+            return None
+        if end == self.route[-1]:
+            return self.route
+        free = self.free & ~grid.bits(dict(self.ends)) | grid.bit(end)
+        crossed = len(self.route) - 1
+        for longest in (crossed, self.size.num_frames - 1):
+            for ways in (WAYS, KING):
+                for k in range(crossed - 1, -1, -1):
+                    rest = _way_to(self.route[k], end, free, ways)
+                    if rest is not None and k + len(rest) - 1 <= longest:
+                        return (*self.route[:k], *rest)
+        return None
+
+    def decoy(self, rng: Random) -> tuple[str, int, int] | None:
+        """Another of the four ends."""
+        others = [self._named(cell) for cell, _ in self.ends if cell != self.route[-1]]
+        return rng.choice([answer for answer in others if self._flight_to(answer)] or [None])
+
     def _film(self, route: Route) -> np.ndarray:
         codes = self.size.floor()
         for cell in self.walls:
@@ -148,6 +182,127 @@ class BounceScene:
             codes[(f, *(route[step - 1] if step else self.tail), 0)] = p.TRAIL
             codes[(f, *route[step], 0)] = p.AGENT
         return codes
+
+    def regions(self) -> dict[str, np.ndarray]:
+        """background (bare floor now), walls, agent (the ball now), trail (the disc behind it now), goal (the end that
+        it hits), other_goal (the other ends), path (all cells of its flight)."""
+        codes, size = self.codes(), self.size
+        return {
+            "background": (codes == p.BACKGROUND).all(-1),
+            "walls": codes[..., 0] == p.WALL,
+            "agent": codes[..., 0] == p.AGENT,
+            "trail": codes[..., 0] == p.TRAIL,
+            "goal": size.still(size.board([self.route[-1]])),
+            "other_goal": size.still(size.board(cell for cell, _ in self.ends if cell != self.route[-1])),
+            "path": size.still(size.board(self.route)),
+        }
+
+    def answer(self, cells: np.ndarray) -> tuple[str, int, int] | None:
+        """The end on which the one ball of the last frame is; None where it is on none, or never moved."""
+        places = walk.agents(cells)
+        end = places[-1]
+        return self._named(end) if end in dict(self.ends) and len(walk.walked(places)) > 1 else None
+
+    def score(self, cells: np.ndarray) -> Score:
+        """Judge a video.
+
+        details: agent_kept (exactly one ball in every frame), starts, on_course (the cells that it crosses are those of
+        the flight), on_time (it is on the right one in every frame), hit (the last frame has it on the right end),
+        wrong_end (on another), scene_kept (walls, ends and floor in every frame), kept_fraction, tail_kept (the pale
+        disc is behind it in every frame). All but wrong_end and the last two are needed for `solved`. value: the share
+        of the flight that was flown on time, times the kept share of scene and ball.
+        """
+        places = walk.agents(cells)
+        last = len(self.route) - 1
+        right = [place == self.route[min(f, last)] for f, place in enumerate(places)]
+        flown = next((f for f, ok in enumerate(right) if not ok), len(right)) - 1
+        kept = walk.scene_kept(cells, self.codes())
+        share = sum(place is not None for place in places) / len(places)
+        details = {
+            "agent_kept": share == 1,
+            "starts": right[0],
+            "on_course": walk.walked(places) == self.route,
+            "on_time": all(right),
+            "hit": places[-1] == self.route[-1],
+            "wrong_end": places[-1] != self.route[-1] and places[-1] in dict(self.ends),
+            "scene_kept": bool(kept.all()),
+            "kept_fraction": float(kept.mean()),
+            "tail_kept": bool(np.array_equal(cells[..., 0] == p.TRAIL, self.codes()[..., 0] == p.TRAIL)),
+        }
+        needed = ("agent_kept", "starts", "on_course", "on_time", "hit", "scene_kept")
+        solved = all(details[k] for k in needed)
+        value = min(max(flown, 0), last) / last * kept.mean() * share
+        return Score(solved, 1.0 if solved else float(min(0.99, value)), details)
+
+    def twin(self, kind: str, rng: Random) -> BounceScene:
+        """other_answer: the ball starts otherwise, with as few cells changed as can be, and hits another end; where no
+        start does, two ends exchange their colours. same_answer: it starts elsewhere, and hits the same end; where no
+        other start does, the other ends lie elsewhere."""
+        options = []
+        for start in grid.cells_of(self.free & ~grid.bits(dict(self.ends))):
+            for way in WAYS:
+                scene = replace(self, start=start, way=way)
+                if scene == self or not scene._begins():
+                    continue
+                if (scene.truth == self.truth) == (kind == "same_answer"):
+                    moved = {self.start, self.tail} ^ {start, scene.tail}
+                    cost = len(moved) if kind == "other_answer" else 0
+                    options.append(((not scene._fair(), cost), scene))
+        if not options:
+            return self._other_ends(kind, rng)
+        least = min(cost for cost, _ in options)
+        return rng.choice([scene for cost, scene in options if cost == least])
+
+    def _other_ends(self, kind: str, rng: Random) -> BounceScene:
+        """Another scene with the same flight."""
+        ends, end = dict(self.ends), self.route[-1]
+        others = [cell for cell in ends if cell != end]
+        if kind == "other_answer":
+            other = rng.choice(others)
+            ends[end], ends[other] = ends[other], ends[end]
+        else:
+            taken = grid.bits((*self.route, *others, self.tail))
+            places = _others(end, self.free & ~taken, rng)
+            if not places:
+                raise TaskError("this board has no place for another end; take another seed.")  # pragma: no cover
+            gone = others[: len(places)]
+            ends = {cell: colour for cell, colour in ends.items() if cell not in gone} | dict(
+                zip(places, (ends[cell] for cell in gone), strict=True)
+            )
+        return replace(self, ends=tuple(sorted(ends.items())))
+
+    def _begins(self) -> bool:
+        """Whether the tail lies on free floor and the flight hits an end within the video."""
+        ends = dict(self.ends)
+        return not _closed(self.free, *self.tail) and self.tail not in ends and self.route[-1] in ends
+
+    def _fair(self) -> bool:
+        """Whether the flight is as the rules say."""
+        moves = len(self.route) - 1
+        bounces = fly(self.start, self.way, self.free, moves)[1][-1]
+        lowest, highest = self.rules.bounces
+        return self.rules.moves[0] <= moves <= self.rules.longest(self.size) and lowest <= bounces <= highest
+
+
+def _way_to(start: Cell, end: Cell, free: int, ways: tuple[Way, ...]) -> Route | None:
+    """A shortest way of such moves over free cells; None when there is none."""
+    came: dict[Cell, Cell] = {start: start}
+    front = [start]
+    while front and end not in came:
+        ahead = []
+        for r, c in front:
+            for dr, dc in ways:
+                cell = (r + dr, c + dc)
+                if not _closed(free, *cell) and cell not in came:
+                    came[cell] = (r, c)
+                    ahead.append(cell)
+        front = ahead
+    if end not in came:
+        return None
+    route = [end]
+    while route[-1] != start:
+        route.append(came[route[-1]])
+    return tuple(reversed(route))
 
 
 def _draw(rng: Random, size: Size, rules: Rules) -> BounceScene:

@@ -142,10 +142,13 @@ class ChooseScene:
         if colours:
             scene = replace(scene, other_colour=rng.choice(colours))
         closed = grid.bits(cell for cell, _ in scene.others)
+        length = len(self.route) - 1
+
+        def keeps(free: int) -> bool:
+            return grid.distance(self.start, self.goal, free & ~closed) == length
+
         for _ in range(20):
-            walls = other_walls(
-                scene.walls, self.route, on_route | closed, closed, self.rules.walls, rng, self.size
-            )  # fmt: skip
+            walls = other_walls(scene.walls, on_route | closed, self.rules.walls, rng, self.size, keeps)
             if scene._all_reachable(walls):
                 return replace(scene, walls=walls)
         return scene

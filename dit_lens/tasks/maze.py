@@ -5,6 +5,7 @@ easy: 3 to 6 moves. hard: 8 to 14 moves through one-cell corridors, at least two
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from random import Random
@@ -95,12 +96,23 @@ class MazeScene:
         return walk.draw(self.walls, {self.goal: p.GREEN}, walk.check(answer, self.start, self.size), self.size)
 
     def decoy(self, rng: Random) -> Route | None:
-        """A walk over free cells, as long as a solution and entering no cell twice, that is none."""
+        """A walk over free cells, as long as a solution and entering no cell twice, that is none. At hard, where there
+        may be no such walk, every other one, and every one that fails, is the way to the end of a dead end."""
+        if self.rules.dead_ends and rng.random() < 0.5:
+            return self._astray(rng)
         for _ in range(200):
             route = walk.wander(self.start, len(self.route) - 1, self.free, rng)
             if route is not None and route[-1] != self.goal:
                 return route
-        return None
+        return self._astray(rng) if self.rules.dead_ends else None
+
+    def _astray(self, rng: Random) -> Route | None:
+        """A shortest way to the end of a dead end that is not through the goal."""
+        free = self.free & ~grid.bit(self.goal)
+        near = sum(grid.layers(self.start, free)[1 : self.size.num_frames])
+        on_way = sum(grid.stages(self.start, self.goal, self.free))
+        ends = grid.cells_of(grid.corridors(self.free, on_way) & near)
+        return grid.draw_route(self.start, rng.choice(ends), free, rng) if ends else None
 
     def regions(self) -> dict[str, np.ndarray]:
         """background (bare floor now), walls, agent (now), goal, path (all cells of the truth), trail (left so far),
@@ -134,29 +146,31 @@ class MazeScene:
         raise TaskError("this maze has no second cell to put the goal on; take another seed.")  # pragma: no cover
 
     def _other_walls(self, rng: Random) -> MazeScene:
-        on_route = grid.bits(self.route)
-        walls = other_walls(self.walls, self.route, on_route, 0, self.rules.walls, rng, self.size, self.rules.dead_ends)
-        return replace(self, walls=walls)
+        first, last, length = self.route[0], self.route[-1], len(self.route) - 1
+
+        def keeps(free: int) -> bool:
+            return grid.distance(first, last, free) == length and _misleads(free, first, last, self.rules.dead_ends)
+
+        return replace(
+            self, walls=other_walls(self.walls, grid.bits(self.route), self.rules.walls, rng, self.size, keeps)
+        )
 
 
 def other_walls(
     walls: tuple[Cell, ...],
-    route: Route,
     keep_free: int,
-    closed: int,
     share: tuple[float, float],
     rng: Random,
     size: Size,
-    dead_ends: int = 0,
+    keeps: Callable[[int], bool],
 ) -> tuple[Cell, ...]:
-    """Other walls under which `route` is still a shortest route: 200 random flips that never break that.
+    """Other walls under which the same answer holds: 200 random flips that never break that.
 
-    keep_free: cells that stay free. closed: free cells that a route may not enter. share: bounds of the share of walls.
-    dead_ends: at least so many stay, and all free cells stay connected where there are any to keep.
+    keep_free: cells that stay free. share: bounds of the share of walls. keeps: whether the answer holds, given the set
+    of cells without a wall.
     """
     mask = grid.bits(walls)
     first = mask
-    length = len(route) - 1
     low, high = (round(s * size.n) for s in share)
     for flip in range(400):
         if flip >= 200 and mask != first:
@@ -164,8 +178,7 @@ def other_walls(
         flipped = mask ^ size.singles[rng.randrange(size.n)]
         if flipped & keep_free or not low <= flipped.bit_count() <= high:
             continue
-        free = size.full & ~flipped & ~closed
-        if grid.distance(route[0], route[-1], free) == length and _misleads(free, route[0], route[-1], dead_ends):
+        if keeps(size.full & ~flipped):
             mask = flipped
     if mask == first:
         raise TaskError("no other walls keep this route a shortest one; take another seed.")

@@ -6,19 +6,22 @@ not be touched at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from random import Random
 from typing import Any
 
 import numpy as np
 
+from dit_lens.errors import TaskError
 from dit_lens.tasks import grid, walk
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.choose import Goal
 from dit_lens.tasks.grid import LAB, Cell, Route, Size
 from dit_lens.tasks.level import Level
-from dit_lens.tasks.maze import Rules
+from dit_lens.tasks.maze import Rules, other_walls
+from dit_lens.tasks.task import Score
 
 PHRASES = (
     "first {}, then {}",
@@ -83,6 +86,86 @@ class OrderScene:
 
     def codes_of(self, answer: Any) -> np.ndarray:
         return walk.draw(self.walls, self.goals, walk.check(answer, self.start, self.size), self.size)
+
+    def decoy(self, rng: Random) -> Route | None:
+        """A shortest tour that the picture would allow under another prompt: in the other order, by a goal that is not
+        named, or straight to the last goal."""
+        others = [pair for pair in itertools.permutations(self.goals, 2) if pair != (self.first[0], self.then[0])]
+        for first, then in rng.sample(others, len(others)):
+            if rng.random() < 0.3:
+                free = self.size.full & ~grid.bits(self.walls) & ~grid.bits(set(self.goals) - {self.then[0]})
+                if grid.distance(self.start, self.then[0], free) is not None:
+                    return grid.draw_route(self.start, self.then[0], free, rng)
+            route = self._tour(first, then, rng)
+            if route is not None:
+                return route
+        return None
+
+    def _tour(self, first: Cell, then: Cell, rng: Random) -> Route | None:
+        """A shortest tour by two goals without touching the others; None when there is none that fits the video."""
+        free = self.size.full & ~grid.bits(self.walls) & ~grid.bits(set(self.goals) - {first, then})
+        length = tour_length(self.start, first, then, free)
+        if length is None or length >= self.size.num_frames:
+            return None
+        begin = grid.draw_route(self.start, first, free & ~grid.bit(then), rng)
+        return (*begin, *grid.draw_route(first, then, free, rng)[1:])
+
+    def regions(self) -> dict[str, np.ndarray]:
+        """As in `maze`, with goal the last one, first_goal, and other_goal where there is one that is not named."""
+        size = self.size
+        out = walk.regions(self.codes(), self.then[0], self.route, self.solutions, size)
+        out["first_goal"] = size.still(size.board([self.first[0]]))
+        if self.more:
+            out["other_goal"] = size.still(size.board(cell for cell, _ in self.more))
+        return out
+
+    def answer(self, cells: np.ndarray) -> Route | None:
+        """As in `maze`, if every frame shows the agent: tours of different lengths may end alike, and what two of them
+        have in common, as in a blend, is no tour."""
+        return None if None in walk.agents(cells) else walk.answer(cells)
+
+    def score(self, cells: np.ndarray) -> Score:
+        """As in `maze`, with reached for the last goal, and connected only if no goal is touched too early. details
+        also hold first_reached, and other_goal (one that is not named is touched)."""
+        first, then = self.first[0], self.then[0]
+        early = self.free & ~grid.bit(then)
+        between = grid.distance(first, then, self.free) or 0
+
+        def may_enter(route: Route, cell: Cell) -> bool:
+            return bool((self.free if first in route else early) & grid.bit(cell))
+
+        def left(route: Route) -> int | None:
+            if first in route:
+                return grid.distance(route[-1], then, self.free)
+            begin = grid.distance(route[-1], first, early)
+            return None if begin is None else begin + between
+
+        score = walk.judge(cells, self.codes(), self.start, then, may_enter, left)
+        route = score.details["route"]
+        more = {"first_reached": first in route, "other_goal": any(cell in route for cell, _ in self.more)}
+        return replace(score, details={**score.details, **more})
+
+    def twin(self, kind: str, rng: Random) -> OrderScene:
+        """other_answer: the same picture, the prompt names the goals in the other order. same_answer: other walls; the
+        same route stays a shortest tour."""
+        if kind == "other_answer":
+            swapped = replace(self, first=self.then, then=self.first)
+            route = self._tour(self.then[0], self.first[0], rng)
+            if route is None:  # pragma: no cover
+                raise TaskError("this order has no other way round; take another seed.")
+            return replace(swapped, route=route)
+        first, then, length = self.first[0], self.then[0], len(self.route) - 1
+        others = grid.bits(cell for cell, _ in self.more)
+
+        def keeps(free: int) -> bool:
+            free &= ~others
+            back = tour_length(self.start, then, first, free)
+            lowest, highest = self.rules.moves[0], self.rules.longest(self.size)
+            there = tour_length(self.start, first, then, free) == length
+            return there and back is not None and lowest <= back <= highest
+
+        keep_free = grid.bits(self.route) | grid.bits(self.goals)
+        return replace(self, walls=other_walls(self.walls, keep_free, self.rules.walls, rng, self.size, keeps))
 
 
 def tour_length(start: Cell, first: Cell, then: Cell, free: int) -> int | None:

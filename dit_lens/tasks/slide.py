@@ -8,8 +8,8 @@ The tiles are discs in outlined cells, the picture is of whole coloured cells. e
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from random import Random
 from typing import Any
 
@@ -19,7 +19,9 @@ from dit_lens.errors import TaskError
 from dit_lens.tasks import palette as p
 from dit_lens.tasks.grid import LAB, Cell, Route, Size
 from dit_lens.tasks.level import Level
-from dit_lens.tasks.sliding import Shape, Tiles, draw_target, neighbours
+from dit_lens.tasks.sliding import Shape, Tiles, distance, draw_target, neighbours, shortest_paths, targets
+from dit_lens.tasks.task import Score
+from dit_lens.tasks.walk import partial_value
 
 PHRASES = (
     "slide the tiles into the order shown",
@@ -80,8 +82,11 @@ class SlideScene:
         r, c = divmod(index, self.shape[1])
         return (corner[0] + r, corner[1] + c)
 
-    def _route(self, path: tuple[int, ...]) -> Route:
-        return tuple(self._cell(i, self.at) for i in path)
+    @cached_property
+    def solutions(self) -> tuple[Route, ...]:
+        """All shortest ways to the picture."""
+        paths = shortest_paths(self.shape, self.tiles, self.target)
+        return tuple(sorted(tuple(self._cell(i, self.at) for i in path) for path in paths))
 
     def codes(self) -> np.ndarray:
         return self.codes_of(self.route)
@@ -115,6 +120,151 @@ class SlideScene:
                 "task.solutions or task.decoys(n)."
             )
         return path
+
+    def _after(self, path: tuple[int, ...]) -> Tiles:
+        """The tiles after the moves of a path."""
+        tiles = list(self.tiles)
+        for a, b in itertools.pairwise(path):
+            tiles[a], tiles[b] = tiles[b], tiles[a]
+        return tuple(tiles)
+
+    def decoy(self, rng: Random) -> Route | None:
+        """As many moves as a solution has, none of which takes the one before back, to another arrangement."""
+        for _ in range(100):
+            path = [self.tiles.index(0)]
+            for _ in range(len(self.route) - 1):
+                path.append(rng.choice([i for i in neighbours(self.shape)[path[-1]] if i not in path[-2:-1]]))
+            if self._after(tuple(path)) != self.target:
+                return tuple(self._cell(i, self.at) for i in path)
+        return None
+
+    def regions(self) -> dict[str, np.ndarray]:
+        """background, tiles (all but the empty place now), blank (the empty place now), board (both), goal (the
+        picture), path (all places where the truth has the empty place)."""
+        codes, size = self.codes(), self.size
+        board = size.board(self._cell(i, self.at) for i in range(len(self.tiles)))
+        picture = size.board(self._cell(i, self.shown_at) for i in range(len(self.tiles)))
+        tiles = np.isin(codes[..., 0], p.BALLS) & board
+        return {
+            "background": size.still(~board & ~picture),
+            "tiles": tiles,
+            "blank": board & ~tiles,
+            "board": size.still(board),
+            "goal": size.still(picture),
+            "path": size.still(size.board(self.route)),
+        }
+
+    def _arrangements(self, cells: np.ndarray) -> list[Tiles | None]:
+        """The tiles in each frame; None where a cell of them shows no colour, or not exactly one is empty."""
+        (r, c), (h, w) = self.at, self.shape
+        out: list[Tiles | None] = []
+        for disc in cells[:, r : r + h, c : c + w, 0]:
+            tiles = tuple(disc.ravel().tolist())
+            out.append(tiles if tiles.count(0) == 1 and {0, *p.BALLS}.issuperset(tiles) else None)
+        return out
+
+    def answer(self, cells: np.ndarray) -> Route | None:
+        """The moves that were made, if the empty place moved, only ever to a neighbouring cell, and the last frame
+        shows the tiles that these moves make."""
+        shown = self._arrangements(cells)
+        path = _blanks(shown)
+        legal = all(b in neighbours(self.shape)[a] for a, b in itertools.pairwise(path))
+        ends = legal and path[:1] == (self.tiles.index(0),) and self._after(path) == shown[-1]
+        return tuple(self._cell(i, self.at) for i in path) if ends and len(path) > 1 else None
+
+    def score(self, cells: np.ndarray) -> Score:
+        """Judge a video.
+
+        details: tiles_kept (every frame shows tiles and one empty place), starts, legal (from frame to frame nothing
+        changes, or one tile slides), matches (the last frame has the tiles as in the picture), shortest, scene_kept
+        (picture, outlines and floor in every frame), kept_fraction, moves (made until the first illegal one). All but
+        the last two are needed for `solved`. value: the share of the moves that legal moves have saved, times shortest
+        / made moves, times the kept share of scene and tiles.
+        """
+        shown = self._arrangements(cells)
+        whole = [tiles for tiles in shown if tiles is not None]
+        path = _legal_path(self.shape, self.tiles, whole)
+        after = self._after(path)
+        best, left = (distance(self.shape, tiles, self.target) for tiles in (self.tiles, after))
+        made = len(path) - 1
+        legal = bool(whole) and whole[-1] == after and len(_blanks(shown)) == len(path)
+        kept = self._scene_kept(cells)
+        details = {
+            "tiles_kept": len(whole) == len(shown),
+            "starts": shown[0] == self.tiles,
+            "legal": legal,
+            "matches": shown[-1] == self.target,
+            "shortest": legal and shown[-1] == self.target and made == best,
+            "scene_kept": bool(kept.all()),
+            "kept_fraction": float(kept.mean()),
+            "moves": made,
+        }
+        needed = ("tiles_kept", "starts", "legal", "matches", "shortest", "scene_kept")
+        if all(details[k] for k in needed):
+            return Score(True, 1.0, details)
+        care = kept.mean() * len(whole) / len(shown)
+        return Score(False, partial_value(best, left, max(made, 1), care) if shown[0] == self.tiles else 0.0, details)
+
+    def _scene_kept(self, cells: np.ndarray) -> np.ndarray:
+        """Per cell and frame: the rest keeps its colour; discs too, but for the tiles', which show floor or a tile."""
+        codes = self.codes()
+        board = self.size.board(self._cell(i, self.at) for i in range(len(self.tiles)))
+        tile = np.isin(cells[..., 0], (p.BACKGROUND, *p.BALLS))
+        return (cells[..., 1] == codes[..., 1]) & np.where(board, tile, cells[..., 0] == codes[..., 0])
+
+    def twin(self, kind: str, rng: Random) -> SlideScene:
+        """other_answer: the same tiles, another picture, as little changed as it can be with no first move in common,
+        if there is such a one. same_answer: other tiles and another place of the picture; the same moves are a shortest
+        solution."""
+        return self._other_target(rng) if kind == "other_answer" else self._other_tiles(rng)
+
+    def _other_target(self, rng: Random) -> SlideScene:
+        first = {route[1] for route in self.solutions}
+        options = []
+        for target, paths in targets(self.shape, self.tiles, self.rules.moves[0], self.rules.longest(self.size)):
+            if target == self.target:
+                continue
+            shared = bool({self._cell(path[1], self.at) for path in paths} & first)
+            changed = sum(a != b for a, b in zip(target, self.target, strict=True))
+            options.append(((shared, changed), target, paths))
+        least = min(cost for cost, _, _ in options)
+        target, paths = rng.choice([(target, paths) for cost, target, paths in options if cost == least])
+        return replace(self, target=target, route=tuple(self._cell(i, self.at) for i in rng.choice(paths)))
+
+    def _other_tiles(self, rng: Random) -> SlideScene:
+        path = self._path(self.route)
+        shown_at = rng.choice([b for a, b in layouts(self.size, self.shape) if a == self.at])
+        for _ in range(200):
+            tiles = [rng.choice(p.BALLS) for _ in self.tiles]
+            tiles[path[0]] = 0
+            scene = replace(self, tiles=tuple(tiles), shown_at=shown_at)
+            scene = replace(scene, target=scene._after(path))
+            enough = len(set(tiles)) > 3 and scene.tiles != self.tiles
+            if enough and distance(self.shape, scene.tiles, scene.target) == len(path) - 1:
+                return scene
+        raise TaskError("no other tiles make these moves a shortest solution; take another seed.")  # pragma: no cover
+
+
+def _blanks(shown: list[Tiles | None]) -> tuple[int, ...]:
+    """The places of the empty one in order, rests and unread frames left out."""
+    places = [tiles.index(0) for tiles in shown if tiles is not None]
+    return tuple(place for place, _ in itertools.groupby(places))
+
+
+def _legal_path(shape: Shape, start: Tiles, shown: list[Tiles]) -> tuple[int, ...]:
+    """The moves up to the first frame that does not follow from the one before it."""
+    path, tiles = [start.index(0)], start
+    for after in shown:
+        if after == tiles:
+            continue
+        a, b = path[-1], after.index(0)
+        moved = list(tiles)
+        moved[a], moved[b] = moved[b], moved[a]
+        if b not in neighbours(shape)[a] or tuple(moved) != after:
+            break
+        path.append(b)
+        tiles = after
+    return tuple(path)
 
 
 @cache

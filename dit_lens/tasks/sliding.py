@@ -93,3 +93,20 @@ def shortest_paths(shape: Shape, tiles: Tiles, target: Tiles) -> tuple[Path, ...
     rows = np.flatnonzero((np.array(tiles)[moves.order] == np.array(target)).all(1))
     nearest = moves.depth[rows].min(initial=DEEPEST + 1)
     return tuple(sorted(path for row in rows if moves.depth[row] == nearest for path in moves.paths[row]))
+
+
+def distance(shape: Shape, tiles: Tiles, target: Tiles) -> int | None:
+    """Moves of a shortest way; None when it has more than ten."""
+    paths = shortest_paths(shape, tiles, target)
+    return len(paths[0]) - 1 if paths else None
+
+
+def targets(shape: Shape, tiles: Tiles, nearest: int, farthest: int) -> list[tuple[Tiles, tuple[Path, ...]]]:
+    """All arrangements that are so many moves away, each with all shortest ways to it."""
+    moves = moves_from(shape, tiles.index(0))
+    found: dict[Tiles, tuple[int, list[Path]]] = {}
+    for order, depth, paths in zip(moves.order, moves.depth.tolist(), moves.paths, strict=True):
+        first, ways = found.setdefault(tuple(tiles[i] for i in order), (depth, []))
+        if first == depth:
+            ways.extend(paths)
+    return [(target, tuple(ways)) for target, (d, ways) in found.items() if nearest <= d <= farthest]

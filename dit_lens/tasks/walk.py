@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from random import Random
 
 import numpy as np
@@ -115,12 +116,34 @@ def score(cells: np.ndarray, scene_codes: np.ndarray, start: Cell, goal: Cell, f
     the last three are needed for `solved`. value: the share of the way to the goal that was walked by legal moves,
     times shortest / walked length, times the kept share of scene and agent.
     """
+
+    def may_enter(route: Route, cell: Cell) -> bool:
+        return bool(free & grid.bit(cell))
+
+    def left(route: Route) -> int | None:
+        return grid.distance(route[-1], goal, free)
+
+    return judge(cells, scene_codes, start, goal, may_enter, left)
+
+
+def judge(
+    cells: np.ndarray,
+    scene_codes: np.ndarray,
+    start: Cell,
+    goal: Cell,
+    may_enter: Callable[[Route, Cell], bool],
+    left: Callable[[Route], int | None],
+) -> Score:
+    """As `score`, for a walk whose rules depend on the way so far.
+
+    may_enter: whether a route may go on to a cell. left: how many moves a route is from its end; None for no way.
+    """
     places = agents(cells)
     route = walked(places)
-    best = grid.distance(start, goal, free)
-    kept = _scene_kept(cells, scene_codes)
+    best = left((start,))
+    kept = scene_kept(cells, scene_codes)
     agent_share = sum(place is not None for place in places) / len(places)
-    legal = _legal_prefix(route, start, free)
+    legal = _legal_prefix(route, start, may_enter)
     connected = bool(route) and len(legal) == len(route)
     reached = places[-1] == goal
     shortest = connected and reached and best is not None and len(route) - 1 == best
@@ -136,29 +159,30 @@ def score(cells: np.ndarray, scene_codes: np.ndarray, start: Cell, goal: Cell, f
         "route": route,
     }
     solved = all(details[k] for k in ("agent_kept", "starts", "connected", "reached", "shortest", "scene_kept"))
-    return Score(solved, 1.0 if solved else _value(legal, best, goal, free, kept.mean() * agent_share), details)
+    if solved:
+        return Score(True, 1.0, details)
+    moves = max(len(legal) - 1, 1)
+    return Score(False, partial_value(best, left(legal) if legal else None, moves, kept.mean() * agent_share), details)
 
 
-def _legal_prefix(route: Route, start: Cell, free: int) -> Route:
+def partial_value(best: int | None, left: int | None, moves: int, care: float) -> float:
+    """The share of the way that is done, times shortest / walked length, times a kept share; below 1."""
+    if not best or left is None:
+        return 0.0
+    return float(min(0.99, max(0.0, (best - left) / best) * min(1.0, best / moves) * care))
+
+
+def _legal_prefix(route: Route, start: Cell, may_enter: Callable[[Route, Cell], bool]) -> Route:
     """The route up to its first illegal move; empty when it does not begin at the start."""
     if not route or route[0] != start:
         return ()
-    for i, (a, b) in enumerate(itertools.pairwise(route)):
-        if not adjacent(a, b) or not free & grid.bit(b):
-            return route[: i + 1]
+    for i, (a, b) in enumerate(itertools.pairwise(route), 1):
+        if not adjacent(a, b) or not may_enter(route[:i], b):
+            return route[:i]
     return route
 
 
-def _value(legal: Route, best: int | None, goal: Cell, free: int, care: float) -> float:
-    if not legal or not best:
-        return 0.0
-    left = grid.distance(legal[-1], goal, free)
-    progress = 0.0 if left is None else max(0.0, (best - left) / best)
-    economy = min(1.0, best / max(len(legal) - 1, 1))
-    return float(min(0.99, progress * economy * care))
-
-
-def _scene_kept(cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
+def scene_kept(cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Per cell and frame: the rest keeps its colour, walls stay whole, and free discs show floor, trail or agent."""
     disc, rest = cells[..., 0], cells[..., 1]
     wall = codes[..., 0] == p.WALL
