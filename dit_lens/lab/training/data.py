@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -67,12 +67,12 @@ def condition_codes(codes: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def statistics(names: Sequence[str], seed: int = 0, n: int = 4000) -> tuple[list[float], list[float]]:
+def statistics(names: Iterable[str], seed: int = 0, n: int = 4000) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel over the named puzzles alike, in their usual sizes.
 
     The deviation is at least 0.3 of the typical one.
     """
-    parts = []
+    parts, names = [], list(names)
     for name in names:
         codes = [tasks.scene(name, seed + i, "train").codes() for i in range(n // len(names))]
         parts.append(encode(torch.from_numpy(np.stack(codes)), 1).transpose(0, 1).flatten(1))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ from dit_lens.lab.training.text import Words
 
 BANDS = (0.0, 0.5, 0.9, 1.01)  # of sigma, for the log
 REPORT = 50  # iterations between lines of the log; checkpoints and tests fall on these as well
-SAVE, TEST = 10.0, 30.0  # minutes between checkpoints, and between tests on unseen puzzles
+SAVE = 10.0  # minutes between checkpoints
+TEST = 30.0  # minutes of processor time between tests on unseen puzzles, which take half a minute of it
 
 
 class Log:
@@ -167,8 +167,8 @@ def fit(
     words = Words(list(tasks.prompts(spec.mixture)), out)
     parameters, block = list(run.model.parameters()), way.block()
     meter, mine = Meter(), slice(rank, None, world)
-    begun = saved = tested = time.time()
-    clock, cpu = time.time(), time.process_time()
+    begun = saved = clock = time.time()
+    tested = cpu = time.process_time()
     while run.done < what.iterations:
         it = run.done
         step = draw(spec, what, it, puzzles, words, mine)
@@ -199,9 +199,9 @@ def fit(
                 if now - saved > 60 * SAVE or last:
                     run.save()
                     saved = now
-                if now - tested > 60 * TEST and not what.expert:
+                if time.process_time() - tested > 60 * TEST and not what.expert:
                     report(run, puzzles, words, way, log)
-                    tested = time.time()
+                    tested = time.process_time()
                 clock, cpu = time.time(), time.process_time()
         if last:
             break

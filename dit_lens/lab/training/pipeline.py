@@ -52,9 +52,7 @@ def build(
     return WanImageToVideoPipeline(
         tokenizer=words[0],
         text_encoder=words[1],
-        vae=LabVAE(
-            latents_mean=statistics["mean"], latents_std=statistics["std"], scale_factor_spatial=spec.pixels
-        ),
+        vae=LabVAE(latents_mean=statistics["mean"], latents_std=statistics["std"], scale_factor_spatial=spec.pixels),
         scheduler=scheduler(spec),
         transformer=experts[0],
         transformer_2=experts[1],

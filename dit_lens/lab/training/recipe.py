@@ -113,9 +113,7 @@ def _of_no_length(spec: Spec) -> Spec:
     return replace(spec, trunk_iterations=0, expert_iterations=0)
 
 
-def _processes(
-    tasks: list[tuple[str, int, int]], spec: Spec, out: Path, minutes: float | None, way: Way
-) -> None:
+def _processes(tasks: list[tuple[str, int, int]], spec: Spec, out: Path, minutes: float | None, way: Way) -> None:
     """Run (phase, rank, world) side by side, one thread each, and fail if one fails. One alone runs in this process."""
     if len(tasks) == 1:
         _worker(*tasks[0], spec, out, minutes, way)
@@ -162,5 +160,3 @@ def main(argv: list[str] | None = None) -> None:
     a = parser.parse_args(argv)
     spec = replace(SPECS[a.spec], **{n: getattr(a, n) for n in numbers if getattr(a, n) is not None})
     train(spec, a.out, not a.fresh, a.phase or PHASES, a.workers, a.guidance, a.minutes, not a.eager)
-
-

@@ -144,7 +144,9 @@ def train(
         states = enc(inputs.input_ids, inputs.attention_mask).last_hidden_state
         mask = inputs.attention_mask.unsqueeze(-1)
         pooled = (states * mask).sum(1) / mask.sum(1)
-        loss = nn.functional.cross_entropy(heads["task"](pooled), torch.tensor([tasks.index(t) for _, (t, _) in picked]))
+        loss = nn.functional.cross_entropy(
+            heads["task"](pooled), torch.tensor([tasks.index(t) for _, (t, _) in picked])
+        )
         right = torch.ones(batch, dtype=torch.bool)
         for i in range(most):
             wanted = torch.tensor([COLOURS.index(c[i]) if i < len(c) else len(COLOURS) for _, (_, c) in picked])
