@@ -19,7 +19,7 @@ from random import Random
 
 from dit_lens.errors import TaskError
 from dit_lens.tasks import vbvr
-from dit_lens.tasks.names import FAMILIES, USUAL, kind, listed, parse, sizes
+from dit_lens.tasks.catalog import FAMILIES, USUAL, kind, listed, parse, sizes
 from dit_lens.tasks.task import KINDS, Scene, Score, Task, held_out
 
 SPLITS = ("test", "train")

@@ -198,10 +198,14 @@ class BounceScene:
         }
 
     def answer(self, cells: np.ndarray) -> tuple[str, int, int] | None:
-        """The end on which the one ball of the last frame is; None where it is on none, or never moved."""
+        """The end on which the one ball of the last frame is, in the colour that it has there; None where the ball is
+        on no coloured end, or never moved."""
         places = walk.agents(cells)
         end = places[-1]
-        return self._named(end) if end in dict(self.ends) and len(walk.walked(places)) > 1 else None
+        if end is None or end not in dict(self.ends) or len(walk.walked(places)) < 2:
+            return None
+        colour = int(cells[(-1, *end, 1)])
+        return (p.NAMES[colour], *end) if colour in p.BALLS else None
 
     def score(self, cells: np.ndarray) -> Score:
         """Judge a video.

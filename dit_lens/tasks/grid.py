@@ -33,7 +33,8 @@ class Size:
     num_frames: int
 
     def __post_init__(self) -> None:
-        if self.rows not in SIDES or self.cols not in SIDES or self.num_frames not in LENGTHS:
+        whole = all(type(n) is int for n in (self.rows, self.cols, self.num_frames))
+        if not whole or self.rows not in SIDES or self.cols not in SIDES or self.num_frames not in LENGTHS:
             raise TaskError(
                 f"no board of {self.rows} x {self.cols} cells and {self.num_frames} frames: rows and cols are "
                 f"{SIDES.start} to {SIDES.stop - 1} each, num_frames is one of {LENGTHS}."
