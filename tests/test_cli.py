@@ -249,7 +249,7 @@ def test_a_stop_where_nothing_is_kept_says_so(loaded, tmp_path, monkeypatch) -> 
     monkeypatch.setattr(type(loaded), "generate", stopped)
     told = run("generate", "lab", "--task", "maze", "--out", tmp_path / "g")
     assert told.exit_code == 130 and "nothing was kept" in told.stderr and not (tmp_path / "g").exists()
-    monkeypatch.setattr("dit_lens.lab.train.main", stopped)
+    monkeypatch.setattr("dit_lens.lab.training.recipe.main", stopped)
     told = CliRunner().invoke(app, ["lab", "train", "--out", str(tmp_path)])
     assert told.exit_code == 130 and "last checkpoint" in told.stderr
 

@@ -10,8 +10,8 @@ _PASS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_
 
 @app.command(context_settings=_PASS)
 def train(context: typer.Context) -> None:
-    """Train the lab model; options as in dit_lens.lab.train (--help lists them)."""
-    from dit_lens.lab import train as recipe
+    """Train the lab model; options as in dit_lens.lab.training (--help lists them)."""
+    from dit_lens.lab.training import recipe
 
     try:
         recipe.main(context.args)

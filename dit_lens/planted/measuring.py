@@ -36,7 +36,8 @@ class Found:
     Attributes:
         effect: (task, and one or more dims of cells); NaN where there is nothing to measure.
         null: The same under the method's own null, or a number.
-        p: p of each cell, corrected over cells, of methods that come with their own; for the others it is by sign flips.
+        p: p of each cell, corrected over cells, of methods that come with their own; for the others it is by sign
+        flips.
     """
 
     effect: xr.DataArray
@@ -45,7 +46,8 @@ class Found:
 
 
 def toward_label(run: Run, base: Run, source: Run) -> float:
-    """How red the video is on the side of the source's label, where its task shows the answer; 1 is a planted answer."""
+    """How red the video is on the side of the source's label, where its task shows the answer; 1 is a planted
+    answer."""
     return float(_redness(state(run, run), source.task) * source.task.label / AMPLITUDE)
 
 
