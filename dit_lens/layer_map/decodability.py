@@ -26,7 +26,8 @@ from dit_lens.probing.features import Features, collect
 from dit_lens.probing.labels import NAMES, Labels, label
 from dit_lens.probing.probe_grid import grid
 from dit_lens.progress import Progress, silent
-from dit_lens.store import Store, part_of
+from dit_lens.store.base import Store
+from dit_lens.store.folder import part_of
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.reduce import Tokens
 from dit_lens.wan.sampling import DEFAULT, Sampling

@@ -32,7 +32,8 @@ from dit_lens.layer_map.decodability import gains
 from dit_lens.layer_map.measurement import PROBE_SEED, paired, survey
 from dit_lens.layer_map.roles import PLACEBO_SEED, Roles, by_layer, roles, with_probes
 from dit_lens.progress import Progress, silent
-from dit_lens.store import Store, open_store
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged

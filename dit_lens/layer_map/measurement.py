@@ -25,8 +25,7 @@ from dit_lens.measures import region_energy, summarise
 from dit_lens.progress import Progress, silent
 from dit_lens.runner import Sweep
 from dit_lens.runner.parts import make_parts
-from dit_lens.store import Store
-from dit_lens.store.base import WAITING
+from dit_lens.store.base import WAITING, Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.call_plan import Plan

@@ -39,9 +39,10 @@ from dit_lens.probing.splits import folds_of
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.parts import make_parts
 from dit_lens.stats.summary import summarise, task_names
-from dit_lens.store import Content, Store, open_store
-from dit_lens.store.base import WAITING
+from dit_lens.store.base import WAITING, Store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe
+from dit_lens.store.items import Content
 from dit_lens.wan.versions import versions
 
 Asked = str | Label | Labels

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dit_lens.progress import Progress
-from dit_lens.store import Store
+from dit_lens.store.base import Store
 from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dit_lens.store import Store
+from dit_lens.store.base import Store
 
 
 def make_parts(

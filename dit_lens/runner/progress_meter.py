@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit_lens.progress import Progress
-from dit_lens.store import Store
-from dit_lens.store.base import WAITING
+from dit_lens.store.base import WAITING, Store
 
 
 class ProgressMeter:

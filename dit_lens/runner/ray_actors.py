@@ -18,7 +18,8 @@ from typing import Any
 
 from dit_lens.errors import DitLensError, LoadError, MeasureError, StoreError
 from dit_lens.runner.progress_meter import ProgressMeter
-from dit_lens.store import Store, open_store
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import differences
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run

@@ -21,7 +21,9 @@ import numpy as np
 
 from dit_lens.errors import StoreError
 from dit_lens.progress import Progress, silent
-from dit_lens.store import Store, manifest, open_store
+from dit_lens.store import manifest
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.store.run_files import manifest_of, read_run, write_run
 from dit_lens.wan.lens import Lens

@@ -34,7 +34,7 @@ from dit_lens.runner.options import Options, split_options
 from dit_lens.runner.results import gather, raw
 from dit_lens.runner.work import run as run_work
 from dit_lens.runner.work import shard_of, share
-from dit_lens.store import Store
+from dit_lens.store.base import Store
 from dit_lens.store.identity import describe, source_identity, task_identity
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.conditions import Conditions

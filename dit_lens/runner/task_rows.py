@@ -32,7 +32,7 @@ from dit_lens.errors import MeasureError
 from dit_lens.runner.options import split_options
 from dit_lens.runner.work import run as run_work
 from dit_lens.stats.summary import task_names
-from dit_lens.store import Store
+from dit_lens.store.base import Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.lens import Lens

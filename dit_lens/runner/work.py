@@ -16,7 +16,8 @@ import xarray as xr
 from dit_lens.errors import MeasureError
 from dit_lens.runner.options import Running
 from dit_lens.runner.progress_meter import ProgressMeter
-from dit_lens.store import Store, open_store
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
 
 
 class Unit(Protocol):
