@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypedDict
 
 from dit_lens.checks import is_integer
@@ -22,6 +23,11 @@ ExpertName = Literal["high", "low"]
 
 BRANCHES: tuple[Branch, ...] = ("cond", "uncond")
 ALL: Final = "all"
+
+#: Dims of labelled arrays, with their meaning: the only names that public results use (tests/test_dims.py).
+DIMS: Final[Mapping[str, str]] = MappingProxyType({
+    "task": "the tasks",
+})  # fmt: skip
 
 #: What a user may write for a set of steps or layers: one, a range, a list, or "all".
 Indices = int | range | slice | Sequence[int] | Literal["all"]
