@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypedDict
 
 from dit_lens.checks import is_integer
@@ -22,6 +23,51 @@ ExpertName = Literal["high", "low"]
 
 BRANCHES: tuple[Branch, ...] = ("cond", "uncond")
 ALL: Final = "all"
+
+#: Dims of labelled arrays, with their meaning: the only names that public results use (tests/test_dims.py).
+DIMS: Final[Mapping[str, str]] = MappingProxyType({
+    "task": "the tasks; the unit of every interval",
+    "seed": "noise seeds",
+    "step": "sampler steps, or groups of them; n_steps stands for the finished video",
+    "branch": "`cond`, `uncond`",
+    "expert": "`high`, `low`",
+    "layer": "blocks, or groups of them; -1 is the stream before the first",
+    "hook": "named points; also `latents` and `x0_hat`",
+    "head": "attention heads",
+    "frame": "latent frames",
+    "region": "named sets of tokens",
+    "kind": "what was done: effect and placebo, the masks of a measure, the arms of an experiment",
+    "metric": "what was measured, where several numbers share one table",
+    "reading": "how a state is turned into a video or a number: raw and translated, one member and all",
+    "reference": "the final videos that a step is compared with",
+    "label": "what a probe reads",
+    "ending": "whose answer a run ends in: its own, the twin's, neither",
+    "verdict": "how an answer is judged: none, wrong, right",
+    "horizon": "when an effect is read: `local`, `final`",
+    "when": "an edit made once, or held over steps",
+    "edge": "attention from one region to another",
+    "query": "regions that attend",
+    "key": "regions, words or frames that are attended",
+    "direction": "directions of a probe: its normal, a pattern",
+    "baseline": "predictions that use no activations",
+    "draw": "repetitions with other random numbers",
+    "part": "parts of one whole: in a region and the rest, halves of the scenes",
+    "token": "tokens, frame-major",
+    "row": "rows of the latent grid",
+    "col": "columns of the latent grid",
+    "video": "all tokens as one",
+    "channel": "channels of an activation",
+    "moment": "mean and variance",
+    "component": "principal components; red, green, blue",
+    "rank": "places in an order, the largest first",
+    "pixel_frame": "frames of the decoded video",
+    "num_frames": "lengths of the video",
+    "num_inference_steps": "numbers of sampler steps",
+    "sampler": "samplers by name",
+    "other_step": "a second step that `step` is compared with",
+    "other_layer": "a second layer that `layer` is compared with",
+    "other_verdict": "the verdict one step later",
+})  # fmt: skip
 
 #: What a user may write for a set of steps or layers: one, a range, a list, or "all".
 Indices = int | range | slice | Sequence[int] | Literal["all"]

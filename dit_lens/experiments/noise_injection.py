@@ -79,9 +79,9 @@ def noise_at_step(
 
     Returns:
         (task, kind, step) for every score; ``clean_<score>`` (task); the propagation map ``dissimilarity`` (task, kind,
-        step, later, hook, metric), 1 - CKA of the state that enters step ``later`` to the clean run's (``later`` =
-        number of steps stands for the finished latents; the hooks ``latents`` and ``x0_hat`` are always compared); and
-        ``unrelated`` (task, later, hook, metric), the same between the clean runs of two tasks.
+        step, other_step, hook, metric), 1 - CKA of the state that enters ``other_step`` to the clean run's (``n_steps``
+        stands for the finished latents; the hooks ``latents`` and ``x0_hat`` are always compared); and
+        ``unrelated`` (task, other_step, hook, metric), the same between the clean runs of two tasks.
 
     Raises:
         MeasureError: Fewer than two tasks, or unknown kinds.
@@ -105,17 +105,17 @@ def noise_at_step(
             far[step:] = dissimilarity(base, run, compared, range(step, n_steps + 1), layer=layer)
             return {
                 **{name: score(run) for name, score in scores.items()},
-                "dissimilarity": (("later", "hook", "metric"), far),
+                "dissimilarity": (("other_step", "hook", "metric"), far),
             }
 
         found = item.sites(noised, kind=kinds, step=indices(steps, n_steps, "step", "a plan"))
         clean = {f"clean_{name}": score(base) for name, score in scores.items()}
         far = dissimilarity(base, other, compared, layer=layer).values
-        return found.assign(clean).assign(unrelated=(("later", "hook", "metric"), far))
+        return found.assign(clean).assign(unrelated=(("other_step", "hook", "metric"), far))
 
     found = over_tasks(lens, tasks, row, seed=seed, options=options, of=noise_at_step)
     return found.assign_coords(
-        later=range(found.sizes["later"]), hook=compared, metric=list(ESTIMATORS)
+        other_step=range(found.sizes["other_step"]), hook=compared, metric=list(ESTIMATORS)
     ).assign_attrs(noise_seed=noise_seed, layer=layer)
 
 
@@ -125,8 +125,8 @@ def sensitivity(found: xr.Dataset) -> xr.DataArray:
     (task, kind, step, hook, metric). How the paper reduces its map to a curve is not known; this is the plain way.
     The later the injection, the fewer the states and the less the time to recover.
     """
-    after = found["later"] > found["step"]
-    curve = found["dissimilarity"].where(after).mean("later")
+    after = found["other_step"] > found["step"]
+    curve = found["dissimilarity"].where(after).mean("other_step")
     curve.attrs = {"long_name": "mean 1 - CKA after the injection", "units": "0 = unaffected"}
     return curve
 

@@ -93,8 +93,8 @@ def ensembles(
         A Dataset over (kind, reading, metric), where kinds are the conditions: ``score`` with ``low``, ``high``, ``n``
         over tasks; paired ``gain``, ``gain_low``, ``gain_high`` to ``alone``, and the same of the placebo (``null``,
         ``null_low``, ``null_high``); ``repeat_mean`` per repeat with a t interval over repeats (``repeat_low``,
-        ``repeat_high``); ``calls`` (kind), denoiser calls per task and repeat, counted per row; ``raw`` per repeat and
-        task.
+        ``repeat_high``); ``calls`` (kind), denoiser calls per task and repeat, counted per row; ``raw`` per repeat
+        (``draw``) and task.
 
     Raises:
         MeasureError: Fewer than two members, members that came out equal, and latents with NaN.
@@ -120,8 +120,8 @@ def ensembles(
     names = ["alone", f"random of {k}", f"best of {k}", *(name for name in edits if name != "alone"), *twins]
 
     def row(item: Item) -> xr.Dataset:
-        def scored(repeat: int) -> dict[str, Any]:
-            number = item.index * repeats + repeat
+        def scored(draw: int) -> dict[str, Any]:
+            number = item.index * repeats + draw
             members = [seed + number * k + m for m in range(k)]
             scores: dict[str, np.ndarray] = {}  # (metric, member)
             calls: dict[str, int] = {}
@@ -142,10 +142,10 @@ def ensembles(
             }
 
         labels = {"kind": names, "reading": list(READINGS), "metric": list(judges)}
-        return item.sites(scored, repeat=range(repeats)).assign_coords(labels)
+        return item.sites(scored, draw=range(repeats)).assign_coords(labels)
 
     found = over_tasks(lens, tasks, row, seed=seed, options=options, of=ensembles)
-    cells = found["raw"].transpose("kind", "reading", "metric", "repeat", "task")
+    cells = found["raw"].transpose("kind", "reading", "metric", "draw", "task")
     calls = [_one(name, set(found["calls"].sel(kind=name).values.ravel().tolist())) for name in names]
     table = _table(cells).assign(calls=("kind", calls))
     table["calls"].attrs = {"long_name": "denoiser calls per task and repeat", "units": "calls of one row"}
@@ -258,18 +258,18 @@ def _one(name: str, counts: set[int]) -> int:
 
 
 def _table(cells: xr.DataArray) -> xr.Dataset:
-    each = cells.mean("repeat")  # repeats of a puzzle are averaged first: the puzzle is the unit
+    each = cells.mean("draw")  # repeats of a puzzle are averaged first: the puzzle is the unit
     whole, gain = summarise(each), summarise(each - each.sel(kind="alone", drop=True))
     found = {"score": whole["value"], "low": whole["low"], "high": whole["high"], "n": whole["n"]}
     found |= {"gain": gain["value"], "gain_low": gain["low"], "gain_high": gain["high"]}
     null = gain.sel(kind=PLACEBO, drop=True)
     found |= {"null": null["value"], "null_low": null["low"], "null_high": null["high"]}
     by_repeat = cells.mean("task")
-    r = by_repeat.sizes["repeat"]
+    r = by_repeat.sizes["draw"]
     # Few repeats: Student's t, not a bootstrap. One repeat has no interval (ppf with no degree of freedom is NaN).
-    half = by_repeat.std("repeat", ddof=1 if r > 1 else 0) * student.ppf(0.975, r - 1) / np.sqrt(r)
-    found |= {"repeat_mean": by_repeat, "repeat_low": by_repeat.mean("repeat") - half}
-    found |= {"repeat_high": by_repeat.mean("repeat") + half, "raw": cells}
+    half = by_repeat.std("draw", ddof=1 if r > 1 else 0) * student.ppf(0.975, r - 1) / np.sqrt(r)
+    found |= {"repeat_mean": by_repeat, "repeat_low": by_repeat.mean("draw") - half}
+    found |= {"repeat_high": by_repeat.mean("draw") + half, "raw": cells}
     found["score"].attrs = {"long_name": "score", "units": "0 to 1"}
     found["gain"].attrs = {"long_name": "score above the same seeds alone", "units": "paired difference"}
     return xr.Dataset(found)

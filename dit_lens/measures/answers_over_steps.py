@@ -87,7 +87,7 @@ def corrections(states: xr.DataArray, seed: int = 0, resamples: int = 300) -> xr
         an answer, the share right at the end. Each with ``_low``, ``_high`` (Wilson, 95 %), ``_flips`` and
         ``_unrelated`` (the nulls of the module docstring), ``_flips_low`` and ``_flips_high`` (bootstrap over tasks, 95
         %); NaN where no task is in that state. ``count`` (step, verdict): tasks in each state. ``transitions`` (step,
-        verdict, to): counts from one step to the next.
+        verdict, other_verdict): counts from one step to the next.
 
     Raises:
         MeasureError: ``states`` has other dims, too few entries, or values other than 0, 1 and 2.
@@ -102,7 +102,7 @@ def corrections(states: xr.DataArray, seed: int = 0, resamples: int = 300) -> xr
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)  # (step, verdict)
     out: dict[str, Any] = {
         "count": (("step", "verdict"), np.stack([(data[:, :-1] == v).sum(0) for v in range(3)], -1)),
-        "transitions": (("step", "verdict", "to"), _moves(data)),
+        "transitions": (("step", "verdict", "other_verdict"), _moves(data)),
     }
     for name, state in (("corrected", WRONG), ("corrupted", RIGHT), ("sharpened", NONE)):
         sign = -1 if name == "corrupted" else 1  # shares of "not right" are one minus those of "right"
@@ -123,7 +123,7 @@ def corrections(states: xr.DataArray, seed: int = 0, resamples: int = 300) -> xr
         ):
             out[name + end_of_name] = ("step", values)
     names = list(VERDICTS)
-    coords = {"step": states["step"].values[:-1], "verdict": names, "to": names}
+    coords = {"step": states["step"].values[:-1], "verdict": names, "other_verdict": names}
     attrs = {"long_name": "fate of answers from a step to the end", "units": "share", "n": len(data)}
     return xr.Dataset(out, coords=coords, attrs=attrs)
 

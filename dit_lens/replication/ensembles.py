@@ -57,7 +57,7 @@ def _raises(m: Measured, mode: str) -> Reading | None:
     best, velocity = (found["gain"].sel(reading="one", kind=c).item() for c in (f"best of {k}", "velocity mean"))
     alone = found["score"].sel(reading="one", kind="alone").item()
     gain, null = (stored(one, arm, f"{arm}_low", f"{arm}_high", "n") for arm in ("gain", "null"))
-    each = found["raw"].sel(reading="one").mean("repeat")
+    each = found["raw"].sel(reading="one").mean("draw")
     words = {
         "condition": condition, "step": found.attrs["steps"], "steps": found.attrs["num_inference_steps"], "k": k,
         "metric": found["metric"].item(),
@@ -76,7 +76,7 @@ def _window(m: Measured) -> Reading | None:
     found, middle, others = _conditions(m)
     if not others:
         return None
-    each = found["raw"].sel(reading="one").mean("repeat")
+    each = found["raw"].sel(reading="one").mean("draw")
     gains = {other: each.sel(kind=middle, drop=True) - each.sel(kind=other, drop=True) for other in others}
     differences = {other: mean(values) for other, values in gains.items()}
     nearest = min(differences, key=lambda other: differences[other].low)

@@ -63,9 +63,9 @@ def _persists(m: Measured) -> Reading:
     steps = m["steps"]
     total = steps.attrs["n_steps"]
     early = steps.sel(step=steps["step"] <= total / 5, hook="latents", metric="biased")
-    middle = early["dissimilarity"].where((early["later"] > early["step"]) & (early["later"] <= 0.6 * total))
+    middle = early["dissimilarity"].where((early["other_step"] > early["step"]) & (early["other_step"] <= 0.6 * total))
     return Reading.along(
-        middle.mean(("step", "later")),
+        middle.mean(("step", "other_step")),
         "kind",
         ("unit", "renewed"),
         f"Score lost to these injections: {text(score_lost(early).mean('step').sel(kind='unit'))}. What persists "

@@ -243,7 +243,7 @@ def test_scores_of_the_task_by_default(lens: Any, tasks: list[Any]) -> None:
     )
     assert found["metric"].values.tolist() == ["value", "solved"]
     runs = lens.generate(tasks[0], seed=[50, 51], num_inference_steps=2, guidance_scale=1.0)
-    mine = found["raw"].sel(kind="alone", repeat=0).isel(task=0)
+    mine = found["raw"].sel(kind="alone", draw=0).isel(task=0)
     assert mine.sel(metric="value", reading="all") == pytest.approx(np.mean([run.score.value for run in runs]))
     assert mine.sel(metric="solved", reading="one") == runs[0].score.solved
     assert np.isnan(found["repeat_low"]).all()  # one repeat has no spread

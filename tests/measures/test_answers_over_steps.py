@@ -47,7 +47,7 @@ def test_planted_corrections_are_counted_step_by_step() -> None:
     np.testing.assert_allclose(found["sharpened"], [0, np.nan, np.nan])
     np.testing.assert_allclose(found["corrected_unrelated"], [0.8, 0.8, np.nan])
     np.testing.assert_allclose(found["corrupted_unrelated"], [0.2] * 3)
-    assert found["transitions"][1].sel(verdict="wrong", to="right") == 10
+    assert found["transitions"][1].sel(verdict="wrong", other_verdict="right") == 10
     assert found["transitions"].sum() == 3 * 25
     # All flips of step 1 go one way, and blind ones would go both: the null knows only how many there were.
     assert (found["corrected"] - found["corrected_flips_high"])[1] > 0
