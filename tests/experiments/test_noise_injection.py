@@ -208,7 +208,7 @@ def test_refusals(lens: Any, tasks: Any) -> None:
         noise_injection.noise_at_step(lens, tasks, [3], sampling=EULER)
     with pytest.raises(AddressError, match="0 to 3"):
         noise_injection.noise_at_frame(lens, tasks, [4], sampling=EULER)
-    with pytest.raises(MeasureError, match="'latent' or as 'pixel'"):
+    with pytest.raises(MeasureError, match="give 'latent' or 'pixel'"):
         noise_injection.noise_at_frame(lens, tasks, unit="second", sampling=EULER)
     with pytest.raises(MeasureError, match="choose from unit"):
         injection("pink", 0, None, None)  # type: ignore[arg-type]
