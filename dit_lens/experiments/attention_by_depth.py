@@ -94,7 +94,7 @@ def attention_by_depth(
 
 
 def _regions(grid: Grid, task: Any, foreground: Sequence[str]) -> dict[str, np.ndarray]:
-    """The task's own regions per token, and the ones made from them."""
+    """The task's own regions per token, and those derived from them."""
     own = token_regions(grid, getattr(task, "regions", None) or {})
     things = [own[name] for name in foreground if name in own]
     if not things or not np.any(things) or np.all(np.any(things, 0)):

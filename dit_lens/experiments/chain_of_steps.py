@@ -117,6 +117,6 @@ def _one(run: Run, against: Mapping[str, Run], at_least: float, frames: Sequence
 
 
 def _place(task: Any, end: Run) -> int:
-    """Where in the right answers a run's end lies; -1 for none of them."""
+    """Index of a run's final answer among the right ones; -1 for none of them."""
     answer = task.answer(end.video)
     return task.solutions.index(answer) if answer in task.solutions else -1

@@ -42,7 +42,7 @@ def _solved(run: Run) -> float:
     return float(run.score.solved)
 
 
-#: What is read off every run unless told otherwise: the task's partial credit (0 to 1), and whether it is solved.
+#: The default scores of every run: the task's partial credit (0 to 1), and whether it is solved.
 SCORES: Mapping[str, Score] = MappingProxyType({"score": _value, "solved": _solved})
 
 

@@ -159,7 +159,7 @@ def ensembles(
 
 
 def _planned(modes: Sequence[str | EnsembleMode], windows: Sequence[Any], how: Mapping[str, Any]) -> list[EnsembleMode]:
-    """Every mode by name in every window, and ready values as they are."""
+    """Every mode by name in every window, and ready interventions as they are."""
     alpha = how["alpha"]
     planned = []
     for mode in modes:
@@ -180,7 +180,7 @@ def _planned(modes: Sequence[str | EnsembleMode], windows: Sequence[Any], how: M
 def _conditions(
     lens: Lens, planned: Sequence[EnsembleMode], velocity: EnsembleMode
 ) -> tuple[dict[str, Intervention | None], dict[str, str], list[str]]:
-    """Conditions to run, conditions that are another one under a second name, and what to know about both."""
+    """Conditions to run, conditions that equal another one, and remarks on both."""
     edits: dict[str, Intervention | None] = {"alone": None, PLACEBO: noise_mean(), "velocity mean": velocity}
     twins: dict[str, str] = {}
     remarks: list[str] = []

@@ -210,7 +210,7 @@ def plant_mistakes(
 def _share(discs: np.ndarray, code: int, blind_to: int | None = None) -> np.ndarray:
     """How much of a colour each disc shows over bare floor, (..., 3) -> (...): 0 floor, 1 the colour.
 
-    ``blind_to``: another colour that counts as nothing (the trail, where the agent is asked for).
+    ``blind_to``: another colour that is ignored (the trail, where the agent is measured).
     """
     floor, colour = (p.PALETTE[c].astype(float) for c in (p.BACKGROUND, code))
     way = colour - floor

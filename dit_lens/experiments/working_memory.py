@@ -148,7 +148,7 @@ def decodable_while_hidden(
     """How well identity and place are read while hidden.
 
     Each scene gives two runs, the task and its ``twin`` with another identity, at one seed (its own); folds never split
-    a scene. Six sampling steps unless told otherwise.
+    a scene. Six sampling steps by default.
 
     Args:
         lens: The model.
@@ -186,7 +186,7 @@ def decodable_while_hidden(
 
 
 def _decoded(rows: Sequence[xr.Dataset], seed: int, folds: int) -> xr.Dataset:
-    """Cross-validated accuracies from what was kept of every scene."""
+    """Cross-validated accuracies from the kept activations of every scene."""
 
     def stacked(name: str) -> np.ndarray:
         return np.concatenate([row[name].values for row in rows])
@@ -228,7 +228,7 @@ def used_while_hidden(
 ) -> xr.Dataset:
     """What the hidden tokens' updates do when they come from a twin.
 
-    Six sampling steps unless told otherwise.
+    Six sampling steps by default.
 
     Args:
         lens: The model.
@@ -295,7 +295,7 @@ def _arms(item: Item, base: Run, other: Run, pair: Any, hiding: Any) -> tuple[An
 
 
 def _six_steps(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Six sampling steps unless told otherwise."""
+    """Six sampling steps by default."""
     sampling = split_options(options)[0]
     told = sampling.num_inference_steps is not None or sampling.preset is not None
     return dict(options) if told else {**options, "num_inference_steps": STEPS}
