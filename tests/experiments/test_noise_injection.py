@@ -189,7 +189,7 @@ def test_peak_of_nothing_is_anywhere() -> None:
 
 def test_peak_refusals() -> None:
     curve = noise_injection.score_lost(noise_map(0.5)).sel(kind="unit")
-    with pytest.raises(MeasureError, match="at least two puzzles"):
+    with pytest.raises(MeasureError, match="at least two tasks"):
         noise_injection.peak(curve.isel(task=[0]), 20)
     with pytest.raises(MeasureError, match="finite"):
         noise_injection.peak(curve.where(curve.step > 3), 20)
