@@ -220,7 +220,7 @@ def _lines(what: str, clock: _Clock) -> Progress:
 
 
 class _Clock:
-    """The time left: the caller's own word for it, else by the pace so far."""
+    """The time left: the caller's own estimate, else from the pace so far."""
 
     def __init__(self) -> None:
         self.first: tuple[int, float] | None = None

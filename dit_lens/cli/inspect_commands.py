@@ -86,7 +86,7 @@ def generate(
 ) -> None:
     """Generate one video; keep the run, the video, and a film of what the model expected at each step.
 
-    Stopped with ctrl-C, it keeps the steps that are done, and the same command goes on from there.
+    Stopped with ctrl-C, it keeps the steps that are done, and the same command continues from there.
     """
     import dit_lens
     from dit_lens.figures.frames import mp4
@@ -146,7 +146,7 @@ def report(
 
     if not folder.is_dir():
         raise StoreError(f"{folder} is not a folder: give one that generate, map or sweep wrote, or a saved run")
-    # A saved run's own folder takes nothing beside it: its page goes above.
+    # A saved run's folder holds nothing but the run, so its page is written beside the folder.
     page = out or (folder.parent / f"{folder.name}.html" if (folder / "run.json").is_file() else folder / "report.html")
     if out is None and page.exists() and any(folder.glob("*.csv")):
         raise StoreError(
@@ -173,7 +173,7 @@ def report(
 
 
 def _named(task: str | None, prompt: str | None, number: int, seed: int) -> str:
-    """A folder's name that tells runs apart."""
+    """A folder's name, unique to a run."""
     words = re.sub(r"[^a-z0-9]+", "-", (prompt or "").lower()).strip("-")[:40].strip("-")
     name = f"{task}-{number}" if task is not None else words or "run"
     return name if task is not None and number == seed else f"{name}-seed-{seed}"

@@ -108,7 +108,7 @@ def probe(
 
 
 def _check(tasks: list[Any], labels: list[str], folds: int) -> None:
-    """Refuse now what would be refused after minutes."""
+    """Check now what would otherwise fail after minutes."""
     from dit_lens.probing.labels import NAMES
 
     known = {*NAMES, *(region for task in tasks for region in getattr(task, "regions", {}))}
@@ -142,7 +142,7 @@ def _name(place: Any) -> str:
 
 
 def _best(found: xr.Dataset) -> dict[str, Any]:
-    """The best place of one label, with everything to hold it against."""
+    """The best place of one label, with its controls."""
     top = found["score"].argmax(("hook", "step", "layer"))
     cell = found.isel({dim: int(i.item()) for dim, i in top.items()})
     place = f"layer={cell['layer'].item()} step={cell['step'].item()} hook={cell['hook'].item()}"

@@ -33,7 +33,7 @@ def lens_html(lens: Lens) -> str:
         "family": type(lens.pipe).__name__,
         "weights": lens.fingerprint,
         "steps": steps,
-        "video": f"{d.num_frames} frames of {d.height} x {d.width}, {d.fps} a second, unless told otherwise",
+        "video": f"{d.num_frames} frames of {d.height} x {d.width}, {d.fps} a second, by default",
     }
     for name, expert in lens.experts.items():
         cfg = expert.cfg
@@ -78,7 +78,7 @@ def run_html(run: Run) -> str:
 
 
 def _video(run: Run) -> tuple[Markup, str]:
-    """The clip, or nothing and why there is none."""
+    """The clip, or nothing and the reason."""
     try:
         return html.clip(run.video, run.meta.get("fps") or 8, f"Video of: {run.prompt}"), ""
     except DitLensError as error:

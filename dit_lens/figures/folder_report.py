@@ -169,7 +169,7 @@ def _largest(part: xr.Dataset) -> str:
 
 
 def _parameters(folder: Path) -> Mapping[str, Any]:
-    """What a sweep in this folder was begun under."""
+    """The parameters of a sweep in this folder."""
     found = _read(folder / "sweep.json")
     if not found:
         return {}

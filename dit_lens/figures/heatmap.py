@@ -237,7 +237,7 @@ def _alt(q: Quantity, z: np.ndarray, across: str, up: str, columns: list, rows: 
 
 
 def _notes(q: Quantity, z: np.ndarray, diverging: bool, mark_label: str | None) -> list[str]:
-    """What a reader must know to read the picture, said below it."""
+    """The explanation below the picture."""
     notes = []
     if diverging:
         notes.append("Blue is below zero, red above; the scale is symmetric around zero.")

@@ -110,7 +110,7 @@ def value_table(table: Mapping[str, list]) -> str:
 
 
 def _table(head: list[str], rows: list[str], kind: str, numeric: Collection[int] = ()) -> str:
-    """Heads stand over their numbers: columns in ``numeric`` are flush right."""
+    """An HTML table; columns in ``numeric`` and their heads are aligned right."""
     heads = "".join(f'<th scope="col"{" class=num" if i in numeric else ""}>{h}</th>' for i, h in enumerate(head))
     return f'<table class="data {kind}"><thead><tr>{heads}</tr></thead><tbody>' + "\n".join(rows) + "</tbody></table>"
 

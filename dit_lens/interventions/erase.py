@@ -99,7 +99,7 @@ def erase(
 
 
 def _tensor(values: Any) -> Tensor:
-    """A copy in fp32, so that nobody can change the value later."""
+    """A copy in fp32, so that later changes of the argument have no effect."""
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     return torch.tensor(array, dtype=torch.float32)
 

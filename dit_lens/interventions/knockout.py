@@ -153,7 +153,7 @@ class _Cut(ActivationEdit):
         return [*((point(name).at(at.layer), see(name)) for name in self.read), (point(at.hook).at(at.layer), change)]
 
     def _check_alone(self, call: Call, hook: Any) -> None:
-        """Two knockouts of one query would not add up: each lets it attend anew, and the last would win in silence."""
+        """Refuse two knockouts of one query: each computes its attention anew, so the second would undo the first."""
         owner, earlier, cuts = hook.ctx.get(_CUTS, (None, None, ()))
         if owner is None or owner() is not self.context or earlier != call:
             cuts = ()

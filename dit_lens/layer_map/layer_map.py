@@ -80,7 +80,7 @@ class Map:
         held = self.held.isel(layer=int(np.nanargmax(self.held["value"].values)))
         said = f"layers {held['layer'].item()}: {_effect(held)}"
         return [
-            f"{self.about['solved']} puzzles solved by {self.about['model']}.",
+            f"{self.about['solved']} tasks solved by {self.about['model']}.",
             *self.roles.sentences(),
             f"Largest local effect: step {step}, layer {layer}: {_effect(self.effects.sel(step=step, layer=layer))}.",
             f"Largest effect on the finished video, held over all steps: {said}.",
@@ -119,7 +119,7 @@ class Map:
         return html.facts(f"Map of {about['model']}", rows, table)
 
     def _puzzles(self) -> str:
-        return f"{self.about['puzzles']} puzzles of {', '.join(self.about['tasks'])}"
+        return f"{self.about['puzzles']} tasks of {', '.join(self.about['tasks'])}"
 
 
 def map(
@@ -200,7 +200,7 @@ def map(
 
 
 def _scores(found: xr.Dataset) -> xr.Dataset:
-    """What is shown of probes: their score, beside the input's and the control's."""
+    """Scores of probes for the report, beside the input's and the control's."""
     if not found.data_vars:
         return xr.Dataset()
     names = {"score": "value", "untrained": "null"}

@@ -172,7 +172,7 @@ class Survey:
         return [replace(self.lens.attach(run), task=tasks[name]) for name, run in runs.items()]
 
     def _puzzle(self, i: int, kept: Store) -> Tables:
-        """One task; on the way are kept its runs, its local effects and each cell of the sweep."""
+        """Measure one task; keep its runs, its local effects and each cell of the sweep."""
         lens, task, number, inner = self.lens, self.tasks[i], self.seed + i, kept.child(f"puzzle-{i}")
 
         def generated() -> Tables:
@@ -205,7 +205,7 @@ class Survey:
         return joined.rename(None).assign_attrs(about)
 
     def _energy(self, base: Run, number: int) -> xr.DataArray:
-        """Energy of the regions to show, (step, layer, region, kind); NaN for those that this task has not."""
+        """Energy of the regions to show, (step, layer, region, kind); NaN for those that this task does not have."""
         own = {name for task in self.tasks for name in task.regions}
         shown = [name for name in REGIONS if name in own] or sorted(own)
         masks = {name: base.regions[name] for name in shown if name in base.regions}

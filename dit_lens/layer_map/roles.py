@@ -235,7 +235,7 @@ class Roles:
 
 
 def _centre(trained: xr.Dataset, control: xr.Dataset, name: str, expert: str) -> tuple[float, float, float]:
-    """Depth around which an evidence lies, with a bootstrap interval over tasks: the mean profile's positive part."""
+    """Depth at which the mean profile's positive part is centred, with a bootstrap interval over tasks."""
     above = (trained[name] - control[name]).sel(expert=expert).transpose("task", "layer").values  # (tasks, L)
     above = above[np.isfinite(above).all(1)]
     rng = np.random.default_rng(0)

@@ -103,7 +103,7 @@ class _Place:
         return replace(blank, values=np.stack([blank.change(v / 255) for v in values], 1))
 
     def change(self, tile: np.ndarray) -> np.ndarray:
-        """What a tile (P, 3) shows beyond the still frame, (G * 3,)."""
+        """The difference of a tile (P, 3) to the still frame, (G * 3,)."""
         sums = np.zeros((len(self.weight), 3))
         np.add.at(sums, self.group, tile - self.still)
         return (sums / self.weight[:, None]).reshape(-1)

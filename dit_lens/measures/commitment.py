@@ -207,7 +207,7 @@ def _answer(task: Any, clip: np.ndarray) -> Any:
 
 
 def _change(clip: np.ndarray, end: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What a clip shows in a region beyond the first frame of the end, (pixels x 3,)."""
+    """The difference of a clip in a region to the first frame of the final video, (pixels x 3,)."""
     return (clip[mask] - np.broadcast_to(end[:1], end.shape)[mask]).reshape(-1)
 
 

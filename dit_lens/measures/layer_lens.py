@@ -252,7 +252,7 @@ def _hooks(
     translators: Translators | None,
     found: dict[tuple[str, int], Tensor],
 ) -> list[Hook]:
-    """Hooks that read every layer out inside the forward, where offloaded weights are at hand, and keep p per token."""
+    """Hooks that read every layer out inside the forward, where offloaded weights are loaded, and keep p per token."""
     transformer: Any = lens.experts[call.expert].transformer
     temb: list[Tensor] = []
 

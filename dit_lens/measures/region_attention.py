@@ -139,7 +139,7 @@ class Watched(Fired):
 
 
 class _Watch(Edit):
-    """One watch at work in one generation."""
+    """One watch in one generation."""
 
     def __init__(self, watch: WatchAttention, context: Context) -> None:
         super().__init__(f"watch_attention({watch.kind}, steps={watch.where.steps}, layers={watch.where.layers})")
@@ -223,7 +223,7 @@ class _Watch(Edit):
         return read_parts if self.watch.contribution else read_mass
 
     def _file(self) -> None:
-        """Put what the last call gave into the arrays: once a call, so that no layer waits for the device."""
+        """Copy the last call's numbers to the arrays: once a call, so that no layer waits for the device."""
         for call, layer, found in self.pending:
             place = self.steps.index(call.step), self.branches.index(call.branch), self.layers.index(layer)
             for what, values in found.items():
@@ -387,5 +387,5 @@ def region_attention(lens: Lens, run: Run, watch: WatchAttention | None = None, 
 
 
 def _spelled(wanted: Any) -> Any:
-    """Back from the frozen form: pairs as a mapping."""
+    """Convert the frozen form, pairs, to a mapping."""
     return dict(wanted) if isinstance(wanted, tuple) and wanted and isinstance(wanted[0], tuple) else wanted

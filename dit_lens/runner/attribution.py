@@ -218,7 +218,7 @@ def _call(
 
 
 def _site(name: str, layer: int) -> str:
-    """The path that stands for a site; a block's update stands under the resid_post that it ends in."""
+    """The path of a site; a block's update is kept under its resid_post."""
     return point(name).at(layer) if name != "update" else f"blocks.{layer}.update"
 
 

@@ -95,7 +95,7 @@ class Engine:
                 yield cell, {**self.values(item, cell, run), "seconds": time.perf_counter() - began}
 
     def _held(self, cells: Sequence[Cell]) -> AbstractContextManager[None]:
-        """Where all of it is one expert's work, an offloaded expert stays on its device from cell to cell."""
+        """Keep an offloaded expert on its device from cell to cell, where only one expert is used."""
         steps = range(cells[0].steps[0], max(map(self.last_step, cells)) + 1)
         one = len({self.plan.at(step).expert for step in steps}) == 1
         return self.lens._loaded() if one else nullcontext()

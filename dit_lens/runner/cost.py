@@ -150,7 +150,7 @@ def check_disk(folder: str | Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise StoreError(
-            f"{folder} has {human_size(free)} left and the sweep needs {human_size(needed)}: free some space, or "
+            f"{folder} has {human_size(free)} left and the sweep needs {human_size(needed)}: make room, or "
             "choose "
             "another folder"
         )

@@ -30,7 +30,7 @@ class Running:
     """How long work is run. No field changes a number.
 
     Args:
-        folder: Keep what is finished there; the same call with the same folder goes on. None keeps nothing.
+        folder: Keep what is finished there; the same call with the same folder continues. None keeps nothing.
         progress: Called as ``progress(done, total, what)``; a bar by default, ``dit_lens.progress.silent`` for none.
         executor: ``"serial"``, ``"ray"``, or a :class:`dit_lens.runner.Ray`.
         shard: This process's part, ``"0/4"`` or ``(0, 4)``; the parts share a folder.

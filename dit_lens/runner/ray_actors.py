@@ -195,7 +195,7 @@ def _missing(store: Store, units: Sequence[Any]) -> list[Any]:
 
 
 def _without_model(value: Any) -> Any:
-    """Runs without their decoder, so that they can travel; :func:`_with_model` gives it back."""
+    """Runs without their decoder, so that they can be sent; :func:`_with_model` restores it."""
     if isinstance(value, Run):
         return replace(value, _decode=None, _cache={})
     return [_without_model(one) for one in value] if isinstance(value, (list, tuple)) else value
@@ -228,6 +228,6 @@ def _by_name(name: str) -> Callable[[], Any]:
 
 
 def _cause(error: Any) -> BaseException:
-    """The mistake itself, where an actor raised one of ours."""
+    """The original exception, where an actor raised one of ours."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, DitLensError) else error

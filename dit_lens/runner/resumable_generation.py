@@ -83,7 +83,7 @@ class Generation:
         return "no steps" if self.run is None else f"{self.run.n_steps} of {self.run.plan.n_steps} steps"
 
     def _finished(self) -> Run | None:
-        """The run that lies there, if it is the one that was made under this manifest."""
+        """The run in the folder, if it was made under this manifest."""
         if manifest_of(self.place / RUN) == self.store.manifest.sum:
             with suppress(StoreError):  # the saved run is damaged: generate it again
                 return self._mine(Run.from_content(read_run(self.place / RUN)))
@@ -143,7 +143,7 @@ def identity(lens: Lens, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _make_room(place: Path, wanted: Mapping[str, Any]) -> None:
-    """Where a finished generation lies, the folder may be begun anew under other arguments; its files are replaced."""
+    """Where the folder holds a finished generation of other arguments, write the new manifest over the old one."""
     if not (place / manifest.FILE).is_file():
         return
     try:
@@ -159,7 +159,7 @@ def _make_room(place: Path, wanted: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _alone(store: Store) -> Iterator[None]:
-    """The claim on the folder; waits while another process has it."""
+    """Claim the folder; wait while another process has it."""
     while True:
         with store.claim(KIND) as ours:
             if ours:

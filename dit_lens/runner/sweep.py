@@ -158,7 +158,7 @@ class Sweep:
         self._held: tuple[int, Item] | None = None
 
     def _check(self) -> Grid:
-        """Refuse now what would fail after minutes; the token grid."""
+        """Check now what would otherwise fail after minutes; return the token grid."""
         given = [self.base] if isinstance(self.base, Run) else self.tasks
         others = [one for one in (*self.sources, self.placebo) if one is not None and not isinstance(one, str)]
         grid = arguments.grid_of(self.lens, [*given, *others], self.sampling)
@@ -338,7 +338,7 @@ class Sweep:
         return item
 
     def _generated(self, task: Any, seed: int) -> Run:
-        """An untouched run, as far as any cell needs it."""
+        """An unchanged run, as far as any cell needs it."""
         stop = None if self.last_step == self.model_plan.n_steps - 1 else self.last_step
         run: Run = self.lens.generate(
             task, seed=seed, sampling=self.sampling, regions=self.masks, stop_after=stop
@@ -411,7 +411,7 @@ class Sweep:
         return f"Sweep of {len(self.cells)} cells on {self.lens.name}: {len(self.tasks)} tasks, {sizes}"
 
     def _repr_html_(self) -> str:
-        """What is measured where, and its cost in block evaluations (no call is timed for this)."""
+        """The places and the cost in block evaluations (no call is timed for this)."""
         horizon, part = self.engine.horizon, "{} of {}".format(*self.shard)
         rows = {
             "model": self.lens.name,
@@ -462,7 +462,7 @@ def _listed(labels: Sequence[Any], most: int = 12) -> str:
 
 
 class _Likeness:
-    """What a base will be like that is not generated yet."""
+    """Plan and grid of a base that is not generated yet."""
 
     def __init__(self, plan: Plan, grid: Grid) -> None:
         self.plan, self.grid = plan, grid
