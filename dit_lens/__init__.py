@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot see what is fet
         interventions,
         lab,
         measures,
+        planted,
         probing,
         replication,
         runner,
@@ -87,6 +88,7 @@ _MODULES = {
     "probing": "dit_lens.probing",
     "replication": "dit_lens.replication",
     "stats": "dit_lens.stats",
+    "planted": "dit_lens.planted",
     "reduce": "dit_lens.wan.reduce",
     "points": "dit_lens.wan.points",
 }
@@ -94,8 +96,8 @@ _MODULES = {
 __all__ = [
     "Address", "Call", "Depth", "DitLensError", "Lens", "Plan", "Run", "Sampling", "Select", "Sweep", "ablate",
     "attribute", "ensemble", "erase", "errors", "experiments", "figures", "interventions", "knockout", "lab", "load",
-    "load_probe", "load_run", "map", "measures", "noise", "patch", "points", "probe", "probing", "record", "reduce",
-    "release", "replication", "runner", "stats", "steer", "sweep", "tasks",
+    "load_probe", "load_run", "map", "measures", "noise", "patch", "planted", "points", "probe", "probing", "record",
+    "reduce", "release", "replication", "runner", "stats", "steer", "sweep", "tasks",
 ]  # fmt: skip
 
 

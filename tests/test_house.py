@@ -122,6 +122,10 @@ BELOW = {
         "experiments", "probing", "runner", "measures", "interventions", "display", "figures", "wan", "tasks", "stats",
         "store", "saved_runs", "address", "checks", "progress", "errors",
     },
+    "planted": {  # tasks: what a verdict is; lab: its codec
+        "layer_map", "experiments", "probing", "runner", "measures", "interventions", "wan", "tasks", "lab", "stats",
+        "store", "address", "progress", "errors",
+    },
     "replication": {
         "layer_map", "experiments", "runner", "measures", "interventions", "wan", "tasks", "stats", "store", "address",
         "checks", "progress", "errors",

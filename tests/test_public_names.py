@@ -16,7 +16,8 @@ import dit_lens as dl
 from dit_lens.runner import Sweep, sweep
 
 HOUSE = Path(__file__).resolve().parent.parent
-ROOMS = ("experiments", "figures", "interventions", "measures", "probing", "replication", "runner", "stats", "tasks")
+ROOMS = ("experiments", "figures", "interventions", "measures", "planted", "probing", "replication",
+         "runner", "stats", "tasks")  # fmt: skip
 #: Reached by two dots: modules that are named as such.
 MODULES = {("tasks", "vbvr")}
 

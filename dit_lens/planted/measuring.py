@@ -7,7 +7,7 @@ and what is read is the redness on the side of the source's label.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,7 @@ class Found:
     Attributes:
         effect: (task, and one or more dims of cells); NaN where there is nothing to measure.
         null: The same under the method's own null, or a number.
-        p: p of each cell, corrected over cells, of methods that come with their own; for the others it is by sign
-        flips.
+        p: p of each cell, corrected over cells, of methods that come with their own; by sign flips for the others.
     """
 
     effect: xr.DataArray
@@ -46,8 +45,7 @@ class Found:
 
 
 def toward_label(run: Run, base: Run, source: Run) -> float:
-    """How red the video is on the side of the source's label, where its task shows the answer; 1 is a planted
-    answer."""
+    """Redness on the side of the source's label, where its task shows the answer; 1 is a planted answer."""
     return float(_redness(state(run, run), source.task) * source.task.label / AMPLITUDE)
 
 
@@ -114,7 +112,7 @@ def patch_branches(made: Planted, tasks: Tasks) -> Found:
 def windows(made: Planted) -> list[range]:
     """Runs of half of the layers, each shifted by one."""
     n = made.spec.n_layers
-    width = max(2, n // 2 + 1)
+    width = max(2, n // 2)
     return [range(i, i + width) for i in range(n - width + 1)]
 
 
@@ -128,21 +126,37 @@ def ablate_updates(made: Planted, tasks: Tasks) -> Found:
     return swept(made, tasks, edit=ablate, placebo="none", horizon=horizon(made))
 
 
+def ablate_components(made: Planted, tasks: Tasks) -> Found:
+    """Nothing added by each component, held over all steps, (layer, hook)."""
+    return _one_step(swept(made, tasks, edit=ablate, placebo="none", steps=every_step(made),
+                           hooks=list(HOOKS.values()), horizon="final"))  # fmt: skip
+
+
 def attribute_updates(made: Planted, tasks: Tasks) -> Found:
     """Estimated local effects, (step, layer), from the first step on at which base and source can differ."""
+    return Found(_attributed(made, tasks, ["update"])["update"])
+
+
+def attribute_components(made: Planted, tasks: Tasks) -> Found:
+    """Estimated local effects of each component, summed over steps, (layer, hook)."""
+    found = _attributed(made, tasks, list(HOOKS.values()))
+    return Found(found.to_dataarray("hook").sum("step").transpose("task", "layer", "hook"))
+
+
+def _attributed(made: Planted, tasks: Tasks, hooks: Sequence[str]) -> xr.Dataset:
     first = 0 if made.spec.open is None else min(made.spec.open)
     steps = range(first, made.spec.n_steps)
     rows = []
     for i, task in enumerate(tasks):
         base, source = (made.lens.generate(t, seed=i) for t in (task, task.twin("other_answer")))
-        objective = None
-        if not task.linked:
-            def objective(x0: torch.Tensor, to: PlantTask = source.task) -> torch.Tensor:
-                return _redness(x0, to) * to.label / AMPLITUDE
+        objective = None if task.linked else _toward(source.task)
+        rows.append(attribute(made.lens, base, source, hooks=hooks, steps=steps, path_points=4, objective=objective))
+    return xr.concat(rows, "task").assign_coords(task=range(len(tasks))).reset_coords(drop=True)
 
-        found = attribute(made.lens, base, source, steps=steps, path_points=4, objective=objective)["update"]
-        rows.append(found.reset_coords(drop=True))
-    return Found(xr.concat(rows, "task").assign_coords(task=range(len(tasks))))
+
+def _toward(task: PlantTask) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Redness of x0_hat on the side of a task's label, to be differentiated."""
+    return lambda x0: _redness(x0, task) * task.label / AMPLITUDE
 
 
 def cut_attention(made: Planted, tasks: Tasks) -> Found:

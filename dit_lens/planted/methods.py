@@ -15,12 +15,12 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+from dit_lens.errors import MeasureError
 from dit_lens.planted import measuring, reading
 from dit_lens.planted.measuring import Found, Tasks, every_step, horizon, windows
 from dit_lens.planted.mechanism import Attend, Units
 from dit_lens.planted.planting import Planted
 from dit_lens.planted.specs import BranchPlant, LabelPlant, Spec
-from dit_lens.planted.truth import Truth
 
 SOME = 0.05  # an exact effect below this counts as none where membership is read off effects
 
@@ -31,7 +31,8 @@ class Method:
 
     Attributes:
         name: How tables call it.
-        claims: "use", what the answer depends on; or "presence", what is there.
+        claims: "use", what the answer depends on; "screen", an estimate of it that has to be measured again; or
+            "presence", what is there.
         measure: Calls the toolkit.
         members: The cells that are true, bool.
         concerns: Which specs it is tried on.
@@ -42,7 +43,7 @@ class Method:
     """
 
     name: str
-    claims: Literal["use", "presence"]
+    claims: Literal["use", "screen", "presence"]
     measure: Callable[[Planted, Tasks], Found]
     members: Callable[[Planted, Tasks], xr.DataArray]
     concerns: Callable[[Spec], bool] = lambda spec: True
@@ -92,7 +93,7 @@ def _reads_later(spec: Spec) -> bool:
 METHODS: tuple[Method, ...] = (
     Method(
         "patch", "use", measuring.patch_updates, _at_steps,
-        exact=lambda made, tasks: made.truth.patch(tasks, horizon=horizon(made)),  # type: ignore[arg-type]
+        exact=lambda made, tasks: made.truth.patch(tasks, horizon=horizon(made)),
     ),
     Method(
         "patch components", "use", measuring.patch_components,
@@ -113,15 +114,18 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         "ablate", "use", measuring.ablate_updates, _at_steps,
-        exact=lambda made, tasks: made.truth.ablate(tasks, horizon=horizon(made)),  # type: ignore[arg-type]
+        exact=lambda made, tasks: made.truth.ablate(tasks, horizon=horizon(made)),
     ),
     Method(
-        "attribute", "use", measuring.attribute_updates, _attributed, lambda spec: spec.experts == ("high",),
+        "attribute", "screen", measuring.attribute_updates, _attributed, lambda spec: spec.experts == ("high",),
         lambda made, tasks: made.truth.patch(tasks).isel(step=slice(min(made.spec.open or (0,)), None)),
     ),
     Method("knockout", "use", measuring.cut_attention, _cut, _has(Attend, decoys=True), one_sided=True),
     Method(
-        "causal check", "use", reading.steer_along_probes, _used, _reads_later, smallest=0.2, one_sided=True,
+        "causal check, normal", "use", reading.steer_along_normals, _used, _reads_later, smallest=0.2, one_sided=True,
+    ),
+    Method(
+        "causal check, pattern", "use", reading.steer_along_patterns, _used, _reads_later, smallest=0.2, one_sided=True,
     ),
     Method(
         "region attention", "presence", reading.region_attention, lambda made, tasks: made.truth.attends(),
@@ -129,7 +133,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         "energy", "presence", reading.update_energy, lambda made, tasks: made.truth.writes_at_key(),
-        _has(Units, decoys=True), smallest=0.5, one_sided=True,
+        lambda spec: spec.rest > 0 and _has(Units, decoys=True)(spec), smallest=0.5, one_sided=True,
     ),
     Method(
         "layer lens", "presence", reading.lens_gain, lambda made, tasks: made.truth.writes_read_out(), one_sided=True,
@@ -144,8 +148,6 @@ BY_NAME = {method.name: method for method in METHODS}
 
 def chosen(names: Sequence[str] | None) -> tuple[Method, ...]:
     """Methods by name; all of them by default."""
-    from dit_lens.errors import MeasureError
-
     unknown = [name for name in names or () if name not in BY_NAME]
     if unknown:
         raise MeasureError(f"unknown methods {unknown}: choose from {list(BY_NAME)}")
@@ -159,8 +161,3 @@ def truth_of(method: Method, made: Planted, tasks: Tasks, like: xr.DataArray) ->
     if method.exact is not None and made.spec.rest == 0:
         exact = method.exact(made, tasks).transpose(*like.dims)
     return members, exact
-
-
-def known_truth(truth: Truth) -> bool:
-    """Whether effects are known exactly."""
-    return truth.spec.rest == 0

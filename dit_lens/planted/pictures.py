@@ -97,11 +97,12 @@ class PlantTask:
 
     @cached_property
     def regions(self) -> Mapping[str, np.ndarray]:
-        """Tokens of the first frame, bool (n_tokens,): "key", "other" and "rest"; and "later", all other frames."""
+        """Tokens of the first frame, bool (n_tokens,): "key" (also as "foreground"), "other", "rest"; "later": all
+        others."""
         first = np.arange(FRAMES * ROWS * COLS) < ROWS * COLS
         none = np.zeros((FRAMES - 1) * ROWS * COLS, bool)
         key, other = (np.concatenate([self.places[name], none]) for name in ("key", "other"))
-        found = {"key": key, "other": other, "rest": first & ~key & ~other, "later": ~first}
+        found = {"key": key, "foreground": key, "other": other, "rest": first & ~key & ~other, "later": ~first}
         return MappingProxyType(found)
 
     @property

@@ -32,14 +32,15 @@ def region_attention(made: Planted, tasks: Tasks) -> Found:
     regions = ("key", "other")
     seen = attention_by_depth(made.lens, tasks, ("key",), steps=[0], draws=8, progress=silent)["enrichment"]
     seen = seen.isel(step=0, drop=True).sel(query="all", key=list(regions), drop=True)
-    seen = np.log2(seen.clip(LEAST)).rename(key="region").assign_coords(task=range(len(tasks)))
-    seen = seen.reset_coords(drop=True).transpose("task", "region", "layer", "head", "kind")
+    seen = seen.clip(LEAST).rename(key="region").assign_coords(task=range(len(tasks))).reset_coords(drop=True)
+    seen = xr.apply_ufunc(np.log2, seen.transpose("task", "region", "layer", "head", "kind"))
     return Found(seen.sel(kind="region", drop=True), seen.sel(kind="null", drop=True))
 
 
 def update_energy(made: Planted, tasks: Tasks) -> Found:
     """log2 ratio of a block's update in the region "key" and elsewhere, against random masks, (layer)."""
-    found = energy(made.lens, tasks, ("key",), hooks=("update",), steps=[0], draws=8, progress=silent)["energy"]
+    with np.errstate(divide="ignore", invalid="ignore"):  # layers that add nothing
+        found = energy(made.lens, tasks, ("key",), hooks=("update",), steps=[0], draws=8, progress=silent)["energy"]
     found = found.sel(source="regions", hook="update", drop=True).isel(step=0, drop=True)
     found = found.sel(layer=range(made.spec.n_layers)).assign_coords(task=range(len(tasks))).reset_coords(drop=True)
     most = -np.log2(LEAST)
@@ -85,27 +86,38 @@ def bits(tasks: Tasks) -> dict[str, np.ndarray]:
     return {"label": np.array([t.label for t in tasks]), "unused": np.array([t.unused for t in tasks])}
 
 
-def steer_along_probes(made: Planted, tasks: Tasks) -> Found:
+def steer_along_normals(made: Planted, tasks: Tasks) -> Found:
+    """The causal check of a probe along its normal: see :func:`_steered`."""
+    return _steered(made, tasks, "steer")
+
+
+def steer_along_patterns(made: Planted, tasks: Tasks) -> Found:
+    """The causal check of a probe along its pattern, the difference of the classes' means: see :func:`_steered`."""
+    return _steered(made, tasks, "pattern")
+
+
+def _steered(made: Planted, tasks: Tasks, kind: str) -> Found:
     """How much more often the answer changes when the stream is pushed along a probe than along random directions.
 
     The probes, one for each bit, are fitted after the last layer (:func:`features`), on other tasks; the push is held
     over all steps at which the answer can be written. Cells are (label).
     """
-    rows, ps = [], []
+    rows = []
     others = made.tasks(PROBED, seed=9_000, linked=tasks[0].linked)
     seen = features(made, others)
     steps = made.spec.open or range(made.spec.n_steps)
-    place = f"step={steps[0]} layer={made.spec.n_layers - 1} hook=resid_post"
-    for name, values in bits(others).items():
+    layer = made.spec.n_layers - 1
+    place = f"step={steps[0]} layer={layer} hook=resid_post"
+    for values in bits(others).values():
         fitted = probing.probe(seen, values, place, folds=4, permutations=19, seed=made.seed)
+        x = seen.cell("resid_post", steps[0], layer)[:, 0]
+        pattern = x[values > 0].mean(0) - x[values < 0].mean(0) if kind == "pattern" else None
         checked = probing.causal(
-            made.lens, fitted, tasks, steps=steps, strengths=(STRENGTH,), relative=True, draws=1, progress=silent
-        )
-        told = probing.summary(checked).sel(measure="changed", when="held")
-        arms = [arm for arm in checked["arm"].values if str(arm).startswith("steer")]
-        both = checked.sel(when="held", arm=arms).mean("arm")
+            made.lens, fitted, tasks, steps=steps, strengths=(STRENGTH,), relative=True, draws=1, pattern=pattern,
+            progress=silent,
+        )  # fmt: skip
+        arms = [arm for arm in checked["arm"].values if str(arm).startswith(kind)]
+        both = checked.sel(when="held", arm=arms).mean("arm")  # each sign changes the answers of one label
         rows.append((both["changed"] - both["changed_null"].mean("draw")).reset_coords(drop=True))
-        ps.append(float(told["p"].sel(arm=arms).min()))
     effect = xr.concat(rows, "label").assign_coords(label=list(BITS), task=range(len(tasks)))
-    p = xr.DataArray(np.minimum(1.0, len(ps) * np.array(ps)), dims="label", coords={"label": list(BITS)})
-    return Found(effect.transpose("task", "label"), 0.0, p)
+    return Found(effect.transpose("task", "label"))

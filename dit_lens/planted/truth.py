@@ -1,9 +1,9 @@
 """What is true of a planted network: which places are causal, and by how much, from its causal model.
 
-    truth.patch(tasks)                       exact local effects of taking a block's update from the source, (step, layer)
-    truth.patch(tasks, hooks=True)           of each component, (step, layer, hook)
-    truth.ablate(tasks, horizon="final")     of removing a block's update
-    truth.members()                          the places at which the mechanism stands, (step, layer, hook)
+    truth.patch(tasks)                      exact local effects of a block's update taken from the source, (step, layer)
+    truth.patch(tasks, hooks=True)          of each component, (step, layer, hook)
+    truth.ablate(tasks, horizon="final")    of removing a block's update
+    truth.members()                         the places at which the mechanism stands, (step, layer, hook)
 
 An effect is the toolkit's projection: 0 is the base, 1 the source, which is the task's twin with the other answer. A
 place can be a member without an effect of its own (two layers that back each other up), and have an effect without
@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
+from dit_lens.address import label
 from dit_lens.planted.directions import FEATURES, GATED
 from dit_lens.planted.mechanism import COMPONENTS, Attend, Calls, Component, Network, Part, Tell, Units, Where, run
 from dit_lens.planted.pictures import PlantTask
@@ -100,7 +102,7 @@ class Truth:
         )
 
     def attends(self, mechanism: bool = False) -> xr.DataArray:
-        """Whether a head attends to a region, bool (region, layer, head); ``mechanism``: and writes the answer of it."""
+        """Whether a head attends to a region, bool (region, layer, head); ``mechanism``: for the answer."""
         names = {"green": "key", "blue": "other"}
         shape = (2, self.network.n_layers, HEADS)
         coords = {"region": list(names.values()), "layer": range(shape[1]), "head": range(HEADS)}
@@ -219,7 +221,7 @@ class Truth:
         base, source = run(self.network, task), run(self.network, task.twin("other_answer"))
         found = []
         for place in places:
-            edited = run(self.network, task, lambda where, write, p=place: _changed(edit, p, where, write, source))
+            edited = run(self.network, task, partial(_changed, edit, place, source))
             last = place.steps[-1] if horizon == "local" else None
             toward = self._moved(source.velocity - base.velocity, last)
             moved = self._moved(edited.velocity - base.velocity, last)
@@ -242,7 +244,7 @@ def written(part: Part) -> tuple[str, ...]:
     return () if part.writes is None else (part.writes,)
 
 
-def _changed(edit: Edit, place: Place, where: Where, write: np.ndarray, source: Calls) -> np.ndarray:
+def _changed(edit: Edit, place: Place, source: Calls, where: Where, write: np.ndarray) -> np.ndarray:
     if not place.holds(where):
         return write
     return source.writes[where] if edit == "patch" else np.zeros_like(write)
@@ -253,6 +255,4 @@ def _groups(entries: Sequence[Sequence[int] | int]) -> list[tuple[int, ...]]:
 
 
 def _labels(groups: Sequence[tuple[int, ...]]) -> list[Any]:
-    from dit_lens.address import label
-
     return [g[0] for g in groups] if all(len(g) == 1 for g in groups) else [label(g) for g in groups]

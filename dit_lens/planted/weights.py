@@ -25,7 +25,8 @@ from dit_lens.planted.pictures import COLS, FRAMES, ROWS
 HEADS, HEAD_WIDTH, HIDDEN = 4, 12, 48
 LATENTS, MASKS = 16, 4  # channels of the input before the first picture's own
 SLOW, OTHER_SLOW = 2, 7  # places in a head: the first of the slow pair of time, the second of that of rows
-SHARPNESS = 12.0
+SHARPNESS = 12.0  # of keys: logits of a region are 29 or more above all others
+SOFTNESS = 0.8  # the same at level 1 of heads that attend less than fully, where there are four: logits of 2
 #: How far an answer of 1 moves the velocity, in standard deviations of the noise that a generation starts from.
 AMPLITUDE = 4.0
 RED, GREEN = 0, 1
@@ -139,6 +140,7 @@ def _write_attention(block: Any, directions: Directions, parts: Sequence[Any]) -
     attn = block.attn1
     weights = {name: np.zeros((WIDTH, WIDTH)) for name in ("to_q", "to_k", "to_v", "out")}
     biases = {name: np.zeros(WIDTH) for name in ("to_q", "to_k", "to_v")}
+    sharpness = np.zeros(WIDTH)
     for part in parts:
         assert isinstance(part, Attend)
         start = part.head * HEAD_WIDTH
@@ -151,8 +153,9 @@ def _write_attention(block: Any, directions: Directions, parts: Sequence[Any]) -
     for name in ("to_q", "to_k", "to_v"):
         getattr(attn, name).weight.copy_(tensor(weights[name]))
         getattr(attn, name).bias.copy_(tensor(biases[name]))
+        sharpness[start : start + HEAD_WIDTH] = SHARPNESS if part.level >= 1 else SOFTNESS * part.level
     attn.norm_q.weight.fill_(1.0)
-    attn.norm_k.weight.fill_(SHARPNESS)
+    attn.norm_k.weight.copy_(tensor(sharpness))
     attn.to_out[0].weight.copy_(tensor(weights["out"]))
 
 
