@@ -23,7 +23,8 @@ from dit_lens.planted.planting import plant
 from dit_lens.planted.specs import Spec, WholeMap
 from dit_lens.progress import Progress, silent
 from dit_lens.stats import share_interval
-from dit_lens.store import Store, open_store
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
 from dit_lens.wan.versions import versions
 
 RANKED = ("attention of a layer", "two redundant layers", "two layers that cancel", "and of two layers")
