@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from dit_lens import tasks
 from dit_lens.errors import DitLensError
 from dit_lens.lab.training import fit as loop
-from dit_lens.lab.training import optim, text
+from dit_lens.lab.training import text
 from dit_lens.lab.training.fit import Log, draw_sigma, fit, phase
 from dit_lens.lab.training.recipe import main, prepare, ship, train
 from dit_lens.lab.training.spec import LAB, LAB40, Spec
@@ -36,17 +36,6 @@ def prepared(tmp_path_factory):
 def copy(folder, to):
     shutil.copytree(folder, to)
     return to
-
-
-def test_muon_takes_block_matrices_and_makes_them_orthogonal():
-    model = WanTransformer3DModel(**TINY.transformer())
-    matrices, rest = optim.split(model)
-    assert len(matrices) == 10
-    assert len(matrices) + len(rest) == len(list(model.parameters()))
-    for shape in ((3, 32, 32), (2, 64, 16), (2, 16, 64)):
-        values = torch.linalg.svdvals(optim.orthogonalised(torch.randn(shape)).float())
-        assert values.min() > 0.3
-        assert values.max() < 1.4
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.87, 1.0), (0.0, 0.93)])
