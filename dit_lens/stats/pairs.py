@@ -159,15 +159,14 @@ class Pairs:
     def detectable(self, level: float = 0.95, power: float = POWER) -> float:
         """The smallest difference that this n and spread would have shown; NaN where they say nothing.
 
-        Where all differences are equal there is no spread to reckon with, and it is the largest one that the interval
-        does not exclude.
+        Where all differences are equal there is no spread to reckon with, and it is how far the interval reaches.
         """
         if self.n < FEWEST:
             return np.nan
         if self.varies:
             return detectable(self.sd, self.n, level, power)
         low, high = self.interval(level)
-        return max(abs(low), abs(high))
+        return max(self.value - low, high - self.value)
 
 
 def detectable(sd: float, n: int, level: float = 0.95, power: float = POWER) -> float:

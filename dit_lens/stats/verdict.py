@@ -97,6 +97,8 @@ class Verdict:
         if self.outcome == "undecided":
             if self.zero_null and self.smallest is None:
                 return f"{said}; the null is zero by construction, so state the smallest effect of interest beforehand"
+            if np.isnan(self.detectable):
+                return f"{said}; all differences are equal, which says nothing of other tasks unless bounds are stated"
             return f"{said}; a difference of {self.detectable:.3g} would have been seen in 80 % of studies"
         p = self.p_corrected if self.outcome == "supported" else self.p_against_corrected
         return f"{said}; corrected p = {p:.3g}"

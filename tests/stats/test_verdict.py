@@ -85,6 +85,14 @@ def test_less_turns_the_claim_around() -> None:
     assert found.outcome == "supported" and 0 < found.low < found.high <= 1
 
 
+def test_equal_differences_ask_for_bounds() -> None:
+    same = tasks([0.4] * 12)
+    found = verdict(same, same)
+    assert found.outcome == "undecided" and "unless bounds are stated" in found.why
+    found = verdict(tasks([0.9] * 12), tasks([0.4] * 12), within=(0.91, INF), bounds=(0, 1))
+    assert found.outcome == "undecided" and found.detectable == pytest.approx(found.difference - found.low)
+
+
 def test_few_tasks_decide_nothing() -> None:
     found = verdict(*arms(0, 50.0, n=4))
     assert found.outcome == "undecided" and "measure 6 or more" in found.why
