@@ -1,8 +1,8 @@
 """How docstrings become pages: a griffe extension for mkdocs (``mkdocs.yml`` names it; nothing else uses it).
 
-Our docstrings are plain text with Sphinx's roles (``:func:`dit_lens.patch```), ``::`` before a block, and lines that
-begin with ``Errors:``. mkdocstrings reads Markdown. So roles become links where their target has a page, and ``::``
-becomes ``:``.
+Our docstrings have Google sections, which mkdocstrings reads, and Sphinx's roles (``:func:`dit_lens.patch```) and
+``::`` before a block, which it does not. So roles become links where their target has a page, and ``::`` becomes
+``:``. Lines that begin with ``Errors:``, in files that do not have Google sections yet, become bold.
 """
 
 from __future__ import annotations

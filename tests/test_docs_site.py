@@ -117,7 +117,9 @@ def test_docstrings_became_pages(site: dict[str, Page]) -> None:
         assert "::\n" not in page.text, name
     said = reference["reference/interventions.html"]
     assert re.search(r"patch\(\s+steps: Any = None,\s+layers: Any = None,\s+\*,", said.text)  # its signature
-    assert said.links["AddressError"] == "index.html#dit_lens.errors.AddressError"  # a role became a link
+    assert said.links["AddressError"] == "index.html#dit_lens.errors.AddressError"  # of Raises:
+    assert said.links["dit_lens.patch"].endswith("#dit_lens.interventions.patch.patch")  # a role became a link
+    assert "Parameters:" in said.text and "Args:" not in said.text  # Google sections became lists
 
 
 def test_the_table_of_points_is_the_codes(site: dict[str, Page]) -> None:

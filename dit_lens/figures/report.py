@@ -42,8 +42,8 @@ class Report:
         report.section("Layers", "Which block does what.")
         report.table("Layer map", layers, note="Evidence with 95 % intervals.")
         report.figure(heatmap(effects), caption="...", cells={(5, 7): {"base": clip, "patched": other}})
-        report.puzzle(title="maze 3", prompt="...", film=film, sigmas=sigmas, clip=video, truth=answer,
-        verdict="solved") report.write("report.html")
+        report.puzzle(title="maze 3", prompt="...", film=film, sigmas=sigmas, clip=video, truth=answer)
+        report.write("report.html")
 
     Args:
         title: The heading.

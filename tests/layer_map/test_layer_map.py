@@ -162,7 +162,7 @@ def test_tasks_of_ones_own(lens, tmp_path) -> None:
 
 
 def test_one_puzzle_is_not_a_map(lens) -> None:
-    with pytest.raises(dl.TaskError, match="n >= 2"):
+    with pytest.raises(dl.TaskError, match="give n=2 or more"):
         dl.map(lens, tasks=["choose"], n=1)
 
 
