@@ -161,7 +161,7 @@ class _Work:
                 rows.append(row.expand_dims({dim: [label] for dim, label in place.items()}))
         if not rows:
             return xr.Dataset()
-        joined = xr.combine_by_coords(rows, combine_attrs="drop")
+        joined = xr.combine_by_coords(rows, join="outer", combine_attrs="drop")
         assert isinstance(joined, xr.Dataset)
         return joined
 
@@ -197,13 +197,13 @@ def _curves(spec: Spec, rest: float) -> Make:
     def make(place: Mapping[str, Any], tasks: int) -> xr.Dataset:
         with plant(replace(spec, rest=rest), 0) as made:
             scores = faithfulness.rankings(made, made.tasks(tasks, 0))
-            return faithfulness.curves(made, made.tasks(4, 1), scores)
+            return faithfulness.curves(made, made.tasks(2, 1), scores)
 
     return make
 
 
 def _mapped(spec: WholeMap) -> Make:
     def make(place: Mapping[str, Any], tasks: int) -> xr.Dataset:
-        return whole_maps.measure(spec, spec.drawn)[["cut", "p", "off", "correlation"]].drop_vars("layer")
+        return whole_maps.measure(spec, spec.drawn)[["cut", "p", "off", "correlation"]]
 
     return make

@@ -154,10 +154,10 @@ class PlantTask:
 def draw(
     n: int, seed: int = 0, asks: Asks = "picture", shown: Shown = "later", linked: bool = True
 ) -> Sequence[PlantTask]:
-    """``n`` tasks: each label stands in half of them, and so does, independently of it, each second bit."""
+    """``n`` tasks. Of four each has another pair of label and second bit, so that neither bit tells of the other."""
     rng = np.random.default_rng([seed, 2])
-    labels = rng.permutation(np.tile([1, -1], n)[:n])
-    unused = rng.permutation(np.tile([1, 1, -1, -1], n)[:n])
+    pairs = np.tile([(1, 1), (-1, -1), (1, -1), (-1, 1)], (-(-n // 4), 1))[:n]
+    labels, unused = rng.permutation(pairs).T
     return tuple(
         PlantTask(seed * 10_000 + i, int(labels[i]), asks, shown, int(unused[i]), seed * 10_000 + i, linked)
         for i in range(n)

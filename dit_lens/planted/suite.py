@@ -1,8 +1,8 @@
 """The plants that methods are calibrated on, by name.
 
 ``EXACT`` plants have one truth and every effect known. ``DECOYS`` add something that looks like a mechanism and is
-none. ``HARD`` ones are built so that some methods must fail. ``NOISY`` ones have a rest, so that layers which do
-nothing have an energy. Truth of a plant does not depend on the seed; directions and weights do.
+none. ``HARD`` ones are built so that some methods must fail; they have a rest of .05, beside which effects of a
+thousandth (LayerNorm's) are none. ``NOISY`` ones have it so that layers which do nothing have an energy. Truth of a plant does not depend on the seed; directions and weights do.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ DECOYS: Mapping[str, Spec] = {
     "label from a step and layer on, unused": LabelPlant(step=1, layer=2, used=False, **_SIZE),
 }
 HARD: Mapping[str, Spec] = {
-    "two redundant layers": BackupPlant(layers=(2, 4), **_SIZE),
-    "two layers that cancel": CancellingPlant(layers=(1, 2), layer=4, **_SIZE),
-    "and of two layers": AndPlant(layers=(1, 2), layer=4, **_SIZE),
+    "two redundant layers": BackupPlant(layers=(2, 4), rest=0.05, **_SIZE),
+    "two layers that cancel": CancellingPlant(layers=(1, 2), layer=4, rest=0.05, **_SIZE),
+    "and of two layers": AndPlant(layers=(1, 2), layer=4, rest=0.05, **_SIZE),
 }
 NOISY: Mapping[str, Spec] = {
     "feed-forward of a layer, in noise": replace(EXACT["feed-forward of a layer"], rest=0.05),

@@ -145,6 +145,7 @@ def _write_attention(block: Any, directions: Directions, parts: Sequence[Any]) -
         assert isinstance(part, Attend)
         start = part.head * HEAD_WIDTH
         biases["to_q"][start + SLOW] = 1.0
+        sharpness[start : start + HEAD_WIDTH] = SHARPNESS if part.level >= 1 else SOFTNESS * part.level
         weights["to_k"][start + SLOW] = directions.of(part.region) / UNIT
         biases["to_k"][start + OTHER_SLOW] = 1.0  # so that all keys are equally long, whatever stands there
         weights["to_v"][start] = directions.of(part.reads) / UNIT
@@ -153,7 +154,6 @@ def _write_attention(block: Any, directions: Directions, parts: Sequence[Any]) -
     for name in ("to_q", "to_k", "to_v"):
         getattr(attn, name).weight.copy_(tensor(weights[name]))
         getattr(attn, name).bias.copy_(tensor(biases[name]))
-        sharpness[start : start + HEAD_WIDTH] = SHARPNESS if part.level >= 1 else SOFTNESS * part.level
     attn.norm_q.weight.fill_(1.0)
     attn.norm_k.weight.copy_(tensor(sharpness))
     attn.to_out[0].weight.copy_(tensor(weights["out"]))

@@ -21,7 +21,7 @@ FILE, ITEMS, PARTS, CLAIMS = "manifest.json", "items", "parts", ".claims"
 #: The kinds of long work, and what each counts.
 KINDS = {
     "sweep": "cells", "map": "parts", "probe grid": "places", "experiment": "cells", "findings": "experiments",
-    "generation": "steps", "features": "scenes",
+    "generation": "steps", "features": "scenes", "calibration": "measurements",
 }  # fmt: skip
 
 
