@@ -56,8 +56,8 @@ def chain_of_steps(
         step);
         ``commit_answer``, ``commit_motion`` (task, seed), ``commit_content`` (task, seed, region): steps, NaN where
         never; ``solved``; ``revised``: whether a step shows a readable answer that is not the final one. For tasks that
-        can draw their answers also the variables of ``candidates`` (task, seed, step), ``leads`` (task, seed, reference,
-        step): whether the answer shown best is the one that the run ends in, NaN for ends that are no right answer, and
+        can draw their answers also the variables of ``candidates`` (task, seed, step), ``leads`` (task, seed,
+        reference, step): whether the answer shown best is the one that the run ends in, NaN for ends that are no right answer, and
         ``solutions``, ``decoys`` (task): how many there are.
 
     Raises:

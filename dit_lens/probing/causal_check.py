@@ -209,7 +209,7 @@ def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
         ``value``, ``null`` and their paired ``difference`` (metric, when, kind), each with a 95 % interval (bootstrap
         over puzzles): ``low, high`` of ``value``, ``null_low, null_high``, ``difference_low, difference_high``. The
         null of a puzzle is the mean over its draws. ``n`` is the number of puzzles. ``p`` is the share of flips in
-        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* kind of edit by that metric, so that it is
+        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* kind by that metric, so that it is
         corrected for the number of kinds.
     """
     names = [name for name in MEASURES if name in found]
