@@ -98,7 +98,7 @@ def intervals(draws: int) -> str:
 
 
 def arms(rng: np.random.Generator, n: int, shift: float) -> tuple[xr.DataArray, xr.DataArray]:
-    """Two arms that go together by .8, the first higher by ``shift`` standard deviations."""
+    """Two arms that correlate by .8, the first higher by ``shift`` standard deviations."""
     common = np.sqrt(0.8) * rng.normal(size=n)
     a, b = (common + np.sqrt(0.2) * rng.normal(size=n) for _ in range(2))
     return xr.DataArray(a + shift, dims="puzzle"), xr.DataArray(b, dims="puzzle")
@@ -124,8 +124,8 @@ def verdicts(draws: int) -> str:
 
 
 def cells(draws: int) -> str:
-    """Sweeps of 48 cells of nothing: how many have any cell that stands out."""
-    rows = ["| cells go together by | n | plain p | corrected p |", "|---|---|---|---|"]
+    """Sweeps of 48 cells without any effect: share with any cell below .05."""
+    rows = ["| correlation of cells | n | plain p | corrected p |", "|---|---|---|---|"]
     for rho in (0.0, 0.5, 0.9):
         for n in (8, 12, 16):
             rng = np.random.default_rng(n)

@@ -166,10 +166,10 @@ class Select:
     def steps_of(self, n_steps: int) -> tuple[int, ...]:
         return indices(self.steps, n_steps, "step", "a plan")
 
-    def layers_of(self, n_layers: int) -> tuple[int, ...]:
+    def layers_of(self, n_layers: int, where: str = "a model") -> tuple[int, ...]:
         if isinstance(self.layers, Depth):
             return self.layers.layers(n_layers)
-        return indices(self.layers, n_layers, "layer", "a model")
+        return indices(self.layers, n_layers, "layer", where)
 
     def calls_of(self, calls: Sequence[Call]) -> tuple[Call, ...]:
         """The calls of a plan that are selected; an empty selection is an error that says why."""

@@ -84,7 +84,7 @@ UNKNOWN: list[tuple[Call, str]] = [
     (lambda h: ex.attention_by_depth(h.lens, TASKS, ("nose",), num_inference_steps=2), "name its own with foreground="),
     (
         lambda h: ex.knockouts(h.lens, TASKS, [("all", "nose")], num_inference_steps=2),
-        "'nose' is no region.*cut one of",
+        "'nose' is not a region.*cut one of",
     ),
     (lambda h: ex.knockouts(h.lens, TASKS, [("nose", "goal")], num_inference_steps=2), "'nose' names no video tokens"),
 ]
@@ -182,7 +182,7 @@ NAN: list[tuple[Call, str]] = [
     (lambda h: h.go(redraw(h.nan.final, 1)), "finite clean latents"),
     (lambda h: h.go(renoise(h.nan, 1)), "NaN.*generate it again"),
     (lambda h: h.go(ensemble_mode("cached", sources=[h.run, h.nan])), "NaN.*generate it again"),
-    (lambda h: check_members([h.run, h.nan]), "NaN.*look at"),
+    (lambda h: check_members([h.run, h.nan]), "NaN.*check the model's dtype"),
 ]
 ALL = {
     "unknown region": UNKNOWN,

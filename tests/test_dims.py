@@ -208,7 +208,8 @@ def dims(found: Any) -> set[str]:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [*CASES, *MORE])
 def test_dims_are_from_the_list(name: str, world: World) -> None:
-    assert world.dims_of(name) - DIMS.keys() == set(), f"{name}: take names of DIMS in dit_lens/address.py, or add these there"
+    unknown = world.dims_of(name) - DIMS.keys()
+    assert unknown == set(), f"{name}: name these as DIMS in dit_lens/address.py does, or add them there"
 
 
 @pytest.mark.filterwarnings("ignore")

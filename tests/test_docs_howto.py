@@ -37,7 +37,8 @@ def test_the_page_followed_to_the_letter_works(name: str, tmp_path: Path) -> Non
         file.write_text(code, encoding="utf-8")
     (test,) = (path for path in shown if Path(path).name.startswith("test_"))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

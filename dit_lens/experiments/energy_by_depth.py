@@ -1,6 +1,6 @@
 """Layer energy over tasks (paper, Fig. 6a): does the energy of tokens move from the background to the foreground?
 
-For every puzzle one generation is recorded in small (token norms, channel moments; the ``cond`` call of each step, as
+For every task one generation is recorded in small (token norms, channel moments; the ``cond`` call of each step, as
 the paper's tools take the first forward of a step). With e = ||h||_2 of a token and R the foreground::
 
     energy(s, l)   = log2 ( mean of e over R / mean of e over the rest )

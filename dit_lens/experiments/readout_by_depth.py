@@ -1,14 +1,15 @@
 """The layer lens over tasks: at which depth can the model's velocity, its x0_hat and its answer be read?
 
-Translators are fitted on the runs of some puzzles and everything is measured on others. For every puzzle, step and
+Translators are fitted on the runs of some tasks and everything is measured on others. For every task, step and
 layer (-1: what enters block 0), raw and translated, against the model's own velocity at the same call: ``cosine``,
 ``error``, ``x0_cosine``, ``choice`` and ``answer`` (:mod:`dit_lens.measures.layer_lens`).
 
 The null is the same model with the entries of each weight tensor shuffled (``shuffled_weights``), on the same latents,
-with translators of its own: a network of residual blocks drifts towards its last layer whatever it computes, and this
-is how much. Identity as translator is the raw read-out, and layer -1 says what a linear map of the input already knows.
+with translators of its own: the stream of a network of residual blocks approaches its last layer whatever it computes,
+and the null measures how much. The raw read-out has the identity as translator, and layer -1 shows what a linear map
+of the input gives.
 
-When not to use: see the measure. A read-out that agrees does not show that the layer's successors do nothing.
+When not to use: see the measure. A read-out that agrees does not show that later layers do nothing.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ _LAZY = {
     "AndPlant": "specs", "BackupPlant": "specs", "BranchPlant": "specs", "CancellingPlant": "specs",
     "ExpertPlant": "specs", "HeadPlant": "specs", "LabelPlant": "specs", "LayerPlant": "specs", "LoudUpdate": "specs",
     "PlantTask": "pictures", "Planted": "planting", "RegionPlant": "specs", "Spec": "specs", "StepPlant": "specs",
-    "Truth": "truth", "UnusedLabel": "specs", "plant": "planting",
+    "Truth": "truth", "UnusedLabel": "specs", "plant": "planting", "Nothing": "specs", "WholeMap": "specs",
+    "calibrate": "calibration", "Calibration": "calibration", "METHODS": "methods",
 }  # fmt: skip
 
 __all__ = [*_LAZY]

@@ -12,7 +12,7 @@ transformer. So what an intervention does to the model is known from outside: pa
 compare with what a method measured *there* (:mod:`dit_lens.planted.truth`).
 
 The two agree to rounding (a test holds them to 1e-5): the attention of `Attend` is a softmax whose other weights are
-below e-30, and the units of the library (`gate`, `product`, ...) are exact where GELU is saturated.
+below e-30, and the units of the library (`gate`, `both`, ...) are exact where GELU is saturated.
 
 When not to use: for networks with a noisy rest, whose rest is in no mechanism.
 """
@@ -47,6 +47,7 @@ class Attend:
         reads: The feature that is averaged over the region.
         writes: The feature that it is added to, or None: the head attends, and writes nothing.
         gain: What is added for a `reads` of 1.
+        level: How sharply it attends: 1 leaves nothing elsewhere. Only a head that writes nothing may attend less.
     """
 
     layer: int
@@ -55,6 +56,7 @@ class Attend:
     reads: str = "red"
     writes: str | None = "answer"
     gain: float = 1.0
+    level: float = 1.0
     component: Component = field(default="attention", init=False)
 
 
@@ -126,14 +128,6 @@ def both(one: str, other: str, by: str, writes: str, gain: float = 1.0) -> tuple
     k = SHARP
     joint = Unit({one: k, other: k, by: 2 * k}, -3 * k, {writes: 2 * gain / k})
     return joint, Unit({by: k}, 0.0, {writes: -gain / k})
-
-
-def product(one: str, other: str, writes: str, gain: float = 1.0) -> tuple[Unit, ...]:
-    """``writes += gain * one * other`` of two features that are 1, -1 or 0 together."""
-    k = SHARP
-    return tuple(
-        Unit({one: a * k, other: b * k}, 0.0, {writes: a * b * gain / (2 * k)}) for a in (1.0, -1.0) for b in (1.0, -1.0)
-    )
 
 
 # -- the causal model
@@ -264,7 +258,7 @@ def _block(
     change: Change | None, writes: dict[Where, np.ndarray],
 ) -> np.ndarray:  # fmt: skip
     for component in COMPONENTS:
-        mine = [part for part in network.parts[expert] if part.layer == layer and part.component == component]
+        mine = parts_at(network.parts[expert], layer, component)
         seen = normalised(stream)
         added = np.zeros_like(stream)
         for part in mine:

@@ -9,6 +9,10 @@ Every cell of the first picture (16 x 16 pixels, one token) has a colour whose t
 The answer is the redness of the video: where it is shown (``shown``) depends on what the network does. A task that asks
 by text has its label in the prompt.
 
+An unlinked task is a null: its label, its second bit and its regions are drawn by themselves, and all cells are random,
+so that nothing in what a network is given tells of them. Whatever a method says of label or region there is false, in
+any network.
+
 When not to use: for anything a trained model should solve; those tasks are in :mod:`dit_lens.tasks`.
 """
 
@@ -46,6 +50,7 @@ class PlantTask:
         shown: Where the answer is read: "later" (all cells of the later frames) or "key" (the region, first frame).
         unused: 1 or -1: the second bit, in the region "other".
         scene: Drawn cells, from which everything but the two bits comes.
+        linked: Whether label, second bit and regions are those of the picture.
     """
 
     seed: int
@@ -54,6 +59,7 @@ class PlantTask:
     shown: Shown = "later"
     unused: int = 1
     scene: int = 0
+    linked: bool = True
 
     name = "plant"
     height, width, num_frames = ROWS * CELL, COLS * CELL, PIXEL_FRAMES
@@ -64,17 +70,24 @@ class PlantTask:
         return WORDS[0] if self.asks == "picture" or self.label > 0 else WORDS[1]
 
     @cached_property
+    def places(self) -> Mapping[str, np.ndarray]:
+        """Cells of the regions "key" and "other", bool (rows * cols,)."""
+        order = np.random.default_rng([self.scene, 1]).permutation(ROWS * COLS)
+        key, other = np.zeros((2, ROWS * COLS), bool)
+        key[order[:REGION]], other[order[REGION : 2 * REGION]] = True, True
+        return MappingProxyType({"key": key, "other": other})
+
+    @cached_property
     def cells(self) -> np.ndarray:
         """Red, green and blue of the first picture as 1 and -1, (rows * cols, 3)."""
-        rng = np.random.default_rng([self.scene, 1])
-        order = rng.permutation(ROWS * COLS)
-        drawn = rng.choice([-1.0, 1.0], ROWS * COLS)
-        red = np.where(np.isin(np.arange(ROWS * COLS), order[: 2 * REGION]), 0.0, drawn)
-        green, blue = -np.ones(ROWS * COLS), -np.ones(ROWS * COLS)
-        red[order[:REGION]] = self.label if self.asks == "picture" else drawn[order[0]]
-        red[order[REGION : 2 * REGION]] = self.unused
-        green[order[:REGION]], blue[order[REGION : 2 * REGION]] = 1, 1
-        return np.stack([red, green, blue], 1)
+        drawn = np.random.default_rng([self.scene, 2]).choice([-1.0, 1.0], (ROWS * COLS, 3))
+        if not self.linked:
+            return drawn
+        key, other = self.places["key"], self.places["other"]
+        red = drawn[:, 0]
+        red[key] = self.label if self.asks == "picture" else red[key][0]
+        red[other] = self.unused
+        return np.stack([red, np.where(key, 1.0, -1.0), np.where(other, 1.0, -1.0)], 1)
 
     @cached_property
     def image(self) -> Image.Image:
@@ -84,10 +97,12 @@ class PlantTask:
 
     @cached_property
     def regions(self) -> Mapping[str, np.ndarray]:
-        """Tokens of the first frame, bool (n_tokens,): "key", "other" and "rest"; and "later", all other frames."""
+        """Tokens of the first frame, bool (n_tokens,): "key" (also as "foreground"), "other", "rest"; "later": all
+        others."""
         first = np.arange(FRAMES * ROWS * COLS) < ROWS * COLS
-        key, other = (np.concatenate([self.cells[:, i] > 0, np.zeros(ROWS * COLS, bool)]) for i in (1, 2))
-        found = {"key": key, "other": other, "rest": first & ~key & ~other, "later": ~first}
+        none = np.zeros((FRAMES - 1) * ROWS * COLS, bool)
+        key, other = (np.concatenate([self.places[name], none]) for name in ("key", "other"))
+        found = {"key": key, "foreground": key, "other": other, "rest": first & ~key & ~other, "later": ~first}
         return MappingProxyType(found)
 
     @property
@@ -111,7 +126,7 @@ class PlantTask:
         red = video[..., 0].astype(float) / (255 if video.dtype == np.uint8 else 1) * 2 - 1
         if self.shown == "later":
             return float(red[1:].mean())
-        key = (self.cells[:, 1] > 0).reshape(ROWS, COLS).repeat(CELL, 0).repeat(CELL, 1)
+        key = self.places["key"].reshape(ROWS, COLS).repeat(CELL, 0).repeat(CELL, 1)
         return float(red[0][key].mean())
 
     def answer(self, video: np.ndarray) -> int:
@@ -124,19 +139,26 @@ class PlantTask:
         return Score(red > 0, float(np.clip(red, 0, 1)))
 
     def twin(self, kind: str, seed: int = 0) -> PlantTask:
-        """``"other_answer"``: the same picture with the other label; ``"same_answer"``: another picture, same label."""
+        """``"other_answer"``: the same picture with the other label; ``"same_answer"``: another picture, same label.
+
+        Of an unlinked task every twin is another picture, since its label stands in none.
+        """
+        moved = replace(self, scene=self.scene + 1_000_003 * (seed + 1))
         if kind == "other_answer":
-            return replace(self, label=-self.label)
+            return replace(self if self.linked else moved, label=-self.label)
         if kind == "same_answer":
-            return replace(self, scene=self.scene + 1_000_003 * (seed + 1))
+            return moved
         raise TaskError(f"unknown twin {kind!r}; choose 'other_answer' or 'same_answer'")
 
 
-def draw(n: int, seed: int = 0, asks: Asks = "picture", shown: Shown = "later") -> Sequence[PlantTask]:
+def draw(
+    n: int, seed: int = 0, asks: Asks = "picture", shown: Shown = "later", linked: bool = True
+) -> Sequence[PlantTask]:
     """``n`` tasks: each label stands in half of them, and so does, independently of it, each second bit."""
     rng = np.random.default_rng([seed, 2])
-    labels = np.tile([1, -1], n)[:n] * (1 if rng.random() < 0.5 else -1)
+    labels = rng.permutation(np.tile([1, -1], n)[:n])
     unused = rng.permutation(np.tile([1, 1, -1, -1], n)[:n])
     return tuple(
-        PlantTask(seed * 10_000 + i, int(labels[i]), asks, shown, int(unused[i]), seed * 10_000 + i) for i in range(n)
+        PlantTask(seed * 10_000 + i, int(labels[i]), asks, shown, int(unused[i]), seed * 10_000 + i, linked)
+        for i in range(n)
     )

@@ -85,5 +85,5 @@ def seen_text(pipe: Any) -> tuple[Tensor, list[dict[str, float]]]:
         rows += list(embedded[:count])
         features += [{name: TOKENS * value for name, value in wanted.items()}, *({} for _ in range(count - 1))]
     rows.append(torch.zeros(TEXT))
-    features.append({})
+    features.append({"constant": 1.0})  # padding is told from tokens by what it becomes, which must not be nothing
     return torch.stack(rows), features

@@ -43,9 +43,9 @@ class Planted:
     truth: Truth
     directions: Directions
 
-    def tasks(self, n: int, seed: int = 0) -> Sequence[PlantTask]:
-        """``n`` pictures that this network answers."""
-        return draw(n, seed, self.spec.asks, self.spec.shown)
+    def tasks(self, n: int, seed: int = 0, linked: bool = True) -> Sequence[PlantTask]:
+        """``n`` pictures that this network answers; or, not linked, as many that no network can answer."""
+        return draw(n, seed, self.spec.asks, self.spec.shown, linked)
 
     def __enter__(self) -> Planted:
         return self

@@ -1,9 +1,9 @@
 """What is true of a planted network: which places are causal, and by how much, from its causal model.
 
-    truth.patch(tasks)                       exact local effects of taking a block's update from the source, (step, layer)
-    truth.patch(tasks, hooks=True)           of each component, (step, layer, hook)
-    truth.ablate(tasks, horizon="final")     of removing a block's update
-    truth.members()                          the places at which the mechanism stands, (step, layer, hook)
+    truth.patch(tasks)                      exact local effects of a block's update taken from the source, (step, layer)
+    truth.patch(tasks, hooks=True)          of each component, (step, layer, hook)
+    truth.ablate(tasks, horizon="final")    of removing a block's update
+    truth.members()                         the places at which the mechanism stands, (step, layer, hook)
 
 An effect is the toolkit's projection: 0 is the base, 1 the source, which is the task's twin with the other answer. A
 place can be a member without an effect of its own (two layers that back each other up), and have an effect without
@@ -14,21 +14,24 @@ When not to use: for the size of effects where a spec has a ``rest``; where the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
+from dit_lens.address import label
 from dit_lens.planted.directions import FEATURES, GATED
-from dit_lens.planted.mechanism import COMPONENTS, Attend, Calls, Component, Network, Part, Tell, Where, run
+from dit_lens.planted.mechanism import COMPONENTS, Attend, Calls, Component, Network, Part, Tell, Units, Where, run
 from dit_lens.planted.pictures import PlantTask
 from dit_lens.planted.specs import Spec
 from dit_lens.planted.weights import HEADS
 
 #: The hooks that hold what a component adds to the stream.
 HOOKS: dict[Component, str] = {"attention": "attn_gated", "cross_attention": "cross_attn_out", "mlp": "mlp_gated"}
+READ_OUT = ("answer", "late", "clutter")
 Edit = Literal["patch", "ablate"]
 Horizon = Literal["local", "final"]
 
@@ -98,6 +101,48 @@ class Truth:
             found, coords={"layer": range(len(found)), "head": range(HEADS)}, dims=("layer", "head")
         )
 
+    def attends(self, mechanism: bool = False) -> xr.DataArray:
+        """Whether a head attends to a region, bool (region, layer, head); ``mechanism``: for the answer."""
+        names = {"green": "key", "blue": "other"}
+        shape = (2, self.network.n_layers, HEADS)
+        coords = {"region": list(names.values()), "layer": range(shape[1]), "head": range(HEADS)}
+        found = xr.DataArray(np.zeros(shape, bool), coords=coords, dims=tuple(coords))
+        for expert, parts in self.network.parts.items():
+            for part in self._mechanism(expert) if mechanism else parts:
+                if isinstance(part, Attend):
+                    found.loc[names[part.region], part.layer, part.head] = True
+        return found
+
+    def writes_at_key(self) -> xr.DataArray:
+        """Whether a layer writes in the region "key" and nowhere else, bool (layer)."""
+        return self._layers(lambda part: isinstance(part, Units))
+
+    def writes_read_out(self) -> xr.DataArray:
+        """Whether a layer writes what the output projection reads, bool (layer)."""
+        return self._layers(lambda part: any(name in READ_OUT for name in written(part)))
+
+    def _layers(self, chosen: Callable[[Part], bool]) -> xr.DataArray:
+        found = np.zeros(self.network.n_layers, bool)
+        for parts in self.network.parts.values():
+            for part in parts:
+                found[part.layer] |= chosen(part)
+        return xr.DataArray(found, coords={"layer": range(len(found))}, dims="layer")
+
+    def decodable(self, tasks: Sequence[PlantTask]) -> xr.DataArray:
+        """Whether the later frames' mean stream after a layer tells the label, or the second bit, bool (label, step,
+        layer)."""
+        n = self.network
+        found = np.zeros((2, n.n_steps, n.n_layers))
+        for task in tasks[:2]:
+            for i, other in enumerate((task.twin("other_answer"), replace(task, unused=-task.unused))):
+                runs = [run(n, one).streams for one in (task, other)]
+                for step in range(n.n_steps):
+                    for layer in range(n.n_layers):
+                        a, b = (one[step, "cond", layer][task.regions["later"]].mean(0) for one in runs)
+                        found[i, step, layer] = max(found[i, step, layer], np.abs(a - b).max())
+        coords = {"label": ["label", "unused"], "step": range(n.n_steps), "layer": range(n.n_layers)}
+        return xr.DataArray(found > 0.1, coords=coords, dims=tuple(coords))
+
     def _mechanism(self, expert: str) -> Iterable[Part]:
         there = self.network.parts[expert]
         return (part for part in self.spec.mechanism() if part in there)
@@ -106,8 +151,7 @@ class Truth:
         """Whether the gates of a step let through anything that a part writes."""
         if self.network.open is None or step in self.network.open or isinstance(part, Tell):
             return True
-        names = [part.writes] if isinstance(part, Attend) else [name for unit in part.units for name in unit.out]
-        return any(name is not None and FEATURES[name] != GATED for name in names)
+        return any(FEATURES[name] != GATED for name in written(part))
 
     # -- what changes there do
 
@@ -177,7 +221,7 @@ class Truth:
         base, source = run(self.network, task), run(self.network, task.twin("other_answer"))
         found = []
         for place in places:
-            edited = run(self.network, task, lambda where, write, p=place: _changed(edit, p, where, write, source))
+            edited = run(self.network, task, partial(_changed, edit, place, source))
             last = place.steps[-1] if horizon == "local" else None
             toward = self._moved(source.velocity - base.velocity, last)
             moved = self._moved(edited.velocity - base.velocity, last)
@@ -193,7 +237,14 @@ class Truth:
         return moved if step is None else moved - sigmas[step] * dv[step]
 
 
-def _changed(edit: Edit, place: Place, where: Where, write: np.ndarray, source: Calls) -> np.ndarray:
+def written(part: Part) -> tuple[str, ...]:
+    """The features that a part adds to."""
+    if isinstance(part, Units):
+        return tuple(dict.fromkeys(name for unit in part.units for name in unit.out))
+    return () if part.writes is None else (part.writes,)
+
+
+def _changed(edit: Edit, place: Place, source: Calls, where: Where, write: np.ndarray) -> np.ndarray:
     if not place.holds(where):
         return write
     return source.writes[where] if edit == "patch" else np.zeros_like(write)
@@ -204,6 +255,4 @@ def _groups(entries: Sequence[Sequence[int] | int]) -> list[tuple[int, ...]]:
 
 
 def _labels(groups: Sequence[tuple[int, ...]]) -> list[Any]:
-    from dit_lens.address import label
-
     return [g[0] for g in groups] if all(len(g) == 1 for g in groups) else [label(g) for g in groups]

@@ -2,7 +2,8 @@
 
 The transformer keeps the random weights of its construction where nothing is planted, except that every output
 projection (of attention, cross-attention and feed-forward) is zero: such a component computes, and adds nothing. A
-*rest* gives those components random output projections again, so that each adds noise-like vectors of a chosen length.
+*rest* gives those components random weights again, which see everything but the constant, and output projections that
+are scaled, one after the other, until each adds vectors of a chosen length to the tokens of a reference input.
 
 Attention is written with RoPE's slow pairs: at a few positions' distance they turn by a hundredth of a radian, so that
 a key is recognised by what stands at its token and not by where it stands.
@@ -17,13 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dit_lens.planted.directions import CONSTANT, FEATURES, GATED, UNREAD, WIDTH, Directions
+from dit_lens.planted.directions import CONSTANT, GATED, UNREAD, WIDTH, Directions
 from dit_lens.planted.mechanism import COMPONENTS, UNIT, Attend, Component, Part, Tell, parts_at
+from dit_lens.planted.pictures import COLS, FRAMES, ROWS
 
 HEADS, HEAD_WIDTH, HIDDEN = 4, 12, 48
 LATENTS, MASKS = 16, 4  # channels of the input before the first picture's own
 SLOW, OTHER_SLOW = 2, 7  # places in a head: the first of the slow pair of time, the second of that of rows
-SHARPNESS = 12.0
+SHARPNESS = 12.0  # of keys: logits of a region are 29 or more above all others
+SOFTNESS = 0.8  # the same at level 1 of heads that attend less than fully, where there are four: logits of 2
 #: How far an answer of 1 moves the velocity, in standard deviations of the noise that a generation starts from.
 AMPLITUDE = 4.0
 RED, GREEN = 0, 1
@@ -56,13 +59,14 @@ def write(
         open_steps: Steps whose gate is open for the gated channels; all of them by default.
         text: Distinct text embeddings that will be seen, (texts, width).
         text_features: What each of them becomes.
-        rest: Length of what each component outside the mechanism adds to a token, 1 being what a part writes.
+        rest: Root mean square length of what each component outside the mechanism adds to a token; a part writes 1.
         seed: Of the rest.
     """
     rng = np.random.default_rng([seed, 7])
     _write_entry(model, directions, rest, rng)
     _write_time(model, timesteps, open_steps)
     _write_text(model, directions, text, text_features)
+    scaled: list[nn.Linear] = []
     for layer, block in enumerate(model.blocks):
         block.scale_shift_table.zero_()
         for component in COMPONENTS:
@@ -71,8 +75,11 @@ def write(
             if mine:
                 _WRITERS[component](block, directions, mine)
             elif rest:
-                _write_rest(block, component, directions, rest, rng)
+                _write_rest(block, component, directions, rng)
+                scaled.append(_out(block, component))
     _write_read_out(model, directions)
+    if rest:
+        _scale_rest(model, scaled, text, timesteps, rest, rng)
 
 
 def _write_entry(model: Any, directions: Directions, rest: float, rng: np.random.Generator) -> None:
@@ -133,6 +140,7 @@ def _write_attention(block: Any, directions: Directions, parts: Sequence[Any]) -
     attn = block.attn1
     weights = {name: np.zeros((WIDTH, WIDTH)) for name in ("to_q", "to_k", "to_v", "out")}
     biases = {name: np.zeros(WIDTH) for name in ("to_q", "to_k", "to_v")}
+    sharpness = np.zeros(WIDTH)
     for part in parts:
         assert isinstance(part, Attend)
         start = part.head * HEAD_WIDTH
@@ -145,8 +153,9 @@ def _write_attention(block: Any, directions: Directions, parts: Sequence[Any]) -
     for name in ("to_q", "to_k", "to_v"):
         getattr(attn, name).weight.copy_(tensor(weights[name]))
         getattr(attn, name).bias.copy_(tensor(biases[name]))
+        sharpness[start : start + HEAD_WIDTH] = SHARPNESS if part.level >= 1 else SOFTNESS * part.level
     attn.norm_q.weight.fill_(1.0)
-    attn.norm_k.weight.fill_(SHARPNESS)
+    attn.norm_k.weight.copy_(tensor(sharpness))
     attn.to_out[0].weight.copy_(tensor(weights["out"]))
 
 
@@ -175,10 +184,8 @@ def _write_mlp(block: Any, directions: Directions, parts: Sequence[Any]) -> None
 _WRITERS = {"attention": _write_attention, "cross_attention": _write_cross_attention, "mlp": _write_mlp}
 
 
-def _write_rest(
-    block: Any, component: Component, directions: Directions, rest: float, rng: np.random.Generator
-) -> None:
-    """Random weights that see everything but the constant, and add vectors of length about `rest`."""
+def _write_rest(block: Any, component: Component, directions: Directions, rng: np.random.Generator) -> None:
+    """Random weights that see everything but the constant."""
     away = np.eye(WIDTH) - np.outer(directions.of("constant"), directions.of("constant"))
     if component == "mlp":
         inner = [block.ffn.net[0].proj]
@@ -187,11 +194,34 @@ def _write_rest(
         inner = [attn.to_q, attn.to_k, attn.to_v]
     for linear in inner:
         drawn = rng.standard_normal(tuple(linear.weight.shape)) / np.sqrt(WIDTH)
-        linear.weight.copy_(tensor(drawn @ (np.eye(WIDTH) if linear.in_features != WIDTH else away) * 4.0))
+        linear.weight.copy_(tensor(drawn @ away / UNIT * 3))
         linear.bias.zero_()
     out = _out(block, component)
-    scale = {"attention": 1.0, "cross_attention": 1.0, "mlp": 1.0}[component]
-    out.weight.copy_(tensor(rest * scale * rng.standard_normal(tuple(out.weight.shape)) / WIDTH))
+    out.weight.copy_(tensor(rng.standard_normal(tuple(out.weight.shape))))
+
+
+def _scale_rest(
+    model: Any, scaled: Sequence[nn.Linear], text: Tensor, timesteps: Tensor, rest: float, rng: np.random.Generator
+) -> None:
+    """One call on a reference input, during which every projection is scaled as it is reached."""
+
+    def scale(module: nn.Linear, args: Any, out: Tensor) -> Tensor:
+        factor = rest / float(out.float().pow(2).sum(-1).mean().sqrt())
+        module.weight.mul_(factor)
+        return out * factor
+
+    picture = np.zeros((16, FRAMES, 2 * ROWS, 2 * COLS))
+    cells = rng.choice([-1.0, 1.0], (3, ROWS, COLS)).repeat(2, 1).repeat(2, 2)
+    picture[:15, 0] = np.tile(cells, (5, 1, 1))
+    mask = np.zeros((MASKS, *picture.shape[1:]))
+    mask[:, 0] = 1
+    noise = rng.standard_normal(picture.shape)
+    handles = [module.register_forward_hook(scale) for module in scaled]
+    try:
+        model(tensor(np.concatenate([noise, mask, picture]))[None], timesteps[:1], text[None])
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _write_read_out(model: Any, directions: Directions) -> None:
@@ -217,7 +247,3 @@ def _silence(linear: nn.Linear) -> None:
     linear.weight.zero_()
     linear.bias.zero_()
 
-
-def features_are_known(names: Sequence[str]) -> bool:
-    """Whether all of these are features."""
-    return set(names) <= set(FEATURES)

@@ -34,21 +34,23 @@ from typing import Any, Unpack
 import numpy as np
 import xarray as xr
 
+from dit_lens import checks
 from dit_lens.address import ALL, Address
 from dit_lens.errors import ProbeError
 from dit_lens.interventions.erase import erase
 from dit_lens.interventions.steer import steer
 from dit_lens.probing.concept_erasure import Eraser
 from dit_lens.probing.linear_probe import Probe
-from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import summarise, task_names
+from dit_lens.runner import Item, Options, over_tasks
+from dit_lens.runner.options import split_options
+from dit_lens.stats.summary import summarise
 from dit_lens.wan.editing import Intervention
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
 from dit_lens.wan.recording import record
 from dit_lens.wan.reduce import Project
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import NAMES, Sampling, SamplingArguments, SamplingLike, merged
+from dit_lens.wan.sampling import NAMES, Sampling, merged
 from dit_lens.wan.token_grid import Grid
 
 WHEN = ("once", "held")
@@ -82,9 +84,7 @@ def causal(
     random: Callable[[np.random.Generator], np.ndarray] | None = None,
     seeds: Sequence[int] | None = None,
     regions: Mapping[str, Any] | None = None,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
     """Steer along a probe and erase it in generations of ``tasks``, beside random edits of the same size.
 
@@ -114,8 +114,8 @@ def causal(
             uniform on the sphere; its component along u is removed.
         seeds: Noise seed of each puzzle; 0, 1, ... by default.
         regions: As ``lens.generate`` takes them.
-        sampling: How to generate, or its arguments flat; by default as the probe's data was generated.
-        progress: Called with the number of finished puzzles.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`); by default tasks are sampled as the probe's
+            data was.
 
     Returns:
         Each measure (task, when, kind) and its null ``<name>_null`` (task, when, kind, draw); ``base_score``
@@ -127,13 +127,14 @@ def causal(
     """
     place = _place(lens, probe, at)
     seeds = range(len(tasks)) if seeds is None else seeds
+    strengths = [checks.number(s, "strengths", error=ProbeError) for s in strengths]
     if not tasks or len(seeds) != len(tasks) or draws < 1 or not strengths or min(strengths) <= 0:
         raise ProbeError(
             f"{len(tasks)} tasks, {len(seeds)} seeds, {draws} draws, strengths {tuple(strengths)}: give a seed for "
             "each task, at least one draw, and strengths above 0 (each is pushed both ways)"
         )
-    how = merged(sampling, given, causal)
-    if sampling is None and not how.given():
+    how, _ = split_options(options, causal)
+    if not how.given():
         how = _sampling(probe)
     kinds = ("steer",) if pattern is None else ("steer", "pattern")
     arms = {f"{kind} {s:+g}": (kind, s) for kind in kinds for one in strengths for s in (one, -one)}
@@ -144,57 +145,55 @@ def causal(
         "held": {**where, **_span(steps, layers, place.layer)},
     }
     erasers = _erasers(probe, eraser, place)
-    found = {name: np.full((len(tasks), 2, len(arms), 1 + draws), np.nan) for name in MEASURES}
-    base_score, sds = np.full(len(tasks), np.nan), np.full((len(tasks), len(kinds)), np.nan)
-    for i, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
-        progress(i, len(tasks), f"causal check, puzzle {i}")
-        sign, u = _signs(signs, task, lens.grid_of(task, how)), {"steer": _direction(probe, contrast, task)}
+
+    def row(item: Item) -> xr.Dataset:
+        task, seed = item.task, seeds[item.index]
+        sign, u = _signs(signs, task, item.lens.grid_of(task, how)), {"steer": _direction(probe, contrast, task)}
         if pattern is not None:
             u["pattern"] = _pattern(pattern(task) if callable(pattern) else pattern, len(u["steer"]))
         kept = record(
             place.hook, reduce=Project(np.stack(list(u.values()), axis=1)), branches=place.branch, name="along",
             **_span(place.step, None, place.layer),
         )  # fmt: skip
-        base = lens.generate(task, seed=seed, record=kept, sampling=how, regions=regions)
-        sds[i] = base[replace(place, hook="along")].double().numpy()[sign != 0].std(0)
-        if not (sds[i] > 0).all() and not relative:
+        base = item.generate(seed=seed, record=kept)
+        sd = base[replace(place, hook="along")].double().numpy()[sign != 0].std(0)
+        if not (sd > 0).all() and not relative:
             raise ProbeError(
                 f"the {int((sign != 0).sum())} edited tokens of {task!r} do not differ along the probe's direction, so "
                 "that strengths have no unit: edit more tokens, or use relative=True"
             )
-        unit = dict(zip(kinds, np.ones(len(kinds)) if relative else sds[i], strict=True))
-        base_score[i] = _score(task, base)
-        rng = np.random.default_rng([seed, i])
-        for k in range(1 + draws):
-            v = u if k == 0 else {kind: _random(random, rng, one) for kind, one in u.items()}
-            turn = None if k == 0 else [seed, i, k]
-            for w, when in enumerate(WHEN):
-                for a, (kind, s) in enumerate(arms.values()):
-                    if kind == "erase":
-                        edits = _erase(erasers, turn, sign, place if when == "once" else None, spans[when])
-                    else:
-                        edits = _steer(v[kind], s * unit[kind], sign, {**spans[when], "relative": relative})
-                    for name, value in _read(task, base, _edited(lens, base, edits), target).items():
-                        found[name][i, w, a, k] = value
-    data: dict[str, Any] = {}
-    for name, values in found.items():
-        if name != "reached" or target is not None:
-            about = {"long_name": MEASURES[name][0], "units": MEASURES[name][1]}
-            data[name] = (("task", "when", "kind"), values[..., 0], about)
-            data[f"{name}_null"] = (("task", "when", "kind", "draw"), values[..., 1:], about)
-    data |= {"base_score": ("task", base_score), "sd": (("task", "direction"), sds)}
-    coords = {
-        "direction": list(kinds),
-        "task": task_names(tasks),
-        "when": list(WHEN),
-        "kind": list(arms),
-    }
+        unit = dict(zip(kinds, np.ones(len(kinds)) if relative else sd, strict=True))
+        rng = np.random.default_rng([seed, item.index])
+        drawn = [u, *({kind: _random(random, rng, one) for kind, one in u.items()} for _ in range(draws))]
+
+        def edited(draw: int, when: str, kind: str) -> dict[str, float]:
+            how_to, s = arms[kind]
+            if how_to == "erase":
+                turn = None if draw == 0 else [seed, item.index, draw]
+                edits = _erase(erasers, turn, sign, place if when == "once" else None, spans[when])
+            else:
+                edits = _steer(drawn[draw][how_to], s * unit[how_to], sign, {**spans[when], "relative": relative})
+            return dict.fromkeys(MEASURES, np.nan) | _read(task, base, _edited(item.lens, base, edits), target)
+
+        found = item.sites(edited, draw=range(1 + draws), when=WHEN, kind=list(arms))
+        values = found.transpose("when", "kind", "draw").drop_vars("draw")
+        null = values.isel(draw=slice(1, None)).rename({name: f"{name}_null" for name in MEASURES})
+        shown = xr.merge([values.isel(draw=0), null]).assign(base_score=_score(task, base), sd=("direction", sd))
+        return shown.assign_coords(direction=list(kinds))
+
+    given = {**options, **dict.fromkeys(how.given(), None), "sampling": how}
+    found = over_tasks(lens, tasks, row, options=given, of=causal, regions=regions)
+    if target is None:
+        found = found.drop_vars(["reached", "reached_null"])
+    for name, (long_name, units) in MEASURES.items():
+        for one in {name, f"{name}_null"} & set(found.data_vars):
+            found[one].attrs = {"long_name": long_name, "units": units}
     attrs: dict[str, Any] = {
         "probe": probe.label, "at": str(place), "held": str(spans["held"]), "model": lens.name, "seeds": list(seeds),
-        "n_steps": base.plan.n_steps, "unit": "norm" if relative else "sd",
+        "unit": "norm" if relative else "sd",
         "eraser": "the probe's normals" if eraser is None else "given",
     }  # fmt: skip
-    return xr.Dataset(data, coords=coords, attrs=attrs)
+    return found.assign_attrs(attrs)
 
 
 def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
@@ -209,8 +208,8 @@ def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
         ``value``, ``null`` and their paired ``difference`` (metric, when, kind), each with a 95 % interval (bootstrap
         over puzzles): ``low, high`` of ``value``, ``null_low, null_high``, ``difference_low, difference_high``. The
         null of a puzzle is the mean over its draws. ``n`` is the number of puzzles. ``p`` is the share of flips in
-        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* kind by that metric, so that it is
-        corrected for the number of kinds.
+        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* kind of edit by that metric, so that it
+        is corrected for the number of kinds.
     """
     names = [name for name in MEASURES if name in found]
     value = xr.concat([found[n].drop_attrs() for n in names], dim="metric").assign_coords(metric=names)

@@ -33,10 +33,10 @@ from dit_lens.address import Address, Branch
 from dit_lens.errors import ProbeError, StoreError
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.parts import make_parts
-from dit_lens.store import Content, Store, open_store
-from dit_lens.store.base import WAITING
+from dit_lens.store.base import WAITING, Store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe, task_identity
-from dit_lens.store.items import HEADER
+from dit_lens.store.items import HEADER, Content
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.reduce import FrameMean, Raw, Reducer, RegionMean, Tokens, VideoMean, reducer

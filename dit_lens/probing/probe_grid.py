@@ -27,6 +27,7 @@ import torch
 import xarray as xr
 from sklearn.metrics import roc_auc_score
 
+from dit_lens.checks import number
 from dit_lens.errors import ProbeError
 from dit_lens.probing import scores
 from dit_lens.probing.controls import BASELINES, baselines, control_task, shuffles
@@ -38,9 +39,10 @@ from dit_lens.probing.splits import folds_of
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.parts import make_parts
 from dit_lens.stats.summary import summarise, task_names
-from dit_lens.store import Content, Store, open_store
-from dit_lens.store.base import WAITING
+from dit_lens.store.base import WAITING, Store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe
+from dit_lens.store.items import Content
 from dit_lens.wan.versions import versions
 
 Asked = str | Label | Labels
@@ -92,6 +94,7 @@ def grid(
         raise ProbeError("no labels: give names such as ['wall', 'path'], or a mapping of your own arrays")
     if untrained is not None:
         _check_twin(features, untrained)
+    alpha = number(alpha, "alpha", 0, error=ProbeError)
     reader: Reader = Ridge(alpha) if estimator is None else Estimator(estimator)
     fold = folds_of(features.groups, folds, seed)
     jobs = [_Job(features, one, fold, permutations, seed) for one in chosen]

@@ -82,9 +82,9 @@ def _cut(m: Measured) -> Reading | None:
     if "cuts" not in m:
         return None
     cuts = m["cuts"].isel(edge=0)
-    solved = cuts["solved"].sel(window="all")
+    solved = cuts["solved"].sel(layer="all")
     return Reading.along(
-        cuts["changed"].sel(window="all", drop=True),
+        cuts["changed"].sel(layer="all", drop=True),
         "kind",
         ("cut", "random"),
         f"Solved: without a cut {text(cuts['base_solved'])}; cut {text(solved.sel(kind='cut'))}; random "
@@ -98,14 +98,14 @@ def _cut_later(m: Measured) -> Reading | None:
         return None
     cuts = m["cuts"].isel(edge=0)
     changed = cuts["changed"]
-    windows = [str(w) for w in changed["window"].values if w != "all"]
+    windows = [str(w) for w in changed["layer"].values if w != "all"]
     early = [w for w in windows if int(w.split("-")[0]) / cuts.attrs["n_layers"] < SHIFT]
     later = [w for w in windows if w not in early]
     if not (early and later):
         return None
-    grown = changed.sel(window=later).mean("window") - changed.sel(window=early).mean("window")
+    grown = changed.sel(layer=later).mean("layer") - changed.sel(layer=early).mean("layer")
     each = "; ".join(
-        f"{w}: {text(changed.sel(window=w, kind='cut'))}, random {text(changed.sel(window=w, kind='random'))}"
+        f"{w}: {text(changed.sel(layer=w, kind='cut'))}, random {text(changed.sel(layer=w, kind='random'))}"
         for w in windows
     )
     return Reading.along(

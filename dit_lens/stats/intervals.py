@@ -39,8 +39,8 @@ def mean_interval(
 
     Args:
         values: Numbers along ``over`` and any other dims; NaN entries are left out.
-        over: The dim that is resampled in thought, or several from the top level down; the lower ones are averaged
-            within the first before anything else.
+        over: The dim that the interval generalises over, or several from the top level down; the lower ones are
+            averaged within the first before anything else.
         level: Coverage.
         bounds: The least and the greatest value that the outcome can have. Where all values lie on the two bounds the
             outcome is two-valued and has Wilson's interval; where all values are equal the interval is what Wilson

@@ -200,7 +200,7 @@ def corrected(verdicts: Sequence[Verdict], *, any_dependence: bool = False) -> l
     """The verdicts of one page, judged again with the false discovery rate held over all of them.
 
     Args:
-        verdicts: Every row of the page that was tested, the dull ones too.
+        verdicts: Every row of the page that was tested, also those without a finding.
         any_dependence: As of :func:`dit_lens.stats.fdr`.
 
     Returns:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -35,6 +36,11 @@ def check_pipeline(pipe: Any) -> None:
             "WanImageToVideoPipeline, a folder in diffusers layout, a hub id, or 'lab'"
         )
     check_kind(type(pipe).__name__)
+    if getattr(pipe, "transformer_2", None) is transformer:
+        raise LoadError(
+            "transformer and transformer_2 are the same model, and a lens needs an expert of its own for each: load "
+            "the second expert, or set pipe.transformer_2 = None and call pipe.register_to_config(boundary_ratio=None)"
+        )
     ratio, second = pipe.config.boundary_ratio, getattr(pipe, "transformer_2", None)
     if ratio is not None and second is None:
         raise LoadError(
@@ -46,6 +52,8 @@ def check_pipeline(pipe: Any) -> None:
             "transformer_2 is there but boundary_ratio is None, so it would never run: call "
             "pipe.register_to_config(boundary_ratio=0.9) for I2V-A14B (0.875 for T2V-A14B)"
         )
+    if any(isinstance(block, HookedBlock) for model in _experts(pipe) for block in getattr(model, "blocks", ())):
+        gc.collect()  # a lens that was dropped in a circle of references
     for model in _experts(pipe):
         _check_running(model)
         _check_modules(model)
@@ -80,8 +88,12 @@ def _own_forward(module: Any) -> bool:
 def _check_modules(model: Any) -> None:
     for block in model.blocks:
         if isinstance(block, HookedBlock):
-            raise LoadError("this pipeline is already under a lens: use that one, or close it first (lens.close())")
+            raise LoadError(
+                "this pipeline is already under a lens: use that one, or close it first (lens.close(), or "
+                "dit_lens.release(pipe) where the lens is out of reach)"
+            )
         for module in (block, block.ffn, model.patch_embedding, model.condition_embedder, model.proj_out):
+            _check_wrapped(module)
             if hasattr(module, "_hf_hook") or _own_forward(module):
                 raise BypassError(
                     f"{type(module).__name__} carries an offload or other forward hook from before the lens, which "
@@ -94,6 +106,21 @@ def _check_modules(model: Any) -> None:
                     f"attention runs through {type(attn.processor).__name__}, whose insides have no points: call "
                     "transformer.set_default_attn_processor() or set_attn_processor(WanAttnProcessor()) before loading"
                 )
+
+
+def _check_wrapped(module: Any) -> None:
+    """Refuse what replaces forwards under a name of its own, with the cure for it."""
+    what = type(module).__name__
+    if type(module.__dict__.get("forward")).__module__.startswith("nnsight"):
+        raise BypassError(
+            f"{what} is wrapped by NNsight(...), whose forwards would run around the points: load the pipeline again "
+            "and give it to dit_lens.load as it is; lens.trace(...) is nnsight over the same model"
+        )
+    if "group_offloading" in getattr(module.__dict__.get("_diffusers_hook"), "hooks", {}):
+        raise BypassError(
+            f"{what} is under group offloading from before the lens, which holds the forwards that get points: load "
+            "the pipeline again, and call transformer.enable_group_offload(...) after dit_lens.load"
+        )
 
 
 def _check_running(model: Any) -> None:

@@ -127,6 +127,12 @@ def build(pipe: Any, sampling: Sampling, device: Any = None) -> tuple[Plan, Any]
         raise SamplerError(f"{sampling} says not how many steps, or what guidance: lens.sampling(...) resolves it")
     if n_steps < 1:
         raise SamplerError(f"num_inference_steps={n_steps}: at least one denoising step is needed")
+    most = scheduler.config.num_train_timesteps
+    if n_steps > most:
+        raise SamplerError(
+            f"num_inference_steps={n_steps}: the sampler knows {most} noise levels, so more steps would only repeat "
+            f"them; give {most} or fewer (50 is usual)"
+        )
     scheduler.set_timesteps(n_steps, device=pipe._execution_device if device is None else device)
     # The I2V pipeline leaves this out, and with repeated integer timesteps it then starts at the second sigma.
     scheduler.set_begin_index(0)

@@ -37,7 +37,8 @@ class Context:
 
     @property
     def n_layers(self) -> int:
-        return self.experts["high"].n_layers
+        """Layers of every expert; see :func:`one_depth`."""
+        return one_depth(self.experts)
 
     @property
     def n_heads(self) -> int:
@@ -67,6 +68,21 @@ class Context:
 
     def heads(self, select: Select) -> tuple[int, ...] | None:
         return None if select.heads is None else indices(select.heads, self.n_heads, "head", "a model")
+
+
+def one_depth(experts: Mapping[str, Expert]) -> int:
+    """The number of layers, where all experts have the same.
+
+    Raises:
+        AddressError: Where they differ, and there is no one number.
+    """
+    depths = {name: expert.n_layers for name, expert in experts.items()}
+    if len(set(depths.values())) > 1:
+        raise AddressError(
+            f"the experts have different numbers of layers, {depths}, and this needs one: ask "
+            "lens.experts['high'].n_layers, and choose layers together with experts='high' or 'low'"
+        )
+    return depths["high"]
 
 
 class Edit:

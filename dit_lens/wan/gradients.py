@@ -53,7 +53,7 @@ class Gradients:
         """
         p = point(hook)
         kept: dict[str, Tensor] = {}
-        chosen = Select(layers=layers).layers_of(self.lens.n_layers) if p.in_block else (-1,)
+        chosen = Select(layers=layers).layers_of(self.lens.experts[self.call.expert].n_layers) if p.in_block else (-1,)
         hooks: list[Hook] = []
         for layer in chosen:
             hooks += _updates(layer, kept) if p.name == "update" else [_at(p.at(layer), kept)]

@@ -59,24 +59,36 @@ def load(
         raise LoadError(f"{sorted(kwargs)} are for loading from a name; this pipeline is already built")
     else:
         pipe = what
-        if dtype is not None:
-            pipe.to(dtype=dtype)
     bypass_guards.check_pipeline(pipe)
     settings = _defaults(pipe, defaults)
-    if lora is not None:
-        lora_files.add(pipe, lora)
-    if device is not None:
-        pipe.to(device)
-    lens = Lens(pipe, settings, name)
-    if offload is not None:
-        try:
-            getattr(pipe, _OFFLOAD[offload])()
-        except RuntimeError as error:
-            lens.close()
-            raise LoadError(
-                f"offload={offload!r} moves weights to an accelerator: {error}. Without one, leave it out"
-            ) from error
+    if pipe is what and any(change is not None for change in (dtype, lora, device)):
+        Lens(pipe, settings, name).close()  # what cannot be wrapped is refused before anything is changed
+    if pipe is what and dtype is not None:
+        pipe.to(dtype=dtype)
+    added = [] if lora is None else lora_files.add(pipe, lora)
+    try:
+        if device is not None:
+            pipe.to(device)
+        lens = Lens(pipe, settings, name)
+        if offload is not None:
+            _offload(lens, offload)
+    except BaseException:
+        lora_files.remove(added)
+        raise
     return lens
+
+
+def _offload(lens: Any, offload: str) -> None:
+    """Let weights wait off the accelerator; a failure closes the lens."""
+    try:
+        getattr(lens.pipe, _OFFLOAD[offload])()
+    except BaseException as error:
+        lens.close()
+        if not isinstance(error, RuntimeError):
+            raise
+        raise LoadError(
+            f"offload={offload!r} moves weights to an accelerator: {error}. Without one, leave it out"
+        ) from error
 
 
 def outline(what: str | Path) -> Any:
@@ -145,7 +157,7 @@ def _source(what: str | Path) -> str:
 
 def _defaults(pipe: Any, given: Any) -> Any:
     """As given, else as the folder says that the pipeline came from, else Wan's own."""
-    from dit_lens.wan.lens import Defaults
+    from dit_lens.wan.defaults import Defaults
 
     known = Defaults.__dataclass_fields__
     given = asdict(given) if isinstance(given, Defaults) else given or {}

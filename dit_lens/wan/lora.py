@@ -115,32 +115,57 @@ def _pair_of(source: Any) -> list[str]:
         ) from error
 
 
-def add(pipe: Any, lora: Any) -> None:
+Added = list[tuple[Any, str]]  # (expert, name of the adapter)
+
+
+def add(pipe: Any, lora: Any) -> Added:
     """Load LoRA files into a pipeline's experts, the first into the high-noise one, each as an adapter of its own.
+
+    Returns what was added. A failure leaves nothing behind.
 
     Errors: :class:`LoadError` where a file cannot be read, or where a layer of it has no place in the model.
     """
     experts = (
         [pipe.transformer] if getattr(pipe, "transformer_2", None) is None else [pipe.transformer, pipe.transformer_2]
     )
-    for i, file in enumerate(files_of(lora, len(experts))):
-        adapter = f"lora_{i}"
-        low = {"load_into_transformer_2": True} if i else {}
-        source = _local(file)
-        try:
+    added: Added = []
+    try:
+        for i, file in enumerate(files_of(lora, len(experts))):
+            if f"lora_{i}" not in getattr(experts[i], "peft_config", {}):  # an earlier one of that name is not ours
+                added.append((experts[i], f"lora_{i}"))
+            _add(pipe, experts[i], f"lora_{i}", file, {"load_into_transformer_2": True} if i else {})
+    except BaseException:
+        remove(added)
+        raise
+    return added
+
+
+def remove(added: Added) -> None:
+    """Take adapters out again; the last one of a model takes the LoRA layers with it."""
+    for expert, adapter in reversed(added):
+        there = getattr(expert, "peft_config", {})
+        if list(there) == [adapter]:
+            expert.unload_lora()
+        elif adapter in there:
+            expert.delete_adapters(adapter)
+
+
+def _add(pipe: Any, expert: Any, adapter: str, file: str, low: Mapping[str, bool]) -> None:
+    source = _local(file)
+    try:
+        converted = pipe.lora_state_dict(source)
+        if is_diffsynth(list(converted)):  # on the hub; diffusers took the names for its own
+            source = remap(converted)
             converted = pipe.lora_state_dict(source)
-            if is_diffsynth(list(converted)):  # on the hub; diffusers took the names for its own
-                source = remap(converted)
-                converted = pipe.lora_state_dict(source)
-            # Renamed tensors were converted just now, and doing it twice would scale them twice. Of other files the
-            # name is passed on: what their metadata holds, alpha for one, is read from the file itself.
-            ready = dict(converted) if isinstance(source, dict) else source
-            pipe.load_lora_weights(ready, adapter_name=adapter, **low)
-        except (ValueError, KeyError, RuntimeError, OSError) as error:
-            if isinstance(error, LoadError):
-                raise
-            raise LoadError(f"{file}: diffusers cannot read this LoRA ({error}). Known forms: {_FORMS}") from error
-        _check(experts[i], converted, adapter, file)
+        # Renamed tensors were converted just now, and doing it twice would scale them twice. Of other files the
+        # name is passed on: what their metadata holds, alpha for one, is read from the file itself.
+        ready = dict(converted) if isinstance(source, dict) else source
+        pipe.load_lora_weights(ready, adapter_name=adapter, **low)
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
+        if isinstance(error, LoadError):
+            raise
+        raise LoadError(f"{file}: diffusers cannot read this LoRA ({error}). Known forms: {_FORMS}") from error
+    _check(expert, converted, adapter, file)
 
 
 def _local(file: str) -> Any:
@@ -174,8 +199,6 @@ def _check(expert: Any, converted: Mapping[str, Tensor], adapter: str, file: str
         if not torch.equal(there.detach().cpu(), value.to(there.dtype).cpu()):
             missing.append(layer)
     if missing or not layers:
-        if adapter in getattr(expert, "peft_config", {}):
-            expert.delete_adapters(adapter)  # a refused file leaves nothing behind
         some = ", ".join(missing[:3]) or "none was recognised"
         raise LoadError(
             f"{file}: {len(layers) - len(missing)} of {len(layers)} LoRA layers found a place in this model ({some}). "

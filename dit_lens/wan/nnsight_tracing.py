@@ -37,6 +37,7 @@ from dit_lens.address import Branch, Call
 from dit_lens.errors import AddressError
 from dit_lens.wan.blocks import HookedBlock
 from dit_lens.wan.expert import RENAME
+from dit_lens.wan.nnsight_mounting import mounted
 from dit_lens.wan.run import Run
 
 
@@ -148,6 +149,8 @@ class Trace(InterleavingTracer):
 
     def execute(self, code: CodeType) -> None:
         with ExitStack() as stack:
+            stack.enter_context(self.lens._alone())
+            stack.enter_context(mounted())
             for expert in self.lens.experts.values():
                 stack.enter_context(expert.watching())
             self.envoy = stack.enter_context(_wrapped(self.lens))

@@ -106,7 +106,7 @@ def point(name: str) -> Point:
 def split_path(path: str) -> tuple[Point, int]:
     """From a full path (``blocks.7.attn.hook_q``) to its point and layer (-1 outside the blocks)."""
     parts = path.split(".")
-    if parts[0] == "blocks" and len(parts) > 2 and parts[1].isdigit():
+    if parts[0] == "blocks" and len(parts) > 2 and parts[1].isdecimal():
         return point(_B + ".".join(parts[2:])), int(parts[1])
     return point(path), -1
 

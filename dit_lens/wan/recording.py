@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dit_lens.address import Address, Call, Depth, Indices, Places, Select, select
+from dit_lens.checks import number
 from dit_lens.errors import AddressError, RecordError
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.expert import Hook
@@ -18,6 +19,7 @@ from dit_lens.wan.points import IMAGE_CONTEXT, Point, point
 from dit_lens.wan.reduce import Masks, Reducer, TokenNorm, reducer
 from dit_lens.wan.token_grid import Grid
 
+Depths = Mapping[str, int]  # layers of each expert
 DEFAULT_LIMIT = 4 * 2**30  # bytes one generation may keep unless the caller says otherwise
 
 
@@ -94,21 +96,33 @@ class Extent:
         return tuple(6 * self.sizes["d"] if a == "6d" else self.sizes[a] for a in axes)
 
 
-def needed_bytes(records: Sequence[Record], plan: Plan, n_layers: int, extent: Extent, grid: Grid, masks: Masks) -> int:
+def needed_bytes(
+    records: Sequence[Record], plan: Plan, depths: Depths, extent: Extent, grid: Grid, masks: Masks
+) -> int:
     """Bytes that a recording will hold: exact in fp32, an upper bound where raw activations are narrower."""
     total = 0
     for r in records:
-        calls = len(r.where.calls_of(plan.calls))
+        calls = r.where.calls_of(plan.calls)
         for hook in r.hooks:
             p = point(hook)
-            places = calls * (len(r.where.layers_of(n_layers)) if p.in_block else 1)
+            places = sum(len(layers_at(r.where, call, depths)) for call in calls) if p.in_block else len(calls)
             total += places * 4 * math.prod(_reduced(p, extent.shape(p), r.reduce, grid, masks))
     return total
 
 
+def layers_at(where: Select, call: Call, depths: Depths) -> tuple[int, ...]:
+    """The layers that a selection means in one call: those of its expert.
+
+    Raises:
+        AddressError: For a layer that this expert does not have.
+    """
+    name = "a model" if len(set(depths.values())) == 1 else f"expert {call.expert!r} (choose experts= as well)"
+    return where.layers_of(depths[call.expert], name)
+
+
 def check_limit(needed: int, limit: int) -> None:
     """Errors: :class:`RecordError` when a recording would hold more bytes than allowed."""
-    if needed > limit:
+    if needed > number(limit, "limit", 0, error=RecordError):
         raise RecordError(
             f"this recording needs {needed / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB: "
             "choose fewer steps or layers, a reducer (reduce='token_norm', 'region_mean', 'frame_mean', ...), or "
@@ -134,7 +148,7 @@ class Recorder:
         self,
         records: Sequence[Record],
         plan: Plan,
-        n_layers: int,
+        depths: Depths,
         extent: Extent,
         grid: Grid,
         masks: Masks,
@@ -144,7 +158,7 @@ class Recorder:
             for hook in r.hooks:
                 if not extent.image_context and point(hook).name in IMAGE_CONTEXT:
                     raise RecordError(f"{hook!r} exists only in Wan2.1 I2V models, which see the image through CLIP")
-        check_limit(needed_bytes(records, plan, n_layers, extent, grid, masks), limit)
+        check_limit(needed_bytes(records, plan, depths, extent, grid, masks), limit)
         self.grid, self.masks = grid, masks
         self.kept: dict[Address, Tensor] = {}
         self._by_call: dict[int, list[tuple[str, str, int, Reducer, str]]] = {}
@@ -160,7 +174,7 @@ class Recorder:
             for call in r.where.calls_of(plan.calls):
                 for hook in r.hooks:
                     p = point(hook)
-                    for layer in r.where.layers_of(n_layers) if p.in_block else (-1,):
+                    for layer in layers_at(r.where, call, depths) if p.in_block else (-1,):
                         address = Address(call.step, call.branch, layer, r.key(hook))
                         if address in taken:
                             raise RecordError(f"{address} is asked for twice: give one of the records name='...'")

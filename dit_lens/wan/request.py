@@ -58,6 +58,23 @@ def items_of(task: Any, prompt: Any, image: Any, seed: Any, regions: Any, takes_
     return items, many
 
 
+def check_resumed(given: Mapping[str, Any]) -> None:
+    """Refuse arguments that a resumed run would ignore.
+
+    Args:
+        given: Arguments beside ``resume=``, by name; None means not given.
+
+    Raises:
+        SamplerError: Naming them.
+    """
+    ignored = [name for name, value in given.items() if value is not None]
+    if ignored:
+        raise SamplerError(
+            f"resume= goes on with the run's own prompt, seed, sampling and regions, so it would ignore "
+            f"{', '.join(ignored)}: leave {'it' if len(ignored) == 1 else 'them'} out, or generate anew without resume="
+        )
+
+
 def size_for(task: Any, sampling: Sampling, defaults: Any) -> Size:
     """The size of one item: as given, else its task's own, else the model's."""
     names = ("height", "width", "num_frames")

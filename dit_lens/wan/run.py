@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from dit_lens.wan.sampler import x0_hat
 from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid
 
+HOOKED = "user hooks"  # in ``meta``: points that carried hooks which the user had put there by hand
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -33,6 +36,8 @@ class Run:
     ``latents``: (S + 1, C, F, h, w), what entered each of the S steps done, and what left the last. ``velocity``:
     (S, C, F, h, w), after guidance. ``activations``: address -> reduced activation, without batch axis; read them with
     ``run[...]`` or ``run.array(...)``. ``task``: whatever was generated from (prompt, truth, scorer), or None.
+    ``meta``: model, fingerprint and versions; ``"traced"`` where a trace had a body, ``"user hooks"`` where points
+    carried hooks that were put there by hand (``point.add_hook``), which ``fired`` cannot know.
     """
 
     plan: Plan
@@ -190,6 +195,17 @@ class Run:
         """What numbers that are made from this run depend on."""
         return {"run": describe(self.latents), "seed": self.seed}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The decoder is the pipeline's: a run travels without, and lens.attach(run) gives it back.
+        return {**self.__dict__, "_decode": None, "_cache": {}}
+
+    def __copy__(self) -> Run:
+        return replace(self, _cache={})
+
+    def __deepcopy__(self, memo: Any) -> Run:
+        own = {f.name: copy.deepcopy(getattr(self, f.name), memo) for f in fields(self) if not f.name.startswith("_")}
+        return replace(self, **own, _cache={})
+
     def _step(self, step: int) -> int:
         i = step + self.n_steps if step < 0 else step
         if not 0 <= i < self.n_steps:
@@ -200,6 +216,8 @@ class Run:
         done = "" if self.complete else f" (stopped after {self.n_steps} of {self.plan.n_steps} steps)"
         kept = f", {len(self.activations)} activations" if self.activations else ""
         edits = "".join(f"\n  {f}" for f in self.fired)
+        if self.meta.get(HOOKED):
+            edits += f"\n  hooks of your own, put on points by hand: {', '.join(self.meta[HOOKED])}"
         return f"Run of {self.prompt!r}, seed {self.seed}: {self.plan.n_steps} steps{done}, {self.grid}{kept}{edits}"
 
     def _repr_html_(self) -> str:

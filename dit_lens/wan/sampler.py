@@ -151,6 +151,7 @@ def sample(
                     entry = reuse.entry(call, wanted)
                     if entry is not None:
                         stack.enter_context(experts[call.expert].starting_at(*entry))
+                stack.enter_context(experts[call.expert].running())
                 stack.enter_context(experts[call.expert].listening(wanted))
                 velocities[call.branch] = denoise(pipe, conditions, latents, call, t, dtype)
         velocity = guided(plan, plan.at(step), velocities["cond"], velocities.get("uncond"))

@@ -118,7 +118,7 @@ def test_mistakes(lens: Any) -> None:
         knockouts(lens, bare)
     with pytest.raises(AddressError, match="'goal'"):
         knockouts(lens, one * 2, [("cat", "goal")], num_inference_steps=1)
-    with pytest.raises(MeasureError, match="no region of this task"):
+    with pytest.raises(MeasureError, match="is not a region of this task"):
         knockouts(lens, one * 2, [("all", "cat")], num_inference_steps=1)
     with pytest.raises(InterventionError, match="every key"):
         knockouts(lens, one * 2, [("all", "all")], kind="cross", num_inference_steps=1)

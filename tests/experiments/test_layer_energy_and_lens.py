@@ -127,5 +127,5 @@ def test_readout_errors(lab: Lens) -> None:
     for measure, fit in ((two[:1], two), (two, [])):
         with pytest.raises(TaskError, match="split='train'"):
             layer_readout(lab, measure, fit)
-    with pytest.raises(MeasureError, match="fitted on this puzzle"):
+    with pytest.raises(MeasureError, match="fitted on this task"):
         layer_readout(lab, two, two[:1], num_inference_steps=1, layers=[0, 11], null=False, answers=False)

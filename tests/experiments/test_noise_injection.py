@@ -189,7 +189,7 @@ def test_peak_of_nothing_is_anywhere() -> None:
 
 def test_peak_refusals() -> None:
     curve = noise_injection.score_lost(noise_map(0.5)).sel(kind="unit")
-    with pytest.raises(MeasureError, match="at least two puzzles"):
+    with pytest.raises(MeasureError, match="at least two tasks"):
         noise_injection.peak(curve.isel(task=[0]), 20)
     with pytest.raises(MeasureError, match="finite"):
         noise_injection.peak(curve.where(curve.step > 3), 20)
@@ -208,7 +208,7 @@ def test_refusals(lens: Any, tasks: Any) -> None:
         noise_injection.noise_at_step(lens, tasks, [3], sampling=EULER)
     with pytest.raises(AddressError, match="0 to 3"):
         noise_injection.noise_at_frame(lens, tasks, [4], sampling=EULER)
-    with pytest.raises(MeasureError, match="'latent' or as 'pixel'"):
+    with pytest.raises(MeasureError, match="give 'latent' or 'pixel'"):
         noise_injection.noise_at_frame(lens, tasks, unit="second", sampling=EULER)
     with pytest.raises(MeasureError, match="choose from unit"):
         injection("pink", 0, None, None)  # type: ignore[arg-type]

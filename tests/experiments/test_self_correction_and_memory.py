@@ -132,7 +132,7 @@ def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
 
 def test_what_cannot_be_planted_is_refused(lens: Any) -> None:
     task = tasks.load("choose", 0)
-    with pytest.raises(MeasureError, match="only the instruction may differ"):
+    with pytest.raises(MeasureError, match="give a twin that differs only in the instruction"):
         self_correction.plant_mistakes(lens, [task], [1], twin=lambda t: t.twin("same_answer"), num_inference_steps=2)
     for at in ([0], [2]):
         with pytest.raises(MeasureError, match="plant at steps from 1 to 1"):

@@ -87,7 +87,7 @@ EVIL = '<script>alert("x")</script>'
 def test_a_map_says_what_it_found(found) -> None:
     """In words and as HTML: model, puzzles, the cut with its p, the largest effect beside its placebo with n."""
     told = repr(found)
-    assert told.startswith("Map of lab: 2 puzzles of choose\n") and 6 <= len(told.splitlines()) <= 10
+    assert told.startswith("Map of lab: 2 tasks of choose\n") and 6 <= len(told.splitlines()) <= 10
     assert "Expert high: " in told and "p = " in told and told.count("placebo") == 2 and "n = 2" in told
     page = replace(found, about={**found.about, "model": EVIL, "control": EVIL})._repr_html_()
     assert EVIL not in page and page.count("&lt;script&gt;") == 3

@@ -133,7 +133,7 @@ def test_nothing_that_changes_gives_nothing() -> None:
     [
         (xr.DataArray(np.zeros((2, 3)), dims=("task", "frame")), "xr.concat"),
         (puzzles(np.zeros((3, 1))), "at least a step and the end"),
-        (puzzles([[0, 7]]), "0 .none., 1 .wrong. and 2 .right."),
+        (puzzles([[0, 7]]), "0 .none., 1 .wrong. or 2 .right."),
     ],
 )
 def test_what_is_no_table_of_verdicts_is_refused(bad: xr.DataArray, cure: str) -> None:

@@ -279,7 +279,7 @@ def test_choice_is_among_drawn_answers(lab: Lens) -> None:
 
 def test_puzzles_that_were_fitted_are_refused(lab: Lens, fitted: tuple[list[Run], Translators]) -> None:
     runs, translators = fitted
-    with pytest.raises(MeasureError, match=r"fitted on this puzzle.*measure on runs of other puzzles"):
+    with pytest.raises(MeasureError, match=r"fitted on this task.*measure on runs of other tasks"):
         layer_lens(lab, runs[0], layers=1, translators=translators)
     again = lab.generate(
         runs[0].task, seed=77, num_inference_steps=1

@@ -67,7 +67,7 @@ def test_the_rest_is_as_strong_as_it_says(rest: float) -> None:
     """A component outside the mechanism adds vectors about as long as `rest`."""
     with plant(LayerPlant(layer=2, component="mlp", rest=rest, n_layers=4, n_steps=1)) as made:
         hooks = ("attn_gated", "cross_attn_out", "mlp_gated")
-        run, cache = made.lens.run_with_cache(
+        _, cache = made.lens.run_with_cache(
             made.tasks(1)[0], names_filter=[f"blocks.0.hook_{hook}" for hook in hooks]
         )
         lengths = [float(x.float().norm(dim=-1).pow(2).mean().sqrt()) for x in cache.values()]

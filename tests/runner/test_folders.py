@@ -19,7 +19,7 @@ import dit_lens as dl
 from dit_lens.runner import Sweep
 from dit_lens.runner.cell_engine import Engine
 from dit_lens.store import folder as store_folder
-from dit_lens.store import open_store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe
 from dit_lens.wan.run import Run
 
@@ -251,7 +251,7 @@ def test_too_little_disk_is_said_first(model: Any, tmp_path: Path, monkeypatch: 
     from dit_lens.runner import cost
 
     monkeypatch.setattr(cost.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(dl.StoreError, match=r"1000 B left and the sweep needs 16.0 KiB: make room"):
+    with pytest.raises(dl.StoreError, match=r"1000 B left and the sweep needs 16.0 KiB: free some space"):
         make(model, tmp_path).run(progress=quiet)
 
 

@@ -75,7 +75,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "twins of nothing": ({"base": object()}, dl.MeasureError, "needs tasks with twins"),
     "what a sweep sets": ({"sampling": {"stop_after": 1}}, dl.SamplerError, "unknown argument .stop_after."),
     "an edit without places": ({"edit": dl.noise}, dl.InterventionError, "edit=lambda steps, .*hooks=None"),
-    "an edit that is none": ({"edit": lambda **_: 3}, dl.InterventionError, "returned a int: return dit_lens.patch"),
+    "an edit that is none": ({"edit": lambda **_: 3}, dl.InterventionError, "returned a int: return an intervention"),
     "an edit elsewhere": ({"edit": fixed_step}, dl.InterventionError, "pass the steps that it is called with"),
     "a wrong placebo edit": ({"placebo": fixed_step}, dl.InterventionError, "pass the steps"),
     "an ensemble": ({"edit": dl.ensemble}, dl.InterventionError, r"mixes the members .* lens.generate\(task, seed="),

@@ -83,7 +83,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(loaded: Any, tmp
                 break
         told = child.stderr.read()
         assert child.wait() == 130 and child.stdout.read() == ""
-    assert f"what is done is kept in {tmp_path}: the same command goes on" in told and "Traceback" not in told
+    assert f"what is done is kept in {tmp_path}: the same command continues there" in told and "Traceback" not in told
     assert files(tmp_path) == ["items", "manifest.json"]
     kept = unfinished(tmp_path)
     assert 3 <= kept.n_steps < STEPS and f"stopped after {kept.n_steps} of 30 steps" in told

@@ -53,7 +53,7 @@ def test_false_discoveries_over_rows() -> None:
 
 
 def related(rng: np.random.Generator, n: int, count: int, rho: float) -> np.ndarray:
-    """Cells of nothing that go together by ``rho`` within a task."""
+    """Cells without an effect that correlate by ``rho``."""
     return np.sqrt(rho) * rng.normal(size=(n, 1)) + np.sqrt(1 - rho) * rng.normal(size=(n, count))
 
 

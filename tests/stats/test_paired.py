@@ -18,7 +18,7 @@ def tasks(values: object, *dims: str) -> xr.DataArray:
 
 
 def arms(rng: np.random.Generator, n: int, draws: int, shift: float) -> tuple[xr.DataArray, xr.DataArray]:
-    """Two arms that go together by .8, the first higher by ``shift`` standard deviations; (puzzle, draw)."""
+    """Two arms that correlate by .8, the first higher by ``shift`` standard deviations; (puzzle, draw)."""
     common = np.sqrt(0.8) * rng.normal(size=(n, draws))
     a, b = (common + np.sqrt(0.2) * rng.normal(size=(n, draws)) for _ in range(2))
     return tasks(a + shift, "draw"), tasks(b, "draw")
@@ -104,7 +104,7 @@ def test_shares_of_the_same_tasks() -> None:
 
 @pytest.mark.parametrize(("n", "a", "b"), [(8, 0.8, 0.8), (8, 0.9, 0.5), (16, 0.95, 0.95), (30, 0.5, 0.3)])
 def test_coverage_of_a_difference_of_shares(n: int, a: float, b: float) -> None:
-    """Arms that go together: half of the tasks draw one number for both."""
+    """Arms that correlate: half of the tasks draw one number for both."""
     rng = np.random.default_rng(n)
     draws, covered, wrong = 1500, 0, 0
     for _ in range(draws):

@@ -17,8 +17,11 @@ import torch
 import xarray as xr
 
 import dit_lens as dl
-from dit_lens.store import Content, Store, base, open_store, part_of
+from dit_lens.store import base
 from dit_lens.store import folder as store_folder
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store, part_of
+from dit_lens.store.items import Content
 
 TABLES = {
     "effect": xr.Dataset(

@@ -8,13 +8,14 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
+from families import FAMILIES
 
 import dit_lens as dl
 from dit_lens.errors import SamplerError
-from dit_lens.wan.lens import Defaults, Lens
+from dit_lens.wan.defaults import Defaults
+from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 from dit_lens.wan.sampling import NAMES, Sampling, SamplingArguments, merged
-from tests.families import FAMILIES
 
 FAMILY = FAMILIES["i2v22"]
 CALL = {k: v for k, v in FAMILY.call.items() if k in ("prompt", "image")}

@@ -1,0 +1,209 @@
+"""``calibrate``: every method on every plant that concerns it, and on networks without a mechanism.
+
+    found = dl.planted.calibrate(methods=["patch", "probes"], plants=["head", "unused label"])
+    found.plants                       # recall, false findings, AUC, error (plant, method, seed)
+
+With ``folder`` each measurement is kept as it is finished, and the same call goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from dit_lens.errors import MeasureError
+from dit_lens.planted import faithfulness, nulls, suite, whole_maps
+from dit_lens.planted.judging import judge, score
+from dit_lens.planted.methods import Method, chosen
+from dit_lens.planted.planting import plant
+from dit_lens.planted.specs import Spec, WholeMap
+from dit_lens.progress import Progress, silent
+from dit_lens.stats import share_interval
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
+from dit_lens.wan.versions import versions
+
+RANKED = ("attention of a layer", "two redundant layers", "two layers that cancel", "and of two layers")
+SHAPES = ("three", "two", "ramp", "one", "none")
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a calibration found; tables that were not asked for are empty.
+
+    Attributes:
+        plants: ``recall, false, any_false, decoys, auc, error, cells, members, seconds`` (plant, method, seed); NaN
+            where a method is not tried on a plant.
+        graded: The same (plant, rest, method, seed).
+        nulls: ``found``, whether any cell was called, (kind, model, method).
+        untrained: The same of random networks on tasks that they can see.
+        faithfulness: ``faithfulness`` (plant, rest, ranking, order, size), ``cpr`` and ``cmd``.
+        maps: ``cut, p, off`` (shape, layers, seed) and ``correlation`` (shape, layers, seed, evidence).
+    """
+
+    plants: xr.Dataset
+    graded: xr.Dataset
+    nulls: xr.Dataset
+    untrained: xr.Dataset
+    faithfulness: xr.Dataset
+    maps: xr.Dataset
+
+    def false_rate(self) -> xr.Dataset:
+        """Share of networks without a mechanism in which a method finds anything, with Wilson's interval, (method)."""
+        found = self.nulls["found"].stack(network=("kind", "model"))
+        return share_interval(found.reset_index("network", drop=True), "network")
+
+
+def calibrate(
+    methods: Sequence[str] | None = None,
+    plants: Sequence[str] | Mapping[str, Spec] | None = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    tasks: int = 8,
+    rests: Sequence[float] = (),
+    models: int = 0,
+    untrained: int = 0,
+    ranked: Sequence[str] = (),
+    maps: Sequence[WholeMap] = (),
+    folder: str | Path | Store | None = None,
+    progress: Progress = silent,
+) -> Calibration:
+    """Run methods on plants and on nulls.
+
+    Args:
+        methods: Names of ``METHODS``; all of them by default.
+        plants: Names of ``suite.PLANTS``, or specs of your own by name; all of the suite by default.
+        seeds: Networks of each plant.
+        tasks: Tasks of each measurement; probes get four times as many.
+        rests: Strengths of the rest for the graded table.
+        models: Null networks of each kind.
+        untrained: Random networks that are asked what they can see.
+        ranked: Plants whose circuits are measured.
+        maps: Whole maps.
+        folder: Finished measurements are kept there.
+        progress: Called with the number of finished measurements.
+
+    Returns:
+        The tables.
+
+    Raises:
+        MeasureError: For names that do not exist.
+        StoreError: For a folder of other versions.
+    """
+    some = chosen(methods)
+    specs = _plants(plants)
+    unknown = [name for name in ranked if name not in suite.PLANTS]
+    if unknown:
+        raise MeasureError(f"unknown plants {unknown}: choose from {list(suite.PLANTS)}")
+    store = open_store(folder, "calibration", lambda: {"versions": versions(), "tasks": tasks})
+    work = _Work(store, tasks, progress)
+    for name, spec in specs.items():
+        for seed in seeds:
+            for method in some:
+                if method.concerns(spec):
+                    work.add("plants", {"plant": name, "method": method.name, "seed": seed}, _scored(method, spec))
+    for name, spec in suite.GRADED.items() if rests else ():
+        for rest in rests:
+            for seed in seeds:
+                for method in some:
+                    noisy = replace(spec, rest=rest)
+                    if method.concerns(noisy):
+                        place = {"plant": name, "rest": rest, "method": method.name, "seed": seed}
+                        work.add("graded", place, _scored(method, noisy))
+    for kind in nulls.KINDS:
+        for model in range(models):
+            for method in some:
+                place = {"kind": kind, "model": model, "method": method.name}
+                work.add("nulls", place, _found(method, kind, linked=False))
+    for model in range(untrained):
+        for method in some:
+            work.add("untrained", {"model": model, "method": method.name}, _found(method, "random", linked=True))
+    for name in ranked:
+        for rest in rests or (0.0,):
+            work.add("faithfulness", {"plant": name, "rest": rest}, _curves(suite.PLANTS[name], rest))
+    for spec in maps:
+        place = {"shape": spec.shape, "layers": spec.n_layers, "seed": spec.drawn}
+        work.add("maps", place, _mapped(spec))
+    work.run()
+    return Calibration(**{name: work.table(name) for name in Calibration.__dataclass_fields__})
+
+
+Make = Callable[[Mapping[str, Any], int], xr.Dataset]  # place, tasks -> numbers
+
+
+class _Work:
+    """Measurements by the table that they belong to, each kept once it is made."""
+
+    def __init__(self, store: Store, tasks: int, progress: Progress) -> None:
+        self.store, self.tasks, self.progress = store, tasks, progress
+        self.items: dict[str, tuple[str, Mapping[str, Any], Make]] = {}
+
+    def add(self, table: str, place: Mapping[str, Any], make: Make) -> None:
+        self.items["-".join([table, *map(str, place.values())])] = table, place, make
+
+    def run(self) -> None:
+        with self.store.todo({key: [key] for key in self.items}) as todo:
+            for key, _ in todo:
+                table, place, make = self.items[key]
+                self.progress(self.store.done, len(self.items), f"{table}: {', '.join(map(str, place.values()))}")
+                self.store.put(key, {"row": make(place, self.tasks)})
+
+    def table(self, name: str) -> xr.Dataset:
+        """The measurements of a table, side by side along the dims of their places."""
+        rows: list[xr.Dataset] = []
+        for key, (table, place, _) in self.items.items():
+            if table == name:
+                row = self.store.get(key)["row"]
+                rows.append(row.expand_dims({dim: [label] for dim, label in place.items()}))
+        if not rows:
+            return xr.Dataset()
+        joined = xr.combine_by_coords(rows, combine_attrs="drop")
+        assert isinstance(joined, xr.Dataset)
+        return joined
+
+
+def _plants(wanted: Sequence[str] | Mapping[str, Spec] | None) -> Mapping[str, Spec]:
+    if isinstance(wanted, Mapping):
+        return wanted
+    unknown = [name for name in wanted or () if name not in suite.PLANTS]
+    if unknown:
+        raise MeasureError(f"unknown plants {unknown}: choose from {list(suite.PLANTS)}, or give specs by name")
+    return suite.PLANTS if wanted is None else {name: suite.PLANTS[name] for name in wanted}
+
+
+def _scored(method: Method, spec: Spec) -> Make:
+    def make(place: Mapping[str, Any], tasks: int) -> xr.Dataset:
+        with plant(spec, place["seed"]) as made:
+            return score(method, made, made.tasks(tasks * method.tasks, place["seed"]))
+
+    return make
+
+
+def _found(method: Method, kind: nulls.Kind, linked: bool) -> Make:
+    def make(place: Mapping[str, Any], tasks: int) -> xr.Dataset:
+        with nulls.null_model(kind, place["model"]) as made:
+            found = method.measure(made, made.tasks(tasks * method.tasks, place["model"], linked))
+        called = judge(found, method.smallest, method.one_sided)["called"]
+        return xr.Dataset({"found": float(called.any()), "share": float(called.mean()), "cells": float(called.size)})
+
+    return make
+
+
+def _curves(spec: Spec, rest: float) -> Make:
+    def make(place: Mapping[str, Any], tasks: int) -> xr.Dataset:
+        with plant(replace(spec, rest=rest), 0) as made:
+            scores = faithfulness.rankings(made, made.tasks(tasks, 0))
+            return faithfulness.curves(made, made.tasks(4, 1), scores)
+
+    return make
+
+
+def _mapped(spec: WholeMap) -> Make:
+    def make(place: Mapping[str, Any], tasks: int) -> xr.Dataset:
+        return whole_maps.measure(spec, spec.drawn)[["cut", "p", "off", "correlation"]].drop_vars("layer")
+
+    return make

@@ -1,0 +1,123 @@
+"""Methods that read a network: region attention, energy, the layer lens, probes and their causal check.
+
+Each takes a planted network and tasks, calls the toolkit as a user would, and gives what it found of each task (of a
+probe: of each label) beside the method's own null.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens import probing
+from dit_lens.experiments import attention_by_depth, energy
+from dit_lens.measures import layer_lens
+from dit_lens.planted.measuring import Found, Tasks
+from dit_lens.planted.planting import Planted
+from dit_lens.progress import silent
+from dit_lens.wan.reduce import RegionMean
+from dit_lens.wan.shuffled_weights import shuffled_weights
+
+#: The two bits of a picture: what the answer is, and what no planted network uses.
+BITS = ("label", "unused")
+LEAST = 2.0**-6  # below this an enrichment is none: log2 of nothing at all would decide every mean
+STRENGTH = 0.15  # of steering, in norms of a token: three times what a part writes
+PROBED = 24  # other tasks that a probe is fitted on
+
+
+def region_attention(made: Planted, tasks: Tasks) -> Found:
+    """log2 enrichment of each region in each head against random masks, (region, layer, head), at the first step."""
+    regions = ("key", "other")
+    seen = attention_by_depth(made.lens, tasks, ("key",), steps=[0], draws=8, progress=silent)["enrichment"]
+    seen = seen.isel(step=0, drop=True).sel(query="all", key=list(regions), drop=True)
+    seen = seen.clip(LEAST).rename(key="region").assign_coords(task=range(len(tasks))).reset_coords(drop=True)
+    seen = xr.apply_ufunc(np.log2, seen.transpose("task", "region", "layer", "head", "kind"))
+    return Found(seen.sel(kind="region", drop=True), seen.sel(kind="null", drop=True))
+
+
+def update_energy(made: Planted, tasks: Tasks) -> Found:
+    """log2 ratio of a block's update in the region "key" and elsewhere, against random masks, (layer)."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # layers that add nothing
+        found = energy(made.lens, tasks, ("key",), hooks=("update",), steps=[0], draws=8, progress=silent)["energy"]
+    found = found.sel(source="regions", hook="update", drop=True).isel(step=0, drop=True)
+    found = found.sel(layer=range(made.spec.n_layers)).assign_coords(task=range(len(tasks))).reset_coords(drop=True)
+    most = -np.log2(LEAST)
+    found = found.where(np.isfinite(found)).clip(-most, most).transpose("task", "layer", "kind")
+    return Found(found.sel(kind="region", drop=True), found.sel(kind="null", drop=True))
+
+
+def lens_gain(made: Planted, tasks: Tasks) -> Found:
+    """What each layer adds to the cosine of the raw read-out, (layer), beside the same with shuffled weights."""
+    with shuffled_weights(made.lens, made.seed + 1) as nothing:
+        rows = [[_gain(lens, task, i) for i, task in enumerate(tasks)] for lens in (made.lens, nothing)]
+    trained, null = (xr.concat(row, "task").assign_coords(task=range(len(tasks))) for row in rows)
+    return Found(trained, null)
+
+
+def _gain(lens: Any, task: Any, seed: int) -> xr.DataArray:
+    run = lens.generate(task, seed=seed)
+    cosine = layer_lens(lens, run, entry=True)["cosine"].sel(readout="raw", drop=True)
+    return cosine.fillna(0.0).diff("layer").mean("step").reset_coords(drop=True)
+
+
+def probe_places(made: Planted, tasks: Tasks) -> Found:
+    """Scores of linear probes of both bits in the later frames' mean, above chance, (label, step, layer).
+
+    The p-values are the grid's own: by shuffled labels, corrected over places.
+    """
+    scored = probing.grid(features(made, tasks), bits(tasks), folds=4, permutations=99, seed=made.seed, progress=silent)
+    scored = scored.isel(hook=0, drop=True)
+    dims = ("task", "label", "step", "layer")
+    score = (scored["per_scene"].isel(hook=0, drop=True) if "hook" in scored["per_scene"].dims else scored["per_scene"])
+    p = scored["p"].reset_coords(drop=True).transpose(*dims[1:])
+    kept = score.reset_coords(drop=True).transpose(*dims).assign_coords(task=range(len(tasks)))
+    return Found(kept, 0.5, p)
+
+
+def features(made: Planted, tasks: Tasks) -> probing.Features:
+    """The mean stream of the later frames after every layer, one row a task."""
+    return probing.collect(made.lens, tasks, reduce=RegionMean(("later",)), stop_after=None, progress=silent)
+
+
+def bits(tasks: Tasks) -> dict[str, np.ndarray]:
+    """Both bits of every task, by name."""
+    return {"label": np.array([t.label for t in tasks]), "unused": np.array([t.unused for t in tasks])}
+
+
+def steer_along_normals(made: Planted, tasks: Tasks) -> Found:
+    """The causal check of a probe along its normal: see :func:`_steered`."""
+    return _steered(made, tasks, "steer")
+
+
+def steer_along_patterns(made: Planted, tasks: Tasks) -> Found:
+    """The causal check of a probe along its pattern, the difference of the classes' means: see :func:`_steered`."""
+    return _steered(made, tasks, "pattern")
+
+
+def _steered(made: Planted, tasks: Tasks, kind: str) -> Found:
+    """How much more often the answer changes when the stream is pushed along a probe than along random directions.
+
+    The probes, one for each bit, are fitted after the last layer (:func:`features`), on other tasks; the push is held
+    over all steps at which the answer can be written. Cells are (label).
+    """
+    rows = []
+    others = made.tasks(PROBED, seed=9_000, linked=tasks[0].linked)
+    seen = features(made, others)
+    steps = made.spec.open or range(made.spec.n_steps)
+    layer = made.spec.n_layers - 1
+    place = f"step={steps[0]} layer={layer} hook=resid_post"
+    for values in bits(others).values():
+        fitted = probing.probe(seen, values, place, folds=4, permutations=19, seed=made.seed)
+        x = seen.cell("resid_post", steps[0], layer)[:, 0]
+        pattern = x[values > 0].mean(0) - x[values < 0].mean(0) if kind == "pattern" else None
+        checked = probing.causal(
+            made.lens, fitted, tasks, steps=steps, strengths=(STRENGTH,), relative=True, draws=1, pattern=pattern,
+            progress=silent,
+        )  # fmt: skip
+        arms = [arm for arm in checked["arm"].values if str(arm).startswith(kind)]
+        both = checked.sel(when="held", arm=arms).mean("arm")  # each sign changes the answers of one label
+        rows.append((both["changed"] - both["changed_null"].mean("draw")).reset_coords(drop=True))
+    effect = xr.concat(rows, "label").assign_coords(label=list(BITS), task=range(len(tasks)))
+    return Found(effect.transpose("task", "label"))
