@@ -192,11 +192,11 @@ def _object(value: Any, seen: tuple[Any, ...]) -> Any:
 def _function(value: FunctionType, seen: tuple[Any, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {"function": f"{value.__module__}.{value.__qualname__} {_digest(_code(value))}"}
     held: dict[str, Any] = {}
-    for i, cell in enumerate(value.__closure__ or ()):
+    for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
         try:
-            held[f"closure {i}"] = cell.cell_contents
+            held[name] = cell.cell_contents
         except ValueError:  # a name that is not bound yet
-            held[f"closure {i}"] = None
+            held[name] = None
     if value.__defaults__ or value.__kwdefaults__:
         held["defaults"] = [value.__defaults__, value.__kwdefaults__]
     if not value.__module__.startswith("dit_lens."):  # ours: the version says what they name
