@@ -2,7 +2,8 @@
 
 ``EXACT`` plants have one truth and every effect known. ``DECOYS`` add something that looks like a mechanism and is
 none. ``HARD`` ones are built so that some methods must fail; they have a rest of .05, beside which effects of a
-thousandth (LayerNorm's) are none. ``NOISY`` ones have it so that layers which do nothing have an energy. Truth of a plant does not depend on the seed; directions and weights do.
+thousandth (LayerNorm's) are none. ``NOISY`` ones have it so that layers which do nothing have an energy. Truth of a
+plant does not depend on the seed; directions and weights do.
 """
 
 from __future__ import annotations
