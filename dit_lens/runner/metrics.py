@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from dit_lens.errors import MeasureError
+from dit_lens.wan.bypass_guards import check_floats
 from dit_lens.wan.run import Run
 
 Metric = Callable[[Run, Run, Run], float]
@@ -82,10 +83,13 @@ def projection(run: Run, base: Run, source: Run) -> float:
 
     Raises:
         MeasureError: Base and source agree exactly, so that there is no direction to project on.
+        SamplerError: A run holds NaN or infinity.
     """
     origin = state(base, run)
     found = projected(state(run, run) - origin, state(source, run) - origin)
     if math.isnan(found):
+        for one in (run, base, source):
+            check_floats(one.latents)
         raise MeasureError("base and source agree exactly here: choose a source with another answer, or a later step")
     return found
 
