@@ -36,7 +36,7 @@ class Found:
     Attributes:
         effect: (task, and one or more dims of cells); NaN where there is nothing to measure.
         null: The same under the method's own null, or a number.
-        p: P of each cell, corrected over cells, of methods that come with their own; by sign flips for the others.
+        p: p of each cell, corrected over cells, of methods that come with their own; by sign flips for the others.
     """
 
     effect: xr.DataArray

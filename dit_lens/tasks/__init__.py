@@ -8,9 +8,9 @@
     dit_lens.tasks.load("maze-hard-7x7x17", seed=3)                                          # the same
 
 ``maze``, ``choose``, ``occlude`` and ``pattern`` without a level are what the lab model was trained on, 6 x 6 cells and
-13
-frames; ``listed()`` names all families and levels. ``dit_lens.tasks.vbvr`` reads and writes folders in VBVR's format.
-Needs numpy and PIL only. What each family asks, its regions and its scorer's details are told in its own module.
+13 frames; ``listed()`` names all families and levels. ``dit_lens.tasks.vbvr`` reads and writes folders in VBVR's
+format. Needs numpy and PIL only. What each family asks, its regions and its scorer's details are told in its own
+module.
 """
 
 from __future__ import annotations
