@@ -1,6 +1,6 @@
 """What a method's numbers are worth on one plant: recall, false findings, AUC, error.
 
-Each number is a share, or a mean, over the method's cells::
+Over the cells of a method::
 
     members called            recall
     others called             false findings; of these, where a decoy stands: decoys believed
