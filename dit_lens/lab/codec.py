@@ -1,9 +1,8 @@
-"""`LabVAE`: a linear, lossless, causal autoencoder, 4 frames and 8 x 8 pixels to 16 channels as Wan2.1's, or 16 x 16
-pixels as Wan2.2-TI2V-5B's.
+"""``LabVAE``: a linear, lossless, causal autoencoder for pictures of discs on squares.
 
-A block of pixels is a 16 x 16 cell or a quadrant of one; a cell is a disc on a square. With D_f and R_f the mean
-colours of the block's disc part and of the rest in the frames f = 0..3 of a group, the 16 channels are, before
-normalisation,
+Four frames and 8 x 8 pixels become 16 channels, as Wan2.1's, or 16 x 16 pixels, as Wan2.2-TI2V-5B's. A block of pixels
+is a 16 x 16 cell or a quadrant of one; a cell is a disc on a square. With D_f and R_f the mean colours of the block's
+disc part and of the rest in the frames f = 0..3 of a group, the 16 channels are, before normalisation,
 
     channel 3 f + c    D_f[c]                                c = red, green, blue
     channel 12 + c     mean over f of R_f[c]
@@ -35,24 +34,29 @@ CHANNELS = 16
 
 @dataclass
 class LabLatents:
-    """What `encode` returns: there is no noise, so the distribution is its own mode."""
+    """What :meth:`LabVAE.encode` returns: there is no noise, so the distribution is its own mode."""
 
     latents: torch.Tensor
 
     @property
     def latent_dist(self) -> LabLatents:
+        """Itself."""
         return self
 
     def mode(self) -> torch.Tensor:
+        """The latents."""
         return self.latents
 
     def sample(self, generator: torch.Generator | None = None) -> torch.Tensor:
+        """The latents, whatever the generator."""
         return self.latents
 
 
 class LabVAE(ModelMixin, ConfigMixin):
-    """Takes the place of `AutoencoderKLWan` in a Wan pipeline. Pixels in [-1, 1], (B, 3, F, H, W), F = 1 + 4k, H and
-    W multiples of 16."""
+    """A linear codec that takes the place of ``AutoencoderKLWan`` in a Wan pipeline.
+
+    Pixels are in [-1, 1], (B, 3, F, H, W), F = 1 + 4k, H and W multiples of 16.
+    """
 
     @register_to_config
     def __init__(
@@ -79,7 +83,18 @@ class LabVAE(ModelMixin, ConfigMixin):
         return torch.stack([disc, 1 - disc])
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> LabLatents | tuple[LabLatents]:
-        """(B, 3, 1 + 4k, H, W) -> latents (B, 16, 1 + k, H/8, W/8) (H/16, W/16), not normalised."""
+        """Encode pixels.
+
+        Args:
+            x: (B, 3, 1 + 4k, H, W), in [-1, 1].
+            return_dict: Whether to wrap the latents as diffusers expects; else a tuple.
+
+        Returns:
+            Latents (B, 16, 1 + k, H/8, W/8) or (B, 16, 1 + k, H/16, W/16), not normalised.
+
+        Raises:
+            LoadError: For other numbers of frames or pixels.
+        """
         _b, _, f, h, w = x.shape
         if (f - 1) % GROUP or h % CELL or w % CELL:
             raise LoadError(f"LabVAE encodes 1 + 4k frames of multiples of {CELL} pixels, not {f} frames of {h} x {w}.")
@@ -96,7 +111,15 @@ class LabVAE(ModelMixin, ConfigMixin):
         return LabLatents(z) if return_dict else (LabLatents(z),)
 
     def decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
-        """(B, 16, 1 + k, h, w) -> pixels (B, 3, 1 + 4k, H, W), not clamped: decoding is linear."""
+        """Decode latents.
+
+        Args:
+            z: (B, 16, 1 + k, h, w), not normalised.
+            return_dict: Whether to wrap the pixels as diffusers expects; else a tuple.
+
+        Returns:
+            Pixels (B, 3, 1 + 4k, H, W), not clamped: decoding is linear.
+        """
         disc = z[:, :12].unflatten(1, (GROUP, 3)).permute(0, 2, 3, 1, 4, 5)  # (B, 3, T, 4, h, w)
         slope = torch.einsum("bthw,f->btfhw", z[:, 15], self.tau) / 3**0.5
         rest = z[:, 12:15].unsqueeze(3) + slope.unsqueeze(1)

@@ -1,8 +1,8 @@
-"""How many unseen puzzles a saved model solves.
+"""How many unseen tasks a saved model solves.
 
     python -m dit_lens.lab.evaluate [FOLDER] --n 100 --guidance 2
 
-It runs the stock diffusers pipeline on the saved, rounded weights, one puzzle at a time, and reads the decoded video.
+It runs the stock diffusers pipeline on the saved, rounded weights, one task at a time, and reads the decoded video.
 """
 
 from __future__ import annotations
@@ -28,9 +28,19 @@ def shipped(
     names: Sequence[str] | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[str, dict[str, Any]]:
-    """Solved rates of a saved pipeline on unseen puzzles `seed` .. `seed + n - 1` of each task, with 95 % intervals.
+    """Solved rates of a saved pipeline on unseen tasks, with 95 % intervals (Wilson).
 
-    Returns {task: {"solved", "n", "low", "high", "value", "failed": which checks failed how often}}.
+    Args:
+        folder: Of the pipeline.
+        n: Tasks of each name, with seeds ``seed`` to ``seed + n - 1``.
+        seed: Of the first of them.
+        guidance: Guidance scale; the saved settings' by default.
+        names: Which tasks; those that the lab model was trained on by default.
+        log: Takes a line for each name.
+
+    Returns:
+        name -> "solved", "n", "low", "high", "value" (mean partial credit), and "failed": which checks failed how
+        often.
     """
     from dit_lens.lab.film import generate, load
 

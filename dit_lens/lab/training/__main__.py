@@ -1,4 +1,4 @@
-"""`python -m dit_lens.lab.training`."""
+"""``python -m dit_lens.lab.training``."""
 
 from dit_lens.lab.training.recipe import main
 

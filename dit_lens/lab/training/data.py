@@ -1,4 +1,4 @@
-"""Training batches: fresh puzzles, encoded by lookup (which is what `LabVAE` computes; a test compares the two)."""
+"""Training batches: fresh tasks, encoded by lookup (which is what ``LabVAE`` computes; a test compares the two)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Batch:
 
     Attributes:
         x0: (B, 16, T, h, w).
-        condition: mask and first frame, (B, 20, T, h, w).
+        condition: Mask and first frame, (B, 20, T, h, w).
         prompts: B of them.
-        names: of the puzzles, without size, B of them.
+        names: Of the tasks, without size, B of them.
     """
 
     x0: torch.Tensor
@@ -42,11 +42,11 @@ def _colours() -> torch.Tensor:
 
 
 def encode(codes: torch.Tensor, repeat: int = 2) -> torch.Tensor:
-    """What `LabVAE.encode` gives for the drawn frames.
+    """What ``LabVAE.encode`` gives for the drawn frames.
 
     Args:
         codes: (B, F, R, C, 2), F = 1 + 4k.
-        repeat: latents of a cell's side.
+        repeat: Latents of a cell's side.
 
     Returns:
         Latents before normalisation, (B, 16, 1 + k, repeat R, repeat C).
@@ -68,9 +68,17 @@ def condition_codes(codes: torch.Tensor) -> torch.Tensor:
 
 
 def statistics(names: Iterable[str], seed: int = 0, n: int = 4000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel over the named puzzles alike, in their usual sizes.
+    """Mean and standard deviation per channel over the named tasks alike, in their usual sizes.
 
     The deviation is at least 0.3 of the typical one.
+
+    Args:
+        names: Of the tasks.
+        seed: Of the first of each name.
+        n: Tasks in all.
+
+    Returns:
+        16 means and 16 deviations.
     """
     parts, names = [], list(names)
     for name in names:
@@ -92,15 +100,16 @@ class Puzzles:
         self.most = max(spec.videos(size) for size in spec.boards)
 
     def normalise(self, z: torch.Tensor) -> torch.Tensor:
+        """Put latents (B, 16, T, h, w) on the scale of mean 0 and deviation 1."""
         return (z - self.mean) / self.std
 
     def size(self, index: int) -> Size:
-        """Of all videos in batch number `index`."""
+        """Of all videos in batch number ``index``."""
         rng = Random(f"size/{self.spec.seed}/{index}")
         return rng.choices(self.spec.boards, list(self.spec.sizes.values()))[0]
 
     def batch(self, index: int) -> Batch:
-        """Batch number `index`."""
+        """Batch number ``index``."""
         size, seed = self.size(index), self.spec.seed
         families, weights = fitting(self.spec, size)
         names = Random(f"mixture/{seed}/{index}").choices(families, weights, k=self.spec.videos(size))
@@ -119,11 +128,11 @@ class Puzzles:
 
 
 def fitting(spec: Spec, size: Size) -> tuple[list[str], list[float]]:
-    """Names and weights of the mixture that have puzzles of a size."""
+    """Names and weights of the mixture that have tasks of a size."""
     pairs = [(n, w) for n, w in spec.mixture.items() if tasks.fits(n, size.rows, size.cols, size.num_frames)]
     return [n for n, _ in pairs], [w for _, w in pairs]
 
 
 def sized(name: str, size: Size) -> str:
-    """The canonical name of a puzzle at a size."""
+    """The canonical name of a task at a size."""
     return tasks.canonical(name, rows=size.rows, cols=size.cols, num_frames=size.num_frames)

@@ -1,10 +1,10 @@
 """The training loop: one model, flow matching, resumable at any iteration.
 
-x_sigma = (1 - sigma) x0 + sigma eps; the model predicts v = eps - x0 at timestep 1000 sigma. Every iteration draws
-its puzzles, noise and levels from its own number, so a run that was killed goes on as if nothing had happened.
+x_sigma = (1 - sigma) x0 + sigma eps; the model predicts v = eps - x0 at timestep 1000 sigma. Every iteration draws its
+tasks, noise and levels from its own number, so a run that was killed goes on as if nothing had happened.
 
-At small sigma an error in x0 counts 1 / sigma^2 in v, which would drown the rest of the batch; the sampler's last
-step has sigma .21, so below `Spec.gentle` the loss is that of x0 instead, at the weight it has there.
+At small sigma an error in x0 counts 1 / sigma^2 in v, which would drown the rest of the batch; the sampler's last step
+has sigma .21, so below ``Spec.gentle`` the loss is that of x0 instead, at the weight it has there.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ TEST = 30.0  # minutes of processor time between tests on unseen puzzles, which 
 
 
 class Log:
-    """Lines on screen and in `log.txt`, numbers in `progress.jsonl`."""
+    """Lines on screen and in ``log.txt``, numbers in ``progress.jsonl``."""
 
     def __init__(self, out: Path):
         self.out = out
 
     def __call__(self, line: str) -> None:
+        """Write a line, with the time."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {line}"
         print(line, flush=True)
         with (self.out / "log.txt").open("a") as f:
@@ -53,7 +54,15 @@ class Log:
 
 @dataclass(frozen=True)
 class Phase:
-    """What one call of `fit` trains: the noise levels, how long, and where its stream of random numbers starts."""
+    """What one call of :func:`fit` trains.
+
+    Attributes:
+        name: "trunk", "high" or "low".
+        low: Lowest noise level.
+        high: Highest noise level.
+        iterations: How long.
+        offset: Where its stream of random numbers starts.
+    """
 
     name: str
     low: float
@@ -63,6 +72,7 @@ class Phase:
 
     @property
     def expert(self) -> bool:
+        """Whether it is an expert's."""
         return self.name != "trunk"
 
     def rate(self, it: int, spec: Spec) -> float:
@@ -83,8 +93,20 @@ def phase(name: str, spec: Spec) -> Phase:
 
 
 def draw_sigma(n: int, shift: float, low: float, high: float, rng: torch.Generator) -> torch.Tensor:
-    """Noise levels in [low, high]: half uniform and half logit-normal in u, shifted as the sampler's are,
-    sigma = s u / (1 + (s - 1) u)."""
+    """Draw noise levels in [low, high], half uniform and half logit-normal in u.
+
+    They are shifted as the sampler's are, sigma = s u / (1 + (s - 1) u).
+
+    Args:
+        n: How many.
+        shift: The s above.
+        low: Lowest noise level.
+        high: Highest noise level.
+        rng: Source of the draw.
+
+    Returns:
+        (n,).
+    """
     u_low, u_high = (s / (shift - (shift - 1) * s) for s in (low, high))
     uniform = u_low + (u_high - u_low) * torch.rand(n, generator=rng)
     normal = torch.sigmoid(1.2 * torch.randn(8 * n, generator=rng))
@@ -96,7 +118,7 @@ def draw_sigma(n: int, shift: float, low: float, high: float, rng: torch.Generat
 
 @dataclass
 class Step:
-    """One iteration's inputs and targets, (B, ...); see `draw`."""
+    """One iteration's inputs and targets, (B, ...); see :func:`draw`."""
 
     x: torch.Tensor
     sigma: torch.Tensor
@@ -106,7 +128,19 @@ class Step:
 
 
 def draw(spec: Spec, what: Phase, it: int, puzzles: Puzzles, words: Words, mine: slice = slice(None)) -> Step:
-    """Everything random of iteration `it`; `mine` is a process's share of the batch."""
+    """Draw everything random of an iteration.
+
+    Args:
+        spec: The recipe.
+        what: The phase.
+        it: Number of the iteration.
+        puzzles: Of the recipe.
+        words: Prompt embeddings.
+        mine: A process's share of the batch.
+
+    Returns:
+        Inputs and targets.
+    """
     rng = torch.Generator().manual_seed(spec.seed * 100_000_000 + what.offset + it)
     batch = puzzles.batch(what.offset + it)
     n = len(batch.names)
@@ -120,17 +154,19 @@ def draw(spec: Spec, what: Phase, it: int, puzzles: Puzzles, words: Words, mine:
 
 
 class Meter:
-    """Mean losses by puzzle name and by band of noise levels since the last reading."""
+    """Mean losses by task name and by band of noise levels since the last reading."""
 
     def __init__(self) -> None:
         self.seen: dict[str, list[float]] = defaultdict(list)
 
     def add(self, step: Step, losses: list[float]) -> None:
+        """Take the losses of one iteration, one for each video."""
         for name, loss, level in zip(step.names, losses, step.sigma.tolist(), strict=True):
             for key in (name, f"sigma<{next(b for b in BANDS[1:] if level < b):g}", "all"):
                 self.seen[key].append(loss)
 
     def read(self) -> dict[str, float]:
+        """The means by name or band, and start afresh."""
         means = {k: round(sum(v) / len(v), 4) for k, v in sorted(self.seen.items())}
         self.seen.clear()
         return means
@@ -146,20 +182,20 @@ def fit(
     minutes: float | None = None,
     way: Way | None = None,
 ) -> None:
-    """Train one phase, from its checkpoint or (an expert) from the trunk's, and leave `<phase>.pt` in `out`.
+    """Train one phase, from its checkpoint or (an expert) from the trunk's, and leave ``<phase>.pt`` in ``out``.
 
-    With `world` processes each takes its slice of every batch and gradients are averaged: the result depends on
-    `world` only by rounding.
+    With ``world`` processes each takes its slice of every batch and gradients are averaged: the result depends on
+    ``world`` only by rounding.
 
     Args:
-        spec: the recipe.
-        what: the phase.
-        out: folder of the run, which holds text encoder and statistics.
-        log: of the run.
-        rank: number of this process.
-        world: processes.
-        minutes: stop after so long.
-        way: how to compute; half precision, not compiled, by default.
+        spec: The recipe.
+        what: The phase.
+        out: Folder of the run, which holds text encoder and statistics.
+        log: Of the run.
+        rank: Number of this process.
+        world: Processes.
+        minutes: Stop after so long.
+        way: How to compute; half precision, not compiled, by default.
     """
     way = way or Way(compiled=False)
     run = Training(spec, what.name, out, way.half)
@@ -208,7 +244,7 @@ def fit(
 
 
 def report(run: Training, puzzles: Puzzles, words: Words, way: Way, log: Log) -> None:
-    """Test the moving average on unseen puzzles, and log it."""
+    """Test the moving average on unseen tasks, and log it."""
     results = solved(run.ema, puzzles, words, way=way)
     log(f"{run.name} {run.done} solved {', '.join(f'{k} {v}' for k, v in results.items())}")
     counts = {k: {"solved": v.solved, "n": v.n, "value": v.value} for k, v in results.items()}

@@ -30,7 +30,7 @@ class Way:
     compiled: bool = True
 
     def block(self) -> Callable[..., torch.Tensor]:
-        """`fast.block`, compiled or as it is; compiled, one version serves videos of every size."""
+        """``fast.block``, compiled or as it is; compiled, one version serves videos of every size."""
         return torch.compile(fast.block, dynamic=True) if self.compiled else fast.block
 
     def __str__(self) -> str:
@@ -38,12 +38,15 @@ class Way:
 
 
 def choose(spec: Spec, log: Callable[[str], None], compiled: bool = True) -> Way:
-    """The quickest way on this processor, for the usual size of a recipe; the timings are logged.
+    """Choose the quickest way on this processor, for the usual size of a recipe; the timings are logged.
 
     Args:
-        spec: the recipe.
-        log: takes a line.
-        compiled: whether compiling may be tried; it needs a C++ compiler.
+        spec: The recipe.
+        log: Takes a line.
+        compiled: Whether compiling may be tried; it needs a C++ compiler.
+
+    Returns:
+        The way.
     """
     ways = [Way(torch.bfloat16, False), Way(torch.float32, False)]
     times = {way: seconds(spec, way) for way in ways}

@@ -17,12 +17,12 @@ def orthogonalised(g: torch.Tensor, steps: int = 5, dtype: torch.dtype = torch.b
     """The nearest orthogonal matrices, roughly.
 
     Args:
-        g: stack of matrices, (n, rows, cols).
-        steps: of the iteration.
-        dtype: to compute in; the iteration forgives rounding.
+        g: Stack of matrices, (n, rows, cols).
+        steps: Of the iteration.
+        dtype: To compute in; the iteration forgives rounding.
 
     Returns:
-        Matrices of the same shape in `dtype`, singular values between about .7 and 1.2.
+        Matrices of the same shape in ``dtype``, singular values between about .7 and 1.2.
     """
     tall = g.shape[1] > g.shape[2]
     x = (g.mT if tall else g).to(dtype)
@@ -49,6 +49,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient; ``closure`` is not used."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[torch.Tensor]] = {}
             for p in group["params"]:
@@ -89,6 +90,7 @@ class Both:
         self.peaks = [muon_lr, adam_lr]
 
     def step(self, factor: float) -> None:
+        """Step both at ``factor`` times their peak learning rates, and clear the gradients."""
         for part, peak in zip(self.parts, self.peaks, strict=True):
             for group in part.param_groups:
                 group["lr"] = peak * factor
@@ -96,8 +98,10 @@ class Both:
             part.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict]:
+        """The state of each."""
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: list[dict]) -> None:
+        """Take the states that :meth:`state_dict` gave."""
         for part, state in zip(self.parts, states, strict=True):
             part.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""From parts to a stock `WanImageToVideoPipeline`, and to the folder that ships."""
+"""From parts to a stock ``WanImageToVideoPipeline``, and to the folder that ships."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ def build(
     words: tuple[Any, Any],
     statistics: dict[str, list[float]],
 ) -> WanImageToVideoPipeline:
-    """The pipeline.
+    """Build the pipeline.
 
     Args:
-        spec: the recipe.
-        high: state of the high-noise expert.
-        low: state of the low-noise expert.
+        spec: The recipe.
+        high: State of the high-noise expert.
+        low: State of the low-noise expert.
         words: (tokenizer, text encoder).
         statistics: "mean" and "std" per channel.
+
+    Returns:
+        A stock pipeline with the lab's codec.
     """
     experts = []
     for state in (high, low):
@@ -60,17 +63,17 @@ def build(
 
 
 def save(pipe: WanImageToVideoPipeline, spec: Spec, folder: Path | str, guidance_scale: float, note: str = "") -> Path:
-    """Write the pipeline in diffusers layout, experts rounded to half precision; an older folder is replaced in one
-    move.
+    """Write the pipeline in diffusers layout, experts rounded to half precision.
 
-    Codec and text encoder stay in single precision: they are tiny, and a rounded codec would not be lossless.
+    An older folder is replaced in one move. Codec and text encoder stay in single precision: they are tiny, and a
+    rounded codec would not be lossless.
 
     Args:
-        pipe: what `build` made.
-        spec: its recipe.
-        folder: to write.
-        guidance_scale: for the saved settings.
-        note: likewise.
+        pipe: What :func:`build` made.
+        spec: Its recipe.
+        folder: To write.
+        guidance_scale: For the saved settings.
+        note: Likewise.
 
     Returns:
         The folder.
@@ -120,14 +123,14 @@ def sample(
     """Generate a whole batch at once with the stock scheduler (quicker than the pipeline, equal to it within rounding).
 
     Args:
-        velocity: of (x, t, text) -> v.
-        batch: the conditions, with x0 of the right shape.
-        embeddings: of the prompts, (B, 64, 64).
-        empty: of the empty prompt, (64, 64).
-        spec: the recipe.
-        seed: of the noise.
-        steps: of the sampler.
-        guidance: scale; 1 means none.
+        velocity: Of (x, t, text) -> v.
+        batch: The conditions, with x0 of the right shape.
+        embeddings: Of the prompts, (B, 64, 64).
+        empty: Of the empty prompt, (64, 64).
+        spec: The recipe.
+        seed: Of the noise.
+        steps: Of the sampler.
+        guidance: Scale; 1 means none.
 
     Returns:
         Latents (B, 16, T, h, w).

@@ -64,20 +64,20 @@ def train(
     """Run a recipe.
 
     Args:
-        spec: the recipe, `LAB` by default.
-        out: folder of the run.
-        resume: go on from the checkpoints in `out`; False refuses a folder that holds any.
-        phases: which of `PHASES`.
-        workers: processes for the trunk, one thread each (the experts always take one each, side by side).
-        guidance: scale written into the saved settings.
-        minutes: stop every fitting phase after so long and keep its checkpoint.
-        compiled: whether the blocks may be compiled, which needs a C++ compiler.
+        spec: The recipe, ``LAB`` by default.
+        out: Folder of the run.
+        resume: Go on from the checkpoints in ``out``; False refuses a folder that holds any.
+        phases: Which of ``PHASES``.
+        workers: Processes for the trunk, one thread each (the experts always take one each, side by side).
+        guidance: Scale written into the saved settings.
+        minutes: Stop every fitting phase after so long and keep its checkpoint.
+        compiled: Whether the blocks may be compiled, which needs a C++ compiler.
 
     Returns:
-        The folder of the pipeline, `out/pipeline`; without phase save, `out`.
+        The folder of the pipeline, ``out/pipeline``; without phase save, ``out``.
 
     Raises:
-        LoadError: where the folder holds a run of another recipe.
+        LoadError: Where the folder holds a run of another recipe.
     """
     spec = spec or LAB
     out = Path(out).resolve()

@@ -1,4 +1,4 @@
-"""How many unseen puzzles a model solves while it trains: few puzzles, in batches, without guidance."""
+"""How many unseen tasks a model solves while it trains: few tasks, in batches, without guidance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from dit_lens.lab.training.text import Words
 
 @dataclass(frozen=True)
 class Solved:
-    """solved: how many of n. value: mean partial credit."""
+    """Solved tasks of one name.
+
+    Attributes:
+        solved: How many of n.
+        n: Tasks.
+        value: Mean partial credit.
+    """
 
     solved: int
     n: int
@@ -31,7 +37,17 @@ class Solved:
 
 
 def to_frames(latents: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, pixels: int = 8) -> np.ndarray:
-    """Normalised latents (B, 16, T, h, w) -> float frames 0-1, (B, F, H, W, 3); pixels: side of a latent."""
+    """Decode normalised latents.
+
+    Args:
+        latents: (B, 16, T, h, w).
+        mean: Of each channel, (1, 16, 1, 1, 1).
+        std: Likewise.
+        pixels: Side of a latent.
+
+    Returns:
+        float 0-1, (B, F, H, W, 3).
+    """
     video = LabVAE(scale_factor_spatial=pixels).decode(latents.float() * std + mean, return_dict=False)[0]
     return (video / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
 
@@ -46,16 +62,19 @@ def solved(
     steps: int = STEPS,
     way: Way | None = None,
 ) -> dict[str, Solved]:
-    """Solved counts on unseen puzzles, by name.
+    """Solved counts on unseen tasks, by name.
 
     Args:
-        state: weights of one transformer for all noise levels.
-        puzzles: of its recipe.
-        words: prompt embeddings.
-        n: puzzles of each name of the mixture, in its usual size.
-        seed: of the first of them.
-        steps: of the sampler.
-        way: how to compute; half precision, not compiled, by default.
+        state: Weights of one transformer for all noise levels.
+        puzzles: Of its recipe.
+        words: Prompt embeddings.
+        n: Tasks of each name of the mixture, in its usual size.
+        seed: Of the first of them.
+        steps: Of the sampler.
+        way: How to compute; half precision, not compiled, by default.
+
+    Returns:
+        name -> counts.
     """
     spec, way = puzzles.spec, way or Way(compiled=False)
     model = WanTransformer3DModel(**spec.transformer()).eval()

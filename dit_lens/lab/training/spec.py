@@ -1,4 +1,4 @@
-"""All numbers of a recipe in one place, and the two recipes: `LAB` and `LAB40`."""
+"""All numbers of a recipe in one place, and the two recipes: ``LAB`` and ``LAB40``."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from dit_lens.tasks.grid import Size
 
 @dataclass(frozen=True)
 class Spec:
-    """A recipe. The defaults are those of `lab`; another number gives another model (docs/lab-model.md).
+    """A recipe. The defaults are those of ``lab``; another number gives another model (docs/lab-model.md).
 
     Attributes:
-        name: of the model.
-        seed: of weights, puzzles, noise and noise levels.
-        layers: blocks of the transformer.
-        heads: attention heads of a block.
-        head_dim: width of a head; the transformer's width is `heads * head_dim`.
-        ffn: width of the feed-forward layers.
-        pixels: side of a latent in pixels, 8 or 16.
-        patch: side of a token in latents; `pixels * patch` is one cell of the board, 16 pixels.
-        max_length: bytes of a prompt, with its end.
-        shift: of the sampler and of the noise levels trained on.
-        boundary: noise level that parts the two experts.
-        overlap: how far each expert also learns the other's side.
-        tokens: of a batch; the number of videos in it is as many as fit.
-        sizes: board and frames as "RxCxF" -> share of the batches.
-        mixture: puzzle name without size -> weight among the names that a batch's size allows.
-        drop_prompt: share of the prompts replaced by the empty one.
-        gentle: below this noise level the loss is weighed down as (sigma / gentle)^2.
-        muon_lr: peak learning rate of the blocks' matrices.
-        adam_lr: peak learning rate of everything else.
-        warmup: iterations of linear warm-up.
-        ema: decay of the moving average.
-        text_iterations: of the text encoder.
-        trunk_iterations: of the transformer on all noise levels, at a constant rate.
-        expert_iterations: of each expert, with the rate falling linearly.
-        final_lr: share of the peak rate at the end of an expert.
+        name: Of the model.
+        seed: Of weights, tasks, noise and noise levels.
+        layers: Blocks of the transformer.
+        heads: Attention heads of a block.
+        head_dim: Width of a head; the transformer's width is ``heads * head_dim``.
+        ffn: Width of the feed-forward layers.
+        pixels: Side of a latent in pixels, 8 or 16.
+        patch: Side of a token in latents; ``pixels * patch`` is one cell of the board, 16 pixels.
+        max_length: Bytes of a prompt, with its end.
+        shift: Of the sampler and of the noise levels trained on.
+        boundary: Noise level that parts the two experts.
+        overlap: How far each expert also learns the other's side.
+        tokens: Of a batch; the number of videos in it is as many as fit.
+        sizes: Board and frames as "RxCxF" -> share of the batches.
+        mixture: Task name without size -> weight among the names that a batch's size allows.
+        drop_prompt: Share of the prompts replaced by the empty one.
+        gentle: Below this noise level the loss is weighed down as (sigma / gentle)^2.
+        muon_lr: Peak learning rate of the blocks' matrices.
+        adam_lr: Peak learning rate of everything else.
+        warmup: Iterations of linear warm-up.
+        ema: Decay of the moving average.
+        text_iterations: Of the text encoder.
+        trunk_iterations: Of the transformer on all noise levels, at a constant rate.
+        expert_iterations: Of each expert, with the rate falling linearly.
+        final_lr: Share of the peak rate at the end of an expert.
     """
 
     name: str = "lab"
@@ -83,7 +83,7 @@ class Spec:
         return max(1, self.tokens // tokens_of(size))
 
     def transformer(self) -> dict:
-        """Keyword arguments of `WanTransformer3DModel`."""
+        """Keyword arguments of ``WanTransformer3DModel``."""
         return dict(
             patch_size=(1, self.patch, self.patch), num_attention_heads=self.heads, attention_head_dim=self.head_dim,
             in_channels=36, out_channels=16, text_dim=64, freq_dim=256, ffn_dim=self.ffn, num_layers=self.layers,
@@ -91,7 +91,7 @@ class Spec:
         )  # fmt: skip
 
     def as_dict(self) -> dict:
-        """For JSON; `Spec(**that)` gives it again."""
+        """The numbers for JSON; ``Spec(**that)`` gives the recipe again."""
         return asdict(self)
 
 

@@ -51,7 +51,7 @@ class Training:
             torch.save({**content, "optimizer": self.optimizer.state_dict()}, fresh)
 
     def snapshot(self) -> Path:
-        """The moving average in half precision, `snapshots/<phase>-<iterations>.safetensors`."""
+        """The moving average in half precision, ``snapshots/<phase>-<iterations>.safetensors``."""
         path = self.out / "snapshots" / f"{self.name}-{self.done:06d}.safetensors"
         path.parent.mkdir(exist_ok=True)
         with new_file(path) as fresh:

@@ -60,12 +60,12 @@ def encoder() -> Any:
 
 @torch.no_grad()
 def embed(texts: Sequence[str], tok: Any, enc: Any) -> torch.Tensor:
-    """Prompt embeddings exactly as `WanImageToVideoPipeline.encode_prompt` makes them.
+    """Prompt embeddings exactly as ``WanImageToVideoPipeline.encode_prompt`` makes them.
 
     Args:
-        texts: n prompts.
-        tok: tokenizer.
-        enc: text encoder.
+        texts: The n prompts.
+        tok: Tokenizer.
+        enc: Text encoder.
 
     Returns:
         (n, 64 bytes, 64), zero beyond each text's end.
@@ -90,7 +90,7 @@ class Words:
     """Prompt embeddings by lookup: the encoder is frozen and the prompts are few.
 
     Attributes:
-        empty: embedding of the empty prompt, (64, 64).
+        empty: Embedding of the empty prompt, (64, 64).
     """
 
     def __init__(self, prompts: Sequence[str], folder: Path):
@@ -100,7 +100,7 @@ class Words:
         self.empty = self.table[-1]
 
     def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        """(n, 64, 64), a copy."""
+        """The embeddings of n known prompts, (n, 64, 64), a copy."""
         return self.table[[self.index[p] for p in prompts]]
 
 
@@ -116,11 +116,11 @@ def train(
     Wordings are varied (prefix, suffix, capitals) so that the encoder must find the words and not count bytes.
 
     Args:
-        prompts: prompt -> (task, colours named in order), as `tasks.prompts` gives them.
-        seed: of weights and draws.
-        iterations: about 25 a second on one core.
-        batch: prompts of an iteration.
-        log: takes a line now and then.
+        prompts: Prompt -> (task, colours named in order), as ``tasks.prompts`` gives them.
+        seed: Of weights and draws.
+        iterations: About 25 a second on one core.
+        batch: Prompts of an iteration.
+        log: Takes a line now and then.
 
     Returns:
         (tokenizer, frozen encoder).
