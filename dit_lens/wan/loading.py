@@ -36,9 +36,9 @@ def load(
         offload: ``"model"`` or ``"sequential"``, enabled *after* the points are in place.
         lora: LoRA files, the second for the low-noise expert, or a folder or hub id that holds the pair
             (:mod:`dit_lens.wan.lora`; DiffSynth's names are understood).
-        defaults: What ``generate`` takes unless told otherwise, such as ``{"height": 96, "width": 96, "num_frames":
-            13}`` or another lens's ``defaults``. A pipeline does not know the size it was trained at, and what is not
-            said here is Wan's own (480 x 832, 81 frames, 50 steps).
+        defaults: What ``generate`` takes unless told otherwise: another lens's ``defaults``, or a mapping such as
+            ``{"height": 96, "width": 96, "num_frames": 13}``. A pipeline does not know the size it was trained at, and
+            what is not said here is Wan's own (480 x 832, 81 frames, 50 steps).
         **kwargs: For ``DiffusionPipeline.from_pretrained``.
 
     Raises:
