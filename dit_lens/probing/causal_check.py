@@ -1,6 +1,6 @@
 """Causal check of a probe: steer along it, erase it, and measure how the answer changes.
 
-For a probe with normal u (in the activation's own coordinates) at (step, layer, hook), and each puzzle with its base
+For a probe with normal u (in the activation's own coordinates) at (step, layer, hook), and each task with its base
 run b, these arms:
 
     steer +s, -s     x <- x + s sd u   sd: standard deviation of x . u over the edited tokens of b, at the probe's place
@@ -88,12 +88,12 @@ def causal(
 ) -> xr.Dataset:
     """Steer along a probe and erase it in generations of ``tasks``, beside random edits of the same size.
 
-    Costs 1 + 2 (1 + draws) arms generations a puzzle, ``once`` from its step on.
+    Costs 1 + 2 (1 + draws) arms generations a task, ``once`` from its step on.
 
     Args:
         lens: The model that the probe was fitted on.
         probe: The probe to check.
-        tasks: Puzzles; each is generated once without edits.
+        tasks: Each is generated once without edits.
         at: Where ``once`` acts; the probe's own address by default.
         steps: Where ``held`` acts; all steps by default.
         layers: Where ``held`` acts; the probe's layer by default.
@@ -112,7 +112,7 @@ def causal(
         draws: Random edits for each arm.
         random: Draws a direction (d,) for the null of steering, such as the pattern of shuffled labels, instead of one
             uniform on the sphere; its component along u is removed.
-        seeds: Noise seed of each puzzle; 0, 1, ... by default.
+        seeds: Noise seed of each task; 0, 1, ... by default.
         regions: As ``lens.generate`` takes them.
         **options: Sampling and running (:class:`dit_lens.runner.Options`); by default tasks are sampled as the probe's
             data was.
@@ -197,7 +197,7 @@ def causal(
 
 
 def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
-    """Average a causal check over puzzles, with intervals and p-values.
+    """Average a causal check over tasks, with intervals and p-values.
 
     Args:
         found: Result of :func:`causal`.
@@ -206,8 +206,8 @@ def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
 
     Returns:
         ``value``, ``null`` and their paired ``difference`` (metric, when, kind), each with a 95 % interval (bootstrap
-        over puzzles): ``low, high`` of ``value``, ``null_low, null_high``, ``difference_low, difference_high``. The
-        null of a puzzle is the mean over its draws. ``n`` is the number of puzzles. ``p`` is the share of flips in
+        over tasks): ``low, high`` of ``value``, ``null_low, null_high``, ``difference_low, difference_high``. The
+        null of a task is the mean over its draws. ``n`` is the number of tasks. ``p`` is the share of flips in
         which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* kind of edit by that metric, so that it
         is corrected for the number of kinds.
     """
@@ -228,7 +228,16 @@ def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
 
 
 def corrected_p(differences: np.ndarray, flips: int = 2000, seed: int = 0) -> np.ndarray:
-    """P-values of differences (task, when, kind) by sign flips, corrected for all (when, kind); NaN for NaN."""
+    """P-values of differences by sign flips, corrected for all places and kinds.
+
+    Args:
+        differences: (task, when, kind).
+        flips: Random sign vectors.
+        seed: Of the flips.
+
+    Returns:
+        (when, kind); all NaN where any difference is NaN or infinite.
+    """
     size = np.sqrt((differences**2).sum(0))
     if not np.isfinite(size).all():
         return np.full(size.shape, np.nan)

@@ -150,7 +150,15 @@ class _Job:
         self.control, self.control_fold = control_task(features, labels, seed + 2)
 
     def scores(self, place: Place, only_true: bool = False) -> np.ndarray:
-        """Per scene, (scenes, 1 + permutations)."""
+        """Out-of-fold scores of the label and of its shuffles.
+
+        Args:
+            place: Features of one place.
+            only_true: Leave the shuffles out.
+
+        Returns:
+            Per scene, (scenes, 1 + permutations); the label itself comes first.
+        """
         y = self.y[..., :1] if only_true else self.y
         out = np.empty((len(y), y.shape[-1]))
         found = place.decisions(y, self.labels.used, self.fold, len(self.labels.classes))

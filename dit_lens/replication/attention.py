@@ -20,8 +20,19 @@ MASKS, ELSEWHERE = "random masks of the same size in every frame", "the same cut
 
 
 def measured(lens: Lens, n: int = 12, seed: int = 0, progress: Progress = silent, **arguments: Any) -> Measured:
-    """``attention`` on ``n`` unseen puzzles of each family; ``cuts`` of attention to the named goal of ``n`` ``choose``
-    puzzles, everywhere and in windows of three layers."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks of each family.
+        seed: Of the first task and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+        **arguments: For the experiments.
+
+    Returns:
+        ``attention`` on tasks of all families; ``cuts`` of attention to the named goal of ``choose`` tasks, everywhere
+        and in windows of three layers.
+    """
     names = puzzles.names()
     found = attention_by_depth(
         lens, puzzles.batch(names, n * len(names), seed), seed=seed, progress=progress, **arguments

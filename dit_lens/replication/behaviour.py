@@ -18,8 +18,17 @@ from dit_lens.wan.lens import Lens
 
 
 def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> Measured:
-    """On ``n`` unseen puzzles of each family: ``seen``, the films of movers; ``states``, the verdicts of all puzzles;
-    ``wrong``, planted mistakes."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks of each family.
+        seed: Of the noise.
+        progress: Called as ``progress(done, total, what)``.
+
+    Returns:
+        ``seen``, the films of movers; ``states``, the verdicts of all tasks; ``wrong``, planted mistakes.
+    """
     families: Mapping[str, list[Any]] = {name: [puzzles.load(name, i) for i in range(n)] for name in puzzles.names()}
     movers = [task for name in ("maze", "choose", "occlude") for task in families[name]]
     seen = watch_answers(lens, movers, seed=seed, progress=progress)
@@ -31,7 +40,7 @@ def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent
 
 
 def _corrected(m: Measured) -> Reading:
-    """Self-correction in the film: a share of puzzles, with Wilson's interval, beside blind flips."""
+    """Self-correction in the film: a share of tasks, with Wilson's interval, beside blind flips."""
     states = m["states"]
     happened, chance, fate = events(states), chance_events(states), corrections(states)
     n = states.sizes["task"]
@@ -70,7 +79,7 @@ def _put_right(m: Measured) -> Reading:
 
 
 def _lag(m: Measured, determined: bool) -> Reading:
-    """Of all puzzles, or of those with one solution."""
+    """Of all tasks, or of those with one solution."""
     lag = perception_lag(m["seen"])
     fixed = (lag["solutions"] == 1).values
     orders = lag["lag"].sel(kind="x0_hat")

@@ -26,10 +26,20 @@ def measured(
     num_inference_steps: int | None = 3,
     **arguments: Any,
 ) -> Measured:
-    """``ensembles`` on ``n`` unseen puzzles of one family: every mode in the middle window, ``updates`` in others too.
+    """Measure what the rows of this family read.
 
-    ``num_inference_steps``: three by default, so that single seeds of the lab model do not all solve;
-    at its twenty nearly every one does, and nothing can be gained. ``arguments`` go to the experiment.
+    Args:
+        lens: The model.
+        n: Unseen tasks.
+        seed: Of the first task and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+        name: The tasks' family.
+        num_inference_steps: Three by default, so that single seeds of the lab model do not all solve; at its twenty
+            nearly every one does, and nothing can be gained.
+        **arguments: For the experiment.
+
+    Returns:
+        ``ensembles``: every mode in the middle window, ``updates`` in others too.
     """
     others = [ensemble_mode("updates", layers=window) for window in (Depth(0, 0.25), ALL)]
     found = ensembles(

@@ -19,7 +19,18 @@ from dit_lens.wan.lens import Lens
 
 
 def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent, **arguments: Any) -> Measured:
-    """``readout`` on ``n`` unseen puzzles of all families at seven steps, translators fitted on ``n`` others."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks, of all families together; as many others fit the translators.
+        seed: Of the first task and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+        **arguments: For the experiment, and sampling.
+
+    Returns:
+        ``readout`` at up to seven steps.
+    """
     last = lens.plan(**arguments).n_steps - 1
     at = sorted({round(q * last) for q in (0, 0.15, 0.3, 0.5, 0.7, 0.85, 1)})
     fit = puzzles.batch(puzzles.names(), n, seed, split="train")

@@ -114,7 +114,12 @@ def _stepped(size: np.ndarray, edge: np.ndarray) -> np.ndarray:
 def paired_difference(
     effect: xr.DataArray, null: xr.DataArray | float, over: str | Sequence[str] = "task"
 ) -> xr.DataArray:
-    """effect - null of the same tasks in the same order, with the labels of ``effect``.
+    """The difference effect - null of the same tasks in the same order, with the labels of ``effect``.
+
+    Args:
+        effect: Numbers along ``over`` and any other dims.
+        null: The same under the null, or a number.
+        over: A dim, or several; where both have labels along it, these must be equal.
 
     Raises:
         MeasureError: For arrays whose dims or tasks differ: an unpaired null has no paired difference.

@@ -5,8 +5,8 @@
 
 Tasks are the unit, never steps or tokens of one task. Where there are several levels (task, noise seed, training seed),
 ``over`` names them from the top down: what lies below the first is averaged within it, and the interval is over the
-first alone. ``attrs["interval_over"]`` says which that is, and so what the number holds for: an interval over puzzles
-is about other puzzles of these families under these trainings, not about another training.
+first alone. ``attrs["interval_over"]`` says which that is, and so what the number holds for: an interval over tasks
+is about other tasks of these families under these trainings, not about another training.
 
 When not to use: to compare two arms of the same tasks. Two intervals that overlap say little about a paired difference;
 take :func:`dit_lens.stats.paired`.
@@ -142,7 +142,12 @@ def _samples(
 
 
 def by_task(values: xr.DataArray, over: str | Sequence[str] = "task") -> xr.DataArray:
-    """Levels below the first of ``over`` averaged within it, NaN left out; tasks weigh equally afterwards."""
+    """Levels below the first of ``over`` averaged within it, NaN left out; tasks weigh equally afterwards.
+
+    Args:
+        values: Numbers along ``over`` and any other dims.
+        over: A dim, or several from the top level down.
+    """
     lower = _levels(over)[1:]
     return values.astype(float).mean(lower, keep_attrs=True) if lower else values.astype(float)
 

@@ -75,7 +75,14 @@ class Pairs:
         return float(np.minimum(1.0, 2 * np.minimum(self.p_greater(), self.p_smaller())))
 
     def p_greater(self, than: float = 0.0) -> float:
-        """One-sided p of "the difference is greater"; NaN where these tasks cannot say."""
+        """One-sided p of "the difference is greater".
+
+        Args:
+            than: Than what, in the unit of the outcome.
+
+        Returns:
+            NaN where these tasks cannot say.
+        """
         if not self._answers(than):
             return np.nan
         if np.isinf(than):
@@ -87,7 +94,14 @@ class Pairs:
         return p_above(self._means, than)
 
     def p_smaller(self, than: float = 0.0) -> float:
-        """One-sided p of "the difference is smaller"; NaN where these tasks cannot say."""
+        """One-sided p of "the difference is smaller".
+
+        Args:
+            than: Than what, in the unit of the outcome.
+
+        Returns:
+            NaN where these tasks cannot say.
+        """
         if not self._answers(than):
             return np.nan
         if np.isinf(than):
@@ -123,7 +137,14 @@ class Pairs:
         return greatest
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Interval of the mean difference; NaN below five tasks, and where equal differences say nothing."""
+        """Interval of the mean difference.
+
+        Args:
+            level: Coverage.
+
+        Returns:
+            Lower and upper end; NaN below five tasks, and where equal differences say nothing.
+        """
         if self.n < FEWEST:
             return np.nan, np.nan
         if self.two_valued:
@@ -157,9 +178,15 @@ class Pairs:
         return self.bounds
 
     def detectable(self, level: float = 0.95, power: float = POWER) -> float:
-        """The smallest difference that this n and spread would have shown; NaN where they say nothing.
+        """The smallest difference that this n and spread would have shown.
 
-        Where all differences are equal there is no spread to reckon with, and it is how far the interval reaches.
+        Args:
+            level: One minus the size of the test.
+            power: Share of studies in which it is to be found.
+
+        Returns:
+            NaN where they say nothing. Where all differences are equal there is no spread to reckon with, and it is how
+            far the interval reaches.
         """
         if self.n < FEWEST:
             return np.nan

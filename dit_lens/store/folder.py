@@ -45,7 +45,12 @@ _HARD: dict[str, Any] = {k: False for k in ("fallback_to_soft",) if k in signatu
 
 
 def part_of(folder: str | Path | Store | None, name: str) -> Path | Store | None:
-    """A place inside a folder for a part of its work: to be given as ``folder=`` on."""
+    """A place inside a folder for a part of its work: to be given as ``folder=`` on.
+
+    Args:
+        folder: Where the whole work is kept; None where nothing is.
+        name: The part.
+    """
     if folder is None or isinstance(folder, Store):
         return None if folder is None else folder.child(name)
     return Path(folder) / name

@@ -32,7 +32,19 @@ if TYPE_CHECKING:
 
 
 def start_of(lens: Lens, run: Run) -> tuple[Any, Tensor, cond.Conditions, torch.dtype]:
-    """Scheduler, latents, conditions and dtype with which a stopped run goes on."""
+    """Scheduler, latents, conditions and dtype with which a stopped run goes on.
+
+    Args:
+        lens: The lens that goes on with it.
+        run: The stopped run.
+
+    Returns:
+        A scheduler with the run's history, latents (1, C, F, h, w), conditions on the model's device, and the model's
+        dtype.
+
+    Raises:
+        SamplerError: The plan changed since, or the latents are not finite.
+    """
     device = lens.pipe._execution_device
     plan, ready = build(lens.pipe, run.sampling, device)
     if plan != run.plan:
@@ -58,7 +70,30 @@ def advance(
     reuse: Reuse | None = None,
     replay: Replay | None = None,
 ) -> list[Run]:
-    """Take a batch of runs as far as asked, and return them with what was recorded."""
+    """Take a batch of runs as far as asked, and return them with what was recorded.
+
+    Args:
+        lens: The lens that made the runs.
+        runs: Runs of one plan and one grid that stand at the same step.
+        scheduler: A scheduler of their own, with their history.
+        conditions: Those of the batch, on the model's device.
+        latents: What enters the next step, (B, C, F, h, w).
+        edits: Interventions.
+        records: What to keep.
+        limit: Bytes that the recordings may hold.
+        stop_after: The last step to do; None for all.
+        dtype: The model's, where the caller has looked it up already.
+        reuse: Kept parts of the next calls.
+        replay: What edits replay recorded calls with; ``lens.replay`` by default.
+
+    Returns:
+        A run for each, with tensors on the CPU.
+
+    Raises:
+        SamplerError: ``stop_after`` is outside the steps that are left, or the latents became NaN or infinite.
+        RecordError: The recordings hold more than ``limit``.
+        InterventionError: An edit never fired in a complete run.
+    """
     plan, grid = runs[0].plan, runs[0].grid
     begin = runs[0].n_steps
     if stop_after is not None and not is_integer(stop_after):
@@ -106,7 +141,7 @@ def advance(
 
 
 def replayed(lens: Lens, runs: list[Run], call: Call, hooks: Sequence[Hook]) -> Tensor:
-    """See :meth:`Lens.replay`."""
+    """Run one recorded call again; see :meth:`Lens.replay`."""
     bypass_guards.check_ready(lens.pipe, grad=torch.is_grad_enabled())
     device = lens.pipe._execution_device
     plan, scheduler = build(lens.pipe, runs[0].sampling, device)

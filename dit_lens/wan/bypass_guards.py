@@ -24,8 +24,12 @@ _HARMLESS_HOOKS = (
 def check_pipeline(pipe: Any) -> None:
     """Refuse what a lens cannot wrap.
 
-    Errors: :class:`LoadError` for the wrong kind of object or configuration, :class:`BypassError` for things that hold
-    on to the forwards that the lens is about to replace.
+    Args:
+        pipe: Anything that was given as a pipeline.
+
+    Raises:
+        LoadError: For the wrong kind of object or configuration.
+        BypassError: For things that hold on to the forwards that the lens is about to replace.
     """
     transformer = getattr(pipe, "transformer", None)
     if type(transformer).__name__ == "OptimizedModule":
@@ -60,7 +64,11 @@ def check_pipeline(pipe: Any) -> None:
 
 
 def check_kind(name: str) -> None:
-    """Refuse a pipeline by the name of its class."""
+    """Refuse a pipeline by the name of its class.
+
+    Raises:
+        LoadError: For a class that a lens cannot wrap.
+    """
     supported = ("WanPipeline", "WanImageToVideoPipeline")
     if name not in supported:
         raise LoadError(
@@ -75,8 +83,11 @@ def _experts(pipe: Any) -> list[Any]:
 
 
 def _own_forward(module: Any) -> bool:
-    """Whether a module runs a forward that is not its class's. Hooks that were removed leave a bound copy of the same
-    forward behind, which would hide a class swap: such a copy means nothing, and is dropped."""
+    """Whether a module runs a forward that is not its class's.
+
+    Hooks that were removed leave a bound copy of the same forward behind, which would hide a class swap: such a copy
+    means nothing, and is dropped.
+    """
     forward = module.__dict__.get("forward")
     function = getattr(forward, "__func__", None)
     if function is not None and (function is type(module).forward or function.__module__.startswith("dit_lens.wan")):
@@ -162,7 +173,13 @@ def _check_casting(model: Any, computed: torch.dtype) -> None:
 def check_ready(pipe: Any, grad: bool = False) -> None:
     """Refuse a generation whose hooks would be bypassed by something done to the pipeline since it was wrapped.
 
-    Errors: :class:`BypassError`; :class:`LoadError` for layerwise casting between two dtypes.
+    Args:
+        pipe: The wrapped pipeline.
+        grad: Whether gradients are asked for, which gradient checkpointing would spoil.
+
+    Raises:
+        BypassError: With what runs around the points, and the cure.
+        LoadError: For layerwise casting between two dtypes.
     """
     for model in _experts(pipe):
         _check_running(model)
@@ -196,7 +213,11 @@ def check_ready(pipe: Any, grad: bool = False) -> None:
 
 
 def check_floats(latents: torch.Tensor) -> None:
-    """Refuse a run whose latents are NaN or infinite: a generation cannot end so, a changed or loaded run may."""
+    """Refuse a run whose latents are NaN or infinite: a generation cannot end so, a changed or loaded run may.
+
+    Raises:
+        SamplerError: They are.
+    """
     if not torch.isfinite(latents).all():
         raise SamplerError(
             "the latents of this run hold NaN or infinity, and so would all that is read from them: generate it again"

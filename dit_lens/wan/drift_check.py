@@ -23,8 +23,14 @@ _GRID = (1, 2, 3)  # frames, rows, columns of the small call
 def verify(expert: Expert) -> None:
     """Compare hooked and upstream on random tokens; silent when equal.
 
-    Errors: :class:`DriftError` naming the block, :class:`BypassError` for hooks of the user's own on it. Blocks whose
-    weights are elsewhere (meta or offloaded) are left to the exactness tests.
+    Blocks whose weights are elsewhere (meta or offloaded) are left to the exactness tests.
+
+    Args:
+        expert: An expert with its points in place.
+
+    Raises:
+        DriftError: A block computes something else under its points.
+        BypassError: A block carries hooks of the user's own that change what it computes.
     """
     model: Any = expert.transformer
     for i in sorted({0, expert.n_layers - 1}):

@@ -101,7 +101,11 @@ class Expert(HookedRootModule):
         self.mod_dict = dict(self.hook_dict)
 
     def hook(self, path: str) -> HookPoint:
-        """The HookPoint of a full path; an unknown one is an error that lists what is near."""
+        """The HookPoint of a full path.
+
+        Raises:
+            AddressError: There is none; the message lists what is near.
+        """
         try:
             return self.hook_dict[path]
         except KeyError:
@@ -122,11 +126,19 @@ class Expert(HookedRootModule):
     # -- running
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The transformer's own forward."""
         return self.transformer(*args, **kwargs)
 
     @contextmanager
     def listening(self, hooks: Iterable[Hook]) -> Iterator[None]:
-        """Attach ``(path, fn(activation, hook))`` pairs for the time of the block; always removed."""
+        """Attach hooks for the time of the block; they are always removed.
+
+        Args:
+            hooks: Pairs of a path and ``fn(activation, hook)``.
+
+        Raises:
+            AddressError: For an unknown path.
+        """
         attached = []
         try:
             for path, fn in hooks:
@@ -141,7 +153,7 @@ class Expert(HookedRootModule):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """One call of the lens.
+        """Mark one call of the lens as running.
 
         Raises:
             InterventionError: Inside another call, whose hooks would fire in this one, too.
@@ -164,9 +176,13 @@ class Expert(HookedRootModule):
 
     @contextmanager
     def starting_at(self, layer: int, stream: Tensor) -> Iterator[None]:
-        """Let calls begin at block ``layer`` with ``stream`` (B, N, d), kept from the same call: earlier blocks pass.
+        """Let calls begin at a later block with a stream kept from the same call: earlier blocks pass.
 
         Through the transformer's own forward, so that offload and parallel hooks still see every block.
+
+        Args:
+            layer: The first block that is computed.
+            stream: What enters it, (B, N, d).
         """
         with _marked(self.transformer.blocks[:layer], blocks.PASSED, stream):
             yield
@@ -241,6 +257,7 @@ class Expert(HookedRootModule):
 
     @property
     def installed(self) -> bool:
+        """Whether the points are in place."""
         return bool(self.take_out)
 
 

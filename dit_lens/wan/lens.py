@@ -45,6 +45,12 @@ class Lens:
 
     One thread at a time: a second one is refused. A lens can be neither copied nor pickled, since its points are in one
     pipeline; dropped without :meth:`close`, it takes them out again.
+
+    Attributes:
+        pipe: The pipeline, which samples with its own modules.
+        name: What the model is called.
+        defaults: What :meth:`generate` takes when it is not told otherwise.
+        experts: ``high`` and, where there is one, ``low``.
     """
 
     def __init__(self, pipe: Any, defaults: Defaults | None = None, name: str = "") -> None:
@@ -98,6 +104,13 @@ class Lens:
 
         What is given goes before its preset, and that before the lens's defaults. Without ``height``, ``width`` and
         ``num_frames`` these are the model's own; a task may bring others.
+
+        Args:
+            sampling: Sampling arguments as one value.
+            **given: The same, flat.
+
+        Raises:
+            SamplerError: For unknown names, a name in both, and wrong values.
         """
         asked, d = merged(sampling, given, Lens.sampling), self.defaults
         base = Sampling(
@@ -112,7 +125,15 @@ class Lens:
         return base.but(**asked.given())
 
     def plan(self, sampling: SamplingLike | None = None, **given: Unpack[SamplingArguments]) -> Plan:
-        """Every denoiser call of a generation, before it happens. Sampling arguments as in :meth:`generate`."""
+        """Every denoiser call of a generation, before it happens.
+
+        Args:
+            sampling: Sampling arguments as one value.
+            **given: The same, flat.
+
+        Raises:
+            SamplerError: For wrong sampling arguments, and a scheduler that is not supported.
+        """
         resolved = self.sampling(merged(sampling, given, Lens.plan))
         return build(self.pipe, resolved, "cpu")[0]  # numbers only, so wherever the model is
 
@@ -136,7 +157,13 @@ class Lens:
     def grid_of(
         self, task: Any = None, sampling: SamplingLike | None = None, **given: Unpack[SamplingArguments]
     ) -> Grid:
-        """The token grid of what ``generate(task, ...)`` makes with these sampling arguments, before it is made."""
+        """The token grid of what ``generate(task, ...)`` makes, before it is made.
+
+        Args:
+            task: A task, whose own size goes before the model's.
+            sampling: Sampling arguments as one value.
+            **given: The same, flat.
+        """
         return self.grid(request.size_for(task, merged(sampling, given, Lens.grid_of), self.defaults))
 
     # -- generating
@@ -160,18 +187,36 @@ class Lens:
     ) -> Any:
         """Generate, and record or change what is asked for.
 
-        ``task``: anything with ``prompt``, ``image`` and perhaps ``regions``, ``score``, ``height``, ``width`` and
-        ``num_frames``; or pass ``prompt=`` and ``image=``. ``seed``: of the noise, 0 unless told. A list of tasks, of
-        seeds, or both gives a list of runs with a seed per item. ``batch``: the largest number of items in one denoiser
-        call; None takes all at once. Batched and single results agree only within rounding; ``batch=1`` gives each
-        item's single result bit for bit.
-        ``num_inference_steps``, ``guidance_scale``, ``preset="paper"``, ...: sampling under diffusers' names, flat or
-        as one ``sampling=`` (:class:`dit_lens.Sampling`). ``regions``: name -> bool mask per pixel (frames, H, W),
-        (H, W), or per token. ``interventions``, ``record``: values of ``dit_lens``. ``limit``: bytes that the
-        recordings of all items may hold. ``stop_after``: the last step to do. ``resume``: a run to go on from, e.g.
-        ``run.until(5)``, under its own prompt, seed, sampling and regions.
+        With no intervention a run equals ``pipe(...)`` bit for bit. Batched and single results agree only within
+        rounding; ``batch=1`` gives each item's single result bit for bit.
 
-        Returns a :class:`Run`, or a list of them. With no intervention it equals ``pipe(...)`` bit for bit.
+        Args:
+            task: Anything with ``prompt``, ``image`` and perhaps ``regions``, ``score``, ``height``, ``width`` and
+                ``num_frames``, or a list of such; or pass ``prompt`` and ``image``.
+            prompt: A text, or embeddings (1, M, width).
+            image: The first frame, for image-to-video.
+            seed: Of the noise, 0 by default. A list of tasks, of seeds, or both gives a list of runs with a seed per
+                item.
+            sampling: Sampling arguments as one :class:`dit_lens.Sampling`.
+            regions: Name -> bool mask per pixel (frames, H, W) or (H, W), or per token; those of the task by default.
+            interventions: What to change, such as ``dl.patch(...)``.
+            record: What to keep, as ``dl.record(...)`` returns it.
+            limit: Bytes that the recordings of all items may hold.
+            stop_after: The last step to do.
+            resume: A run to go on from, e.g. ``run.until(5)``, under its own prompt, seed, sampling and regions.
+            batch: The largest number of items in one denoiser call; all at once by default.
+            **given: Sampling arguments under diffusers' names: ``num_inference_steps``, ``guidance_scale``,
+                ``preset="paper"``, ...
+
+        Returns:
+            A :class:`Run`, or a list of them.
+
+        Raises:
+            SamplerError: For arguments that do not fit together or the model, and latents that become NaN or infinite.
+            AddressError: For a place outside the plan or the model.
+            RecordError: The recordings hold more than ``limit``.
+            InterventionError: An intervention that never fires, or that ``batch`` would part.
+            BypassError: Something done to the pipeline since would run around the points.
         """
         asked = merged(sampling, given, Lens.generate)
         records = (record,) if isinstance(record, Record) else tuple(record)
@@ -230,7 +275,21 @@ class Lens:
         reuse: Reuse | None = None,
         replay: Replay | None = None,
     ) -> Run:
-        """Go on from a stopped run, as ``generate(resume=run)``; ``reuse``: kept parts of its next calls, exact."""
+        """Go on from a stopped run, as ``generate(resume=run)``.
+
+        Args:
+            run: The stopped run.
+            edits: Interventions.
+            records: What to keep.
+            limit: Bytes that the recordings may hold.
+            stop_after: The last step to do.
+            reuse: Kept parts of its next calls; the result is the same, bit for bit.
+            replay: What edits replay recorded calls with; :meth:`replay` by default.
+
+        Raises:
+            SamplerError: The run is complete, was made with other weights, or is not the one that ``reuse`` was kept
+                by.
+        """
         if run.complete:
             raise SamplerError("this run is complete: fork it first, lens.generate(resume=run.until(step))")
         if run.meta.get("fingerprint") != self.fingerprint:
@@ -251,9 +310,17 @@ class Lens:
             )[0]  # fmt: skip
 
     def replay(self, runs: Sequence[Run] | Run, call: Call, hooks: Sequence[Hook] = ()) -> Tensor:
-        """Run one recorded call again on the run's own latents, with hooks; its velocity (B, C, F, h, w).
+        """Run one recorded call again on the run's own latents, with hooks.
 
         Exact: without hooks it equals what happened. Gradients flow from what a hook makes a leaf, never to weights.
+
+        Args:
+            runs: A run, or several of one plan as a batch.
+            call: The call.
+            hooks: Pairs of a path and ``fn(activation, hook)``.
+
+        Returns:
+            The call's velocity (B, C, F, h, w), before guidance.
 
         Raises:
             SamplerError: For a step that was not run, a changed plan, and a second thread.
@@ -274,13 +341,24 @@ class Lens:
         reduce: Any = "raw",
         **arguments: Any,
     ) -> Any:
-        """TransformerLens's ``run_with_cache``: ``(run, cache)``, where ``cache`` is keyed by address.
+        """TransformerLens's ``run_with_cache`` over a generation.
 
-        ``names_filter``: None (all points), a path (``blocks.3.hook_resid_post``), a list, or a predicate on the path.
-        ``steps``, ``branches``: which calls to keep. The rest goes to :meth:`generate`. See
-        :class:`dit_lens.wan.activation_cache.AddressedCache`.
+        Args:
+            task: As of :meth:`generate`.
+            names_filter: A path (``blocks.3.hook_resid_post``), a list, a predicate on the path, or None for all
+                points.
+            steps: Steps to keep.
+            branches: Branches to keep.
+            reduce: How activations are reduced, as of ``dl.record``.
+            **arguments: As of :meth:`generate`.
 
-        Errors: :class:`AddressError` for a filter that matches nothing, :class:`RecordError` when it cannot fit.
+        Returns:
+            ``(run, cache)``, where ``cache`` is keyed by address:
+            :class:`dit_lens.wan.activation_cache.AddressedCache`.
+
+        Raises:
+            AddressError: For a filter that matches nothing.
+            RecordError: The cache cannot fit.
         """  # fmt: skip
         from dit_lens.wan.activation_cache import run_with_cache
 
@@ -295,10 +373,19 @@ class Lens:
         branches: Any = "all",
         **arguments: Any,
     ) -> Any:
-        """TransformerLens's ``run_with_hooks``: generate with ``fwd_hooks=[(path or filter, fn(activation, hook))]``.
+        """TransformerLens's ``run_with_hooks`` over a generation.
 
-        ``hook.ctx["call"]`` is the call being run. Hooks are gone afterwards, also when ``fn`` raises. The other
-        arguments are those of :meth:`run_with_cache`.
+        ``hook.ctx["call"]`` is the call being run. Hooks are gone afterwards, also when one raises.
+
+        Args:
+            task: As of :meth:`generate`.
+            fwd_hooks: Pairs of a path or filter and ``fn(activation, hook)``, which returns a new activation or None.
+            steps: Steps in which they act.
+            branches: Branches in which they act.
+            **arguments: As of :meth:`generate`.
+
+        Returns:
+            A run, or a list of them.
         """  # fmt: skip
         from dit_lens.wan.activation_cache import Hooks
 
@@ -308,11 +395,20 @@ class Lens:
         return self.generate(task, interventions=(*edits, hooks), **arguments)
 
     def trace(self, task: Any = None, *, step: int | None = None, branch: Branch = "cond", **arguments: Any) -> Any:
-        """nnsight over a generation, ``with lens.trace(task, seed=0) as t``; arguments as of :meth:`generate`.
+        """Trace a generation with nnsight: ``with lens.trace(task, seed=0) as t``.
 
         ``for expert in t.at(step=5, branch="cond"): h = expert.blocks[7].hook_resid_post.output.save()`` reads or, by
         assignment, changes a point; ``t.run`` is the run. ``lens.trace(run, step=5)`` traces one recorded call instead,
         and ``t.run`` is then its velocity. See :mod:`dit_lens.wan.nnsight_tracing`.
+
+        Args:
+            task: As of :meth:`generate`, or a recorded run.
+            step: The call of a recorded run.
+            branch: Likewise.
+            **arguments: As of :meth:`generate`, but for ``batch``.
+
+        Raises:
+            AddressError: For ``batch``, a ``step`` without a run, and other arguments beside a run.
         """
         from dit_lens.wan.nnsight_mounting import unmounted
 
@@ -327,7 +423,16 @@ class Lens:
         return trace(self, task, step, branch, arguments)
 
     def gradients(self, run: Run, step: int, branch: Branch = "cond") -> Gradients:
-        """One recorded call with its graph kept, for gradients with respect to activations: see :class:`Gradients`."""
+        """One recorded call with its graph kept, for gradients with respect to activations: see :class:`Gradients`.
+
+        Args:
+            run: The recorded run.
+            step: The call's step.
+            branch: The call's branch.
+
+        Raises:
+            AddressError: For a call outside the run's plan.
+        """
         return Gradients(self, run, run.plan.at(step, branch))
 
     def attach(self, run: Run) -> Run:
@@ -354,8 +459,14 @@ class Lens:
         return {"model": self.name, "fingerprint": self.fingerprint, "fps": self.defaults.fps, **versions()}
 
     def identity(self, scheduler: Any = None) -> dict[str, Any]:
-        """What numbers of this lens depend on: weights, scheduler (the pipeline's unless another samples), defaults,
-        arithmetic and versions."""
+        """What numbers of this lens depend on: weights, scheduler, defaults, arithmetic and versions.
+
+        Args:
+            scheduler: The scheduler that samples; the pipeline's by default.
+
+        Returns:
+            Plain JSON values.
+        """
         return identity_of(self, scheduler)
 
     @property

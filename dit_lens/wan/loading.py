@@ -26,18 +26,24 @@ def load(
     defaults: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """A :class:`Lens` on a Wan pipeline.
+    """Make a :class:`Lens` on a Wan pipeline.
 
-    ``what``: ``"lab"`` (the model in the package, offline), a hub id or a folder in diffusers layout, or a pipeline
-    that you built. ``dtype``: a torch dtype or its name (``"bfloat16"``); float32 without one, whatever the file holds.
-    ``device``: as diffusers takes it. ``offload``: ``"model"`` or ``"sequential"``, enabled *after* the points are in
-    place. ``lora``: LoRA files, the second for the low-noise expert, or a folder or hub id that holds the pair
-    (:mod:`dit_lens.wan.lora`; DiffSynth's names are understood). ``defaults``: what ``generate`` takes unless told
-    otherwise, such as ``{"height": 96, "width": 96, "num_frames": 13}`` or another lens's ``defaults``; a pipeline does
-    not know the size it was trained at, and what is not said here is Wan's own (480 x 832, 81 frames, 50 steps).
-    ``kwargs`` go to ``DiffusionPipeline.from_pretrained``.
+    Args:
+        what: ``"lab"`` (the model in the package, offline), a hub id or a folder in diffusers layout, or a pipeline
+            that you built.
+        dtype: A torch dtype or its name (``"bfloat16"``); float32 without one, whatever the file holds.
+        device: As diffusers takes it.
+        offload: ``"model"`` or ``"sequential"``, enabled *after* the points are in place.
+        lora: LoRA files, the second for the low-noise expert, or a folder or hub id that holds the pair
+            (:mod:`dit_lens.wan.lora`; DiffSynth's names are understood).
+        defaults: What ``generate`` takes unless told otherwise: another lens's ``defaults``, or a mapping such as
+            ``{"height": 96, "width": 96, "num_frames": 13}``. A pipeline does not know the size it was trained at, and
+            what is not said here is Wan's own (480 x 832, 81 frames, 50 steps).
+        **kwargs: For ``DiffusionPipeline.from_pretrained``.
 
-    Errors: :class:`LoadError` for what cannot be used, :class:`BypassError` for hooks that would run around the points.
+    Raises:
+        LoadError: For what cannot be used.
+        BypassError: For hooks that would run around the points.
     """
     from dit_lens.wan import bypass_guards
     from dit_lens.wan import lora as lora_files
@@ -94,9 +100,13 @@ def _offload(lens: Any, offload: str) -> None:
 def outline(what: str | Path) -> Any:
     """A lens on the shape of a model alone, for its points and plans; it cannot generate.
 
-    ``what``: as for :func:`load`, but no pipeline. Configuration files are read, or fetched; no weights are.
+    Configuration files are read, or fetched; no weights are.
 
-    Errors: :class:`LoadError` for what cannot be used.
+    Args:
+        what: As for :func:`load`, but no pipeline.
+
+    Raises:
+        LoadError: For what cannot be used.
     """
     import diffusers
     import torch
@@ -125,7 +135,11 @@ def outline(what: str | Path) -> Any:
 def index_of(what: str | Path) -> dict[str, Any]:
     """``model_index.json`` of a model: its pipeline's class, and its parts.
 
-    Errors: :class:`LoadError` where there is none, or of a pipeline that a lens cannot wrap.
+    Args:
+        what: As for :func:`load`, but no pipeline.
+
+    Raises:
+        LoadError: There is none, or it is of a pipeline that a lens cannot wrap.
     """
     from diffusers import DiffusionPipeline
 
@@ -218,8 +232,11 @@ def _whole(source: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Load lab without bars, which would only flicker, and without remarks on what is so on purpose: its codec is not
-    the one that its pipeline names, and it has no use for torchvision."""
+    """Load lab without bars and remarks.
+
+    Bars would only flicker, and the remarks are on what is so on purpose: its codec is not the one that its pipeline
+    names, and it has no use for torchvision.
+    """
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

@@ -50,7 +50,11 @@ def is_diffsynth(names: Sequence[str]) -> bool:
 def remap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """DiffSynth's names as diffusers reads them; the tensors are the same objects.
 
-    Errors: :class:`LoadError` for names of another kind, a half without its partner, or two adapters in one file.
+    Args:
+        state: The tensors of a LoRA file by name.
+
+    Raises:
+        LoadError: For names of another kind, a half without its partner, or two adapters in one file.
     """
     found: dict[str, Tensor] = {}
     halves: dict[str, dict[str, Tensor]] = {}
@@ -77,10 +81,17 @@ def remap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def files_of(lora: Any, experts: int) -> list[str]:
-    """The files meant by ``lora=``: one path, several, or a folder or hub id that holds the pair of the two experts.
+    """The files meant by ``lora=``.
 
-    Errors: :class:`LoadError` for more files than experts, a low-noise file in the high-noise place, or a folder
-    without the pair.
+    Args:
+        lora: One path, several, or a folder or hub id that holds the pair of the two experts.
+        experts: How many experts the model has.
+
+    Returns:
+        A file for each expert, high noise first; perhaps fewer than experts.
+
+    Raises:
+        LoadError: For more files than experts, a low-noise file in the high-noise place, or a folder without the pair.
     """
     given = [lora] if isinstance(lora, str | Path) else list(lora)
     files = _pair_of(given[0]) if len(given) == 1 else [str(f) for f in given]
@@ -121,9 +132,17 @@ Added = list[tuple[Any, str]]  # (expert, name of the adapter)
 def add(pipe: Any, lora: Any) -> Added:
     """Load LoRA files into a pipeline's experts, the first into the high-noise one, each as an adapter of its own.
 
-    Returns what was added. A failure leaves nothing behind.
+    A failure leaves nothing behind.
 
-    Errors: :class:`LoadError` where a file cannot be read, or where a layer of it has no place in the model.
+    Args:
+        pipe: The pipeline.
+        lora: As of :func:`files_of`.
+
+    Returns:
+        What was added, for :func:`remove`.
+
+    Raises:
+        LoadError: A file cannot be read, or a layer of it has no place in the model.
     """
     experts = (
         [pipe.transformer] if getattr(pipe, "transformer_2", None) is None else [pipe.transformer, pipe.transformer_2]

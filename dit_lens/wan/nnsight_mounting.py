@@ -18,7 +18,7 @@ _TENSOR: Any = Tensor
 
 @contextmanager
 def unmounted() -> Iterator[None]:
-    """Import nnsight in this block, and ``object`` and ``Tensor.backward`` are afterwards what they were before it."""
+    """Import nnsight in this block; afterwards ``object`` and ``Tensor.backward`` are what they were before it."""
     there, backward = _mounted(), Tensor.backward
     try:
         yield

@@ -25,7 +25,14 @@ DEFAULT_LIMIT = 4 * 2**30  # bytes one generation may keep unless the caller say
 
 @dataclass(frozen=True)
 class Record:
-    """What to keep: ``hooks`` at the places of ``where``, reduced by ``reduce``, under ``name`` (the hook's own)."""
+    """What to keep.
+
+    Attributes:
+        hooks: Short names of points.
+        where: Calls and layers.
+        reduce: How each activation is reduced.
+        name: The name to file it under; the hook's own by default.
+    """
 
     hooks: tuple[str, ...]
     where: Select
@@ -33,6 +40,7 @@ class Record:
     name: str | None = None
 
     def key(self, hook: str) -> str:
+        """The name under which a hook's activations are filed."""
         return hook if self.name is None else self.name
 
 
@@ -82,7 +90,13 @@ def record(
 
 @dataclass(frozen=True)
 class Extent:
-    """The sizes behind the letters of the point table, for one expert and one video."""
+    """The sizes behind the letters of the point table, for one expert and one video.
+
+    Attributes:
+        sizes: Letter -> size.
+        image_context: Whether the model has one.
+        per_token_time: Whether timesteps are per token (Wan2.2 TI2V).
+    """
 
     sizes: Mapping[str, int]
     image_context: bool
@@ -99,7 +113,20 @@ class Extent:
 def needed_bytes(
     records: Sequence[Record], plan: Plan, depths: Depths, extent: Extent, grid: Grid, masks: Masks
 ) -> int:
-    """Bytes that a recording will hold: exact in fp32, an upper bound where raw activations are narrower."""
+    """Bytes that a recording will hold: exact in fp32, an upper bound where raw activations are narrower.
+
+    Args:
+        records: What is kept.
+        plan: The calls.
+        depths: Layers of each expert.
+        extent: Sizes, with the batch.
+        grid: The token grid.
+        masks: Region name -> bool (B, N).
+
+    Raises:
+        RecordError: A reducer does not fit its hook.
+        AddressError: A place outside the plan or an expert.
+    """
     total = 0
     for r in records:
         calls = r.where.calls_of(plan.calls)
@@ -121,7 +148,11 @@ def layers_at(where: Select, call: Call, depths: Depths) -> tuple[int, ...]:
 
 
 def check_limit(needed: int, limit: int) -> None:
-    """Errors: :class:`RecordError` when a recording would hold more bytes than allowed."""
+    """Refuse a recording that would hold more bytes than allowed.
+
+    Raises:
+        RecordError: It would, or the limit is no number.
+    """
     if needed > number(limit, "limit", 0, error=RecordError):
         raise RecordError(
             f"this recording needs {needed / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB: "
@@ -142,7 +173,11 @@ def _reduced(p: Point, shape: tuple[int, ...], reduce: Reducer, grid: Grid, mask
 
 
 class Recorder:
-    """Collects the recorded activations of one live generation, batch axis first."""
+    """Collects the recorded activations of one live generation, batch axis first.
+
+    Attributes:
+        kept: Address -> reduced activation, on the CPU.
+    """
 
     def __init__(
         self,
@@ -199,7 +234,12 @@ class Recorder:
 
 
 def update_hooks(layer: int, use: Any) -> list[Hook]:
-    """Hooks that call ``use(update)`` with what block ``layer`` adds to the stream, in fp32, (B, N, d)."""
+    """Hooks that read what a block adds to the stream.
+
+    Args:
+        layer: The block.
+        use: Called as ``use(update)``, with the update in fp32, (B, N, d).
+    """
     entering: list[Tensor] = []
 
     def enter(x: Tensor, hook: Any) -> None:
@@ -219,7 +259,18 @@ def update_paths(layers: Iterable[int]) -> set[str]:
 def labels(
     p: Point, reduce: Reducer, extent: Extent, grid: Grid, masks: Masks
 ) -> dict[str, tuple[str, ...] | int | None]:
-    """Axis names of a reduced activation without its batch axis, in order."""
+    """Axis names of a reduced activation without its batch axis, in order.
+
+    Args:
+        p: The point.
+        reduce: The reducer.
+        extent: Sizes.
+        grid: The token grid.
+        masks: Region name -> bool (B, N).
+
+    Returns:
+        Axis -> coordinates, a size, or None where the axis is the activation's own.
+    """
     dims = dict(reduce.dims(grid, masks))
     if len(extent.shape(p)) == 2:  # one vector a call: no token axis
         dims.pop("token", None)

@@ -17,7 +17,16 @@ from dit_lens.errors import AddressError
 
 @dataclass(frozen=True)
 class Grid:
-    """Frames, rows and columns of the token grid, and the pixels below one token."""
+    """Frames, rows and columns of the token grid, and the pixels below one token.
+
+    Attributes:
+        frames: Latent frames.
+        rows: Tokens down.
+        cols: Tokens across.
+        pixel_rows: Pixels per token, down.
+        pixel_cols: Pixels per token, across.
+        stride: Pixel frames per latent frame after the first.
+    """
 
     frames: int
     rows: int
@@ -28,10 +37,12 @@ class Grid:
 
     @property
     def n_tokens(self) -> int:
+        """Tokens of a video."""
         return self.frames * self.rows * self.cols
 
     @property
     def n_pixel_frames(self) -> int:
+        """Frames of the decoded video."""
         return 1 + self.stride * (self.frames - 1)
 
     @property
@@ -40,7 +51,11 @@ class Grid:
         return self.rows * self.pixel_rows, self.cols * self.pixel_cols
 
     def index(self, frame: int, row: int, col: int) -> int:
-        """The token at (frame, row, col)."""
+        """The token at (frame, row, col).
+
+        Raises:
+            AddressError: For a place outside the grid.
+        """
         for value, size, what in ((frame, self.frames, "frame"), (row, self.rows, "row"), (col, self.cols, "column")):
             if not 0 <= value < size:
                 raise AddressError(f"{what} {value} is outside the token grid {self}: use 0 to {size - 1}")
@@ -53,8 +68,16 @@ class Grid:
     def tokens(self, mask: np.ndarray, at_least: float = 0.5) -> np.ndarray:
         """A boolean per token from a pixel mask.
 
-        ``mask``: bool (pixel frames, H, W), or (H, W) for all frames. A token belongs to the region if in any of its
-        pixel frames at least the share ``at_least`` of its pixels does. Returns bool (n_tokens,).
+        Args:
+            mask: Bool (pixel frames, H, W), or (H, W) for all frames.
+            at_least: A token belongs to the region if in any of its pixel frames at least this share of its pixels
+                does.
+
+        Returns:
+            Bool (n_tokens,).
+
+        Raises:
+            AddressError: The mask does not fit the video.
         """
         mask = np.asarray(mask, dtype=bool)
         if mask.ndim == 2:
@@ -77,7 +100,18 @@ class Grid:
 
 
 def token_regions(grid: Grid, regions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Named token masks from named masks, given per pixel or already per token (bool, (n_tokens,))."""
+    """Named token masks from named masks.
+
+    Args:
+        grid: The token grid.
+        regions: Name -> mask, per pixel or already per token (bool, (n_tokens,)).
+
+    Returns:
+        Name -> bool (n_tokens,).
+
+    Raises:
+        AddressError: A mask does not fit the video.
+    """
     found = {}
     for name, mask in regions.items():
         mask = np.asarray(mask)
