@@ -117,7 +117,7 @@ def test_docstrings_became_pages(site: dict[str, Page]) -> None:
         assert "::\n" not in page.text, name
     said = reference["reference/interventions.html"]
     assert re.search(r"patch\(\s+steps: Any = None,\s+layers: Any = None,\s+\*,", said.text)  # its signature
-    assert said.links["AddressError"] == "index.html#dit_lens.errors.AddressError"  # a role became a link
+    assert said.links["AddressError"] == "index.html#dit_lens.errors.AddressError"  # from Raises
 
 
 def test_the_table_of_points_is_the_codes(site: dict[str, Page]) -> None:
@@ -171,7 +171,7 @@ def test_the_example_prints_what_stands_below_it(
     finally:
         for lens in (value for value in names.values() if isinstance(value, Lens)):
             lens.close()
-    assert f"dl.{error.__name__}" in code or f"import {error.__name__}" in code
+    assert f"dl.errors.{error.__name__}" in code or f"import {error.__name__}" in code
     assert said.getvalue().split() == wanted.split()
 
 
