@@ -1,8 +1,8 @@
 """How docstrings become pages: a griffe extension for mkdocs (``mkdocs.yml`` names it; nothing else uses it).
 
-Our docstrings have Google sections, which mkdocstrings reads, and Sphinx's roles (``:func:`dit_lens.patch```) and
-``::`` before a block, which it does not. So roles become links where their target has a page, and ``::`` becomes
-``:``. Lines that begin with ``Errors:``, in files that do not have Google sections yet, become bold.
+Our docstrings are in Google style, with Sphinx's roles (``:func:`dit_lens.patch```) and ``::`` before a block.
+mkdocstrings reads the sections, and Markdown in them. So roles become links where their target has a page, and ``::``
+becomes ``:``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ class House(griffe.Extension):
     """Rewrites every docstring of the package once it is read."""
 
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
+        errors = pkg.members["errors"]
         for found in list(_walk(pkg)):
+            if found.is_module and found is not errors:  # errors in Raises are links also where they are not imported
+                for name in [name for name in errors.members if name.endswith("Error") and name not in found.members]:
+                    found.set_member(name, griffe.Alias(name, f"{errors.path}.{name}", parent=found))
             if found.is_module:
                 found.exports = None  # a page shows each name once, in the file that defines it
             text = found.docstring.value if found.docstring else ""

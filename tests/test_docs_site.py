@@ -173,7 +173,7 @@ def test_the_example_prints_what_stands_below_it(
     finally:
         for lens in (value for value in names.values() if isinstance(value, Lens)):
             lens.close()
-    assert f"dl.{error.__name__}" in code or f"import {error.__name__}" in code
+    assert f"dl.errors.{error.__name__}" in code or f"dl.{error.__name__}" in code or f"import {error.__name__}" in code
     assert said.getvalue().split() == wanted.split()
 
 
