@@ -25,6 +25,7 @@ EVERY = 15.0
 
 class Dtype(StrEnum):
     """Values of ``--dtype``."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
@@ -32,6 +33,7 @@ class Dtype(StrEnum):
 
 class Offload(StrEnum):
     """Values of ``--offload``."""
+
     model = "model"
     sequential = "sequential"
 

@@ -61,9 +61,7 @@ def film_folder(
     for i, clip in enumerate(film):
         clip = as_frames(clip, 4, "clip")
         if shape and clip.shape != shape:
-            raise FigureError(
-                f"Clip {i} has shape {clip.shape} and the first {shape}: give clips of one shape."
-            )
+            raise FigureError(f"Clip {i} has shape {clip.shape} and the first {shape}: give clips of one shape.")
         shape = clip.shape
         if steps is not None and i >= len(steps):
             raise FigureError(f"The film has more than {len(steps)} clips, but {len(steps)} steps were given.")
