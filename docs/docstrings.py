@@ -48,8 +48,7 @@ def markdown(text: str, find: Any) -> str:
         return f"`{name}`" if path is None else f'<autoref identifier="{path}" optional><code>{name}</code></autoref>'
 
     text = _ROLE.sub(role, text)
-    text = re.sub(r"::$", ":", text, flags=re.M)
-    return re.sub(r"^Errors(,[^:\n]*)?:", r"**Errors**\1:", text, flags=re.M)
+    return re.sub(r"::$", ":", text, flags=re.M)
 
 
 def target(pkg: griffe.Module, scope: griffe.Object, kind: str, name: str) -> str | None:

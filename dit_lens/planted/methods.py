@@ -20,7 +20,7 @@ from dit_lens.planted import measuring, reading
 from dit_lens.planted.measuring import Found, Tasks, every_step, horizon, windows
 from dit_lens.planted.mechanism import Attend, Units
 from dit_lens.planted.planting import Planted
-from dit_lens.planted.specs import BranchPlant, LabelPlant, Spec
+from dit_lens.planted.specs import BranchPlant, LabelPlant, LayerPlant, Nothing, Spec, UnusedLabel
 
 SOME = 0.05  # an exact effect below this counts as none where membership is read off effects
 
@@ -75,7 +75,7 @@ def _cut(made: Planted, tasks: Tasks) -> xr.DataArray:
 
 
 def _used(made: Planted, tasks: Tasks) -> xr.DataArray:
-    return xr.DataArray([True, False], coords={"label": list(reading.BITS)}, dims="label")
+    return xr.DataArray([made.spec.shown == "later", False], coords={"label": list(reading.BITS)}, dims="label")
 
 
 def _has(kind: type, decoys: bool = False) -> Callable[[Spec], bool]:
@@ -85,9 +85,9 @@ def _has(kind: type, decoys: bool = False) -> Callable[[Spec], bool]:
     )
 
 
-def _reads_later(spec: Spec) -> bool:
-    """The answer stands in the later frames, or a label does that no one reads."""
-    return spec.shown == "later" or isinstance(spec, LabelPlant)
+def _steerable(spec: Spec) -> bool:
+    """Plants with a bit that is used, or one that is not, in the later frames: the check takes long."""
+    return isinstance(spec, UnusedLabel | LabelPlant | Nothing) or spec == LayerPlant(layer=3, n_steps=2)
 
 
 METHODS: tuple[Method, ...] = (
@@ -122,10 +122,10 @@ METHODS: tuple[Method, ...] = (
     ),
     Method("knockout", "use", measuring.cut_attention, _cut, _has(Attend, decoys=True), one_sided=True),
     Method(
-        "causal check, normal", "use", reading.steer_along_normals, _used, _reads_later, smallest=0.2, one_sided=True,
+        "causal check, normal", "use", reading.steer_along_normals, _used, _steerable, smallest=0.2, one_sided=True,
     ),
     Method(
-        "causal check, pattern", "use", reading.steer_along_patterns, _used, _reads_later, smallest=0.2, one_sided=True,
+        "causal check, pattern", "use", reading.steer_along_patterns, _used, _steerable, smallest=0.2, one_sided=True,
     ),
     Method(
         "region attention", "presence", reading.region_attention, lambda made, tasks: made.truth.attends(),

@@ -66,8 +66,8 @@ class PlantTask:
 
     @property
     def prompt(self) -> str:
-        """One word; the label, if the task asks by text."""
-        return WORDS[0] if self.asks == "picture" or self.label > 0 else WORDS[1]
+        """One word; the label, if the task asks by text and is linked."""
+        return WORDS[1] if self.asks == "text" and self.linked and self.label < 0 else WORDS[0]
 
     @cached_property
     def places(self) -> Mapping[str, np.ndarray]:

@@ -25,6 +25,7 @@ BITS = ("label", "unused")
 LEAST = 2.0**-6  # below this an enrichment is none: log2 of nothing at all would decide every mean
 STRENGTH = 0.15  # of steering, in norms of a token: three times what a part writes
 PROBED = 24  # other tasks that a probe is fitted on
+READS = 0.05  # p of a probe above which nothing was read, so that there is no direction to check
 
 
 def region_attention(made: Planted, tasks: Tasks) -> Found:
@@ -100,7 +101,7 @@ def _steered(made: Planted, tasks: Tasks, kind: str) -> Found:
     """How much more often the answer changes when the stream is pushed along a probe than along random directions.
 
     The probes, one for each bit, are fitted after the last layer (:func:`features`), on other tasks; the push is held
-    over all steps at which the answer can be written. Cells are (label).
+    over all steps at which the answer can be written. A bit that no probe reads is not pushed: 0. Cells are (label).
     """
     rows = []
     others = made.tasks(PROBED, seed=9_000, linked=tasks[0].linked)
@@ -109,7 +110,10 @@ def _steered(made: Planted, tasks: Tasks, kind: str) -> Found:
     layer = made.spec.n_layers - 1
     place = f"step={steps[0]} layer={layer} hook=resid_post"
     for values in bits(others).values():
-        fitted = probing.probe(seen, values, place, folds=4, permutations=19, seed=made.seed)
+        fitted = probing.probe(seen, values, place, folds=4, permutations=39, seed=made.seed)
+        if fitted.scores["p"] > READS:
+            rows.append(xr.DataArray(np.zeros(len(tasks)), dims="task"))
+            continue
         x = seen.cell("resid_post", steps[0], layer)[:, 0]
         pattern = x[values > 0].mean(0) - x[values < 0].mean(0) if kind == "pattern" else None
         checked = probing.causal(

@@ -2,7 +2,7 @@
 
 ``EXACT`` plants have one truth and every effect known. ``DECOYS`` add something that looks like a mechanism and is
 none. ``HARD`` ones are built so that some methods must fail; they have a rest of .05, beside which effects of a
-thousandth (LayerNorm's) are none. ``NOISY`` ones have it so that layers which do nothing have an energy. Truth of a
+thousandth (LayerNorm's) are none. ``NOISY`` ones have it so that layers which do nothing have an energy. The truth of a
 plant does not depend on the seed; directions and weights do.
 """
 
@@ -28,28 +28,29 @@ from dit_lens.planted.specs import (
     UnusedLabel,
 )
 
-_SIZE: dict[str, Any] = {"n_layers": 6, "n_steps": 2}
+_SIZE: dict[str, Any] = {"n_layers": 6, "n_steps": 1}
+_STEPS: dict[str, Any] = {"n_layers": 6, "n_steps": 2}
 
 EXACT: Mapping[str, Spec] = {
-    "attention of a layer": LayerPlant(layer=3, component="attention", **_SIZE),
+    "attention of a layer": LayerPlant(layer=3, component="attention", **_STEPS),
     "cross-attention of a layer": LayerPlant(layer=1, component="cross_attention", **_SIZE),
     "feed-forward of a layer": LayerPlant(layer=4, component="mlp", **_SIZE),
     "first layer": LayerPlant(layer=0, component="mlp", **_SIZE),
     "last layer": LayerPlant(layer=5, component="attention", **_SIZE),
     "head": HeadPlant(layer=2, head=1, **_SIZE),
-    "first step": StepPlant(step=0, layer=3, **_SIZE),
-    "second step": StepPlant(step=1, layer=3, component="mlp", **_SIZE),
-    "high expert": ExpertPlant(expert="high", layer=2, **_SIZE),
-    "low expert": ExpertPlant(expert="low", layer=2, **_SIZE),
+    "first step": StepPlant(step=0, layer=3, **_STEPS),
+    "second step": StepPlant(step=1, layer=3, component="mlp", **_STEPS),
+    "high expert": ExpertPlant(expert="high", layer=2, **_STEPS),
+    "low expert": ExpertPlant(expert="low", layer=2, **_STEPS),
     "cond branch": BranchPlant(branch="cond", layer=3, **_SIZE),
     "uncond branch": BranchPlant(branch="uncond", layer=3, **_SIZE),
-    "label from a step and layer on, used": LabelPlant(step=1, layer=2, **_SIZE),
+    "label from a step and layer on, used": LabelPlant(step=1, layer=2, **_STEPS),
 }
 DECOYS: Mapping[str, Spec] = {
     "unwritten attention": RegionPlant(layer=3, decoy=1, **_SIZE),
     "loud update": LoudUpdate(layer=3, decoy=1, **_SIZE),
     "unused label": UnusedLabel(layer=3, decoy=1, **_SIZE),
-    "label from a step and layer on, unused": LabelPlant(step=1, layer=2, used=False, **_SIZE),
+    "label from a step and layer on, unused": LabelPlant(step=1, layer=2, used=False, **_STEPS),
 }
 HARD: Mapping[str, Spec] = {
     "two redundant layers": BackupPlant(layers=(2, 4), rest=0.05, **_SIZE),

@@ -1,0 +1,329 @@
+"""docs/calibration.md, written from docs/calibration.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dit_lens.planted import suite
+from dit_lens.planted.methods import METHODS
+from dit_lens.stats import share_interval
+
+HEAD = """# Calibration
+
+How well each method does where the answer is known. Networks are small Wan transformers whose weights were written by
+hand: a bit of the first picture (or of the prompt) is copied to the video by one layer, one head, at one step, in one
+branch; everything else adds nothing, or noise of a chosen strength. What a network does is also computed by a causal
+model that knows neither its weights nor torch, so that effects are known to rounding. Nulls are random and shuffled
+networks asked for labels and regions that nothing in their input tells of.
+
+Written by `python benchmarks/calibration.py`; the tables are in
+[calibration.json](https://github.com/dit-lens/dit_lens/blob/main/docs/calibration.json) as labelled arrays.
+
+```python
+import dit_lens as dl
+
+made = dl.planted.plant(dl.planted.LayerPlant(layer=2, component="mlp", n_layers=4, n_steps=1), seed=0)
+tasks = made.tasks(6)
+effects = dl.sweep(made.lens, tasks=tasks, source="other_answer")
+print(effects["value"].round(3).values, made.truth.patch(tasks).round(3).values)
+
+found = dl.planted.calibrate(["patch"], {"mine": made.spec}, tasks=6)
+print(found.plants[["recall", "false", "error"]])
+```
+
+## How to read it
+
+A method gives a number for each of its *cells* (a layer at a step, a head, a label). A cell is **called** if its
+difference from the method's own null has p <= .05, corrected over the cells by sign flips over tasks (probes: by
+shuffled labels over places), and if it is at least as large as the smallest effect of interest in the table below, which
+was fixed beforehand. **Recall** is the share of the mechanism's cells that are called, **false** the share of the other
+cells. **AUC** asks for the order alone. **Error** is the mean distance from the exact effect.
+
+Methods make different claims. *use*: the answer depends on it. *screen*: an estimate of that, to be measured again.
+*presence*: it is there; a decoy that is there is rightly found, and wrongly believed by whoever reads presence as use.
+"""
+
+
+def page(kept: Mapping[str, Any]) -> str:
+    """The page of whatever parts there are."""
+    tables = {name: {k: xr.Dataset.from_dict(v) for k, v in part["tables"].items()} for name, part in kept.items()}
+    parts = [HEAD, methods()]
+    written: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
+        ("plants", exact), ("plants", decoys), ("plants", hard), ("nulls", nulls), ("graded", graded),
+        ("faithfulness", faithful), ("maps", maps),
+    )  # fmt: skip
+    parts += [write(tables) for name, write in written if name in tables]
+    parts += [BELIEVE, how(kept)]
+    return "\n".join(part.strip() + "\n" for part in parts)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, its first column left and the others right."""
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number without its leading zero; empty for none."""
+    if not np.isfinite(value):
+        return ""
+    said = f"{value:.{digits}f}"
+    return said.replace("0.", ".", 1) if said.startswith(("0.", "-0.")) else said
+
+
+def small(value: float) -> str:
+    """An error: as a power of ten where it is rounding."""
+    if not np.isfinite(value):
+        return ""
+    return number(value, 3) if value >= 5e-4 else f"{value:.0e}"
+
+
+def methods() -> str:
+    """The methods, what each claims and its smallest effect of interest."""
+    cells = {
+        "patch": "step, layer: a block's update from the twin with the other answer; null: the same task, other noise",
+        "patch components": "layer, component: held over all steps",
+        "patch heads": "layer, head: z, held",
+        "patch branches": "layer, branch: update, held",
+        "patch windows": "runs of half of the layers: updates, held",
+        "ablate": "step, layer: a block skipped; half of the way to the source is an answer that is gone",
+        "attribute": "step, layer: integrated gradients, four points",
+        "knockout": "region, layer: attention of later frames to it cut; null: to random tokens",
+        "causal check, normal": "label: steering along a probe's normal; null: random directions",
+        "causal check, pattern": "label: along the difference of class means",
+        "region attention": "region, layer, head: log2 enrichment; null: random masks",
+        "energy": "layer: log2 energy of the update in the region; null: random masks",
+        "layer lens": "layer: gain of the raw read-out's cosine; null: shuffled weights",
+        "probes": "label, step, layer: AUC in the later frames' mean; null: shuffled labels",
+    }
+    rows = [(m.name, m.claims, f"{m.smallest:g}", cells[m.name]) for m in METHODS]
+    return table(("method", "claims", "smallest", "cells"), rows)
+
+
+def _over(found: xr.Dataset, plants: Iterable[str], name: str) -> xr.DataArray:
+    there = [plant for plant in plants if plant in found["plant"].values]
+    return found[name].sel(plant=there)
+
+
+def exact(tables: Mapping[str, Any]) -> str:
+    """Recall, false findings, AUC and error on exact plants."""
+    found = tables["plants"]["plants"]
+    names = [*suite.EXACT, *suite.NOISY]
+    rows = []
+    for method in METHODS:
+        if method.name not in found["method"].values:
+            continue
+        one = {k: _over(found, names, k).sel(method=method.name) for k in ("recall", "false", "any_false", "auc")}
+        one |= {k: _over(found, names, k).sel(method=method.name) for k in ("cells", "members", "error")}
+        n = int(one["cells"].notnull().sum())
+        if not n:
+            continue
+        called = float((one["recall"] * one["members"]).sum() / one["members"].where(one["recall"].notnull()).sum())
+        others = one["cells"] - one["members"]
+        false = float((one["false"] * others).sum() / others.where(one["false"].notnull()).sum())
+        rows.append(
+            (method.name, str(n), number(called), number(false), f"{int(one['any_false'].sum())} of {n}",
+             number(float(one["auc"].mean())), small(float(one["error"].mean())))
+        )  # fmt: skip
+    head = ("method", "networks", "recall", "false", "networks with any", "AUC", "error")
+    matrix = _matrix(found, names, lambda c: f"{number(c['recall'])} / {int(c['cells'] * c['false'] > 0)}")
+    del matrix
+    return f"""## Plants with one truth
+
+{len(suite.EXACT)} plants without any rest and {len(suite.NOISY)} in a little noise, {found.sizes["seed"]} networks each.
+A method runs on the plants that concern it.
+
+{table(head, rows)}
+"""
+
+
+def _matrix(found: xr.Dataset, names: Iterable[str], cell: Callable[[xr.Dataset], str]) -> str:
+    return ""
+
+
+def decoys(tables: Mapping[str, Any]) -> str:
+    """What each method says of decoys."""
+    found = tables["plants"]["plants"]
+    there = [name for name in (*suite.DECOYS, "loud update, in noise") if name in found["plant"].values]
+    rows = []
+    for method in METHODS:
+        if method.name not in found["method"].values:
+            continue
+        one = found.sel(method=method.name, plant=there)
+        if not bool(one["cells"].notnull().any()):
+            continue
+        said = []
+        for plant in there:
+            number_of = one["decoys"].sel(plant=plant)
+            here = one["recall"].sel(plant=plant).mean("seed").item()
+            tried = bool(one["cells"].sel(plant=plant).notnull().any())
+            word = f"{int(number_of.sum())} called" if float(number_of.sum()) else "none"
+            said.append(f"{word}, recall {number(here)}" if tried and np.isfinite(here) else word if tried else "")
+        rows.append((method.name, method.claims, *said))
+    return f"""## Decoys
+
+Cells called in the decoy's layer that are not what the method claims, over {found.sizes["seed"]} networks, and recall
+of what it does claim. For a method that claims presence the decoy itself is a true cell.
+
+{table(("method", "claims", *there), rows)}
+"""
+
+
+def hard(tables: Mapping[str, Any]) -> str:
+    """Where methods must fail."""
+    found = tables["plants"]["plants"]
+    there = [name for name in suite.HARD if name in found["plant"].values]
+    rows = []
+    for method in METHODS:
+        if method.claims == "presence" or method.name not in found["method"].values:
+            continue
+        one = found.sel(method=method.name, plant=there)
+        if not bool(one["cells"].notnull().any()):
+            continue
+        said = []
+        for plant in there:
+            here = one.sel(plant=plant).mean("seed")
+            said += [number(here["recall"].item()), number(here["false"].item()), number(here["auc"].item())]
+        rows.append((method.name, *said))
+    head = ["method"] + [f"{plant}: {what}" for plant in there for what in ("recall", "false", "AUC")]
+    return f"""## Where methods must fail
+
+The second of two *redundant* layers adds whatever of the answer the first did not write: each alone can be replaced or
+removed without effect. Two layers that *cancel* write the same with opposite signs, beside a third that makes the
+answer: each is causal, and together they do nothing, so that neither belongs to the mechanism. In the *and*, two layers
+write what a third joins. All in a rest of .05.
+
+{table(head, rows)}
+"""
+
+
+def nulls(tables: Mapping[str, Any]) -> str:
+    """False findings on nulls."""
+    found = tables["nulls"]["nulls"]["found"]
+    if "nulls of causal checks" in tables:
+        found = xr.concat([found, tables["nulls of causal checks"]["nulls"]["found"]], "method", join="outer")
+    untrained = tables.get("untrained", {}).get("untrained")
+    rows = []
+    for method in METHODS:
+        if method.name not in found["method"].values:
+            continue
+        one = found.sel(method=method.name).stack(network=("kind", "model")).reset_index("network", drop=True)
+        rate = share_interval(one.dropna("network"), "network")
+        seen = ""
+        if untrained is not None and method.name in untrained["method"].values:
+            some = untrained["found"].sel(method=method.name)
+            seen = f"{int(some.sum())} of {some.sizes['model']}"
+        rows.append(
+            (method.name, method.claims, f"{int(one.sum())} of {int(rate['n'])}", number(rate["value"].item()),
+             f"{number(rate['low'].item())} to {number(rate['high'].item())}", seen)
+        )  # fmt: skip
+    head = ("method", "claims", "networks with any", "share", "95 % interval (Wilson)", "untrained, asked what it sees")
+    return f"""## Networks without a mechanism
+
+Random networks, and planted ones with the entries of every weight tensor shuffled, of three layers, on tasks whose
+label, second bit and regions are drawn by themselves: whatever is called is false. The last column is no error rate: there
+random networks get the real pictures and labels. They pass on what they see, as any network does, so a patch has a real
+effect in them and a probe reads a real label. Such a finding is true, and says nothing of what training made.
+
+{table(head, rows)}
+"""
+
+
+def graded(tables: Mapping[str, Any]) -> str:
+    """Recall and AUC against the strength of the rest."""
+    found = tables["graded"]["graded"]
+    rows = []
+    for plant in found["plant"].values:
+        for method in METHODS:
+            if method.name not in found["method"].values:
+                continue
+            one = found.sel(plant=plant, method=method.name).mean("seed")
+            if not bool(one["cells"].notnull().any()):
+                continue
+            said = [
+                f"{number(one['recall'].sel(rest=r).item())} / {number(one['false'].sel(rest=r).item())} / "
+                f"{number(one['auc'].sel(rest=r).item())}"
+                if np.isfinite(one["cells"].sel(rest=r).item())
+                else ""
+                for r in found["rest"].values
+            ]
+            rows.append((f"{plant}: {method.name}", *said))
+    head = ["plant: method", *(f"rest {number(float(r))}" for r in found["rest"].values)]
+    return f"""## In noise
+
+The rest of the network at strengths from 0 to 1: at 1 every component outside the mechanism adds random vectors as long
+as what the mechanism writes ({found.sizes["seed"]} networks each). Recall / false / AUC. What the rest does is real, so
+that from some strength on a "false" cell is a true effect of a random layer.
+
+{table(head, rows)}
+"""
+
+
+def faithful(tables: Mapping[str, Any]) -> str:
+    """CPR and CMD of circuits."""
+    found = tables["faithfulness"]["faithfulness"]
+    rankings = [str(r) for r in found["ranking"].values]
+    rows = []
+    for plant in found["plant"].values:
+        for rest in found["rest"].values:
+            one = found.sel(plant=plant, rest=rest)
+            said = [f"{number(one['cpr'].sel(ranking=r).item())} / {number(one['cmd'].sel(ranking=r).item())}"
+                    for r in rankings]  # fmt: skip
+            rows.append((f"{plant}, rest {number(float(rest))}", *said))
+    return f"""## Sets of cells
+
+The components of all layers, ranked by each method; the circuit of the first k is kept, the others take what they add
+from the source (CPR / CMD of the Mechanistic Interpretability Benchmark, arXiv 2504.13151, on nodes: area under
+faithfulness over circuit size, larger is better; area between it and 1, smaller is better). Scores are from eight tasks,
+circuits are tried on two others.
+
+{table(("plant", *rankings), rows)}
+"""
+
+
+def maps(tables: Mapping[str, Any]) -> str:
+    """Whole maps."""
+    found = tables["maps"]["maps"]
+    rows = []
+    for shape in found["shape"].values:
+        for layers in found["layers"].values:
+            one = found.sel(shape=shape, layers=layers).dropna("seed", how="all", subset=["cut"])
+            if not one.sizes["seed"]:
+                continue
+            r = one["correlation"].mean("seed")
+            rows.append(
+                (f"{shape}, {layers} layers", f"{int(one['cut'].sum())} of {one.sizes['seed']}",
+                 number(float(one["off"].mean())) if bool(one["off"].notnull().any()) else "",
+                 *(number(r.sel(evidence=e).item()) for e in found["evidence"].values))
+            )  # fmt: skip
+    head = ("planted", "stages announced", "boundary off by (depth)", *(f"r of {e}" for e in found["evidence"].values))
+    return f"""## Whole maps
+
+Every layer attends, writes the answer and writes texture as much as a profile over depth says: three stages (cut at .225
+and .75), two (at .5), a ramp, one place, or none (all alike), in a rest of .05. The evidence is that of `dl.map` on six
+tasks; the cut is its own.
+
+{table(head, rows)}
+"""
+
+
+BELIEVE = ""
+
+
+def how(kept: Mapping[str, Any]) -> str:
+    """Dates, machines, commands."""
+    rows = [
+        (name, part["date"], f"{part['minutes']:.0f}", part["machine"], part["versions"]["torch"])
+        for name, part in kept.items()
+    ]
+    return f"""## How it was made
+
+`python benchmarks/calibration.py NAME --folder calibration` for each part; minutes on a machine that did other work as
+well, less what was already kept.
+
+{table(("part", "date", "minutes", "machine", "torch"), rows)}
+"""
