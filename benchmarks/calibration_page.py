@@ -39,7 +39,8 @@ print(found.plants[["recall", "false", "error"]])
 
 A method gives a number for each of its *cells* (a layer at a step, a head, a label). A cell is **called** if its
 difference from the method's own null has p <= .05, corrected over the cells by sign flips over tasks (probes: by
-shuffled labels over places), and if it is at least as large as the smallest effect of interest in the table below, which
+shuffled labels over places), and if it is at least as large as the smallest effect of interest in the table below,
+which
 was fixed beforehand. **Recall** is the share of the mechanism's cells that are called, **false** the share of the other
 cells. **AUC** asks for the order alone. **Error** is the mean distance from the exact effect.
 
@@ -134,8 +135,8 @@ def exact(tables: Mapping[str, Any]) -> str:
     del matrix
     return f"""## Plants with one truth
 
-{len(suite.EXACT)} plants without any rest and {len(suite.NOISY)} in a little noise, {found.sizes["seed"]} networks each.
-A method runs on the plants that concern it.
+{len(suite.EXACT)} plants without any rest and {len(suite.NOISY)} in a little noise, {found.sizes["seed"]} networks
+each. A method runs on the plants that concern it.
 
 {table(head, rows)}
 """
@@ -225,7 +226,8 @@ def nulls(tables: Mapping[str, Any]) -> str:
     return f"""## Networks without a mechanism
 
 Random networks, and planted ones with the entries of every weight tensor shuffled, of three layers, on tasks whose
-label, second bit and regions are drawn by themselves: whatever is called is false. The last column is no error rate: there
+label, second bit and regions are drawn by themselves: whatever is called is false. The last column is no error rate:
+there
 random networks get the real pictures and labels. They pass on what they see, as any network does, so a patch has a real
 effect in them and a probe reads a real label. Such a finding is true, and says nothing of what training made.
 
@@ -278,8 +280,8 @@ def faithful(tables: Mapping[str, Any]) -> str:
 
 The components of all layers, ranked by each method; the circuit of the first k is kept, the others take what they add
 from the source (CPR / CMD of the Mechanistic Interpretability Benchmark, arXiv 2504.13151, on nodes: area under
-faithfulness over circuit size, larger is better; area between it and 1, smaller is better). Scores are from eight tasks,
-circuits are tried on two others.
+faithfulness over circuit size, larger is better; area between it and 1, smaller is better). Scores are from eight
+tasks, circuits are tried on two others.
 
 {table(("plant", *rankings), rows)}
 """
@@ -303,7 +305,8 @@ def maps(tables: Mapping[str, Any]) -> str:
     head = ("planted", "stages announced", "boundary off by (depth)", *(f"r of {e}" for e in found["evidence"].values))
     return f"""## Whole maps
 
-Every layer attends, writes the answer and writes texture as much as a profile over depth says: three stages (cut at .225
+Every layer attends, writes the answer and writes texture as much as a profile over depth says: three stages (cut at
+.225
 and .75), two (at .5), a ramp, one place, or none (all alike), in a rest of .05. The evidence is that of `dl.map` on six
 tasks; the cut is its own.
 
