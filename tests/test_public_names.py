@@ -92,6 +92,7 @@ def imports(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     if page.suffix == ".ipynb":
         text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    text = re.sub(r"```python\n# dit_lens/.*?```", "", text, flags=re.S)  # a file of the package itself, to be added
     return re.findall(r"^(?:from|import) +dit_lens\.([\w.]+)", text, flags=re.M)
 
 
