@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import families
@@ -25,7 +26,7 @@ import pytest
 import torch
 
 import dit_lens as dl
-from dit_lens import experiments
+from dit_lens import replication
 from dit_lens.layer_map import measurement
 from dit_lens.probing import collect, grid
 from dit_lens.replication.claim import Claim
@@ -117,8 +118,8 @@ def findings(lens: Lens, folder: Path | None) -> Any:
         value = float(run.latents.double().mean())
         return [Claim(name, "mean", "", value, value, value, 1, np.float32(0), 0, 0, "", "", "supported")]  # type: ignore[arg-type]
 
-    page.experiments.claims = claims
-    found = page.measure_all(lens, list(experiments.CLAIMS), folder)
+    page.replication = SimpleNamespace(claims=claims, TABLE=replication.TABLE)
+    found = page.measure_all(lens, list(replication.TABLE), folder)
     return {name: {k: v for k, v in entry.items() if k != "minutes"} for name, entry in found.items()}
 
 

@@ -177,7 +177,8 @@ def causal(
 
         found = item.sites(edited, draw=range(1 + draws), when=WHEN, kind=list(arms))
         values = found.transpose("when", "kind", "draw").drop_vars("draw")
-        null = values.isel(draw=slice(1, None)).rename({name: f"{name}_null" for name in MEASURES})
+        names = {name: f"{name}_null" for name in MEASURES}
+        null = values.isel(draw=slice(1, None)).rename(names)
         shown = xr.merge([values.isel(draw=0), null]).assign(base_score=_score(task, base), sd=("direction", sd))
         return shown.assign_coords(direction=list(kinds))
 

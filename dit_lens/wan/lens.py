@@ -12,21 +12,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from threading import RLock
-from typing import Any, NoReturn, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dit_lens.address import Branch, Call, Select
-from dit_lens.errors import AddressError, LoadError, SamplerError
+from dit_lens.errors import AddressError, SamplerError
 from dit_lens.wan import bypass_guards, drift_check, request, sampler
 from dit_lens.wan import conditions as cond
 from dit_lens.wan.advance import advance, replayed, start_of
 from dit_lens.wan.call_plan import Plan, build, preset
 from dit_lens.wan.defaults import Defaults
 from dit_lens.wan.editing import Intervention, one_depth
+from dit_lens.wan.exclusive import Exclusive
 from dit_lens.wan.expert import Expert, Hook
 from dit_lens.wan.fingerprint import Fingerprint
 from dit_lens.wan.gradients import Gradients
@@ -36,11 +36,11 @@ from dit_lens.wan.recording import DEFAULT_LIMIT, Extent, Record, check_limit, n
 from dit_lens.wan.reuse import Replay, Reuse
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged, of_arguments
-from dit_lens.wan.token_grid import Grid, token_regions
+from dit_lens.wan.token_grid import Grid, grid_of_size, token_regions
 from dit_lens.wan.versions import versions
 
 
-class Lens:
+class Lens(Exclusive):
     """A wrapped pipeline. Make one with :func:`dit_lens.load`.
 
     One thread at a time: a second one is refused. A lens can be neither copied nor pickled, since its points are in one
@@ -59,7 +59,7 @@ class Lens:
         self.name = name or getattr(pipe.config, "_name_or_path", "") or type(pipe).__name__
         self.defaults = defaults or Defaults()
         self._working = 0  # how many of _loaded() are open
-        self._lock = RLock()
+        super().__init__()
         self._decode = partial(sampler.decode, pipe)  # no method: a run that is kept does not keep the lens
         self.experts: dict[str, Expert] = {}
         models = {"high": pipe.transformer, "low": getattr(pipe, "transformer_2", None)}
@@ -68,6 +68,7 @@ class Lens:
             for which, model in models.items():
                 if model is not None:
                     self.experts[which] = Expert(which, model, calls)
+            self._depths = {which: expert.n_layers for which, expert in self.experts.items()}
             self._weights = Fingerprint({which: expert.transformer for which, expert in self.experts.items()})
             for expert in self.experts.values():
                 drift_check.verify(expert)
@@ -143,16 +144,7 @@ class Lens:
 
     def grid(self, size: cond.Size) -> Grid:
         """The token grid of a video size."""
-        patch = self.pipe.transformer.config.patch_size
-        space, time = self.pipe.vae_scale_factor_spatial, self.pipe.vae_scale_factor_temporal
-        return Grid(
-            frames=((size.num_frames - 1) // time + 1) // patch[0],
-            rows=size.height // (space * patch[1]),
-            cols=size.width // (space * patch[2]),
-            pixel_rows=space * patch[1],
-            pixel_cols=space * patch[2],
-            stride=time,
-        )
+        return grid_of_size(self.pipe, size.num_frames, size.height, size.width)
 
     def grid_of(
         self, task: Any = None, sampling: SamplingLike | None = None, **given: Unpack[SamplingArguments]
@@ -279,16 +271,12 @@ class Lens:
 
         Args:
             run: The stopped run.
-            edits: Interventions.
-            records: What to keep.
-            limit: Bytes that the recordings may hold.
-            stop_after: The last step to do.
+            edits, records, limit, stop_after: As of :meth:`generate`.
             reuse: Kept parts of its next calls; the result is the same, bit for bit.
             replay: What edits replay recorded calls with; :meth:`replay` by default.
 
         Raises:
-            SamplerError: The run is complete, was made with other weights, or is not the one that ``reuse`` was kept
-                by.
+            SamplerError: The run is complete, was made with other weights, or is not that of ``reuse``.
         """
         if run.complete:
             raise SamplerError("this run is complete: fork it first, lens.generate(resume=run.until(step))")
@@ -347,8 +335,7 @@ class Lens:
             task: As of :meth:`generate`.
             names_filter: A path (``blocks.3.hook_resid_post``), a list, a predicate on the path, or None for all
                 points.
-            steps: Steps to keep.
-            branches: Branches to keep.
+            steps, branches: The calls to keep.
             reduce: How activations are reduced, as of ``dl.record``.
             **arguments: As of :meth:`generate`.
 
@@ -359,7 +346,7 @@ class Lens:
         Raises:
             AddressError: For a filter that matches nothing.
             RecordError: The cache cannot fit.
-        """  # fmt: skip
+        """
         from dit_lens.wan.activation_cache import run_with_cache
 
         return run_with_cache(self, task, names_filter, steps, branches, reduce, arguments)
@@ -380,13 +367,12 @@ class Lens:
         Args:
             task: As of :meth:`generate`.
             fwd_hooks: Pairs of a path or filter and ``fn(activation, hook)``, which returns a new activation or None.
-            steps: Steps in which they act.
-            branches: Branches in which they act.
+            steps, branches: The calls in which they act.
             **arguments: As of :meth:`generate`.
 
         Returns:
             A run, or a list of them.
-        """  # fmt: skip
+        """
         from dit_lens.wan.activation_cache import Hooks
 
         given = arguments.pop("interventions", ())
@@ -403,8 +389,7 @@ class Lens:
 
         Args:
             task: As of :meth:`generate`, or a recorded run.
-            step: The call of a recorded run.
-            branch: Likewise.
+            step, branch: The call of a recorded run.
             **arguments: As of :meth:`generate`, but for ``batch``.
 
         Raises:
@@ -427,8 +412,7 @@ class Lens:
 
         Args:
             run: The recorded run.
-            step: The call's step.
-            branch: The call's branch.
+            step, branch: Its call.
 
         Raises:
             AddressError: For a call outside the run's plan.
@@ -469,27 +453,6 @@ class Lens:
         """
         return identity_of(self, scheduler)
 
-    @property
-    def _depths(self) -> dict[str, int]:
-        return {name: expert.n_layers for name, expert in self.experts.items()}
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The one thread that is at work; it may enter again.
-
-        Raises:
-            SamplerError: For a second thread, whose hooks would mix with those of the first.
-        """
-        if not self._lock.acquire(blocking=False):
-            raise SamplerError(
-                "this lens is at work in another thread, and the hooks of two would mix: load a lens (and a pipeline) "
-                "for each thread, or let threads take turns with a threading.Lock around every call"
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
-
     @contextmanager
     def _loaded(self) -> Iterator[None]:
         """The pipeline at work; after the outermost of these, offloaded models go back to where they wait."""
@@ -512,21 +475,6 @@ class Lens:
         with self._alone():
             for expert in self.experts.values():
                 expert.close()
-
-    def __copy__(self) -> NoReturn:
-        raise LoadError(
-            "a lens cannot be copied: its points are in one pipeline, and closing the copy would take them from the "
-            "original. Load another with dit_lens.load(...); runs can be copied"
-        )
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        self.__copy__()
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise LoadError(
-            "a lens cannot be pickled: its points are in one pipeline, in this process. Send what dit_lens.load takes, "
-            "and load it there; runs travel by run.save(folder) or pickle, and lens.attach(run) gives them a decoder"
-        )
 
     def __enter__(self) -> Lens:
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from einops import rearrange
@@ -97,6 +98,20 @@ class Grid:
 
     def __str__(self) -> str:
         return f"{self.frames} frames x {self.rows} rows x {self.cols} columns = {self.n_tokens} tokens"
+
+
+def grid_of_size(pipe: Any, num_frames: int, height: int, width: int) -> Grid:
+    """The token grid of a video size under a pipeline's codec and patches."""
+    patch = pipe.transformer.config.patch_size
+    space, time = pipe.vae_scale_factor_spatial, pipe.vae_scale_factor_temporal
+    return Grid(
+        frames=((num_frames - 1) // time + 1) // patch[0],
+        rows=height // (space * patch[1]),
+        cols=width // (space * patch[2]),
+        pixel_rows=space * patch[1],
+        pixel_cols=space * patch[2],
+        stride=time,
+    )
 
 
 def token_regions(grid: Grid, regions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -280,7 +280,7 @@ def test_alpha_lies_between(alpha: float) -> None:
 def test_modes_refuse_what_has_no_meaning_for_them(alone: Any, velocity: Any) -> None:
     with pytest.raises(InterventionError, match="use mode='alpha'"):
         ensemble_mode("lockstep", alpha=0.5)
-    with pytest.raises(InterventionError, match="are for mode='cached'"):
+    with pytest.raises(InterventionError, match="is for mode='cached'"):
         ensemble_mode("updates", sources=alone)
     for edit in (ensemble_mode("updates"), ensemble_mode("cached"), noise_mean()):
         with pytest.raises(InterventionError, match=r"at least two members"):

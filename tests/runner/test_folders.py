@@ -251,7 +251,7 @@ def test_too_little_disk_is_said_first(model: Any, tmp_path: Path, monkeypatch: 
     from dit_lens.runner import cost
 
     monkeypatch.setattr(cost.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(dl.StoreError, match=r"1000 B left and the sweep needs 16.0 KiB: free some space"):
+    with pytest.raises(dl.StoreError, match=r"1000 B left and the sweep needs 16.0 KiB: make room"):
         make(model, tmp_path).run(progress=quiet)
 
 

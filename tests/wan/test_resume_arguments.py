@@ -157,4 +157,4 @@ def test_branching_leaves_that_seed_out(lens: Any) -> None:
     task = dl.tasks.load("maze", seed=3)
     with dl.load("lab") as lab:
         found = branching(lab, [task], steps=(0,), n=2, num_inference_steps=2, placebo=False)
-    assert found["changed"].dims == ("puzzle", "step")
+    assert found["changed"].dims == ("task", "step")
