@@ -56,7 +56,7 @@ def branching(lens: Any) -> Numbers:
     """Branches at steps, fresh seeds, the placebo; a fork by itself."""
     tasks = e.several("maze", 2)
     run = lens.generate(tasks[0], seed=2)
-    forks = [fork.final for fork in e.fork(lens, run, 2, [0, 1, None])]
+    forks = [fork.final for fork in e.fork(lens, run, 2, [1, None])]
     return flat({"found": e.branching(lens, tasks, [0, 2, 4], n=2, seed=1), "forks": forks})
 
 

@@ -32,7 +32,7 @@ def features(lens: Any) -> Numbers:
     tasks = puzzles(("choose", "maze"), 2)
     ways: dict[str, dict[str, Any]] = {
         "raw": {}, "frame": {"reduce": "frame_mean"}, "region": {"reduce": dl.reduce.RegionMean(("goal", "agent"))},
-        "video": {"reduce": "video_mean", "seeds": 2, "branches": "uncond"},
+        "video": {"reduce": "video_mean", "seeds": 2, "branch": "uncond"},
         "some": {"reduce": dl.reduce.Tokens((3, 77))},
     }  # fmt: skip
     found: dict[str, Any] = {}

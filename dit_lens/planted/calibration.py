@@ -145,6 +145,9 @@ class _Unit:
     def group(self) -> str:
         return self.key
 
+    def __str__(self) -> str:
+        return self.key
+
 
 class _Work:
     """Measurements by the table that they belong to, as :func:`dit_lens.runner.work.run` takes them."""

@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +31,7 @@ from dit_lens.wan.fingerprint import Fingerprint
 from dit_lens.wan.gradients import Gradients
 from dit_lens.wan.model_identity import identity_of
 from dit_lens.wan.points import table, there
-from dit_lens.wan.recording import DEFAULT_LIMIT, Extent, Record, check_limit, needed_bytes
+from dit_lens.wan.recording import DEFAULT_LIMIT, Extent, Record, check_limit, extent_of, needed_bytes
 from dit_lens.wan.reuse import Replay, Reuse
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged, of_arguments
@@ -271,7 +270,10 @@ class Lens(Exclusive):
 
         Args:
             run: The stopped run.
-            edits, records, limit, stop_after: As of :meth:`generate`.
+            edits: Interventions.
+            records: What to keep.
+            limit: Bytes that the recordings may hold.
+            stop_after: The last step to do.
             reuse: Kept parts of its next calls; the result is the same, bit for bit.
             replay: What edits replay recorded calls with; :meth:`replay` by default.
 
@@ -335,7 +337,8 @@ class Lens(Exclusive):
             task: As of :meth:`generate`.
             names_filter: A path (``blocks.3.hook_resid_post``), a list, a predicate on the path, or None for all
                 points.
-            steps, branches: The calls to keep.
+            steps: Steps to keep.
+            branches: Branches to keep.
             reduce: How activations are reduced, as of ``dl.record``.
             **arguments: As of :meth:`generate`.
 
@@ -367,7 +370,8 @@ class Lens(Exclusive):
         Args:
             task: As of :meth:`generate`.
             fwd_hooks: Pairs of a path or filter and ``fn(activation, hook)``, which returns a new activation or None.
-            steps, branches: The calls in which they act.
+            steps: Steps in which they act.
+            branches: Branches in which they act.
             **arguments: As of :meth:`generate`.
 
         Returns:
@@ -389,7 +393,8 @@ class Lens(Exclusive):
 
         Args:
             task: As of :meth:`generate`, or a recorded run.
-            step, branch: The call of a recorded run.
+            step: The call of a recorded run.
+            branch: Likewise.
             **arguments: As of :meth:`generate`, but for ``batch``.
 
         Raises:
@@ -412,7 +417,8 @@ class Lens(Exclusive):
 
         Args:
             run: The recorded run.
-            step, branch: Its call.
+            step: The call's step.
+            branch: The call's branch.
 
         Raises:
             AddressError: For a call outside the run's plan.
@@ -426,16 +432,7 @@ class Lens(Exclusive):
     # -- parts
 
     def _extent(self, conditions: cond.Conditions, grid: Grid) -> Extent:
-        config = self.pipe.transformer.config
-        d = config.num_attention_heads * config.attention_head_dim
-        context = conditions.image_context
-        sizes = {
-            "B": conditions.prompt.shape[0], "N": grid.n_tokens, "M": conditions.prompt.shape[1],
-            "I": 0 if context is None else context.shape[1], "d": d, "H": config.num_attention_heads,
-            "D": config.attention_head_dim, "f": config.ffn_dim,
-            "p": config.out_channels * int(np.prod(config.patch_size)),
-        }  # fmt: skip
-        return Extent(sizes, self.experts["high"].image_context, conditions.frame_mask is not None)
+        return extent_of(self.pipe.transformer.config, conditions, grid, self.experts["high"].image_context)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -110,6 +110,18 @@ class Extent:
         return tuple(6 * self.sizes["d"] if a == "6d" else self.sizes[a] for a in axes)
 
 
+def extent_of(config: Any, conditions: Any, grid: Grid, image_context: bool) -> Extent:
+    """The sizes of a denoiser's activations for given conditions on a grid."""
+    heads, width = config.num_attention_heads, config.attention_head_dim
+    context = conditions.image_context
+    sizes = {
+        "B": conditions.prompt.shape[0], "N": grid.n_tokens, "M": conditions.prompt.shape[1],
+        "I": 0 if context is None else context.shape[1], "d": heads * width, "H": heads, "D": width,
+        "f": config.ffn_dim, "p": config.out_channels * math.prod(config.patch_size),
+    }  # fmt: skip
+    return Extent(sizes, image_context, conditions.frame_mask is not None)
+
+
 def needed_bytes(
     records: Sequence[Record], plan: Plan, depths: Depths, extent: Extent, grid: Grid, masks: Masks
 ) -> int:

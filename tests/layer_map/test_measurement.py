@@ -144,8 +144,8 @@ def test_killed_three_times(lens: Lens, whole: tuple[Map, Path], tmp_path: Path,
     same(found, whole[0])
     noted = Counter(log.read_text().split())
     # Three runs of two puzzles in the model and in the control; four groups of layers held, and four clips made; and
-    # an effect and a placebo of each layer, locally.
-    local = 2 * 2 * lens.n_layers
+    # an effect and a placebo of each layer in both branches, locally.
+    local = 2 * 2 * 2 * lens.n_layers
     assert noted == {"generate": 2 * 2 * 3, "local_effects": 2, "run": 2 * 2 * 4 + 2 * 4 + local}
     assert told == [(23, 26, "control, own 6"), (26, 26, "writing")] and found.about["parts kept before"] == 3
     left = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
