@@ -216,5 +216,6 @@ def _moves(change: np.ndarray) -> bool:
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)  # in float32 equal films reach 1.000002 on some processors
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(np.sum(a * b)) / size if size else np.nan
