@@ -28,8 +28,8 @@ from typing import Any
 
 import dit_lens as dl
 from dit_lens import replication
-from dit_lens.store import open_store
 from dit_lens.store.atomic import new_file
+from dit_lens.store.folder import open_store
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, ROWS = DOCS / "findings.md", DOCS / "findings.json"

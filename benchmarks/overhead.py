@@ -40,7 +40,7 @@ import page as section  # noqa: E402
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel  # noqa: E402
 
 import dit_lens  # noqa: E402
-from dit_lens.lab.config import LabConfig  # noqa: E402
+from dit_lens.lab.training.spec import LAB  # noqa: E402
 
 STEPS = 8
 CALL: dict[str, Any] = {
@@ -58,13 +58,13 @@ Way = Callable[[], Any]
 
 def pipeline() -> WanImageToVideoPipeline:
     """A two-expert image-to-video pipeline of lab's size."""
-    config = LabConfig().transformer() | {"text_dim": families.TEXT}
+    config = LAB.transformer() | {"text_dim": families.TEXT}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipe = WanImageToVideoPipeline(
             tokenizer=families.tokenizer(), text_encoder=families.text_encoder(), vae=families.vae(),
             transformer=WanTransformer3DModel(**config), transformer_2=WanTransformer3DModel(**config),
-            scheduler=families.SCHEDULERS["unipc"](), boundary_ratio=LabConfig().boundary,
+            scheduler=families.SCHEDULERS["unipc"](), boundary_ratio=LAB.boundary,
         )  # fmt: skip
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
@@ -324,7 +324,7 @@ def main() -> None:
         if not torch.equal(got, expected):
             raise SystemExit(f"{name!r} generates something else than the bare pipeline: its time means nothing")
 
-    config, calls = LabConfig(), 2 * STEPS
+    config, calls = LAB, 2 * STEPS
     page = PAGE.format(
         machine=machine(), steps=STEPS, calls=calls, layers=config.layers, width=config.heads * config.head_dim,
         tokens=4 * 6 * 6, repeats=options.repeats, imports_repeats=options.imports,

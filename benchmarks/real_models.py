@@ -23,7 +23,7 @@ from families import image, real_configs, tokenizer
 from transformers import UMT5Config, UMT5EncoderModel
 
 from dit_lens.lab.codec import LabVAE
-from dit_lens.lab.config import LabConfig
+from dit_lens.lab.training.spec import LAB
 from dit_lens.wan.conditions import Size
 
 GIB = 2**30
@@ -76,7 +76,7 @@ class Setup:
 
 
 def _setups() -> dict[str, Setup]:
-    lab, real, wide = LabConfig(), real_configs(), Size(480, 832, 81)
+    lab, real, wide = LAB, real_configs(), Size(480, 832, 81)
     return {
         "lab": Setup("lab", "lab's size", lab.transformer(), Size(96, 96, 13), 64, lab.shift, lab.boundary),
         "1.3b": Setup("1.3b", "Wan2.1-T2V-1.3B", real["t2v21"], wide),

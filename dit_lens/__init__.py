@@ -13,24 +13,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from dit_lens.address import Address, Call, Depth, Select
-from dit_lens.errors import (
-    AddressError,
-    BypassError,
-    DitLensError,
-    DriftError,
-    FigureError,
-    InterventionError,
-    LoadError,
-    MeasureError,
-    ProbeError,
-    RecordError,
-    SamplerError,
-    StoreError,
-    TaskError,
-)
+from dit_lens.errors import DitLensError
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot see what is fetched later
     from dit_lens import (
+        errors,
         experiments,
         figures,
         interventions,
@@ -40,8 +27,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot see what is fet
         probing,
         replication,
         runner,
+        stats,
         tasks,
-    )
+    )  # fmt: skip
     from dit_lens.interventions.ablate import ablate
     from dit_lens.interventions.ensemble import ensemble
     from dit_lens.interventions.erase import erase
@@ -56,6 +44,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot see what is fet
     from dit_lens.saved_runs import load_run
     from dit_lens.wan import points, reduce
     from dit_lens.wan.call_plan import Plan
+    from dit_lens.wan.expert import release
     from dit_lens.wan.lens import Lens
     from dit_lens.wan.loading import load
     from dit_lens.wan.recording import record
@@ -71,6 +60,7 @@ _LAZY = {
     "Run": "dit_lens.wan.run",
     "Plan": "dit_lens.wan.call_plan",
     "Sampling": "dit_lens.wan.sampling",
+    "release": "dit_lens.wan.expert",
     "load_run": "dit_lens.saved_runs",
     "map": "dit_lens.layer_map.layer_map",
     "patch": "dit_lens.interventions",
@@ -87,6 +77,7 @@ _LAZY = {
     "load_probe": "dit_lens.probing",
 }
 _MODULES = {
+    "errors": "dit_lens.errors",
     "interventions": "dit_lens.interventions",
     "tasks": "dit_lens.tasks",
     "lab": "dit_lens.lab",
@@ -96,18 +87,17 @@ _MODULES = {
     "runner": "dit_lens.runner",
     "probing": "dit_lens.probing",
     "replication": "dit_lens.replication",
+    "stats": "dit_lens.stats",
     "planted": "dit_lens.planted",
     "reduce": "dit_lens.wan.reduce",
     "points": "dit_lens.wan.points",
 }
 
 __all__ = [
-    "Address", "AddressError", "BypassError", "Call", "Depth", "DitLensError", "DriftError", "FigureError",
-    "InterventionError", "Lens", "LoadError", "MeasureError", "Plan", "ProbeError", "RecordError", "Run",
-    "SamplerError", "Sampling", "Select", "StoreError", "Sweep", "TaskError", "ablate", "attribute", "ensemble",
-    "erase", "experiments", "figures", "interventions", "knockout", "lab", "load", "load_probe", "load_run", "map",
-    "measures", "noise", "patch", "planted", "points", "probe", "probing", "record", "reduce", "replication", "runner",
-    "steer", "sweep", "tasks",
+    "Address", "Call", "Depth", "DitLensError", "Lens", "Plan", "Run", "Sampling", "Select", "Sweep", "ablate",
+    "attribute", "ensemble", "erase", "errors", "experiments", "figures", "interventions", "knockout", "lab", "load",
+    "load_probe", "load_run", "map", "measures", "noise", "patch", "planted", "points", "probe", "probing", "record",
+    "reduce", "release", "replication", "runner", "stats", "steer", "sweep", "tasks",
 ]  # fmt: skip
 
 
@@ -116,7 +106,15 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_LAZY[name]), name)
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
-    raise AttributeError(f"module 'dit_lens' has no attribute {name!r}")
+    if name.endswith("Error") and hasattr(importlib.import_module("dit_lens.errors"), name):
+        return getattr(importlib.import_module("dit_lens.errors"), name)  # they are listed there
+    if name.startswith("__"):  # a protocol that asks, and no user
+        raise AttributeError(f"module 'dit_lens' has no attribute {name!r}")
+    import difflib
+
+    near = difflib.get_close_matches(name, __all__, n=2, cutoff=0.6)
+    meant = f"did you mean {' or '.join(f'dit_lens.{one}' for one in near)}?" if near else "dir(dit_lens) lists all"
+    raise AttributeError(f"module 'dit_lens' has no attribute {name!r}: {meant}")
 
 
 def __dir__() -> list[str]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypedDict
 
 from dit_lens.checks import is_integer
@@ -23,13 +24,67 @@ ExpertName = Literal["high", "low"]
 BRANCHES: tuple[Branch, ...] = ("cond", "uncond")
 ALL: Final = "all"
 
+#: Dims of labelled arrays, with their meaning: the only names that public results use (tests/test_dims.py).
+DIMS: Final[Mapping[str, str]] = MappingProxyType({
+    "task": "the tasks; the unit of every interval",
+    "seed": "noise seeds",
+    "step": "sampler steps, or groups of them; n_steps stands for the finished video",
+    "branch": "`cond`, `uncond`",
+    "expert": "`high`, `low`",
+    "layer": "blocks, or groups of them; -1 is the stream before the first",
+    "hook": "named points; also `latents` and `x0_hat`",
+    "head": "attention heads",
+    "frame": "latent frames",
+    "region": "named sets of tokens",
+    "kind": "what was done: effect and placebo, the masks of a measure, the arms of an experiment",
+    "metric": "what was measured, where several numbers share one table",
+    "reading": "how a state is turned into a video or a number: raw and translated, one member and all",
+    "reference": "the final videos that a step is compared with",
+    "label": "what a probe reads",
+    "ending": "whose answer a run ends in: its own, the twin's, neither",
+    "verdict": "how an answer is judged: none, wrong, right",
+    "horizon": "when an effect is read: `local`, `final`",
+    "when": "an edit made once, or held over steps",
+    "edge": "attention from one region to another",
+    "query": "regions that attend",
+    "key": "regions, words or frames that are attended",
+    "direction": "directions of a probe: its normal, a pattern",
+    "baseline": "predictions that use no activations",
+    "draw": "repetitions with other random numbers",
+    "part": "parts of one whole: in a region and the rest, halves of the scenes",
+    "token": "tokens, frame-major",
+    "row": "rows of the latent grid",
+    "col": "columns of the latent grid",
+    "video": "all tokens as one",
+    "channel": "channels of an activation",
+    "moment": "mean and variance",
+    "component": "principal components; red, green, blue",
+    "rank": "places in an order, the largest first",
+    "pixel_frame": "frames of the decoded video",
+    "num_frames": "lengths of the video",
+    "num_inference_steps": "numbers of sampler steps",
+    "sampler": "samplers by name",
+    "other_step": "a second step that `step` is compared with",
+    "other_layer": "a second layer that `layer` is compared with",
+    "other_verdict": "the verdict one step later",
+})  # fmt: skip
+
 #: What a user may write for a set of steps or layers: one, a range, a list, or "all".
 Indices = int | range | slice | Sequence[int] | Literal["all"]
 
 
 @dataclass(frozen=True, order=True)
 class Call:
-    """One denoiser forward of a generation: what runs, when, and at which noise level."""
+    """One denoiser forward of a generation: what runs, when, and at which noise level.
+
+    Attributes:
+        index: Place among all calls of the generation.
+        step: Sampler step.
+        sigma: Noise level, the sampler's own.
+        timestep: What the denoiser is told, in training steps.
+        expert: Which denoiser runs.
+        branch: Which text it sees.
+    """
 
     index: int
     step: int
@@ -44,7 +99,14 @@ class Call:
 
 @dataclass(frozen=True, order=True)
 class Address:
-    """The place of one activation: (step, branch, layer, hook); ``layer`` is -1 for points outside the blocks."""
+    """The place of one activation.
+
+    Attributes:
+        step: Sampler step.
+        branch: ``cond`` or ``uncond``.
+        layer: The block; -1 for points outside the blocks.
+        hook: The point's short name, or the name that a recording was filed under.
+    """
 
     step: int
     branch: Branch
@@ -57,7 +119,11 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read ``"step=5 layer=7 hook=resid_post branch=cond"``; ``branch`` defaults to ``cond``, ``layer`` to -1."""
+        """Read ``"step=5 layer=7 hook=resid_post branch=cond"``; ``branch`` defaults to ``cond``, ``layer`` to -1.
+
+        Raises:
+            AddressError: For a text that is no address.
+        """
         pairs = dict(re.findall(r"(\w+)=([^\s,]+)", text))
         unknown = set(pairs) - {f.name for f in fields(cls)}
         if unknown or "step" not in pairs or "hook" not in pairs:
@@ -75,7 +141,15 @@ class Address:
 
 @dataclass(frozen=True)
 class Depth:
-    """Layers by relative depth: ``Depth(0.5, 0.75)`` is the third quarter of any model (layers 20-29 of 40)."""
+    """Layers by relative depth: ``Depth(0.5, 0.75)`` is the third quarter of any model (layers 20-29 of 40).
+
+    Attributes:
+        start: From 0, included.
+        stop: Up to 1, left out.
+
+    Raises:
+        AddressError: For a range that is empty or leaves 0 to 1.
+    """
 
     start: float
     stop: float
@@ -85,7 +159,11 @@ class Depth:
             raise AddressError(f"depth runs from 0 to 1 with start < stop, found {self.start} to {self.stop}")
 
     def layers(self, n_layers: int) -> tuple[int, ...]:
-        """The layers l with start <= l / n_layers < stop."""
+        """The layers l with start <= l / n_layers < stop.
+
+        Raises:
+            AddressError: There is none.
+        """
         chosen = tuple(i for i in range(n_layers) if self.start <= i / n_layers < self.stop)
         if not chosen:
             raise AddressError(f"depth {self.start}-{self.stop} holds no layer of {n_layers}: widen it")
@@ -96,10 +174,14 @@ class Depth:
 class Select:
     """Which calls, layers, hooks, heads and tokens something applies to; :func:`select` makes one from arguments.
 
-    ``steps``, ``layers``: an int, a range, a list or ``"all"``; ``layers`` also a :class:`Depth`; negative numbers
-    count from the end. ``branches``: ``"cond"``, ``"uncond"``, a tuple, or ``"all"``. ``experts``: likewise.
-    ``hooks``: names of points. ``heads``: for per-head hooks. ``tokens``: a region name, or token indices on the latent
-    grid, frame-major.
+    Attributes:
+        steps: An int, a range, a list or ``"all"``; negative numbers count from the end.
+        layers: Likewise, or a :class:`Depth`.
+        branches: ``"cond"``, ``"uncond"``, a tuple, or ``"all"``.
+        experts: Likewise.
+        heads: For per-head hooks; None for all.
+        tokens: A region name, or token indices on the latent grid, frame-major; None for all.
+        hooks: Names of points.
     """
 
     steps: Indices = ALL
@@ -118,15 +200,36 @@ class Select:
                 object.__setattr__(self, f.name, tuple(value))
 
     def steps_of(self, n_steps: int) -> tuple[int, ...]:
+        """The steps selected from a plan, sorted.
+
+        Raises:
+            AddressError: One of them lies outside.
+        """
         return indices(self.steps, n_steps, "step", "a plan")
 
-    def layers_of(self, n_layers: int) -> tuple[int, ...]:
+    def layers_of(self, n_layers: int, where: str = "a model") -> tuple[int, ...]:
+        """The layers selected from a model, sorted.
+
+        Args:
+            n_layers: How many there are.
+            where: What has them, for messages.
+
+        Raises:
+            AddressError: One of them lies outside.
+        """
         if isinstance(self.layers, Depth):
             return self.layers.layers(n_layers)
-        return indices(self.layers, n_layers, "layer", "a model")
+        return indices(self.layers, n_layers, "layer", where)
 
     def calls_of(self, calls: Sequence[Call]) -> tuple[Call, ...]:
-        """The calls of a plan that are selected; an empty selection is an error that says why."""
+        """The calls of a plan that are selected.
+
+        Args:
+            calls: The calls of the plan.
+
+        Raises:
+            AddressError: None is selected, with the reason, or a step or name is unknown.
+        """
         n_steps = 1 + max(call.step for call in calls)
         steps = set(self.steps_of(n_steps))
         branches = names(self.branches, BRANCHES, "branch")
@@ -223,7 +326,11 @@ def _one(value: Any, name: str, plural: str) -> Any:
 
 
 def fixed(wanted: Any) -> Any:
-    """The same choice as a value that is hashable and that nobody can change later."""
+    """The same choice as a value that is hashable and that nobody can change later.
+
+    Args:
+        wanted: A set, list, array, tensor, or what is fixed already.
+    """
     if isinstance(wanted, set | frozenset):
         return tuple(sorted(wanted))
     if isinstance(wanted, list):
@@ -254,11 +361,16 @@ def _tokens(wanted: Any) -> Any:
 
 
 class MaskIndices(tuple[int, ...]):
-    """Indices that were given as a mask: a tuple that knows how long the mask was, so that no other size takes it."""
+    """Indices that were given as a mask: a tuple that knows how long the mask was, so that no other size takes it.
+
+    Attributes:
+        made_for: Length of the mask.
+    """
 
     made_for: int
 
     def __new__(cls, mask: Iterable[Any]) -> MaskIndices:
+        """The indices of a mask, one truth value for each place."""
         chosen = [bool(m) for m in mask]
         found = super().__new__(cls, (i for i, m in enumerate(chosen) if m))
         found.made_for = len(chosen)
@@ -270,7 +382,20 @@ class MaskIndices(tuple[int, ...]):
 
 
 def indices(wanted: Any, size: int, what: str, where: str) -> tuple[int, ...]:
-    """Spell out ``wanted`` as sorted indices below ``size``; anything outside is an :class:`AddressError`."""
+    """Spell out a choice as indices.
+
+    Args:
+        wanted: ``"all"``, an int, a range, a slice or a sequence; negative numbers count from the end.
+        size: How many there are.
+        what: What is chosen, in the singular, for messages.
+        where: What has them, for messages.
+
+    Returns:
+        Sorted, each once, 0 to ``size - 1``.
+
+    Raises:
+        AddressError: Something outside, no integer, nothing, or a mask of another length.
+    """
     if isinstance(wanted, MaskIndices) and wanted.made_for != size:
         raise AddressError(
             f"a mask of {wanted.made_for} {what}s does not fit {where} of {size}: make it for this size, one bool per "
@@ -336,7 +461,16 @@ def label(group: tuple[int, ...]) -> str:
 
 
 def names(wanted: str | Sequence[str], allowed: Sequence[str], what: str) -> tuple[str, ...]:
-    """Spell out a choice among a few names."""
+    """Spell out a choice among a few names.
+
+    Args:
+        wanted: A name, several, or ``"all"``.
+        allowed: The names.
+        what: What is chosen, for messages.
+
+    Raises:
+        AddressError: For an unknown name, or none.
+    """
     if wanted == ALL:
         return tuple(allowed)
     chosen = (wanted,) if isinstance(wanted, str) else tuple(wanted)

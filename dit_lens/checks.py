@@ -42,7 +42,7 @@ def number(
 
 
 def count(
-    value: Any, name: str, least: int = 0, most: float = math.inf, error: type[DitLensError] = SamplerError
+    value: Any, name: str, least: float = 0, most: float = math.inf, error: type[DitLensError] = SamplerError
 ) -> int:
     """A Python or numpy integer within bounds; other arguments and errors as of :func:`number`."""
     if not is_integer(value) or not least <= value <= most:

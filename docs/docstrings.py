@@ -1,7 +1,7 @@
 """How docstrings become pages: a griffe extension for mkdocs (``mkdocs.yml`` names it; nothing else uses it).
 
-Our docstrings are plain text with Sphinx's roles (``:func:`dit_lens.patch```), ``::`` before a block, and lines that
-begin with ``Errors:``. mkdocstrings reads Markdown. So roles become links where their target has a page, and ``::``
+Our docstrings are in Google style, with Sphinx's roles (``:func:`dit_lens.patch```) and ``::`` before a block.
+mkdocstrings reads the sections, and Markdown in them. So roles become links where their target has a page, and ``::``
 becomes ``:``.
 """
 
@@ -19,7 +19,11 @@ class House(griffe.Extension):
     """Rewrites every docstring of the package once it is read."""
 
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
+        errors = pkg.members["errors"]
         for found in list(_walk(pkg)):
+            if found.is_module and found is not errors:  # errors in Raises are links also where they are not imported
+                for name in [name for name in errors.members if name.endswith("Error") and name not in found.members]:
+                    found.set_member(name, griffe.Alias(name, f"{errors.path}.{name}", parent=found))
             if found.is_module:
                 found.exports = None  # a page shows each name once, in the file that defines it
             text = found.docstring.value if found.docstring else ""
@@ -44,8 +48,7 @@ def markdown(text: str, find: Any) -> str:
         return f"`{name}`" if path is None else f'<autoref identifier="{path}" optional><code>{name}</code></autoref>'
 
     text = _ROLE.sub(role, text)
-    text = re.sub(r"::$", ":", text, flags=re.M)
-    return re.sub(r"^Errors(,[^:\n]*)?:", r"**Errors**\1:", text, flags=re.M)
+    return re.sub(r"::$", ":", text, flags=re.M)
 
 
 def target(pkg: griffe.Module, scope: griffe.Object, kind: str, name: str) -> str | None:

@@ -42,12 +42,12 @@ def noise_map(peak_at: float, n: int = 12, noise_level: float = 0.02, early: flo
         {
             "score": (("task", "kind", "step"), 1 - lost),
             "clean_score": ("task", np.ones(n)),
-            "dissimilarity": (("task", "kind", "step", "later", "hook", "metric"), far),
+            "dissimilarity": (("task", "kind", "step", "other_step", "hook", "metric"), far),
         },
         coords={
             "kind": list(KINDS),
             "step": step,
-            "later": later,
+            "other_step": later,
             "hook": ["latents"],
             "metric": ["biased", "debiased"],
         },

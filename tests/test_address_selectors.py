@@ -79,7 +79,7 @@ def test_what_does_not_apply_is_refused() -> None:
         dl.record("z", tokens=[1])
     with pytest.raises(dl.RecordError, match="leave heads= and tokens= out"):
         dl.record("z", head=1)
-    with pytest.raises(dl.InterventionError, match="kind= says the hook"):
+    with pytest.raises(dl.InterventionError, match="kind= sets the hook"):
         dl.knockout("a", "b", hook="z")
     with pytest.raises(dl.MeasureError, match="all heads are read"):
         watch_attention(head=1)

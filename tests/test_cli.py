@@ -17,36 +17,13 @@ from typer.testing import CliRunner
 
 import dit_lens as dl
 from dit_lens.cli import app, common, inspect_commands, lab, main, map_and_sweep, probe
+from dit_lens.wan.sampling import NAMES
 
 ALL = ("map", "generate", "sweep", "probe", "report", "points", "plan", "lab")
-SWEEP = [
-    "sweep",
-    "lab",
-    "--task",
-    "choose",
-    "--n",
-    "1",
-    "--steps",
-    "0",
-    "--layers",
-    "1,11",
-    "--num-inference-steps",
-    "3",
-]
-PROBE = [
-    "probe",
-    "lab",
-    "--task",
-    "maze",
-    "--n",
-    "6",
-    "--label",
-    "wall",
-    "--num-inference-steps",
-    "3",
-    "--layers",
-    "4,8",
-]
+SWEEP = ["sweep", "lab", "--task", "choose", "--n", "1", "--steps", "0", "--layers", "1,11"]
+SWEEP += ["--num-inference-steps", "3"]
+PROBE = ["probe", "lab", "--task", "maze", "--n", "6", "--label", "wall", "--layers", "4,8"]
+PROBE += ["--num-inference-steps", "3"]
 PROBE += ["--steps", "0,2", "--permutations", "9"]
 
 
@@ -87,6 +64,17 @@ def test_help(words) -> None:
         assert all(name in told.output for name in ALL)
     elif words[0] != "lab":
         assert "Examples:" in told.output and f"dit-lens {words[0]}" in told.output
+
+
+def test_all_that_generates_takes_the_same_sampling_options() -> None:
+    """From one place, under diffusers' names; ``--steps`` and ``--layers`` are addresses."""
+    names = [name for name in NAMES if name not in ("max_sequence_length", "scheduler", "boundary_ratio")]
+    for command in ("map", "sweep", "probe", "generate", "plan"):
+        (one,) = (c for c in typer.main.get_command(app).commands.values() if c.name == command)
+        options = {p.name: p for p in one.params}
+        assert [name for name in options if name in NAMES] == names, command
+        assert not {"num_steps", "guidance", "frames"} & set(options)
+        assert all(p.help and not p.required for name, p in options.items() if name in names)
 
 
 @pytest.mark.parametrize(("part", "option"), [("train", "--out"), ("evaluate", "--n"), ("film", "--picture")])
@@ -261,7 +249,7 @@ def test_a_stop_where_nothing_is_kept_says_so(loaded, tmp_path, monkeypatch) -> 
     monkeypatch.setattr(type(loaded), "generate", stopped)
     told = run("generate", "lab", "--task", "maze", "--out", tmp_path / "g")
     assert told.exit_code == 130 and "nothing was kept" in told.stderr and not (tmp_path / "g").exists()
-    monkeypatch.setattr("dit_lens.lab.train.main", stopped)
+    monkeypatch.setattr("dit_lens.lab.training.recipe.main", stopped)
     told = CliRunner().invoke(app, ["lab", "train", "--out", str(tmp_path)])
     assert told.exit_code == 130 and "last checkpoint" in told.stderr
 
@@ -323,6 +311,9 @@ def test_probe_refuses_at_once(loaded, tmp_path, monkeypatch) -> None:
     ("words", "told"),
     [
         (["sweep", "lab", "--steps", "a-b", "--plan"], "8-19"),
+        (["sweep", "lab", "--steps", "²", "--plan"], "8-19"),
+        (["map", "lab", "--num-steps", "3"], "No such option"),
+        (["generate", "lab", "--task", "maze", "--steps", "3"], "No such option"),
         (["sweep", "lab", "--n", "0", "--plan"], "at least one"),
         (["generate", "lab"], "--task"),
         (["generate", "lab", "--task", "maze", "--prompt", "both"], "one of the two"),
@@ -341,14 +332,18 @@ def test_wrong_usage_is_exit_code_2(words, told) -> None:
     ("words", "told"),
     [
         (["map", "nowhere/at-all", "--out", "{out}/m"], "Give 'lab', a folder"),
-        (["map", "lab", "--n", "1", "--out", "{out}/m"], "n >= 2"),
+        (["map", "lab", "--n", "1", "--out", "{out}/m"], "give n=2 or more"),
         (["map", "lab", "--out", "{out}/file"], "choose another --out"),
         (["generate", "lab", "--task", "chess", "--out", "{out}/m"], "maze"),
         (["generate", "lab", "--task", "maze", "--image", "{out}/file", "--out", "{out}/m"], "PNG or JPEG"),
         (["generate", "lab", "--task", "maze", "--device", "nowhere", "--out", "{out}/m"], "leave it out"),
-        (["report", "{out}/nothing"], "no folder"),
+        (["report", "{out}/nothing"], "is not a folder"),
         (["report", "{out}"], "no saved run and no table"),
         (["plan", "lab", "--preset", "papers"], "paper"),
+        (["plan", "lab", "--guidance-scale", "nan"], "guidance_scale=nan: give a finite number"),
+        (["plan", "lab", "--num-inference-steps", "1000000"], "knows 1000 noise levels"),
+        (["sweep", "lab", "--n", "1", "--task", "choose", "--horizon", "²", "--plan"], "'local', 'final'"),
+        (["generate", "lab", "--task", "maze", "--seed", str(10**23), "--out", "{out}/g"], "integers below 2**64"),
         (["plan", "lab", "--num-inference-steps", "0"], "at least one"),
     ],
 )

@@ -116,8 +116,10 @@ def test_docstrings_became_pages(site: dict[str, Page]) -> None:
         assert not re.findall(r":(?:class|func|meth|mod|data|attr):\S*", page.text), name
         assert "::\n" not in page.text, name
     said = reference["reference/interventions.html"]
-    assert re.search(r"patch\(\s+step: Any = None,\s+layers: Any = ALL,\s+\*,", said.text)  # its signature
-    assert said.links["AddressError"] == "index.html#dit_lens.errors.AddressError"  # a role became a link
+    assert re.search(r"patch\(\s+steps: Any = None,\s+layers: Any = None,\s+\*,", said.text)  # its signature
+    assert said.links["AddressError"] == "index.html#dit_lens.errors.AddressError"  # of Raises:
+    assert said.links["dit_lens.patch"].endswith("#dit_lens.interventions.patch.patch")  # a role became a link
+    assert "Parameters:" in said.text and "Args:" not in said.text  # Google sections became lists
 
 
 def test_the_table_of_points_is_the_codes(site: dict[str, Page]) -> None:
@@ -171,7 +173,7 @@ def test_the_example_prints_what_stands_below_it(
     finally:
         for lens in (value for value in names.values() if isinstance(value, Lens)):
             lens.close()
-    assert f"dl.{error.__name__}" in code or f"import {error.__name__}" in code
+    assert f"dl.errors.{error.__name__}" in code or f"dl.{error.__name__}" in code or f"import {error.__name__}" in code
     assert said.getvalue().split() == wanted.split()
 
 

@@ -24,7 +24,8 @@ import pytest
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+HOUSE = Path(__file__).resolve().parent.parent
+DOCS = HOUSE / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 #: A block with one of these needs weights, files or machines that a test has not: it is checked and not run.
 ELSEWHERE = re.compile(r"Wan-AI/|Video-Reason/|Ray\(|my_\w+")
@@ -220,7 +221,8 @@ def spelled(called: Any) -> inspect.Signature:
     annotation = str(getattr(last, "annotation", ""))
     if not annotation.startswith("Unpack["):
         return found
-    made = inspect.unwrap(called.__init__ if isinstance(called, type) else called)
+    made = inspect.unwrap(called)  # dl.sweep has the signature of the class Sweep
+    made = inspect.unwrap(made.__init__) if isinstance(made, type) else made
     kinds = made.__globals__[annotation.removeprefix("Unpack[").removesuffix("]")]
     keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in kinds.__annotations__]
     return found.replace(parameters=[*rest, *keywords])
@@ -272,6 +274,12 @@ print(dl.experiments.nothing)"`
 # -- it runs
 
 
+def parameters(test: Any) -> list[tuple[Any, ...]]:
+    """The arguments of each run of a test with at most one ``pytest.mark.parametrize`` of one name."""
+    marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
+    return [(value,) for value in marks[0].args[1]] if marks else [()]
+
+
 @pytest.mark.slow  # some six minutes on one core
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if not all(elsewhere(c) for _, c in blocks(p))], ids=lambda p: p.stem
@@ -292,6 +300,9 @@ def test_samples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             exec(compile(code, where, "exec"), names)
         except Exception as error:
             pytest.fail(f"{page.name}, block at line {line}: {type(error).__name__}: {error}")
+    for name, test in [*names.items()]:  # a page that shows how to test something shows tests that pass
+        for arguments in parameters(test) if name.startswith("test_") else ():
+            test(*arguments)
     assert all(short.values()), f"SHORTER names what {page.name} no longer says: {short}"
     if "lens" in names:
         names["lens"].close()

@@ -158,6 +158,50 @@ def test_arrows_point_down() -> None:
     assert strays == []
 
 
+def loops_that_generate(source: str) -> list[int]:
+    """Lines of loops over tasks whose body samples videos."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.For):
+            over, body = ast.unparse(node.iter), node.body
+        elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            over, body = " ".join(ast.unparse(one.iter) for one in node.generators), [node]
+        else:
+            continue
+        called = [n.func.attr for part in body for n in ast.walk(part)
+                  if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]  # fmt: skip
+        if re.search(r"\b(tasks|puzzles)\b", over) and {"generate", "fork"} & set(called):
+            found.append(node.lineno)
+    return found
+
+
+def test_only_the_runner_loops_over_tasks() -> None:
+    """Long work is kept, resumed, shared and told in one place; so what samples task after task belongs there."""
+    # The lab trains, and a planted network answers in milliseconds: neither is long work.
+    outside = [f for f in modules() if f.relative_to(PACKAGE).parts[0] not in ("runner", "lab", "planted")]
+    found = {str(f.relative_to(HOUSE)): lines for f in outside if (lines := loops_that_generate(f.read_text("utf-8")))}
+    assert found == {}
+    assert loops_that_generate("for i, task in enumerate(tasks):\n    lens.generate(task)") == [1]
+    assert loops_that_generate("[lens.generate(t) for t in tasks]") == [1]
+    assert loops_that_generate("for task in tasks:\n    check(task)") == []
+
+
+def test_only_the_runner_and_the_store_hand_out_work() -> None:
+    strays = [
+        f"{f.relative_to(HOUSE)}:{n.lineno}"
+        for f in modules() if f.relative_to(PACKAGE).parts[0] not in ("runner", "store")
+        for n in ast.walk(ast.parse(f.read_text("utf-8")))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr == "todo"
+    ]  # fmt: skip
+    assert strays == []
+
+
+def test_public_names_are_few() -> None:
+    import dit_lens
+
+    assert len(dit_lens.__all__) <= 40
+
+
 def test_ci_script_is_sound() -> None:
     script = HOUSE / ".ci" / "run"
     assert os.access(script, os.X_OK)

@@ -32,7 +32,7 @@ print(dit_lens.__file__, dit_lens.__version__, heavy, page.stat().st_size > 10_0
 """
 WHOLE = """
 import dit_lens
-print(dit_lens.load("lab").generate(dit_lens.tasks.load("maze"), steps=1).video.shape)
+print(dit_lens.load("lab").generate(dit_lens.tasks.load("maze"), num_inference_steps=1).video.shape)
 """
 
 

@@ -16,7 +16,8 @@ import dit_lens as dl
 from dit_lens.runner import Sweep, sweep
 
 HOUSE = Path(__file__).resolve().parent.parent
-ROOMS = ("experiments", "figures", "interventions", "measures", "planted", "probing", "replication", "runner", "tasks")
+ROOMS = ("experiments", "figures", "interventions", "measures", "planted", "probing", "replication",
+         "runner", "stats", "tasks")  # fmt: skip
 #: Reached by two dots: modules that are named as such.
 MODULES = {("tasks", "vbvr")}
 
@@ -59,11 +60,39 @@ def test_what_is_fetched_later_is_what_editors_are_told() -> None:
         assert getattr(dl, name) is found
 
 
+def test_the_package_names_at_most_forty_things() -> None:
+    assert len(dl.__all__) <= 40 and sorted(set(dl.__all__)) == dir(dl)
+    assert all(getattr(dl, name) is not None for name in dl.__all__)
+
+
+def test_errors_are_in_a_room_and_found_by_whoever_guesses() -> None:
+    names = [name for name, e in vars(dl.errors).items() if inspect.isclass(e) and issubclass(e, dl.DitLensError)]
+    assert len(names) > 10
+    for name in names:
+        assert getattr(dl, name) is getattr(dl.errors, name)
+    assert [name for name in dl.__all__ if name.endswith("Error")] == ["DitLensError"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pach", "did you mean dit_lens.patch"), ("lode", "did you mean dit_lens.load"),
+        ("sweeps", "did you mean dit_lens.sweep"), ("interventoins", "did you mean dit_lens.interventions"),
+        ("xyzzy", r"dir\(dit_lens\) lists all"), ("NoSuchError", "has no attribute 'NoSuchError'"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_name_is_told_the_near_one(name: str, said: str) -> None:
+    with pytest.raises(AttributeError, match=said):
+        getattr(dl, name)
+    assert not hasattr(dl, name)
+
+
 def imports(page: Path) -> list[str]:
     """The modules of ours that a page or notebook imports from."""
     text = page.read_text(encoding="utf-8")
     if page.suffix == ".ipynb":
         text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    text = re.sub(r"```python\n# dit_lens/.*?```", "", text, flags=re.S)  # a file of the package itself, to be added
     return re.findall(r"^(?:from|import) +dit_lens\.([\w.]+)", text, flags=re.M)
 
 

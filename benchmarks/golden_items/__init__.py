@@ -10,7 +10,7 @@ from golden_items import claims, experiments, interventions, layer_map, measures
 from golden_items.table import ITEMS, STEPS, Numbers, open_lens
 
 __all__ = [
-    "ITEMS", "STEPS", "Numbers", "layer_map", "claims", "experiments", "interventions", "measures", "open_lens",
+    "ITEMS", "STEPS", "Numbers", "claims", "experiments", "interventions", "layer_map", "measures", "open_lens",
     "probing",
     "runs", "sweeps", "tasks",
 ]  # fmt: skip

@@ -56,7 +56,7 @@ def branching(lens: Any) -> Numbers:
     """Branches at steps, fresh seeds, the placebo; a fork by itself."""
     tasks = e.several("maze", 2)
     run = lens.generate(tasks[0], seed=2)
-    forks = [fork.final for fork in e.fork(lens, run, 2, [0, 1, None])]
+    forks = [fork.final for fork in e.fork(lens, run, 2, [1, None])]
     return flat({"found": e.branching(lens, tasks, [0, 2, 4], n=2, seed=1), "forks": forks})
 
 
@@ -71,8 +71,8 @@ def ensembles(lens: Any) -> Numbers:
 def schedules(lens: Any) -> Numbers:
     """Few steps under two samplers, and lengths of the video."""
     return flat({
-        "steps": e.few_steps(lens, puzzles("maze"), (3, 6), seed=1),
-        "frames": e.frames_curve(lens, puzzles(), (5, 9, 13)),
+        "steps": e.few_steps(lens, puzzles("maze"), (2, 6), seed=1),
+        "frames": e.frames_curve(lens, puzzles("maze", seed=3), (5, 9, 13)),
     })  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def energy(lens: Any) -> Numbers:
 def layer_readout(lens: Any) -> Numbers:
     """Layers read out, raw and translated, in the model and in shuffled weights."""
     fit = dl.tasks.batch(("choose", "maze"), 2, split="train")
-    return flat(ordered(e.layer_readout(lens, puzzles(), fit, steps=[0, 4], tokens=64), "weights", "task"))
+    return flat(ordered(e.layer_readout(lens, puzzles(), fit, steps=[0, 4], tokens=64), "kind", "task"))
 
 
 @item

@@ -86,8 +86,8 @@ def films(lens: Any) -> Numbers:
     judged = [lens.generate(puzzle("maze", i), seed=i, num_inference_steps=3) for i in range(6)]
     states = xr.concat([m.verdicts(one) for one in judged], "task")
     x, y = (one["step=2 layer=6 hook=resid_post"].numpy() for one in (run, other))
-    answers = [dl.tasks.load("pattern", seed=5), dl.tasks.load("choose", seed=2)]
-    more = [m.candidates(lens.generate(one, seed=1), frames=(6, -1), decoys=3) for one in answers]
+    answers = [dl.tasks.load("pattern", seed=5), dl.experiments.several("maze", 1, 20, answers=4)[0]]
+    more = [m.candidates(lens.generate(one, seed=1), decoys=3) for one in answers]
     return flat({
         "commitment": found, "step": {str(k): m.commit_step(v) for k, v in found.items()},
         "motion": m.motion_energy(run.video), "candidates": m.candidates(run), "more": more, "verdicts": states,
@@ -105,10 +105,12 @@ def statistics(lens: Any) -> Numbers:
     null = xr.DataArray(rng.standard_normal((7, 3)), dims=("task", "step"))
     curve = xr.DataArray(rng.random((7, 5)), dims=("task", "step"), coords={"step": range(5)})
     seeds = xr.DataArray(rng.standard_normal((4, 2, 3)), dims=("task", "seed", "step"))
+    states = xr.DataArray(rng.integers(0, 3, (12, 6)), dims=("task", "step"), coords={"step": range(6)})
     return flat({
         "summary": m.summarise(values), "beside": m.beside(values, null), "few": m.summarise(values, "step", 50, 3),
         "share": m.share((null > 0).astype(float)), "wilson": [m.wilson(3, 7), m.wilson(0, 5)],
         "peak": dl.experiments.peak(curve, 5), "over_puzzles": dl.experiments.over_puzzles(seeds),
+        "corrections": m.corrections(states, resamples=50),
     })  # fmt: skip
 
 

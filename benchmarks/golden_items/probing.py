@@ -86,7 +86,7 @@ def probes(lens: Any) -> Numbers:
     }
     run = lens.generate(puzzle("maze", 8), seed=9, record=dl.record("resid_post", steps=3, layers=7))
     with tempfile.TemporaryDirectory() as folder:
-        p.save_probe(made["path"], folder + "/probe")
+        made["path"].save(folder + "/probe")
         again = dl.load_probe(folder + "/probe")
     x = run[f"{AT} branch=cond"]
     return flat({
@@ -130,7 +130,7 @@ def causal(lens: Any) -> Numbers:
     probe = p.probe(seen, "goal", "step=3 layer=4 hook=resid_post", permutations=1, folds=2)
     found = p.causal(
         lens, probe, puzzles(), signs=signs, pattern=direction(128), target=lambda task: task.twin("other_answer"),
-        draws=1, layers=range(3, 6), steps=[2, 3],
+        draws=1, layers=range(3, 6), strengths=(6.0,),
     )  # fmt: skip
     return flat({"found": found, "summary": p.summary(found, flips=200)})
 

@@ -73,10 +73,13 @@ def attribution(lens: Any) -> Numbers:
     """Estimated local effects of updates, components and heads; the best measured exactly."""
     base, source, _ = trio(lens)
     found = dl.attribute(
-        lens, base, source, steps=[0, 3], layers=[1, 4, 8], hooks=("update", "z", "mlp_gated"), points=3
+        lens, base, source, steps=[0, 3], layers=[1, 4, 8], hooks=("update", "z", "mlp_gated"), path_points=3
     )
-    kept = dl.attribute(lens, base, source, steps=1, layers=[2, 5], branches="cond", points=1, checkpoint=True)
-    own = dl.attribute(lens, base, source, steps=2, layers=[3], points=2, objective=lambda x0: (x0[:, 1:] ** 2).mean())
+    kept = dl.attribute(lens, base, source, steps=1, layers=[2, 5], branches="cond", path_points=1, checkpoint=True)
+    def energy(x0: Any) -> Any:
+        return (x0[:, 1:] ** 2).mean()
+
+    own = dl.attribute(lens, base, source, steps=2, layers=[3], path_points=2, objective=energy)
     check = dl.runner.recheck(lens, base, source, found, top=4, others=4)
     table = check.table[["step", "layer", "head", "estimate", "exact"]]
     return flat({

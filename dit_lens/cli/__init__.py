@@ -21,9 +21,10 @@ from dit_lens.errors import DitLensError
 
 
 class Commands(TyperGroup):
-    """Turns what a user can mend, and ctrl-C, into a line and an exit code."""
+    """Turns errors of this package, and ctrl-C, into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run a command, and exit with a message where it fails."""
         try:
             return super().invoke(ctx)
         except DitLensError as error:
@@ -75,8 +76,8 @@ def _fail(text: str, code: int, error: BaseException) -> NoReturn:
 
 
 def main() -> None:
-    """The command as a program of its own."""
-    # Two libraries talk while they load; on a command line that buries our own words. Read before they are imported.
+    """Run the command line."""
+    # Two libraries print while they load, which hides our own output. These variables are read when they are imported.
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
         os.environ.setdefault(name, "error")
     warnings.showwarning = lambda message, *_, **__: typer.secho(f"note: {message}", fg="yellow", err=True)

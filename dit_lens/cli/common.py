@@ -1,4 +1,4 @@
-"""What commands share: their common options, loading, progress with the time left, and how results are said."""
+"""Shared by all commands: common options, loading, progress with the time left, and output."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ import typer
 from dit_lens.errors import LoadError, StoreError
 from dit_lens.progress import Progress
 
-#: Without a terminal, progress is said in lines, and no oftener than this many seconds.
+#: Without a terminal, progress is printed in lines, at most once in this many seconds.
 EVERY = 15.0
 
 
 class Dtype(StrEnum):
+    """Values of ``--dtype``."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
 
 
 class Offload(StrEnum):
+    """Values of ``--offload``."""
+
     model = "model"
     sequential = "sequential"
 
@@ -56,7 +60,7 @@ SAMPLING: dict[str, Any] = {
 
 
 def sampled(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the sampling options in place of its parameter ``sampling``, which gets what was given."""
+    """Give a command the sampling options; its parameter ``sampling`` gets those that were used."""
     own = signature(command, eval_str=True)
 
     @wraps(command)
@@ -77,12 +81,16 @@ def sampled(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def examples(*lines: str) -> str:
-    """An epilog: each example in a line of its own."""
+    """An epilog with each example on a line of its own."""
     return "\n\n".join(["Examples:", *lines])
 
 
 def load(model: str, device: str | None = None, dtype: str | None = None, offload: str | None = None) -> Any:
-    """The lens; a device that cannot be used is said by its option."""
+    """Load the lens.
+
+    Raises:
+        LoadError: The model cannot be loaded; for a device, the message names its option.
+    """
     import torch
 
     import dit_lens
@@ -104,7 +112,7 @@ def groups(text: str) -> Any:
     found: list[Any] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        if not first.isdecimal() or (last and not last.isdecimal()):
             raise typer.BadParameter(f"{part!r}: write indices and groups as 0,5,8-19, or 'all'")
         found.append(range(int(first), int(last) + 1) if last else int(first))
     return found
@@ -117,17 +125,21 @@ def spelled(text: str) -> Any:
 
 
 def puzzles(task: list[str] | None, n: int, seed: int) -> list[Any]:
-    """``n`` puzzles of each family, seeds from ``seed`` up."""
+    """``n`` tasks of each family, seeds from ``seed`` up."""
     from dit_lens import tasks
 
     if n < 1:
-        raise typer.BadParameter(f"--n {n}: at least one puzzle of each task is needed")
+        raise typer.BadParameter(f"--n {n}: give at least one task of each family")
     return [tasks.load(name, seed=seed + i) for name in task or tasks.names() for i in range(n)]
 
 
 @contextmanager
 def folder(out: Path) -> Iterator[Path]:
-    """The folder, made now: what cannot be written is said before the work, not after it. Left empty, it goes again."""
+    """Make the folder before the work, so that a bad path fails early. An empty folder is removed at the end.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -143,23 +155,23 @@ def folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def resumable(out: Path) -> Iterator[None]:
-    """ctrl-C says how to go on."""
+    """Make ctrl-C report how to continue."""
     try:
         yield
     except KeyboardInterrupt as stopped:
         if not str(stopped):  # before anything was done
             raise
         done = str(stopped).partition(";")[0] or "stopped"
-        raise KeyboardInterrupt(f"{done}; what is done is kept in {out}: the same command goes on there") from None
+        raise KeyboardInterrupt(f"{done}; what is done is kept in {out}: the same command continues there") from None
 
 
 def say(text: str) -> None:
-    """Something beside the result."""
+    """Print a line beside the result, on stderr."""
     typer.echo(text, err=True)
 
 
 def tell_json(value: Any) -> None:
-    """One JSON value: not a number is null, paths are texts."""
+    """Print one JSON value: NaN becomes null, paths become texts."""
     typer.echo(json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False))
 
 
@@ -210,14 +222,14 @@ def _lines(what: str, clock: _Clock) -> Progress:
 
 
 class _Clock:
-    """The time left: the caller's own word for it, else by the pace so far."""
+    """The time left: the caller's own estimate, else from the pace so far."""
 
     def __init__(self) -> None:
         self.first: tuple[int, float] | None = None
 
     def left(self, done: int, total: int, now: str) -> tuple[str, str]:
         """What is being done, and how long it will take."""
-        from dit_lens.runner.finished_cells import human_time
+        from dit_lens.runner.progress_meter import human_time
 
         now, _, known = now.partition("; ")
         if self.first is None:

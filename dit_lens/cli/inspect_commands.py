@@ -63,11 +63,11 @@ def plan(
 @sampled
 def generate(
     model: Model = "lab",
-    task: Annotated[str | None, typer.Option(help="a puzzle of this family, with its prompt, picture and scorer")] = (
+    task: Annotated[str | None, typer.Option(help="a task of this family, with its prompt, picture and scorer")] = (
         None
     ),
-    seed: Annotated[int, typer.Option(help="of the noise, and of the puzzle unless --puzzle is given")] = 0,
-    puzzle: Annotated[int | None, typer.Option(help="number of the puzzle, to see it with other noise")] = None,
+    seed: Annotated[int, typer.Option(help="seed of the noise, and of the task unless --puzzle is given")] = 0,
+    puzzle: Annotated[int | None, typer.Option(help="seed of the task, to see it with other noise")] = None,
     prompt: Annotated[str | None, typer.Option(help="what to generate, in place of --task")] = None,
     image: Annotated[
         Path | None, typer.Option(help="first frame, for image-to-video", exists=True, dir_okay=False)
@@ -76,7 +76,7 @@ def generate(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="folder to write (default: runs/TASK-SEED); a run there is replaced, and one that was stopped goes on"
+            help="folder to write (default: runs/TASK-SEED); a run there is replaced, and a stopped one is continued"
         ),
     ] = None,
     device: Device = None,
@@ -86,7 +86,7 @@ def generate(
 ) -> None:
     """Generate one video; keep the run, the video, and a film of what the model expected at each step.
 
-    Stopped with ctrl-C, it keeps the steps that are done, and the same command goes on from there.
+    Stopped with ctrl-C, it keeps the steps that are done, and the same command continues from there.
     """
     import dit_lens
     from dit_lens.figures.frames import mp4
@@ -135,8 +135,8 @@ def generate(
 def report(
     folder: Annotated[Path, typer.Argument(help="what generate, map or sweep wrote, or a saved run")],
     out: Annotated[Path | None, typer.Option(help="HTML file to write (default: report.html in the folder)")] = None,
-    model: Annotated[str | None, typer.Option(help="where the model of the runs is now (default: as they say)")] = None,
-    films: Annotated[int, typer.Option(help="at most so many runs with their film")] = 6,
+    model: Annotated[str | None, typer.Option(help="where the model of the runs is now (default: as recorded)")] = None,
+    films: Annotated[int, typer.Option(help="show at most so many runs with their film")] = 6,
     device: Device = None,
     dtype: DtypeOf = None,
     offload: OffloadOf = None,
@@ -145,11 +145,13 @@ def report(
     from dit_lens.figures.folder_report import runs_in, write_folder
 
     if not folder.is_dir():
-        raise StoreError(f"{folder} is no folder: give one that generate, map or sweep wrote, or a saved run")
-    # A saved run's own folder takes nothing beside it: its page goes above.
+        raise StoreError(f"{folder} is not a folder: give one that generate, map or sweep wrote, or a saved run")
+    # A saved run's folder holds nothing but the run, so its page is written beside the folder.
     page = out or (folder.parent / f"{folder.name}.html" if (folder / "run.json").is_file() else folder / "report.html")
     if out is None and page.exists() and any(folder.glob("*.csv")):
-        raise StoreError(f"{page} is there already: open it, or give --out for one made from the tables and runs alone")
+        raise StoreError(
+            f"{page} exists already: open it, or give --out for a page made from the tables and runs alone"
+        )
     lenses: dict[str, Any] = {}
 
     def attached(place: Path) -> Run:
@@ -160,7 +162,9 @@ def report(
         if name not in lenses:
             lenses[name] = load(name, device, dtype, offload)
         if run.meta.get("fingerprint") != lenses[name].fingerprint:
-            raise LoadError(f"{place} was made by other weights than {name!r} has: give --model, where they are now")
+            raise LoadError(
+                f"{place} was made by other weights than {name!r} has: give --model, the place of the right ones"
+            )
         return lenses[name].attach(run)
 
     if runs_in(folder):
@@ -169,7 +173,7 @@ def report(
 
 
 def _named(task: str | None, prompt: str | None, number: int, seed: int) -> str:
-    """A folder's name that tells runs apart."""
+    """A folder's name, unique to a run."""
     words = re.sub(r"[^a-z0-9]+", "-", (prompt or "").lower()).strip("-")[:40].strip("-")
     name = f"{task}-{number}" if task is not None else words or "run"
     return name if task is not None and number == seed else f"{name}-seed-{seed}"
@@ -181,7 +185,7 @@ def _picture(path: Path) -> Any:
     try:
         return Image.open(path).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise LoadError(f"{path} is no picture that can be read: give a PNG or JPEG") from error
+        raise LoadError(f"{path} cannot be read as a picture: give a PNG or JPEG") from error
 
 
 #: Commands and their examples.

@@ -10,18 +10,18 @@ _PASS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_
 
 @app.command(context_settings=_PASS)
 def train(context: typer.Context) -> None:
-    """Train the lab model; options as in dit_lens.lab.train (--help lists them)."""
-    from dit_lens.lab import train as recipe
+    """Train the lab model; options as in dit_lens.lab.training (--help lists them)."""
+    from dit_lens.lab.training import recipe
 
     try:
         recipe.main(context.args)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("stopped; the same command goes on from the last checkpoint in --out") from None
+        raise KeyboardInterrupt("stopped; the same command continues from the last checkpoint in --out") from None
 
 
 @app.command(context_settings=_PASS)
 def evaluate(context: typer.Context) -> None:
-    """Score the shipped lab model on unseen puzzles; options as in dit_lens.lab.evaluate."""
+    """Score the shipped lab model on unseen tasks; options as in dit_lens.lab.evaluate."""
     from dit_lens.lab import evaluate as scoring
 
     scoring.main(context.args)

@@ -29,11 +29,11 @@ from dit_lens.cli.common import (
 @sampled
 def map_(
     model: Model = "lab",
-    out: Annotated[Path, typer.Option(help="folder to write; the same command goes on there")] = Path("map"),
-    n: Annotated[int, typer.Option(help="puzzles of each task")] = 2,
+    out: Annotated[Path, typer.Option(help="folder to write; the same command continues there")] = Path("map"),
+    n: Annotated[int, typer.Option(help="tasks of each family")] = 2,
     seed: Annotated[int, typer.Option(help="first seed; the same seed gives the same tables")] = 0,
     task: Task = None,
-    scenes: Annotated[int, typer.Option(help="further puzzles that probes are fitted on; 0 for no probes")] = 24,
+    scenes: Annotated[int, typer.Option(help="further tasks that probes are fitted on; 0 for no probes")] = 24,
     ensembles: Annotated[bool, typer.Option("--ensembles", help="score shared latents too; minutes more")] = False,
     sampling: Any = None,
     device: Device = None,
@@ -60,7 +60,7 @@ def map_(
 def sweep(
     model: Model = "lab",
     task: Task = None,
-    n: Annotated[int, typer.Option(help="puzzles of each task")] = 4,
+    n: Annotated[int, typer.Option(help="tasks of each family")] = 4,
     seed: Annotated[int, typer.Option(help="first seed")] = 0,
     steps: Annotated[str, typer.Option(help="'all', or groups such as 0,5,8-19 (8-19 is held as one)")] = "all",
     layers: Annotated[str, typer.Option(help="'all', or groups such as 1,4,0-5")] = "all",
@@ -71,7 +71,7 @@ def sweep(
     metric: Annotated[str, typer.Option(help="projection, answer or score")] = "projection",
     horizon: Annotated[str, typer.Option(help="local, final, or a number of further steps")] = "local",
     sampling: Any = None,
-    out: Annotated[Path, typer.Option(help="folder for finished cells; the same command goes on there")] = Path(
+    out: Annotated[Path, typer.Option(help="folder for finished cells; the same command continues there")] = Path(
         "sweep"
     ),
     shard: Annotated[str, typer.Option(help="this process's part, such as 0/4")] = "0/1",
@@ -98,7 +98,7 @@ def sweep(
         **at,
         hooks=hook,
         metric=metric,
-        horizon=int(horizon) if horizon.isdigit() else horizon,  # type: ignore[arg-type]  # Sweep says what it takes
+        horizon=int(horizon) if horizon.isdecimal() else horizon,  # type: ignore[arg-type]  # Sweep says what it takes
         sampling=sampling,
         folder=out,
         shard=shard,

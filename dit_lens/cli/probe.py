@@ -38,7 +38,7 @@ def probe(
     label: Annotated[list[str], typer.Option(help="what to read, such as wall, path, first_move; repeat for several")],
     model: Model = "lab",
     task: Task = None,
-    n: Annotated[int, typer.Option(help="puzzles of each task")] = 40,
+    n: Annotated[int, typer.Option(help="tasks of each family")] = 40,
     seed: Annotated[int, typer.Option(help="first seed")] = 0,
     at: Annotated[
         str | None, typer.Option(help="one place, 'layer=7 step=5 hook=resid_post': fit and keep a probe of it")
@@ -48,12 +48,12 @@ def probe(
     hook: Annotated[list[str] | None, typer.Option(help="repeat for several (default: resid_post)")] = None,
     branch: Annotated[str, typer.Option(help="cond or uncond")] = "cond",
     reduce: Annotated[str, typer.Option(help="rows: raw (tokens), frame_mean, region_mean, video_mean")] = "raw",
-    folds: Annotated[int, typer.Option(help="scenes are held out in so many parts")] = 5,
+    folds: Annotated[int, typer.Option(help="number of parts that scenes are held out in")] = 5,
     permutations: Annotated[int | None, typer.Option(help="shuffles for the null (default: 49, or 199 with --at)")] = (
         None
     ),
     sampling: Any = None,
-    out: Annotated[Path, typer.Option(help="folder for features, scores, probes; the same command goes on there")] = (
+    out: Annotated[Path, typer.Option(help="folder for features, scores, probes; the same command continues there")] = (
         Path("probe")
     ),
     report: Annotated[bool, typer.Option(help="write report.html")] = True,
@@ -108,7 +108,7 @@ def probe(
 
 
 def _check(tasks: list[Any], labels: list[str], folds: int) -> None:
-    """Refuse now what would be refused after minutes."""
+    """Check now what would otherwise fail after minutes."""
     from dit_lens.probing.labels import NAMES
 
     known = {*NAMES, *(region for task in tasks for region in getattr(task, "regions", {}))}
@@ -116,7 +116,9 @@ def _check(tasks: list[Any], labels: list[str], folds: int) -> None:
     if unknown:
         raise ProbeError(f"unknown label {unknown[0]!r}: choose from {', '.join(sorted(known))}")
     if len(tasks) < folds:
-        raise ProbeError(f"{len(tasks)} scenes cannot be held out in {folds} parts: give a larger --n, or --folds")
+        raise ProbeError(
+            f"{len(tasks)} scenes cannot be held out in {folds} parts: give a larger --n, or smaller --folds"
+        )
 
 
 def _one(
@@ -140,7 +142,7 @@ def _name(place: Any) -> str:
 
 
 def _best(found: xr.Dataset) -> dict[str, Any]:
-    """The best place of one label, with everything to hold it against."""
+    """The best place of one label, with its controls."""
     top = found["score"].argmax(("hook", "step", "layer"))
     cell = found.isel({dim: int(i.item()) for dim, i in top.items()})
     place = f"layer={cell['layer'].item()} step={cell['step'].item()} hook={cell['hook'].item()}"

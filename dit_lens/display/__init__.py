@@ -1,1 +1,1 @@
-"""What notebooks show: HTML tables, small clips, and the page of a lens or a run. Knows nothing of the model."""
+"""HTML for notebooks: tables, small clips, and the page of a lens or a run. Does not import the model."""

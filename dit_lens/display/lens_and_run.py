@@ -1,4 +1,4 @@
-"""What a lens and a run look like at the end of a notebook's cell: what they are, and a run's video."""
+"""The HTML of a lens and of a run in a notebook: their properties, and a run's video."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ WORDS = ("solved", "failed")
 
 
 def lens_html(lens: Lens) -> str:
-    """Family, experts, layers, the steps that it takes unless told otherwise, and a folded table of its points."""
+    """Family, experts, layers, the default number of steps, and a folded table of the points."""
     d = lens.defaults
     try:
         plan = lens.plan()
         steps = f"{plan.n_steps}, {plan.scheduler}, guidance {_scales(plan)}"
         on = {name: sum(c.expert == name and c.branch == "cond" for c in plan.calls) for name in lens.experts}
-    except DitLensError as error:  # a display says what is wrong, and does not fail
+    except DitLensError as error:  # a display shows the error and does not fail
         steps, on = str(error), {}
     rows: dict[str, Any] = {
         "family": type(lens.pipe).__name__,
         "weights": lens.fingerprint,
         "steps": steps,
-        "video": f"{d.num_frames} frames of {d.height} x {d.width}, {d.fps} a second, unless told otherwise",
+        "video": f"{d.num_frames} frames of {d.height} x {d.width}, {d.fps} a second, by default",
     }
     for name, expert in lens.experts.items():
         cfg = expert.cfg
@@ -58,7 +58,7 @@ def points(lens: Lens) -> list[dict[str, str]]:
 
 
 def run_html(run: Run) -> str:
-    """Prompt, seed, sampling, what was changed and recorded, the score, and the video where it can be decoded."""
+    """Prompt, seed, sampling, interventions, recordings, the score, and the video where it can be decoded."""
     size, plan = run.size, run.plan
     done = "" if run.complete else f"; stopped after {run.n_steps}, so the video is of the last x0_hat"
     hooks = sorted({a.hook for a in run.activations})
@@ -78,7 +78,7 @@ def run_html(run: Run) -> str:
 
 
 def _video(run: Run) -> tuple[Markup, str]:
-    """The clip, or nothing and why there is none."""
+    """The clip, or nothing and the reason."""
     try:
         return html.clip(run.video, run.meta.get("fps") or 8, f"Video of: {run.prompt}"), ""
     except DitLensError as error:
@@ -86,9 +86,9 @@ def _video(run: Run) -> tuple[Markup, str]:
 
 
 def judged(run: Run) -> tuple[Any, str]:
-    """The score of a finished run and its words: one of ``WORDS``, or the score itself where it is only a number.
+    """The score of a finished run and its verdict: one of ``WORDS``, or the score itself where it is only a number.
 
-    Without a task that judges, (None, ""); where the task cannot judge, None and why.
+    Without a task that has a scorer, (None, ""); where the scorer fails, None and the reason.
     """
     if not run.complete or not hasattr(run.task, "score"):
         return None, ""

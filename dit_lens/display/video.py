@@ -18,9 +18,18 @@ from dit_lens.errors import FigureError
 
 
 def as_frames(frames: object, ndim: int, name: str) -> np.ndarray:
-    """Check frames and return them as contiguous uint8: ndim 4 is (F, H, W, 3), ndim 5 is (S, F, H, W, 3).
+    """Check frames and return them as contiguous uint8.
 
-    Floats must lie in [0, 1] (a rounding excess of 1e-3 is clipped). Raises FigureError otherwise.
+    Args:
+        frames: uint8, or floats in [0, 1] (a rounding excess of 1e-3 is clipped).
+        ndim: 4 for (F, H, W, 3), 5 for (S, F, H, W, 3).
+        name: What messages call them.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        FigureError: Other shapes, dtypes or values.
     """
     array = np.asarray(frames)
     shape = "(F, H, W, 3)" if ndim == 4 else "(S, F, H, W, 3)"
@@ -35,7 +44,7 @@ def as_frames(frames: object, ndim: int, name: str) -> np.ndarray:
     low, high = float(np.min(array)), float(np.max(array))
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # also catches NaN
         raise FigureError(
-            f"{name} as floats must lie in [0, 1], got {low:.3g} to {high:.3g}. Decode, then clip, first."
+            f"{name} as floats must lie in [0, 1], got {low:.3g} to {high:.3g}. Decode and clip them first."
         )
     return np.ascontiguousarray((np.clip(array, 0, 1) * 255).round().astype(np.uint8))
 
@@ -46,10 +55,19 @@ def data_uri(content: bytes, mime: str) -> str:
 
 
 def shrink(frames: np.ndarray, factor: int) -> np.ndarray:
-    """uint8 frames (..., H, W, 3) reduced by an integer factor, each new pixel the mean of factor x factor old ones.
+    """Reduce frames by an integer factor, each new pixel the mean of factor x factor old ones.
 
-    Rows and columns beyond the last whole block are dropped. Raises FigureError for other dtypes, or a factor that
-    leaves nothing.
+    Rows and columns beyond the last whole block are dropped.
+
+    Args:
+        frames: uint8 (..., H, W, 3).
+        factor: The factor.
+
+    Returns:
+        uint8 (..., H // factor, W // factor, 3).
+
+    Raises:
+        FigureError: Other dtypes, or a factor larger than the frames.
     """
     if frames.dtype != np.uint8:
         raise FigureError(f"shrink takes uint8 frames, got {frames.dtype}.")
@@ -61,10 +79,21 @@ def shrink(frames: np.ndarray, factor: int) -> np.ndarray:
 
 
 def mp4(clip: np.ndarray, *, fps: float = 8, min_side: int = 288) -> bytes:
-    """Encode a clip (F, H, W, 3) as H.264 that every browser plays; the same clip gives the same bytes.
+    """Encode a clip as H.264 that every browser plays; the same clip gives the same bytes.
 
-    Small frames are enlarged by a whole factor without smoothing until the shorter side reaches ``min_side``, so that
-    96 x 96 stays sharp. Lossy (crf 16, 4:2:0): for playing, not for measuring. Raises FigureError when ffmpeg fails.
+    Small frames are enlarged by a whole factor without smoothing, so that 96 x 96 stays sharp. Lossy (crf 16, 4:2:0):
+    for playing, not for measuring.
+
+    Args:
+        clip: (F, H, W, 3).
+        fps: Frames per second.
+        min_side: Pixels that the shorter side has at least.
+
+    Returns:
+        The bytes of an MP4 file.
+
+    Raises:
+        FigureError: ffmpeg fails.
     """
     import imageio_ffmpeg
 

@@ -1,6 +1,6 @@
 """Where attention goes as layers deepen, and whether it matters (paper, Fig. 6a and its "from layer 9 on").
 
-``attention_by_depth`` reads self-attention while each puzzle is generated. With mass(n, r) the attention of token n to
+``attention_by_depth`` reads self-attention while each task is generated. With mass(n, r) the attention of token n to
 region r (:mod:`dit_lens.measures.attention`) and Q all tokens::
 
     enrichment(l, r) = mean_{n in Q, heads} mass(n, r) / (|r| / N)      1: as much as the region's size
@@ -36,7 +36,7 @@ from dit_lens.wan.token_grid import Grid, token_regions
 
 #: Things of one kind of which the prompt names the first: (named, not named).
 NAMED = (("goal", "other_goal"),)
-STEPS = 4  # read unless told otherwise, spread over the schedule
+STEPS = 4  # read by default, spread over the schedule
 
 
 def attention_by_depth(
@@ -64,7 +64,7 @@ def attention_by_depth(
 
     Returns:
         ``enrichment`` (task, step, layer, head, query, key, kind), kinds ``region`` and ``null`` (mean over the random
-        masks), and ``text`` (task, step, layer, head, bucket), the enrichment of prompt and padding in cross-attention.
+        masks), and ``text`` (task, step, layer, head, region), the enrichment of prompt and padding in cross-attention.
         Regions that a task does not have are NaN.
 
     Raises:
@@ -87,14 +87,14 @@ def attention_by_depth(
         one, words = (watched_attention(run, watch).isel(branch=0, drop=True) for watch in watches)
         pair = xr.concat([one.enrichment, one.null.mean("draw")], "kind", coords="minimal", compat="override")
         seen = pair.assign_coords(kind=["region", "null"]).drop_vars("size")
-        text = words.enrichment.isel(query=0, drop=True).drop_vars("size").rename(key="bucket")
+        text = words.enrichment.isel(query=0, drop=True).drop_vars("size").rename(key="region")
         return xr.Dataset({"enrichment": seen, "text": text})
 
     return over_tasks(lens, tasks, row, seed=seed, options=options, of=attention_by_depth)
 
 
 def _regions(grid: Grid, task: Any, foreground: Sequence[str]) -> dict[str, np.ndarray]:
-    """The task's own regions per token, and the ones made from them."""
+    """The task's own regions per token, and those derived from them."""
     own = token_regions(grid, getattr(task, "regions", None) or {})
     things = [own[name] for name in foreground if name in own]
     if not things or not np.any(things) or np.all(np.any(things, 0)):
@@ -111,7 +111,7 @@ def _regions(grid: Grid, task: Any, foreground: Sequence[str]) -> dict[str, np.n
     return regions
 
 
-# -- does it matter
+# -- knockouts
 
 
 def knockouts(
@@ -130,23 +130,23 @@ def knockouts(
 
     Args:
         lens: The model.
-        tasks: Two or more that can answer and score.
+        tasks: Two or more that read answers and have a scorer.
         edges: (queries, keys), names of regions.
         layers: name -> layers of a cut (``{"all": "all"}``).
         kind: ``"self"`` or ``"cross"``; with cross-attention ``to`` is ``"pad"`` or ``"text"``, and there is no random
             cut (NaN).
         steps: Where attention is cut, in both branches.
         seed: Task i is generated with ``seed + i``.
-        regions: Masks of your own, as ``lens.generate`` takes them.
+        regions: Your own masks, as ``lens.generate`` takes them.
         **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
     Returns:
-        (task, edge, layer, kind) with kinds ``cut`` and ``random``: ``changed``, the answer is another one than without
-        a cut; ``solved``; ``moved``, how far the video's latents went, in standard deviations of the uncut; and
-        ``base_solved`` (task).
+        (task, edge, layer, kind) with kinds ``cut`` and ``random``: ``changed``, the answer differs from that without a
+        cut; ``solved``; ``moved``, the distance of the video's latents to the uncut ones, in standard deviations of the
+        uncut; and ``base_solved`` (task).
 
     Raises:
-        TaskError: Fewer than two tasks, or tasks that cannot be scored.
+        TaskError: Fewer than two tasks, or tasks without a scorer.
         MeasureError: An unknown region.
     """
     if len(tasks) < 2 or not all(hasattr(task, "score") and hasattr(task, "answer") for task in tasks):
@@ -164,8 +164,8 @@ def knockouts(
             if kind == "self":
                 if to not in base.regions:
                     raise MeasureError(
-                        f"{to!r} is no region of this task, which has {sorted(base.regions)}: cut one of these, so "
-                        "that a random region of its size stands beside it"
+                        f"{to!r} is not a region of this task, which has {sorted(base.regions)}: cut one of these, so "
+                        "that it can be compared with a random region of its size"
                     )
                 random = elsewhere(base.regions[to], base.grid, rng)
                 targets[name]["random"] = tuple(np.flatnonzero(random).tolist())
@@ -189,23 +189,41 @@ def knockouts(
 
 
 def elsewhere(mask: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """As many tokens in every frame as ``mask`` has, at random places outside of it, bool (n_tokens,).
+    """Draw as many tokens in every frame as a mask has, at random places outside of it.
 
-    Errors: :class:`MeasureError` where a frame has no room for them.
+    Args:
+        mask: bool (n_tokens,).
+        grid: The token grid.
+        rng: Source of randomness.
+
+    Returns:
+        bool (n_tokens,).
+
+    Raises:
+        MeasureError: A frame has no room for them.
     """
     found = np.zeros_like(mask).reshape(grid.frames, -1)
     for frame, chosen in zip(mask.reshape(grid.frames, -1), found, strict=True):
         free = np.flatnonzero(~frame)
         if len(free) < frame.sum():
             raise MeasureError(
-                "a region of more than half a frame has no random region of its size beside it: cut a smaller one"
+                "a region of more than half a frame leaves no room for a random region of its size: cut a smaller one"
             )
         chosen[rng.choice(free, int(frame.sum()), replace=False)] = True
     return found.reshape(-1)
 
 
 def shift(found: xr.Dataset, key: str, query: str = "all") -> xr.DataArray:
-    """log2 enrichment of a key region, (task, kind, part): layers before depth 9/40, and from there on."""
+    """log2 enrichment of a key region before depth 9/40, and from there on.
+
+    Args:
+        found: From :func:`attention_by_depth`.
+        key: The region.
+        query: The region of queries.
+
+    Returns:
+        (task, kind, part).
+    """
     level = np.log2(found.enrichment.sel(key=key, query=query, drop=True).mean("head")).mean("step")
     later = level["depth"] >= SHIFT
     parts = [level.where(~later).mean("layer"), level.where(later).mean("layer")]

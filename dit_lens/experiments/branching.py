@@ -1,17 +1,17 @@
 """Branching: fork a run at step k with fresh noise at that sigma, and count the answers of the branches.
 
-x_k' = (1 - sigma_k) x0_hat_k + sigma_k eps' (:mod:`dit_lens.interventions.renoise`), then the sampler goes on. While
-the branches still end in different answers, step k had not decided; once they all agree, it had. Beside it stand the
-same numbers over as many fresh seeds (nothing decided; step 0 is the same thing), and the placebo: the run's own noise,
-which only restarts a multistep sampler's memory (everything decided).
+x_k' = (1 - sigma_k) x0_hat_k + sigma_k eps' (:mod:`dit_lens.interventions.renoise`), then the sampler continues. While
+the branches still end in different answers, step k had not decided; once they all agree, it had. The two references
+are the same numbers over as many fresh seeds (nothing decided; equal to a fork at step 0), and the placebo: the run's
+own noise, which only resets a multistep sampler's memory (everything decided).
 
     found = branching(lens, several("maze", 20), steps=(1, 4, 8, 12, 16), n=3)
     beside(found["differ"], found["fresh_differ"])
 
 2603.30043 reports at most 25 % diversity of trajectories for re-noised branches and 68 % for fresh seeds.
 
-When not to use: on puzzles with one answer, where branches can only fail; and on x0_hat of a step alone: what a state
-shows best and what its branches end in are different questions.
+When not to use: on tasks with one answer, where branches can only fail; and for the content of x0_hat at a step: what a
+state shows best and what its branches end in are different questions.
 """
 
 from __future__ import annotations
@@ -27,31 +27,58 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.address import indices
 from dit_lens.errors import MeasureError
-from dit_lens.interventions.renoise import renoise
+from dit_lens.interventions.renoise import renoise, repeats
 from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 
 
 def fork(lens: Lens, run: Run, step: int, seeds: Sequence[int | None]) -> list[Run]:
-    """Branches of a run at a step, one per seed of the fresh noise (None: its own noise, the placebo).
+    """Branches of a run at a step.
 
-    Cost: the steps from ``step`` on, for each. Errors: :class:`AddressError` for a step that the run did not do.
+    Cost: the steps from ``step`` on, for each branch.
+
+    Args:
+        lens: The model.
+        run: The run.
+        step: Where it is forked.
+        seeds: Seeds of the fresh noise (None: its own noise, the placebo).
+
+    Returns:
+        One run per seed.
+
+    Raises:
+        AddressError: A step that the run did not do.
     """
     return [lens.generate(resume=run.until(step), interventions=renoise(run, step, seed)) for seed in seeds]
 
 
-def several(name: str, n: int, seed: int = 0, answers: int = 2) -> list[Any]:
-    """The first ``n`` unseen puzzles of a family from ``seed`` up with at least so many right answers.
+def _seeds(run: Run, step: int, n: int) -> list[int]:
+    """The first ``n`` seeds whose noise is not the one that the run started from."""
+    return list(itertools.islice((s for s in itertools.count() if not repeats(run, step, s)), n))
 
-    Errors: :class:`MeasureError` for a family in which there are none among many.
+
+def several(name: str, n: int, seed: int = 0, answers: int = 2) -> list[Any]:
+    """The first unseen tasks of a family that have several right answers.
+
+    Args:
+        name: The family.
+        n: How many tasks.
+        seed: The first seed.
+        answers: Least number of right answers.
+
+    Returns:
+        The tasks.
+
+    Raises:
+        MeasureError: The family has too few such tasks.
     """
     many = (puzzles.load(name, s) for s in range(seed, seed + 100 + 50 * n))
     found = list(itertools.islice((task for task in many if len(task.solutions) >= answers), n))
     if len(found) < n:
         raise MeasureError(
-            f"{len(found)} of {n} {name!r} puzzles with {answers} or more right answers found: branching needs a "
-            "choice; take 'maze', 'choose' or 'pattern', and fewer answers"
+            f"{len(found)} of {n} {name!r} tasks with {answers} or more right answers found: branching needs a "
+            "choice; use 'maze', 'choose' or 'pattern', or fewer answers"
         )
     return found
 
@@ -70,11 +97,11 @@ def branching(
 
     Args:
         lens: The model.
-        tasks: With an ``answer(video)``, and several right ones.
+        tasks: With an ``answer(video)``, and several right answers.
         steps: Where the run is forked.
         n: Branches at each step.
         seed: Of the run that is forked, the same for every task; the fresh runs have the next ones.
-        placebo: Also go on from each step with the run's own noise.
+        placebo: Also continue from each step with the run's own noise.
         **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
     Returns:
@@ -89,7 +116,7 @@ def branching(
         AddressError: Steps outside the plan.
     """
     if n < 2:
-        raise MeasureError(f"n={n}: whether branches differ needs at least two of them")
+        raise MeasureError(f"n={n}: differences between branches need at least two of them")
     if not len(tasks):
         raise MeasureError("no tasks: give some, e.g. several('maze', 20)")
     for task in tasks:
@@ -103,7 +130,7 @@ def branching(
         own = item.task.answer(base.video)
 
         def forked(step: int) -> dict[str, float]:
-            found = counted(own, fork(item.lens, base, step, range(n)))
+            found = counted(own, fork(item.lens, base, step, _seeds(base, step, n)))
             if placebo:
                 found["placebo_changed"] = counted(own, fork(item.lens, base, step, [None]))["changed"]
             return found
@@ -127,7 +154,7 @@ LABELS = MappingProxyType(
         "differ": "pairs that differ in their answer",
         "changed": "answers other than the forked run's",
         "answered": "branches that give an answer",
-        "solved": "branches that solve the puzzle",
+        "solved": "branches that solve the task",
     }
 )
 

@@ -1,14 +1,14 @@
-"""Chain of Steps: what each step's x0_hat holds, over puzzles and seeds (paper, section 3, Figs 1 and 2; 2603.30043).
+"""Chain of Steps: what each step's x0_hat holds, over tasks and seeds (paper, section 3, Figs 1 and 2; 2603.30043).
 
 For every run: the commitment curves of :mod:`dit_lens.measures.commitment`, against the run's own end, the end of the
-same puzzle at another seed, and the end of another puzzle; the candidates of :mod:`dit_lens.measures.candidates` beside
+same task at another seed, and the end of another task; the candidates of :mod:`dit_lens.measures.candidates` beside
 wrong answers; and whether the answer shown best is already the final one (``leads``).
 
     found = chain_of_steps(lens, dit_lens.tasks.batch("maze", 20), seeds=(0, 1))
-    over_puzzles(found["motion"])             # value, low, high, n: seeds are averaged, puzzles resampled
+    over_puzzles(found["motion"])             # value, low, high, n: seeds are averaged, tasks resampled
     over_puzzles(found["commit_motion"])      # the commit step with its interval
 
-When not to use: on one puzzle. A film is an anecdote; look at it with ``dit_lens.figures``, and count here.
+When not to use: on one task, which gives no interval; look at its film with ``dit_lens.figures``.
 """
 
 from __future__ import annotations
@@ -48,17 +48,16 @@ def chain_of_steps(
             seed, ``other seed`` the same task's end at the next seed.
         seeds: Noise seeds, the same for every task.
         at_least: The cosine that counts as committed.
-        frames: Where answers are looked for.
+        frames: Pixel frames where answers are visible.
         **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
     Returns:
         ``answer``, ``motion`` (task, seed, reference, step), ``content`` (..., region), ``readable`` (task, seed,
-        step);
-        ``commit_answer``, ``commit_motion`` (task, seed), ``commit_content`` (task, seed, region): steps, NaN where
-        never; ``solved``; ``revised``: whether a step shows a readable answer that is not the final one. For tasks that
-        can draw their answers also the variables of ``candidates`` (task, seed, step), ``leads`` (task, seed, to,
-        step): whether the answer shown best is the one that the run ends in, NaN for ends that are no right answer, and
-        ``solutions``, ``decoys`` (task): how many there are.
+        step); ``commit_answer``, ``commit_motion`` (task, seed), ``commit_content`` (task, seed, region): steps, NaN
+        where never; ``solved``; ``revised``: whether a step shows a readable answer that is not the final one. For
+        tasks that can draw their answers also the variables of ``candidates`` (task, seed, step), ``leads`` (task,
+        seed, reference, step): whether the answer shown best is the one that the run ends in, NaN for ends that are no
+        right answer, and ``solutions``, ``decoys`` (task): how many there are.
 
     Raises:
         MeasureError: Fewer than two tasks, or no seed.
@@ -85,12 +84,12 @@ def chain_of_steps(
 
 
 def over_puzzles(values: xr.DataArray) -> xr.Dataset:
-    """Mean and 95 % interval of (task, seed, ...): seeds of a puzzle are averaged, puzzles are what is resampled."""
+    """Mean and 95 % interval over tasks of (task, seed, ...); the seeds of a task are averaged first."""
     return summarise(by_puzzle(values))
 
 
 def by_puzzle(values: xr.DataArray) -> xr.DataArray:
-    """Seeds of a puzzle averaged."""
+    """Mean over the seeds of each task."""
     return values.astype(float).mean("seed", keep_attrs=True)
 
 
@@ -118,6 +117,6 @@ def _one(run: Run, against: Mapping[str, Run], at_least: float, frames: Sequence
 
 
 def _place(task: Any, end: Run) -> int:
-    """Where in the right answers a run's end lies; -1 for none of them."""
+    """Index of a run's final answer among the right ones; -1 for none of them."""
     answer = task.answer(end.video)
     return task.solutions.index(answer) if answer in task.solutions else -1

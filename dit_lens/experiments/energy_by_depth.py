@@ -1,6 +1,6 @@
 """Layer energy over tasks (paper, Fig. 6a): does the energy of tokens move from the background to the foreground?
 
-For every puzzle one generation is recorded in small (token norms, channel moments; the ``cond`` call of each step, as
+For every task one generation is recorded in small (token norms, channel moments; the ``cond`` call of each step, as
 the paper's tools take the first forward of a step). With e = ||h||_2 of a token and R the foreground::
 
     energy(s, l)   = log2 ( mean of e over R / mean of e over the rest )
@@ -61,8 +61,8 @@ def energy(
     Args:
         lens: The model.
         tasks: Two or more, with regions.
-        foreground: Names of task regions (their union; the first source), or a function from a task to a mask per pixel
-            or per token. The second source is always the change from the run's first to its final frame.
+        foreground: Names of task regions (their union), or a function from a task to a mask per pixel or per token:
+            ``region="regions"``. ``region="difference"`` is always the change from the run's first to its final frame.
         hooks: The stream after each block and what the block adds, or other points of a block with video tokens.
         steps: Those to record.
         seed: Task i is generated with ``seed + i``.
@@ -71,9 +71,9 @@ def energy(
         **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
     Returns:
-        ``energy`` (task, hook, source, step, layer, kind), ``variance`` (task, hook, step, layer, kind), both log2
+        ``energy`` (task, hook, region, step, layer, kind), ``variance`` (task, hook, step, layer, kind), both log2
         ratios, and ``norm`` (task, hook, step, layer, frame), the mean token norm. A video in which nothing changed
-        gives NaN for the second source.
+        gives NaN for ``region="difference"``.
 
     Raises:
         TaskError: Fewer than two tasks.
@@ -119,7 +119,7 @@ def _one(item: Item, foreground: Any, hooks: Sequence[str], steps: Indices, draw
         found.append(
             xr.Dataset(
                 {
-                    "energy": xr.concat([ratio, other], dim="source").assign_coords(source=["regions", "difference"]),
+                    "energy": xr.concat([ratio, other], dim="region").assign_coords(region=["regions", "difference"]),
                     "variance": xr.concat(parts, dim="kind").assign_coords(kind=["region", "null", "draw"]),
                     "norm": _with_input(lambda at: layer_energy(run, f"norm_{at}"), hook),
                 }

@@ -1,4 +1,4 @@
-"""Layer swapping (paper, Fig. 6b): run one scene with some hidden states of another, and see whose answer comes out.
+"""Layer swapping (paper, Fig. 6b): run one scene with some hidden states of another, and read whose answer it gives.
 
 For a base run b, a source run s (same noise, other answer) and a swap h (some layers, steps, heads, tokens of s in b)::
 
@@ -13,12 +13,12 @@ often empty there; ``nearer`` is then the flip that can be counted. The placebo 
 another seed, judged against the same source.
 
 A whole-stream swap at one layer carries everything computed so far. Where base and source share text and timestep
-(other picture, same prompt) it hands over the source's velocity, whatever the layer, so its layer axis says nothing: it
-is run once, filled in for all layers, and ``attrs["remarks"]`` says so. With another prompt the later layers still read
-the base's text, and the layer matters.
+(other picture, same prompt) it carries the source's velocity, whatever the layer, so its layer axis has no
+information: it is run once and filled in for all layers, with a remark in ``attrs["remarks"]``. With another prompt
+the later layers still read the base's text, and the layer matters.
 
-When not to use: for what a layer *needs* (``dit_lens.ablate``); and a null for one step is not a null for the layer:
-the picture enters again at every later step, so a model can undo what one step was told.
+When not to use: for what a layer *needs* (``dit_lens.ablate``); and a null effect at one step is no evidence of a null
+effect of the layer: the picture enters again at every later step, so a model can undo a change at one step.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def swap(
     remarks: list[str] = []
     parts = []
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="patching the whole stream")  # said in the result's remarks
+        warnings.filterwarnings("ignore", message="patching the whole stream")  # it is in the result's remarks
         streams = [name for name in names if name in STREAM and tokens is None]
         others = [name for name in names if name not in streams]
         if others:
@@ -175,17 +175,22 @@ def swap(
 
 @dataclass(frozen=True)
 class SwapReading:
-    """What is read of one swap, at each horizon: ``"<metric> <horizon>"``."""
+    """Reads the metrics of one swap at each horizon, named ``"<metric> <horizon>"``."""
 
     horizons: tuple[str, ...]
 
     def __call__(self, run: Run, item: Item, step: int, last: int) -> dict[str, float]:
+        """Read the numbers of one swap.
+
+        Raises:
+            MeasureError: Base and source agree exactly.
+        """
         base, source = item.base, item.source
         assert source is not None
         if torch.equal(base.latents, source.latents):
             raise MeasureError(
-                f"base and source agree exactly ({base.task!r}): there is no other answer to flip to; choose another "
-                "twin, or a task in which what differs reaches the model"
+                f"base and source agree exactly ({base.task!r}): there is no other answer to flip to: choose another "
+                "twin, or a task whose difference the model can see"
             )
         found: dict[str, float] = {}
         for horizon in self.horizons:

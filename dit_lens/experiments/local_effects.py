@@ -1,4 +1,4 @@
-"""Local causal effect of each layer's update at a step: what x0_hat becomes when one block adds what it adds elsewhere.
+"""Local causal effect of each layer's update at a step: x0_hat when one block's update is taken from another run.
 
 For a base run b and a source run s (same noise, other answer), with h(l) meaning that block l's update is taken from
 s::
@@ -6,8 +6,9 @@ s::
     effect(step, l) = < x0_hat[h(l)] - x0_hat_b , x0_hat_s - x0_hat_b > / || x0_hat_s - x0_hat_b ||^2
 
 0 is the base, 1 the source. The placebo takes the update from the same scene at another seed and is projected on the
-same direction. Local means: the patched call alone, at the base's own latents; what the rest of the sampling makes of
-it is another question, and on image-conditioned models the answer is often "nothing".
+same direction. Local means: the patched call alone, at the base's own latents.
+
+When not to use: for effects on the finished video. On image-conditioned models one step often has none there.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
     """
     for other in (source, placebo):
         if other.grid != base.grid or not other.plan.same_schedule(base.plan):
-            raise MeasureError("base, source and placebo need the same size and the same sampling schedule")
+            raise MeasureError(
+                "base, source and placebo need the same size and the same sampling schedule: generate them alike"
+            )
     for step in steps:
         if torch.equal(base.x0_hat(step), source.x0_hat(step)):
             raise MeasureError(f"base and source agree exactly at step {step}: choose a source with another answer")

@@ -1,15 +1,15 @@
-"""Noise at a step, noise at a frame: what it costs, and how far it travels (paper, noise perturbation, Fig. 3).
+"""Noise at a step, noise at a frame: the score lost, and the later states changed (paper, noise perturbation, Fig. 3).
 
 At one step for all frames, x_{s, all f} <- N(0, I), or in one latent frame at every step, x_{all s, f} <- N(0, I), and
-the same with the controls and placebos of :mod:`dit_lens.experiments.noise_kinds`. Read off: the score lost; the
+the same with the controls and placebos of :mod:`dit_lens.experiments.noise_kinds`. Measured are the score lost; the
 *propagation map*, 1 - linear CKA (:mod:`dit_lens.measures.cka`) of the noised to the clean run's state at each
 later step; and its mean over later steps, the *sensitivity curve*. Runs are forked from the clean one where the
-injection happens, so that what came before is paid once.
+injection happens, so that earlier steps are computed once.
 
-When not to use: the propagation map as a map of damage. Dissimilarity of latents says that the noise is another one,
-which another seed also is: read it beside ``renewed``, ``unrelated`` and the score. And noise at all frames of a step
-leaves nothing of the steps before, so that noise at one frame is its fair partner only at the same step
-(``noise_at_step(frames=...)``): held to the end, a frame is lost by construction.
+When not to use: the propagation map as a map of damage. Dissimilarity of latents shows that the noise differs, as it
+does for another seed: read it beside ``renewed``, ``unrelated`` and the score. And noise at all frames of a step
+removes all content of the steps before, so compare it with noise at one frame at the same step
+(``noise_at_step(frames=...)``): a frame that is noised to the last step is lost by construction.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _solved(run: Run) -> float:
     return float(run.score.solved)
 
 
-#: What is read off every run unless told otherwise: the task's partial credit (0 to 1), and whether it is solved.
+#: The default scores of every run: the task's partial credit (0 to 1), and whether it is solved.
 SCORES: Mapping[str, Score] = MappingProxyType({"score": _value, "solved": _solved})
 
 
@@ -79,9 +79,9 @@ def noise_at_step(
 
     Returns:
         (task, kind, step) for every score; ``clean_<score>`` (task); the propagation map ``dissimilarity`` (task, kind,
-        step, later, hook, metric), 1 - CKA of the state that enters step ``later`` to the clean run's (``later`` =
-        number of steps stands for the finished latents; the hooks ``latents`` and ``x0_hat`` are always compared); and
-        ``unrelated`` (task, later, hook, metric), the same between the clean runs of two tasks.
+        step, other_step, hook, metric), 1 - CKA of the state that enters ``other_step`` to the clean run's (``n_steps``
+        stands for the finished latents; the hooks ``latents`` and ``x0_hat`` are always compared); and
+        ``unrelated`` (task, other_step, hook, metric), the same between the clean runs of two tasks.
 
     Raises:
         MeasureError: Fewer than two tasks, or unknown kinds.
@@ -105,34 +105,48 @@ def noise_at_step(
             far[step:] = dissimilarity(base, run, compared, range(step, n_steps + 1), layer=layer)
             return {
                 **{name: score(run) for name, score in scores.items()},
-                "dissimilarity": (("later", "hook", "metric"), far),
+                "dissimilarity": (("other_step", "hook", "metric"), far),
             }
 
         found = item.sites(noised, kind=kinds, step=indices(steps, n_steps, "step", "a plan"))
         clean = {f"clean_{name}": score(base) for name, score in scores.items()}
         far = dissimilarity(base, other, compared, layer=layer).values
-        return found.assign(clean).assign(unrelated=(("later", "hook", "metric"), far))
+        return found.assign(clean).assign(unrelated=(("other_step", "hook", "metric"), far))
 
     found = over_tasks(lens, tasks, row, seed=seed, options=options, of=noise_at_step)
     return found.assign_coords(
-        later=range(found.sizes["later"]), hook=compared, metric=list(ESTIMATORS)
+        other_step=range(found.sizes["other_step"]), hook=compared, metric=list(ESTIMATORS)
     ).assign_attrs(noise_seed=noise_seed, layer=layer)
 
 
 def sensitivity(found: xr.Dataset) -> xr.DataArray:
-    """The paper's sensitivity curve from a propagation map: mean dissimilarity over the states after the injection,
+    """The paper's sensitivity curve: mean dissimilarity over the states after the injection.
 
-    (task, kind, step, hook, metric). How the paper reduces its map to a curve is not known; this is the plain way.
-    The later the injection, the fewer the states and the less the time to recover.
+    How the paper reduces its map to a curve is not known; the mean is an assumption. The later the injection, the fewer
+    states are averaged and the shorter the time to recover.
+
+    Args:
+        found: From :func:`noise_at_step`.
+
+    Returns:
+        (task, kind, step, hook, metric); 0 is unaffected.
     """
-    after = found["later"] > found["step"]
-    curve = found["dissimilarity"].where(after).mean("later")
+    after = found["other_step"] > found["step"]
+    curve = found["dissimilarity"].where(after).mean("other_step")
     curve.attrs = {"long_name": "mean 1 - CKA after the injection", "units": "0 = unaffected"}
     return curve
 
 
 def score_lost(found: xr.Dataset, score: str = "score") -> xr.DataArray:
-    """Score lost to the noise, per puzzle: the clean run's minus the noised one's."""
+    """Score lost to the noise, per task: the clean run's minus the noised one's.
+
+    Args:
+        found: From :func:`noise_at_step` or :func:`noise_at_frame`.
+        score: The name of the score.
+
+    Returns:
+        The dims of that score.
+    """
     lost: xr.DataArray = found[f"clean_{score}"] - found[score]
     lost = lost.transpose(*found[score].dims)
     lost.attrs = {"long_name": f"drop in {score}", "units": "clean - noised"}
@@ -140,14 +154,26 @@ def score_lost(found: xr.Dataset, score: str = "score") -> xr.DataArray:
 
 
 def peak(curve: xr.DataArray, n_steps: int, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
-    """Where a (task, step) curve is highest, as step / n_steps, with a 95 % interval: (value, low, high).
+    """Where a curve is highest, as step / n_steps, with a 95 % interval.
 
-    The mean curve's highest step; puzzles are resampled and the highest step of each mean taken anew, so that picking
-    the best of many steps is in the interval. It can fall only on steps that were measured.
+    The highest step of the mean curve. Tasks are resampled and the highest step of each mean is taken anew, so that the
+    interval includes the choice of the best of many steps. Only measured steps are candidates.
+
+    Args:
+        curve: (task, step), finite.
+        n_steps: Steps of a generation.
+        resamples: Bootstrap draws over tasks.
+        seed: Their seed.
+
+    Returns:
+        Value, low and high, 0 to 1.
+
+    Raises:
+        MeasureError: The curve is not finite, or has fewer than two tasks.
     """
     data = curve.transpose("task", "step").values
     if not np.isfinite(data).all() or len(data) < 2:
-        raise MeasureError("a peak needs a finite curve (task, step) of at least two puzzles: select kind, of, ...")
+        raise MeasureError("a peak needs a finite curve (task, step) of at least two tasks: select kind, hook, ...")
     places = curve["step"].values / n_steps
     rng = np.random.default_rng(seed)
     draws = [places[data[rng.integers(0, len(data), len(data))].mean(0).argmax()] for _ in range(resamples)]
@@ -202,7 +228,7 @@ def noise_at_frame(
 
     def row(item: Item) -> xr.Dataset:
         base, other, task = item.clean(), item.clean(1), item.task
-        restarted: list[Run] = []  # a restart knows no frames, so one run serves all
+        restarted: list[Run] = []  # a restart has no frames, so one run serves all
 
         def noised(kind: str, frame: int) -> dict[str, Any]:
             if kind != "restart" or not restarted:

@@ -1,19 +1,21 @@
-"""What noise puts into the latents: the paper's kind, its control, its placebos; and in which frames.
+"""Kinds of noise in the latents: the paper's, its control, its placebos; and in which frames.
 
 The paper replaces the latents x_s that enter a step by unit noise eps ~ N(0, I). At sigma < 1 that is two things at
-once: content is lost, and the state is one the model has never seen. The kinds take these apart:
+once: content is lost, and the state is one that the model has never seen. The kinds separate these:
 
     kind     x_s becomes                                what is lost                    on the model's path
     unit     eps (the paper's)                          content                         only at sigma = 1
     matched  mean(x_s) + std(x_s) eps                   content                         in its two moments
-    foreign  (1 - sigma_s) x0 of another puzzle         content, for a wrong one        yes
+    foreign  (1 - sigma_s) x0 of another task           content, for a wrong one        yes
              + sigma_s eps
     renewed  (1 - sigma_s) x0_hat_s + sigma_s eps       the noise; content is kept      yes (but x0_hat is a mean)
-    restart  x_s                                        nothing; the sampler forgets    yes
+    restart  x_s                                        the sampler's memory            yes
 
 ``foreign`` is the sigma-matched control, ``renewed`` and ``restart`` are the placebos. Held over several steps,
 ``renewed`` is drawn around the clean run's own finished latents: noise, but the right content. At sigma = 1 unit,
-foreign and renewed are one and the same, and nothing but another seed.
+foreign and renewed are the same, and equal to another seed.
+
+When not to use: ``matched`` as the control of content alone; its state is not on the model's path either.
 """
 
 from __future__ import annotations
@@ -38,11 +40,21 @@ KINDS = ("unit", "matched", "foreign", "renewed", "restart")
 
 
 def injection(kind: str, step: Any, base: Run, foreign: Run, seed: int = 1, frames: Indices = ALL) -> Intervention:
-    """The intervention of a kind (:data:`KINDS`) at one step of ``base``, or held over several.
+    """Make the intervention of a kind at one step, or held over several.
 
-    ``foreign``: a run of another puzzle, whose finished latents the kind ``foreign`` takes.
+    Args:
+        kind: One of :data:`KINDS`.
+        step: A step of ``base``, or several.
+        base: The clean run.
+        foreign: A run of another task, whose finished latents the kind ``foreign`` takes.
+        seed: Seed of the noise.
+        frames: Latent frames; all by default.
 
-    Errors: :class:`MeasureError` for an unknown kind.
+    Returns:
+        The intervention.
+
+    Raises:
+        MeasureError: An unknown kind.
     """
     if kind == "unit" or kind == "matched":
         return noise(step, frames=frames, matched=kind == "matched", seed=seed)
@@ -57,15 +69,27 @@ def injection(kind: str, step: Any, base: Run, foreign: Run, seed: int = 1, fram
 
 
 def latent_frames(grid: Grid, frames: Indices = ALL, unit: str = "latent") -> tuple[int, ...]:
-    """The latent frames meant by ``frames``, counted in latent or in ``unit="pixel"`` frames.
+    """The latent frames that hold the given frames.
 
     A pixel frame has no latents of its own: latent frame f >= 1 holds pixel frames 1 + 4 (f - 1) to 4 f, so noise at a
     pixel frame is noise at the latent frame that holds it.
+
+    Args:
+        grid: The token grid.
+        frames: All by default.
+        unit: ``"latent"`` or ``"pixel"``: what ``frames`` counts.
+
+    Returns:
+        Indices of latent frames.
+
+    Raises:
+        MeasureError: Another unit.
+        AddressError: Frames outside the video.
     """
     if unit == "latent":
         return indices(frames, grid.frames, "frame", "a video")
     if unit != "pixel":
-        raise MeasureError(f"unit={unit!r}: frames are counted as 'latent' or as 'pixel' frames")
+        raise MeasureError(f"unit={unit!r}: give 'latent' or 'pixel'")
     pixels = indices(frames, grid.n_pixel_frames, "pixel frame", "a video")
     return tuple(sorted({-(-p // grid.stride) for p in pixels}))
 
@@ -76,7 +100,11 @@ def pixel_frames(grid: Grid, frame: int) -> slice:
 
 
 def check(tasks: Sequence[Any], kinds: Sequence[str]) -> None:
-    """Refuse too few tasks and unknown kinds."""
+    """Check that there are at least two tasks, and that the kinds are known.
+
+    Raises:
+        MeasureError: There are fewer, or a kind is unknown.
+    """
     if len(tasks) < 2:
         raise MeasureError(
             f"{len(tasks)} task(s): a foreign state and an interval need at least two, e.g. tasks.batch('maze', 16)"
@@ -88,7 +116,7 @@ def check(tasks: Sequence[Any], kinds: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class SomeTokens:
-    """A reducer: ``most`` tokens drawn at random, always the same: as samples for CKA they are enough."""
+    """A reducer that keeps ``most`` tokens, drawn at random and always the same, as samples for CKA."""
 
     most: int
     tokens: bool = field(default=True, init=False)
@@ -98,7 +126,9 @@ class SomeTokens:
         return sorted(np.random.default_rng(0).permutation(grid.n_tokens)[: self.most].tolist())
 
     def __call__(self, x: Tensor, grid: Grid, masks: Masks) -> Tensor:
+        """Reduce an activation (B, N, d) to (B, most, d)."""
         return x[:, self._index(grid)].clone()
 
     def dims(self, grid: Grid, masks: Masks) -> dict[str, tuple[str, ...] | int | None]:
+        """Names and sizes of the axes of the reduced activation."""
         return {"token": len(self._index(grid)), "channel": None}

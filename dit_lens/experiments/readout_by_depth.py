@@ -1,14 +1,15 @@
 """The layer lens over tasks: at which depth can the model's velocity, its x0_hat and its answer be read?
 
-Translators are fitted on the runs of some puzzles and everything is measured on others. For every puzzle, step and
+Translators are fitted on the runs of some tasks and everything is measured on others. For every task, step and
 layer (-1: what enters block 0), raw and translated, against the model's own velocity at the same call: ``cosine``,
 ``error``, ``x0_cosine``, ``choice`` and ``answer`` (:mod:`dit_lens.measures.layer_lens`).
 
 The null is the same model with the entries of each weight tensor shuffled (``shuffled_weights``), on the same latents,
-with translators of its own: a network of residual blocks drifts towards its last layer whatever it computes, and this
-is how much. Identity as translator is the raw read-out, and layer -1 says what a linear map of the input already knows.
+with translators of its own: the stream of a network of residual blocks approaches its last layer whatever it computes,
+and the null measures how much. The raw read-out has the identity as translator, and layer -1 shows what a linear map
+of the input gives.
 
-When not to use: see the measure. A read-out that agrees does not show that the layer's successors do nothing.
+When not to use: see the measure. A read-out that agrees does not show that later layers do nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def layer_readout(
         **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
     Returns:
-        ``cosine``, ``error``, ``x0_cosine``, ``choice`` and ``answer`` (weights, task, step, layer, readout); the last
+        ``cosine``, ``error``, ``x0_cosine``, ``choice`` and ``answer`` (kind, task, step, layer, reading); the last
         two are NaN for shuffled weights, and ``answer`` where the model's own x0_hat gives none.
 
     Raises:
@@ -95,8 +96,8 @@ def layer_readout(
             layer_lens(model, run, chosen, layers, translators, answers=answers and model is item.lens)
             for model, translators in made.values()
         ]
-        joined = xr.concat(found, dim="weights", coords="minimal", compat="override")
-        return joined.assign_coords(weights=list(made))
+        joined = xr.concat(found, dim="kind", coords="minimal", compat="override")
+        return joined.assign_coords(kind=list(made))
 
     found = over_tasks(lens, tasks, row, seed=seed, options=options, of=layer_readout)
     return found.assign_attrs(

@@ -1,18 +1,19 @@
-"""Few steps and few frames: what the model reaches, and what is left of the exploration (paper, distillation, frames).
+"""Few steps and few frames: the score that the model reaches, and how much it explores (paper, distillation, frames).
 
-``few_steps`` samples the same puzzles with schedules of 4 to 50 steps and reads the same measures off each run. At the
-first step (sigma = 1, the same noise) every schedule has the same x0_hat; what a short one loses is the steps in which
-several answers can stand side by side. So exploration is counted in *steps* (``exploring``: steps with at least two
-right answers alive in x0_hat) and placed by *noise level* (``commit_sigma``: sigma at the first step from which x0_hat
-keeps the run's final answer), because a share of a schedule means another sigma in each.
+``few_steps`` samples the same tasks with schedules of 4 to 50 steps and reads the same measures off each run. At the
+first step (sigma = 1, the same noise) every schedule has the same x0_hat; a short one has fewer of the steps in which
+several answers are alive. So exploration is counted in *steps* (``exploring``: steps with at least two right answers
+alive in x0_hat) and placed by *noise level* (``commit_sigma``: sigma at the first step from which x0_hat keeps the
+run's final answer), because a share of a schedule means another sigma in each.
 
-``frames_curve`` samples videos of other lengths. A task is made for one length, so its scorer needs help: a short video
-is continued by its last frame, a long one cut (:func:`fitted`). ``cut`` is the control of that help: the full-length
-run, cut to the same length and scored in the same way, so that score < cut is the model's doing and not the scorer's.
+``frames_curve`` samples videos of other lengths. A task is made for one length, so the video is fitted to its scorer: a
+short video is continued by its last frame, a long one cut (:func:`fitted`). ``cut`` is the control of that fitting: the
+full-length run, cut to the same length and scored in the same way, so that score < cut is due to the model and not to
+the scorer.
 
 When not to use: ``few_steps`` as a test of a distilled model, which was trained for its few steps: load one (its LoRA)
-and sample it at 4 steps. ``frames_curve`` as a scaling law on a model trained at one length: it then says only what
-happens outside its training.
+and sample it at 4 steps. ``frames_curve`` as a scaling law on a model trained at one length: it shows only the
+behaviour outside its training.
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ def solved(run: Run) -> float:
 
 
 def committed_at(run: Run) -> float:
-    """The first step from which the answer read from x0_hat stays the final one; NaN where the final has none."""
+    """The first step from which the answer read from x0_hat stays the final one; NaN where the final has none.
+
+    Raises:
+        MeasureError: The task reads no answers.
+    """
     if not hasattr(run.task, "answer"):
         raise MeasureError(
             "this task reads no answers: pass measures= of your own to few_steps, such as a threshold on the content "
@@ -163,13 +168,21 @@ def _samplers(lens: Lens, wanted: Mapping[str, Any] | Sequence[str]) -> dict[str
 
 
 def fitted(video: np.ndarray, num_frames: int) -> np.ndarray:
-    """A video (F, H, W, 3) as one of ``num_frames``: continued by its last frame, or cut."""
+    """Fit a video to a number of frames: continued by its last frame, or cut.
+
+    Args:
+        video: (F, H, W, 3).
+        num_frames: The number of frames.
+
+    Returns:
+        (num_frames, H, W, 3).
+    """
     missing = num_frames - len(video)
     return np.concatenate([video, np.repeat(video[-1:], missing, 0)]) if missing > 0 else video[:num_frames]
 
 
 def fitted_score(task: Any, video: np.ndarray) -> float:
-    """The task's partial credit of a video of any length, :func:`fitted` to the length that the task is read at."""
+    """The task's partial credit for a video of any length, :func:`fitted` to the length of the task."""
     return float(task.score(fitted(video, task.num_frames)).value)
 
 

@@ -1,23 +1,23 @@
 """Ensemble of latents (paper, training-free ensemble): does sharing hidden states between K seeds raise the score?
 
-Every condition runs the same K seeds of a puzzle in lock-step, as one batch, through all steps, so all cost the same
+Every condition runs the same K seeds of a task in lock-step, as one batch, through all steps, so all cost the same
 number of denoiser calls, which is counted and reported. Conditions:
 
-    alone           the K seeds as they are
-    random of K     one of the videos of ``alone``, picked blindly
-    best of K       the one of ``alone`` that the scorer likes best: an oracle, the ceiling that the same money buys
+    alone           the K seeds without sharing
+    random of K     one of the videos of ``alone``, drawn at random
+    best of K       the one of ``alone`` with the best score: an oracle, the ceiling at the same compute
     noise mean      the initial noises averaged at unit variance: still plain noise, so this is the placebo
     velocity mean   the velocities averaged at the chosen steps: no layer is needed for it
     <mode> <layers> hidden states shared, for each mode (dit_lens.interventions.ensemble_modes) and window of layers
 
 Two ways to read a condition (``reading``): ``one``, the video of the first seed, as in the paper; ``all``, the mean
-over the K videos, which is what a random one of them is worth. The gain of a condition is the paired difference to
+over the K videos, which is the expected score of a random one. The gain of a condition is the paired difference to
 ``alone``, read the same way::
 
-    gain(c) = mean over puzzles of [ score(c, task) - score(alone, task) ],  averaged over repeats first
+    gain(c) = mean over tasks of [ score(c, task) - score(alone, task) ],  averaged over repeats first
 
-When not to use: where single seeds nearly always succeed. There is nothing to gain then; use fewer sampling steps or
-harder puzzles. And at step 0 of many, a null is the expected answer of a model that sees its picture at every step.
+When not to use: where single seeds nearly always succeed and there is nothing to gain; use fewer sampling steps or
+harder tasks. And a null at step 0 of many is expected of a model that sees its picture at every step.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def ensembles(
         A Dataset over (kind, reading, metric), where kinds are the conditions: ``score`` with ``low``, ``high``, ``n``
         over tasks; paired ``gain``, ``gain_low``, ``gain_high`` to ``alone``, and the same of the placebo (``null``,
         ``null_low``, ``null_high``); ``repeat_mean`` per repeat with a t interval over repeats (``repeat_low``,
-        ``repeat_high``); ``calls`` (kind), denoiser calls per task and repeat, counted per row; ``raw`` per repeat and
-        task.
+        ``repeat_high``); ``calls`` (kind), denoiser calls per task and repeat, counted per row; ``raw`` per repeat
+        (``draw``) and task.
 
     Raises:
         MeasureError: Fewer than two members, members that came out equal, and latents with NaN.
@@ -105,7 +105,7 @@ def ensembles(
         raise MeasureError(f"k={k}: an ensemble needs at least two members; the paper takes k=3")
     if repeats < 1 or len(tasks) < 2:
         raise MeasureError(
-            f"{len(tasks)} tasks x {repeats} repeats give no interval: at least two tasks and one repeat"
+            f"{len(tasks)} tasks x {repeats} repeats give no interval: give at least two tasks and one repeat"
         )
     judges = SCORERS if scorers is None else scorers
     mute = [task for task in tasks if not hasattr(task, "score")] if scorers is None else []
@@ -120,8 +120,8 @@ def ensembles(
     names = ["alone", f"random of {k}", f"best of {k}", *(name for name in edits if name != "alone"), *twins]
 
     def row(item: Item) -> xr.Dataset:
-        def scored(repeat: int) -> dict[str, Any]:
-            number = item.index * repeats + repeat
+        def scored(draw: int) -> dict[str, Any]:
+            number = item.index * repeats + draw
             members = [seed + number * k + m for m in range(k)]
             scores: dict[str, np.ndarray] = {}  # (metric, member)
             calls: dict[str, int] = {}
@@ -142,10 +142,10 @@ def ensembles(
             }
 
         labels = {"kind": names, "reading": list(READINGS), "metric": list(judges)}
-        return item.sites(scored, repeat=range(repeats)).assign_coords(labels)
+        return item.sites(scored, draw=range(repeats)).assign_coords(labels)
 
     found = over_tasks(lens, tasks, row, seed=seed, options=options, of=ensembles)
-    cells = found["raw"].transpose("kind", "reading", "metric", "repeat", "task")
+    cells = found["raw"].transpose("kind", "reading", "metric", "draw", "task")
     calls = [_one(name, set(found["calls"].sel(kind=name).values.ravel().tolist())) for name in names]
     table = _table(cells).assign(calls=("kind", calls))
     table["calls"].attrs = {"long_name": "denoiser calls per task and repeat", "units": "calls of one row"}
@@ -159,7 +159,7 @@ def ensembles(
 
 
 def _planned(modes: Sequence[str | EnsembleMode], windows: Sequence[Any], how: Mapping[str, Any]) -> list[EnsembleMode]:
-    """Every mode by name in every window, and ready values as they are."""
+    """Every mode by name in every window, and ready interventions as they are."""
     alpha = how["alpha"]
     planned = []
     for mode in modes:
@@ -180,7 +180,7 @@ def _planned(modes: Sequence[str | EnsembleMode], windows: Sequence[Any], how: M
 def _conditions(
     lens: Lens, planned: Sequence[EnsembleMode], velocity: EnsembleMode
 ) -> tuple[dict[str, Intervention | None], dict[str, str], list[str]]:
-    """Conditions to run, conditions that are another one under a second name, and what to know about both."""
+    """Conditions to run, conditions that equal another one, and remarks on both."""
     edits: dict[str, Intervention | None] = {"alone": None, PLACEBO: noise_mean(), "velocity mean": velocity}
     twins: dict[str, str] = {}
     remarks: list[str] = []
@@ -206,19 +206,23 @@ def _lockstep(item: Item, members: Sequence[int], edit: Intervention | None) -> 
     """The runs of one condition, one per member, and the denoiser calls that they took."""
     meter = CallMeter()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="(lockstep|cached) mean over")  # said in the result's remarks
+        warnings.filterwarnings("ignore", message="(lockstep|cached) mean over")  # it is in the result's remarks
         runs = item.generate(seed=members, interventions=[meter] if edit is None else [edit, meter])
     check_members(runs)
     return runs, meter.rows
 
 
 def check_members(runs: Sequence[Run]) -> None:
-    """Errors: :class:`MeasureError` where a member has NaN, or where two members came out equal."""
+    """Check that the members are finite and differ.
+
+    Raises:
+        MeasureError: A member has NaN, or two members are equal.
+    """
     for i, run in enumerate(runs):
         if not torch.isfinite(run.final).all():
             raise MeasureError(
-                f"the member with seed {run.seed} holds NaN or infinity, and its mean with others would too: look at "
-                "the model's dtype, and at the run with stop_after"
+                f"the member with seed {run.seed} holds NaN or infinity, so the mean of the members would too: check "
+                "the model's dtype, and the run with stop_after"
             )
         for other in runs[:i]:
             if torch.equal(run.final, other.final):
@@ -229,12 +233,13 @@ def check_members(runs: Sequence[Run]) -> None:
 
 
 class CallMeter:
-    """Counts denoiser calls row by row, and changes nothing."""
+    """An intervention that counts denoiser calls row by row, and changes nothing."""
 
     def __init__(self) -> None:
         self.rows = 0
 
     def bind(self, context: Context) -> Edit:
+        """Prepare the counter for one generation."""
         return _Meter(self)
 
 
@@ -253,23 +258,23 @@ class _Meter(Edit):
 
 def _one(name: str, counts: set[int]) -> int:
     if len(counts) != 1:
-        raise MeasureError(f"{name}: puzzles took different numbers of calls, {sorted(counts)}; run them separately")
+        raise MeasureError(f"{name}: tasks took different numbers of calls, {sorted(counts)}: run them separately")
     return counts.pop()
 
 
 def _table(cells: xr.DataArray) -> xr.Dataset:
-    each = cells.mean("repeat")  # repeats of a puzzle are averaged first: the puzzle is the unit
+    each = cells.mean("draw")  # repeats of a task are averaged first: the task is the unit
     whole, gain = summarise(each), summarise(each - each.sel(kind="alone", drop=True))
     found = {"score": whole["value"], "low": whole["low"], "high": whole["high"], "n": whole["n"]}
     found |= {"gain": gain["value"], "gain_low": gain["low"], "gain_high": gain["high"]}
     null = gain.sel(kind=PLACEBO, drop=True)
     found |= {"null": null["value"], "null_low": null["low"], "null_high": null["high"]}
     by_repeat = cells.mean("task")
-    r = by_repeat.sizes["repeat"]
+    r = by_repeat.sizes["draw"]
     # Few repeats: Student's t, not a bootstrap. One repeat has no interval (ppf with no degree of freedom is NaN).
-    half = by_repeat.std("repeat", ddof=1 if r > 1 else 0) * student.ppf(0.975, r - 1) / np.sqrt(r)
-    found |= {"repeat_mean": by_repeat, "repeat_low": by_repeat.mean("repeat") - half}
-    found |= {"repeat_high": by_repeat.mean("repeat") + half, "raw": cells}
+    half = by_repeat.std("draw", ddof=1 if r > 1 else 0) * student.ppf(0.975, r - 1) / np.sqrt(r)
+    found |= {"repeat_mean": by_repeat, "repeat_low": by_repeat.mean("draw") - half}
+    found |= {"repeat_high": by_repeat.mean("draw") + half, "raw": cells}
     found["score"].attrs = {"long_name": "score", "units": "0 to 1"}
     found["gain"].attrs = {"long_name": "score above the same seeds alone", "units": "paired difference"}
     return xr.Dataset(found)

@@ -1,26 +1,26 @@
 """Self-correction, and perception before action, read from the film of x0_hat; and recovery from a planted mistake.
 
 ``watch_answers`` generates and keeps, for every step, the verdict on x0_hat's answer
-(:mod:`dit_lens.measures.answers_over_steps`) and three curves from 0 to 1. For a puzzle in which a mover goes to a
-place, with
-``shown(place, frame)`` how much of the mover x0_hat shows there:
+(:mod:`dit_lens.measures.answers_over_steps`) and three curves from 0 to 1. For a task in which a mover goes to a
+place, with ``shown(place, frame)`` how much of the mover x0_hat shows there:
 
-* ``identified``: shown(right end, last frame) less the most that any other place it could be at shows. Does x0_hat
-  single out the named thing? (In ``occlude``: how far the named ball is gone from its place, less the other one.)
+* ``identified``: shown(right end, last frame) minus the largest value of any other possible place. Does x0_hat single
+  out the named thing? (In ``occlude``: how far the named ball is gone from its place, minus the other one.)
 * ``arrived``: shown(right end, last frame).
 * ``motion``: min over frames of shown(where the finished video has it, frame). Does it move as it will, in all frames?
 
-*Perception before action* is the lag onset(motion) - onset(identified), per puzzle and at one level for both. Its
+*Perception before action* is the lag onset(motion) - onset(identified), per task and at one level for both. Its
 nulls: ``fade-in``, the finished video faded in over the still first frame, in which everything happens at once; and
-puzzles whose motion is determined (one solution). x0_hat averages the motions that are still open, so a lag that exists
-only where several are open is uncertainty about the way, not an order of seeing and moving.
+tasks whose motion is determined (one solution). x0_hat averages the motions that are still possible, so a lag that
+exists only where several are possible is uncertainty about the way, not an order of seeing and moving.
 
 *Self-correction* is :func:`dit_lens.measures.answers_over_steps.corrections` of the verdicts. ``plant_mistakes`` asks
-for it
-where the film shows no mistakes: a generation is begun under another instruction (the twin of the same picture) and
-goes on under its own from step k (``planted``), beside the same never put right (``kept``) and never wrong (``own``).
+for it where the film shows no mistakes: a generation begins under another instruction (the twin of the same picture)
+and continues under its own from step k (``planted``), beside the same without the change (``kept``) and the task's own
+instruction throughout (``own``).
 
-When not to use: ``identified`` as when the model *knows*. It is what x0_hat's pixels show; a probe may know before.
+When not to use: ``identified`` as the time when the model *knows*. It measures the pixels of x0_hat; a probe may read
+the same earlier.
 """
 
 from __future__ import annotations
@@ -51,16 +51,23 @@ LEVEL = 0.75  # both curves: above the half that x0_hat shows of each of two way
 
 
 def shown_curves(task: Any, film: np.ndarray) -> dict[str, np.ndarray]:
-    """The three curves of ``maze``, ``choose`` and ``occlude``; ``film`` (S, F, H, W, 3) ends in the finished video.
+    """The three curves of ``maze``, ``choose`` and ``occlude``.
 
-    ``motion`` is NaN where the final video does not show one mover (a ball behind its screen is excused).
+    Args:
+        task: The task.
+        film: (S, F, H, W, 3); the last entry is the finished video.
 
-    Errors: :class:`MeasureError` for another task.
+    Returns:
+        ``identified``, ``arrived`` and ``motion``, (S,) each. ``motion`` is NaN where the final video does not show
+        exactly one mover (a ball behind its screen is exempt).
+
+    Raises:
+        MeasureError: Another family of tasks.
     """
     name = getattr(task, "name", None)
     if name not in ("maze", "choose", "occlude"):
         raise MeasureError(
-            f"{task!r} has no mover that is known here: give maze, choose or occlude, or your own curves="
+            f"{task!r} is not a family with known movers: give maze, choose or occlude, or your own curves="
         )
     discs = np.stack([p.part_means(np.clip(shown, 0, 1)) for shown in film])[..., 0, :]  # (S, F, 6, 6, 3)
     read, scene = p.read(np.clip(film[-1], 0, 1))[..., 0], task.scene
@@ -120,7 +127,15 @@ def watch_answers(
 
 
 def perception_lag(watched: xr.Dataset, level: float = LEVEL) -> xr.Dataset:
-    """Onsets of the curves, and ``lag`` = onset(motion) - onset(identified); (kind, task), NaN where one is never."""
+    """Onsets of the curves, and ``lag`` = onset(motion) - onset(identified).
+
+    Args:
+        watched: From :func:`watch_answers`.
+        level: The level of an onset, 0 to 1.
+
+    Returns:
+        (kind, task), in steps; NaN where a curve has no onset.
+    """
     found = xr.Dataset({name: onset(watched[name], level) for name in CURVES})
     return found.assign(lag=found["motion"] - found["identified"], solutions=watched["solutions"])
 
@@ -141,7 +156,7 @@ def plant_mistakes(
     other_seed: int = 1000,
     **options: Unpack[Options],
 ) -> xr.Dataset:
-    """Begin under the twin's instruction, go on under the task's own from step k: where does it end?
+    """Begin under the twin's instruction, continue under the task's own from step k, and read the final answer.
 
     Args:
         lens: The model.
@@ -149,13 +164,13 @@ def plant_mistakes(
         at: Steps k, from 1.
         twin: Makes the partner.
         seed: Task i is generated with ``seed + i``.
-        other_seed: Of the runs that are never wrong.
+        other_seed: Seed of the runs under the task's own instruction.
         **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
     Returns:
         ``outcome`` (kind, task, step, ending): is the final answer right for the task (``own``), for the twin, or
-        neither? Kinds are ``planted``, ``kept`` and ``own`` (the module's text). ``shows`` (task, step): whether x0_hat
-        of step k - 1 already gave the twin's answer.
+        neither? Kinds are ``planted``, ``kept`` and ``own`` (the module docstring). ``shows`` (task, step): whether
+        x0_hat of step k - 1 already gave the twin's answer.
 
     Raises:
         MeasureError: A twin with another picture, or a step with nothing before or after it.
@@ -167,7 +182,9 @@ def plant_mistakes(
     def row(item: Item) -> xr.Dataset:
         task, wrong = item.task, twin(item.task)
         if not np.array_equal(np.asarray(wrong.image), np.asarray(task.image)):
-            raise MeasureError(f"{wrong!r} shows another picture than {task!r}: only the instruction may differ")
+            raise MeasureError(
+                f"{wrong!r} shows another picture than {task!r}: give a twin that differs only in the instruction"
+            )
         own = item.generate(seed=other_seed + item.index)
         if not all(0 < k < own.plan.n_steps for k in at):
             raise MeasureError(f"at={list(at)}: plant at steps from 1 to {own.plan.n_steps - 1}")
@@ -193,7 +210,7 @@ def plant_mistakes(
 def _share(discs: np.ndarray, code: int, blind_to: int | None = None) -> np.ndarray:
     """How much of a colour each disc shows over bare floor, (..., 3) -> (...): 0 floor, 1 the colour.
 
-    ``blind_to``: another colour that counts as nothing (the trail, where the agent is asked for).
+    ``blind_to``: another colour that is ignored (the trail, where the agent is measured).
     """
     floor, colour = (p.PALETTE[c].astype(float) for c in (p.BACKGROUND, code))
     way = colour - floor

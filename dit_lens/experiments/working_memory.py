@@ -1,24 +1,23 @@
-"""Working memory: what of a thing that is out of sight can be read from the tokens that hide it, and is it used there?
+"""Working memory: what can be read of a hidden thing from the tokens that hide it, and is it used there?
 
 The paper reads working memory off x0_hat: things behind others, or gone, come back as they were (section 5). Here the
 hidden thing's *identity* and *place* are read by ridge classifiers from the tokens of its cover, in the latent frames
 in which it is hidden, cross-validated by scene (:mod:`dit_lens.measures.label_decoding`); and the updates of those
-tokens,
-all layers and steps held, are taken from a run with another thing (or the same one elsewhere) behind the cover. With A
-the tokens where the thing is in sight again, in either run,
+tokens, all layers and steps held, are taken from a run with another thing (or the same one elsewhere) behind the cover.
+With A the tokens where the thing is visible again, in either run,
 
     effect = < z[patched] - z_base , z_source - z_base >_A / || z_source - z_base ||_A^2        (final latents z)
 
 is 0 for no effect and 1 for the source's outcome; ``flipped`` is whether the finished video gives the source's answer.
 
-Controls. Decoding: shuffled labels; the input (``layer`` -1: the patch embedding, where nothing of the hidden thing can
-be); and ``elsewhere``: for identity the same cover and frames with nothing behind, which shows what the prompt tells
-every token; for place the same rows and frames at the far edge. Use: as many random tokens of the same frames, from the
+Controls. Decoding: shuffled labels; the input (``layer`` -1: the patch embedding, which cannot hold the hidden thing);
+and ``elsewhere``: for identity the same cover and frames with nothing behind, which shows what the prompt gives every
+token; for place the same rows and frames at the far edge. Use: as many random tokens of the same frames, from the
 same source; the hidden tokens from the same scene at another seed (``placebo``); and the positive control ``after``:
-the tokens where the thing is in sight again, without which an effect of 0 would say nothing.
+the tokens where the thing is visible again, without which an effect of 0 would not be informative.
 
 When not to use: as evidence of a recurrent memory. A video model sees all frames at once and, here, the first frame and
-the prompt at every step: what is "remembered" stands in its input.
+the prompt at every step: the "remembered" thing is in its input.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ STEPS = 6  # of the sampler: enough for occlude, and a patched run costs two
 
 @dataclass(frozen=True)
 class Hiding:
-    """One thing out of sight in one video, in tokens (indices on the grid). Make one per task for your own videos.
+    """One hidden thing in one video, in tokens (indices on the grid). Make one per task for your own videos.
 
     ``hidden``: the cover, where and when the thing is behind it. ``elsewhere``: the same cover and frames, nothing
-    behind. ``after``: the thing, in sight again. ``identity``: what it is. ``choices`` (items, candidates): for each
-    hidden token, the tokens it is to be told from; ``true`` (items,) which it is; ``far``: the same off the cover.
+    behind. ``after``: the thing, visible again. ``identity``: its label. ``choices`` (items, candidates): for each
+    hidden token, its candidate places; ``true`` (items,) the index of the right one; ``far``: the same off the cover.
     """
 
     hidden: tuple[int, ...]
@@ -74,7 +73,8 @@ class Hiding:
 def occluded(task: Any, grid: Grid) -> Hiding:
     """The rolling ball of ``occlude``: candidates for its place are the six rows.
 
-    Errors: :class:`MeasureError` for another task.
+    Raises:
+        MeasureError: Another family of tasks.
     """
     scene = _scene(task)
     places = {
@@ -104,15 +104,15 @@ def occluded(task: Any, grid: Grid) -> Hiding:
 def _scene(task: Any) -> Any:
     if getattr(task, "name", None) != "occlude":
         raise MeasureError(
-            f"{task!r} hides nothing that is known here: give tasks of 'occlude', or your own hiding= and twin="
+            f"{task!r} has no known hidden thing: give tasks of 'occlude', or your own hiding= and twin="
         )
     return task.scene
 
 
 def recolour(task: Task) -> Task:
-    """``occlude`` with a rolling ball of a third colour: the same but for that colour, in picture and prompt.
+    """``occlude`` with a rolling ball of a third colour; picture and prompt are otherwise the same.
 
-    Which one goes by the puzzle's seed, so that over puzzles no colour is more frequent than another.
+    The colour depends on the task's seed, so that over tasks no colour is more frequent than another.
     """
     scene = _scene(task)
     unused = [c for c in p.BALLS if c not in (scene.colour, scene.other_colour)]
@@ -120,7 +120,7 @@ def recolour(task: Task) -> Task:
 
 
 def relocate(task: Task) -> Task:
-    """``occlude`` with the rolling ball in another row, the one with the least scenery, which makes way."""
+    """``occlude`` with the rolling ball in another row, the one with the least scenery, which is removed."""
     scene = _scene(task)
     rows = [r for r in range(p.GRID) if r not in (scene.row, scene.other_row)]
     row = min(rows, key=lambda r: sum(wall[0] == r for wall in scene.walls))
@@ -148,7 +148,7 @@ def decodable_while_hidden(
     """How well identity and place are read while hidden.
 
     Each scene gives two runs, the task and its ``twin`` with another identity, at one seed (its own); folds never split
-    a scene. Six sampling steps unless told otherwise.
+    a scene. Six sampling steps by default.
 
     Args:
         lens: The model.
@@ -186,7 +186,7 @@ def decodable_while_hidden(
 
 
 def _decoded(rows: Sequence[xr.Dataset], seed: int, folds: int) -> xr.Dataset:
-    """Cross-validated accuracies from what was kept of every scene."""
+    """Cross-validated accuracies from the kept activations of every scene."""
 
     def stacked(name: str) -> np.ndarray:
         return np.concatenate([row[name].values for row in rows])
@@ -228,7 +228,7 @@ def used_while_hidden(
 ) -> xr.Dataset:
     """What the hidden tokens' updates do when they come from a twin.
 
-    Six sampling steps unless told otherwise.
+    Six sampling steps by default.
 
     Args:
         lens: The model.
@@ -279,7 +279,9 @@ def _arms(item: Item, base: Run, other: Run, pair: Any, hiding: Any) -> tuple[An
     both = [hiding(one, base.grid) for one in (task, pair)]
     hidden, after = (sorted({t for h in both for t in getattr(h, name)}) for name in ("hidden", "after"))
     if not after:
-        raise MeasureError(f"{task!r} never shows the hidden thing again, so nothing can tell what became of it")
+        raise MeasureError(
+            f"{task!r} never shows the hidden thing again, so its outcome cannot be read: leave this task out"
+        )
     balls = [one.regions.get("ball", np.zeros(base.grid.size, bool)) for one in (task, pair)]
     rest = _others(base, balls, hidden, after)
     random = np.random.default_rng(item.seed).choice(rest, len(hidden), replace=False)
@@ -293,7 +295,7 @@ def _arms(item: Item, base: Run, other: Run, pair: Any, hiding: Any) -> tuple[An
 
 
 def _six_steps(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Six sampling steps unless told otherwise."""
+    """Six sampling steps by default."""
     sampling = split_options(options)[0]
     told = sampling.num_inference_steps is not None or sampling.preset is not None
     return dict(options) if told else {**options, "num_inference_steps": STEPS}

@@ -1,4 +1,4 @@
-"""Drawings of labelled arrays and frames: plotly figures, film strips, and one offline HTML report.
+"""Figures of labelled arrays and frames: plotly figures, film strips, and one offline HTML report.
 
     fig = heatmap(effects, null=placebos, title="Effect of patching one block's update")     # xarray in, plotly out
     fig = lines(effects, x="step", by="region")
@@ -10,9 +10,11 @@
     write_run(run, "run.html")                                          # one generation: film, clip, score, methods
 
 Arrays carry their own names and units in ``attrs`` (``long_name``, ``units``), their uncertainty as variables ``low``
-and ``high``, their count as ``n`` and their placebo as ``null``. Nothing here knows a model, a run or a puzzle, but for
-the pages: of a run, a folder, a map, a sweep.
-When not to use it: for statistics. What is drawn was computed elsewhere; a figure only refuses what cannot be drawn.
+and ``high``, their count as ``n`` and their placebo as ``null``. Nothing here knows a model, a run or a task, except
+the pages of a run, a folder, a map and a sweep.
+
+When not to use: for statistics. A figure draws numbers that were computed elsewhere, and refuses what cannot be drawn.
+
 plotly, jinja2, Pillow and ffmpeg are imported by the first call that needs them.
 """
 

@@ -34,13 +34,24 @@ def film_folder(
     fps: float = 8,
     most: int = 10,
 ) -> Path:
-    """Write a film, clips (F, H, W, 3) in the order of the steps, into ``folder`` and return the folder.
+    """Write a film, clip by clip in the order of the steps, into a folder.
 
-    sigmas: noise level of each clip's step. steps: the number of each clip's step (default 0, 1, ...). frames: which
-    frames the picture shows (default: five, evenly spread), negative from the end. most: the picture shows at most so
-    many steps. Files of the same names are replaced; nothing else in the folder is touched.
+    Files of the same names are replaced; nothing else in the folder is touched.
 
-    Raises FigureError for an empty film, for clips of unlike shapes, and for steps or sigmas of another length.
+    Args:
+        folder: The folder.
+        film: Clips (F, H, W, 3), one for each step.
+        sigmas: Noise level of each clip's step.
+        steps: The number of each clip's step (0, 1, ... by default).
+        frames: Which frames the picture shows (five, evenly spread, by default), negative from the end.
+        fps: Frames per second of the clips.
+        most: The picture shows at most so many steps.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FigureError: An empty film, clips of unlike shapes, or steps or sigmas of another length.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,9 +61,7 @@ def film_folder(
     for i, clip in enumerate(film):
         clip = as_frames(clip, 4, "clip")
         if shape and clip.shape != shape:
-            raise FigureError(
-                f"Clip {i} has shape {clip.shape} and the first {shape}: a film's clips are of one shape."
-            )
+            raise FigureError(f"Clip {i} has shape {clip.shape} and the first {shape}: give clips of one shape.")
         shape = clip.shape
         if steps is not None and i >= len(steps):
             raise FigureError(f"The film has more than {len(steps)} clips, but {len(steps)} steps were given.")

@@ -1,11 +1,11 @@
-"""What a command wrote into a folder, gathered into a page: tables as heatmaps or rows, saved runs as films.
+"""The output folder of a command as a page: tables as heatmaps or rows, saved runs as films.
 
     write_folder("map", "map/tables.html", load=lambda folder: lens.attach(dit_lens.load_run(folder)))
 
-CSV has no place for units, long names and what a null is called: ``tables.json`` beside the tables holds them.
+CSV has no place for units, long names and the name of a null: ``tables.json`` beside the tables holds them.
 
 When not to use: in place of the reports that ``map`` and ``sweep`` write themselves. Those hold what tables cannot:
-clips behind cells, the words of the summary.
+clips behind cells, the sentences of the summary.
 """
 
 from __future__ import annotations
@@ -40,15 +40,20 @@ MOST = 12
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """Saved runs of a folder that ``generate`` or ``map`` wrote: itself, ``run``, or those in ``runs``."""
+    """The saved runs in a folder that ``generate`` or ``map`` wrote: itself, ``run``, or those in ``runs``."""
     places = [folder, folder / "run", *sorted((folder / "runs").glob("*"))]
     return [place for place in places if (place / "run.json").is_file()]
 
 
 def write_tables(folder: Path, tables: Mapping[str, xr.Dataset]) -> None:
-    """Labelled arrays as CSV files, row by row, and what their columns mean as ``tables.json``.
+    """Write labelled arrays as CSV files, row by row, and the meaning of their columns as ``tables.json``.
 
-    Errors: :class:`StoreError` for a folder that cannot be written.
+    Args:
+        folder: The folder.
+        tables: Name -> table.
+
+    Raises:
+        StoreError: The folder cannot be written.
     """
     said = {
         name: {"": table.attrs, **{str(column): array.attrs for column, array in table.variables.items()}}
@@ -66,16 +71,26 @@ def write_tables(folder: Path, tables: Mapping[str, xr.Dataset]) -> None:
 
 
 def write_folder(folder: str | Path, path: str | Path, *, load: Callable[[Path], Run], films: int = 6) -> Path:
-    """The page of a folder; ``load`` reads a saved run and gives it a decoder (called for at most ``films`` of them).
+    """Write the page of a folder.
 
-    Errors: :class:`StoreError` for a folder without tables and runs.
+    Args:
+        folder: The folder.
+        path: The page.
+        load: Reads a saved run and gives it a decoder.
+        films: At most so many runs are shown with their film.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        StoreError: A folder without tables and runs.
     """
     folder, path = Path(folder), Path(path)
     places, tables = runs_in(folder), sorted(folder.glob("*.csv"))
     if not places and not tables:
         raise StoreError(
             f"{folder} holds no saved run and no table: give a folder that `dit-lens generate`, `map` or `sweep` wrote "
-            "(a sweep writes its table when it ends; the same command goes on with one that was stopped)"
+            "(a sweep writes its table when it ends; the same command continues a stopped one)"
         )
     if len(places) == 1 and not tables:
         return write_run(load(places[0]), path)
@@ -93,9 +108,15 @@ def write_folder(folder: str | Path, path: str | Path, *, load: Callable[[Path],
 
 
 def add_table(report: Report, path: Path, meanings: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
-    """Add a CSV file: heatmaps where it has values by step and layer, else its rows. Returns sentences about it.
+    """Add a CSV file to a report: heatmaps where it has values by step and layer, else its rows.
 
-    ``meanings``: attributes of its columns, and of the table under "".
+    Args:
+        report: The report.
+        path: The file.
+        meanings: Attributes of its columns, and of the table under "".
+
+    Returns:
+        Sentences about it, for the summary.
     """
     frame = pd.read_csv(path)
     data = labelled(frame)
@@ -122,7 +143,7 @@ def add_table(report: Report, path: Path, meanings: Mapping[str, Any] = MappingP
 
 
 def labelled(frame: pd.DataFrame) -> xr.Dataset | None:
-    """A table as labelled arrays over its :data:`AXES`, in the order of its rows; None where rows do not tell them."""
+    """A table as labelled arrays over its :data:`AXES`, in the order of its rows; None where rows are not unique."""
     axes = [name for name in AXES if name in frame.columns]
     if "step" in axes and "expert" in axes:  # then it only says which expert a step runs on
         axes.remove("expert")
@@ -148,7 +169,7 @@ def _largest(part: xr.Dataset) -> str:
 
 
 def _parameters(folder: Path) -> Mapping[str, Any]:
-    """What a sweep in this folder was begun under."""
+    """The parameters of a sweep in this folder."""
     found = _read(folder / "sweep.json")
     if not found:
         return {}
@@ -162,7 +183,7 @@ def _read(file: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise FigureError(f"{file} cannot be read ({error}): make what stands in its folder again") from error
+        raise FigureError(f"{file} cannot be read ({error}): write the results in its folder again") from error
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Points with their intervals, one row per category: conditions of an ensemble, arms of an experiment, labels, puzzles.
+"""Points with their intervals, one row per category: conditions of an ensemble, arms of an experiment, labels, tasks.
 
     forest(scores, title="Ensembles of three seeds", chance=0.5)        # dims (condition,)
-    forest(scores, rows="arm", by="when")                               # two points a row
+    forest(scores, rows="kind", by="when")                              # two points a row
 
 When not to use: along steps, layers or anything else that has an order; `lines` shows how values go on from one to the
 next.
@@ -49,14 +49,23 @@ def forest(
 ) -> go.Figure:
     """Draw a point and its interval for every category, first one on top, with its placebo as a hollow mark below it.
 
-    data: dims (rows,) or (rows, by) in any order, DataArray or Dataset as for ``heatmap``.
-    rows: the dim whose values become rows (default: the only one). by: the dim whose values share a row.
-    null: the placebo, of the same dims or fewer; default: the Dataset's ``null``, with its own interval if it has
-        ``null_low`` and ``null_high``. ``attrs["null_name"]`` of ``data`` says what it is, where "placebo" is not the
-        word.
-    chance: what knowing nothing scores, in the value's units: a dashed line.
+    Args:
+        data: Dims (rows,) or (rows, by) in any order, DataArray or Dataset as for ``heatmap``.
+        rows: The dim whose values become rows (the only one by default).
+        by: The dim whose values share a row.
+        null: The placebo, of the same dims or fewer; by default the Dataset's ``null``, with its own interval if it has
+            ``null_low`` and ``null_high``. ``attrs["null_name"]`` of ``data`` names it, where "placebo" is not the
+            word.
+        chance: The score of guessing, in the value's units: a dashed line.
+        title: The title.
+        value: The variable to draw, where a Dataset has several.
+        mode: ``"light"`` or ``"dark"``.
 
-    Raises FigureError for other dims, a placebo of other cells, one end of an interval, or nothing finite.
+    Returns:
+        The figure.
+
+    Raises:
+        FigureError: Other dims, a placebo of other cells, one end of an interval, or nothing finite.
     """
     import plotly.graph_objects as go
 

@@ -1,8 +1,8 @@
-"""Frames as pictures: sprite sheets that scrub exactly, film strips to print, H.264 clips to play.
+"""Frames as pictures: lossless sprite sheets, film strips for print, H.264 clips to play.
 
 A *film* is what a generation shows at every denoising step: (S, F, H, W, 3), S steps of F frames. A *clip* is one
-video: (F, H, W, 3). Both are uint8 RGB, or floats in [0, 1]. A sprite sheet is lossless: cutting it gives back the very
-frames. H.264 is lossy and for playing only; measure on frames, never on a clip.
+video: (F, H, W, 3). Both are uint8 RGB, or floats in [0, 1]. A sprite sheet is lossless: cutting it gives back the
+frames exactly. H.264 is lossy and for playing only; measure on frames, never on a clip.
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ class SpriteSheet:
         return data_uri(self.png, "image/png")
 
     def box(self, step: int, frame: int) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) in pixels of one frame."""
+        """(left, top, right, bottom) of one frame, in pixels.
+
+        Raises:
+            FigureError: There is no such step or frame.
+        """
         if not (0 <= step < self.rows and 0 <= frame < self.columns):
             raise FigureError(f"The sheet has {self.rows} x {self.columns} frames; there is no ({step}, {frame}).")
         left, top = frame * self.width, step * self.height
@@ -78,7 +82,14 @@ class SpriteSheet:
 def sprite_sheet(film: np.ndarray) -> SpriteSheet:
     """Lay a film (S, F, H, W, 3), or a clip (F, H, W, 3) as one row, into one lossless PNG.
 
-    Raises FigureError when the sheet would pass what browsers draw (16,384 pixels a side, 16 million in all).
+    Args:
+        film: The film or clip.
+
+    Returns:
+        The sheet.
+
+    Raises:
+        FigureError: The sheet would be larger than browsers draw (16,384 pixels a side, 16 million in all).
     """
     film = as_frames(film, 4, "clip")[None] if np.ndim(film) == 4 else as_frames(film, 5, "film")
     s, f, h, w, _ = film.shape
@@ -94,7 +105,7 @@ def sprite_sheet(film: np.ndarray) -> SpriteSheet:
 
 @dataclass(frozen=True)
 class FilmStrip:
-    """A labelled PNG of chosen steps (columns) and frames (rows), and where each picture lies in it."""
+    """A labelled PNG of chosen steps (columns) and frames (rows), and the position of each picture in it."""
 
     png: bytes
     boxes: dict[tuple[int, int], tuple[int, int, int, int]]
@@ -126,13 +137,22 @@ def film_strip(
 ) -> FilmStrip:
     """Lay chosen frames of a film side by side, labelled with step, sigma and frame: a picture for docs and papers.
 
-    film: (S, F, H, W, 3). sigmas: noise level of each of the S steps. steps: positions along S (default: at most ten,
-    evenly spread, first and last included). frames: positions along F (default: middle and last), negative from the
-    end. labels: the number of each of the S steps where the film does not hold all of them, or its heading in words
-    where it is no step (such as "base"). rows: what each of the F pictures of a step is, where it is no frame (such as
-    a layer). scale: integer enlargement.
+    Args:
+        film: (S, F, H, W, 3).
+        sigmas: Noise level of each of the S steps.
+        steps: Positions along S (at most ten by default, evenly spread, first and last included).
+        frames: Positions along F (middle and last by default), negative from the end.
+        labels: The number of each of the S steps where the film does not hold all of them, or its heading in words
+            where it is no step (such as "base").
+        rows: The name of each of the F pictures of a step, where it is no frame (such as a layer).
+        scale: Integer enlargement.
+        gap: Pixels between pictures.
 
-    Raises FigureError for positions outside the film or sigmas of another length.
+    Returns:
+        The strip.
+
+    Raises:
+        FigureError: Positions outside the film, or sigmas of another length.
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,9 +1,10 @@
 """Heatmaps of a quantity over two dims, such as step x layer, beside its placebo.
 
-Steps run to the right and layers upwards, whatever the order of the array's dims. Values that cross zero take a
+Steps run to the right and layers upwards, whatever the order of the array's dims. Values that cross zero get a
 diverging scale that is symmetric around zero; values of one sign a sequential one. A blank cell was not measured. The
-interval and the count of every cell stand in its hover text and in the report's table; a heatmap cannot *draw* an
-interval, so put `lines` beside it where the interval matters.
+interval and the count of every cell are in its hover text and in the report's table.
+
+When not to use: where the interval matters. A heatmap cannot draw one; put `lines` beside it.
 """
 
 from __future__ import annotations
@@ -49,16 +50,27 @@ def heatmap(
 ) -> go.Figure:
     """Draw a quantity over two dims, with its placebo in a second panel on the same scale.
 
-    data: DataArray with exactly two dims, or a Dataset with a value and any of ``low``, ``high``, ``n``, ``null``
-        (see ``arrays.quantity``). ``attrs["long_name"]`` and ``attrs["units"]`` label the axes and the colour bar.
-    null: the placebo, with the same two dims (a Dataset may add its own interval); default: the Dataset's ``null``.
-        ``attrs["null_name"]`` of ``data`` says what it is, where "placebo" is not the word, and
-        ``attrs["value_name"]`` what it is the placebo of, where "effect" is not.
-    mark: boolean, same dims; true cells get a dot, explained by ``mark_label`` ("above placebo, corrected p < .05").
-    x: the dim that runs to the right (default: ``step`` where there is one, else the second dim).
-    limits: ends of the colour scale, in the value's units; default: from the data, symmetric when it crosses zero.
+    Args:
+        data: DataArray with exactly two dims, or a Dataset with a value and any of ``low``, ``high``, ``n``, ``null``
+            (see ``labelled_arrays.quantity``). ``attrs["long_name"]`` and ``attrs["units"]`` label the axes and the
+            colour bar.
+        null: The placebo, with the same two dims (a Dataset may add its own interval); the Dataset's ``null`` by
+            default. ``attrs["null_name"]`` of ``data`` names it, where "placebo" is not the word, and
+            ``attrs["value_name"]`` names the value, where "effect" is not.
+        mark: Boolean, same dims; true cells get a dot.
+        mark_label: What the dots mean ("above placebo, corrected p < .05").
+        title: The title.
+        value: The variable to draw, where a Dataset has several.
+        x: The dim that runs to the right (``step`` by default where there is one, else the second dim).
+        limits: Ends of the colour scale, in the value's units; by default from the data, symmetric when it crosses
+            zero.
+        mode: ``"light"`` or ``"dark"``.
 
-    Raises FigureError for another number of dims, text, infinities, or nothing finite.
+    Returns:
+        The figure.
+
+    Raises:
+        FigureError: Another number of dims, text, infinities, or nothing finite.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -164,7 +176,7 @@ def _limits(parts: list[np.ndarray], limits: tuple[float, float] | None) -> tupl
     values = np.concatenate([z.ravel() for z in parts])
     low, high = limits or (float(np.nanmin(values)), float(np.nanmax(values)))
     if not low <= high:
-        raise FigureError(f"limits={limits} are the wrong way round: give (low, high).")
+        raise FigureError(f"limits={limits} are in the wrong order: give (low, high).")
     if low < 0 < high and limits is None:
         edge = max(-low, high)
         return -edge, edge, True
@@ -225,7 +237,7 @@ def _alt(q: Quantity, z: np.ndarray, across: str, up: str, columns: list, rows: 
 
 
 def _notes(q: Quantity, z: np.ndarray, diverging: bool, mark_label: str | None) -> list[str]:
-    """What a reader must know to read the picture, said below it."""
+    """The explanation below the picture."""
     notes = []
     if diverging:
         notes.append("Blue is below zero, red above; the scale is symmetric around zero.")

@@ -1,4 +1,4 @@
-"""Reading labelled arrays for drawing: the value, its interval, its count and its placebo, and how each is written."""
+"""Reading labelled arrays for drawing: the value, its interval, its count and its placebo, and their formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMPANIONS = ("low", "high", "n", "null", "null_low", "null_high")
 
 @dataclass(frozen=True)
 class Quantity:
-    """One measured quantity with what belongs to it; every array has the dims of ``value`` or fewer."""
+    """One measured quantity with its interval, count and placebo; every array has the dims of ``value`` or fewer."""
 
     value: xr.DataArray
     low: xr.DataArray | None = None
@@ -37,10 +37,18 @@ def quantity(data: xr.DataArray | xr.Dataset, value: str | None = None) -> Quant
     """Split what the caller passed into value, interval, count and placebo.
 
     A DataArray may hold ``low``, ``high``, ``n`` as coordinates of its own dims; a Dataset holds them as variables, and
-    its value is the variable ``value`` (or the one named, or the only other one). A count may also stand in
+    its value is the variable ``value`` (or the one named, or the only other one). A count may also be in
     ``attrs["n"]``.
 
-    Raises FigureError when the value is ambiguous, not numeric, infinite, or nowhere finite.
+    Args:
+        data: What is drawn.
+        value: The name of the variable to draw.
+
+    Returns:
+        The quantity.
+
+    Raises:
+        FigureError: The value is ambiguous, not numeric, infinite, or nowhere finite.
     """
     if isinstance(data, xr.Dataset):
         names = [str(name) for name in data.data_vars if name not in COMPANIONS]
@@ -69,7 +77,11 @@ def quantity(data: xr.DataArray | xr.Dataset, value: str | None = None) -> Quant
 
 
 def checked(array: xr.DataArray) -> None:
-    """Refuse arrays that a figure would show as nothing or as nonsense."""
+    """Check that an array can be drawn.
+
+    Raises:
+        FigureError: It is not numeric, infinite, or nowhere finite.
+    """
     name = array.name or "the array"
     if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
         raise FigureError(f"{name} holds {array.dtype}, not numbers.")
@@ -83,7 +95,11 @@ def checked(array: xr.DataArray) -> None:
 
 
 def require_same_cells(other: xr.DataArray, like: xr.DataArray, name: str) -> None:
-    """Refuse a companion whose dims or labels differ from the value's: xarray would align or broadcast it silently."""
+    """Check that a companion has the dims and labels of the value; xarray would align or broadcast it silently.
+
+    Raises:
+        FigureError: They differ.
+    """
     if not set(other.dims) <= set(like.dims):
         raise FigureError(f"{name} has dims {other.dims}, the value {like.dims}: they must agree.")
     for dim in other.dims:
@@ -121,7 +137,7 @@ def ticks(data: xr.DataArray, dim: str) -> list:
 
 
 def places(data: xr.DataArray, dim: str) -> list[str]:
-    """Each position along a dim as hovers say it: its label, and what else is known of it (sigma of a step)."""
+    """A label for each position along a dim: its coordinate, and others along the same dim (sigma of a step)."""
     title = axis_label(data, dim)
     extra = {label(c): c.values.tolist() for name, c in data.coords.items() if name != dim and c.dims == (dim,)}
     said = []
@@ -132,7 +148,7 @@ def places(data: xr.DataArray, dim: str) -> list[str]:
 
 
 def hover(place: str, name: str, numbers: Mapping[str, float], null_name: str = "placebo") -> str:
-    """What a hover says of one point: where, then value, interval, placebo and count, those that ``numbers`` has."""
+    """The hover text of one point: place, then value, interval, placebo and count, as far as ``numbers`` has them."""
     value = float(numbers["value"])
     if np.isnan(value):
         return f"{place}<br>not measured"
@@ -152,7 +168,7 @@ def hovers(part: Mapping[str, np.ndarray], where: Sequence[str], name: str, null
 
 
 def grids(q: Quantity, *dims: str) -> dict[str, np.ndarray]:
-    """The value and what belongs to it as plain floats, all over ``dims`` in that order."""
+    """The value and its companions as plain floats, all over ``dims`` in that order."""
     found = {name: getattr(q, name) for name in ("value", *COMPANIONS)}
     return {
         name: np.asarray(array.broadcast_like(q.value).transpose(*dims).values, dtype=float)
@@ -172,9 +188,17 @@ def counts(q: Quantity, each: str) -> list[str]:
 def listed(
     q: Quantity, down: str, across: str | None = None, null_name: str = "placebo", flip: bool = False
 ) -> dict[str, list]:
-    """The numbers of a figure as the head and rows of a table, to copy or to hear; each cell is a list of lines.
+    """The numbers of a figure as the head and rows of a table; each cell is a list of lines.
 
-    flip: the last row first, as a figure shows it whose axis goes upwards.
+    Args:
+        q: The quantity.
+        down: The dim along the rows.
+        across: The dim along the columns.
+        null_name: What the placebo is called.
+        flip: The last row first, as in a figure whose axis goes upwards.
+
+    Returns:
+        ``head`` and ``rows``.
     """
     dims = (down,) if across is None else (down, across)
     found = {name: grid.reshape(grid.shape[0], -1) for name, grid in grids(q, *dims).items()}
@@ -203,12 +227,12 @@ def _named(at: object) -> str:
 
 
 def whole(n: float) -> object:
-    """Counts that became floats (NaN in some cells) are still written as integers."""
+    """A count as an integer, although NaN in some cells has made the counts floats."""
     return int(n) if np.isfinite(n) and float(n).is_integer() else float(n)
 
 
 def number(value: object) -> str:
-    """A number as it is written in hovers and tables: integers whole, others to three significant digits."""
+    """Format a number for hovers and tables: integers whole, others to three significant digits."""
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (int, np.integer)):

@@ -46,12 +46,23 @@ def lines(
 ) -> go.Figure:
     """Draw curves along ``x``, one per value of ``by``, with interval bands.
 
-    data: dims (x,) or (x, by) in any order, DataArray or Dataset as for ``heatmap``.
-    low, high: ends of the interval, in the value's units; default: the Dataset's ``low`` and ``high``.
-    null: the placebo, dims (x,) or (x, by); drawn grey and dashed, once per curve where it has ``by``;
-        ``attrs["null_name"]`` of ``data`` says what it is, where "placebo" is not the word.
+    Args:
+        data: Dims (x,) or (x, by) in any order, DataArray or Dataset as for ``heatmap``.
+        x: The dim along the curves.
+        by: The dim with one curve per value.
+        low: Lower ends of the intervals; the Dataset's ``low`` by default.
+        high: Upper ends; the Dataset's ``high`` by default.
+        null: The placebo, dims (x,) or (x, by); drawn grey and dashed, once per curve where it has ``by``;
+            ``attrs["null_name"]`` of ``data`` names it, where "placebo" is not the word.
+        title: The title.
+        value: The variable to draw, where a Dataset has several.
+        mode: ``"light"`` or ``"dark"``.
 
-    Raises FigureError for other dims, words along ``x``, one end of an interval, or nothing finite.
+    Returns:
+        The figure.
+
+    Raises:
+        FigureError: Other dims, words along ``x``, one end of an interval, or nothing finite.
     """
     import plotly.graph_objects as go
 
@@ -78,7 +89,7 @@ def lines(
     if not all(isinstance(at, (int, float)) for at in along):
         also = "" if by is None else f", by={by!r}"
         raise FigureError(
-            f"{x!r} holds words ({along[0]!r} first), and a curve says that something lies between them. Draw points "
+            f"{x!r} holds words ({along[0]!r} first), and a curve would suggest values between them. Draw points "
             f"with their intervals: dit_lens.figures.forest(array, rows={x!r}{also})."
         )
     found = grids(q, x) if by is None else grids(q, x, by)

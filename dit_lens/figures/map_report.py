@@ -23,14 +23,22 @@ _MEANING = (
     "it decides "
     "as far as its update, taken from the twin with another answer, moves x0_hat towards that answer more than the "
     "placebo does; it consolidates as far as the velocity read out after it is nearer to the final one than before it. "
-    "Control: the same model with the entries of every weight tensor shuffled, on the same puzzles. "
-    "Intervals: 95 %, over puzzles, for one cell at a time."
+    "Control: the same model with the entries of every weight tensor shuffled, on the same tasks. "
+    "Intervals: 95 %, over tasks, for one cell at a time."
 )
 
 
 def write_report(found: Any, path: Path, films: int = 6) -> Path:
-    """``report.html`` of a :class:`dit_lens.layer_map.layer_map.Map`, with films of x0_hat of ``films`` puzzles of all
-    tasks."""
+    """Write ``report.html`` of a :class:`dit_lens.layer_map.layer_map.Map`.
+
+    Args:
+        found: The map.
+        path: The page.
+        films: How many runs are shown with their film, over all families.
+
+    Returns:
+        The path.
+    """
     report = Report(
         f"Map of {found.about['model']}",
         subtitle="Which layers and steps do what, beside placebos and a model that learned nothing",
@@ -44,7 +52,7 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
     report.figure(
         heatmap(found.effects, title="Local effect of a layer's update"),
         caption="One block's update at one step taken from the twin with another answer, read in x0_hat of that step. "
-        "Placebo: the update of the same scene at another seed. Framed cells open their clips, of the first puzzle.",
+        "Placebo: the update of the same scene at another seed. Framed cells open their clips, of the first task.",
         cells=found.clips,
     )
     report.section("Attention").figure(
@@ -52,7 +60,7 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
         caption="log2 of how much more attention all tokens pay to the foreground than to random masks of its size. ",
     )
     if found.decodable.data_vars:
-        report.section("Decodability", "What linear probes read after each layer, on puzzles of their own.")
+        report.section("Decodability", "What linear probes read after each layer, on separate tasks.")
     for label in found.decodable["label"].values.tolist() if found.decodable.data_vars else ():
         part = found.decodable.sel(label=label)
         kind = {"perception": "stands in the first picture", "decision": "the model had to find it"}[
@@ -82,7 +90,7 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
             report.figure(
                 heatmap(part.assign_attrs(value_name=region), title=f"Token energy: {region} against the rest"),
                 caption=f"log2 of mean token norm in the {region} over the rest, within a layer. Beside it the same "
-                "for masks shuffled within each frame. Only puzzles that have this region count.",
+                "for masks shuffled within each frame. Only tasks that have this region count.",
             )
     report.section("Puzzles", "x0_hat of each step: what the model expects the finished video to be.")
     for i in spread(len(found.runs), films):

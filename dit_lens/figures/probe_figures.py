@@ -22,9 +22,20 @@ NAMES = {"auc": "area under the ROC curve", "balanced_accuracy": "balanced accur
 def decodability(found: xr.Dataset, label: str, hook: str | None = None, *, mode: Mode = "light") -> go.Figure:
     """Score of a label by step and layer, beside the control task on the same scale.
 
-    ``found``: from ``dit_lens.probing.grid``. A dot marks places whose corrected p is at most .05 and whose interval
-    clears both the input's score at that step and the features without a model (position, majority): what a probe
-    reads there was not handed in.
+    A dot marks places whose corrected p is at most .05 and whose interval is above both the input's score at that step
+    and the features without a model (position, majority): the model computed what a probe reads there.
+
+    Args:
+        found: From ``dit_lens.probing.grid``.
+        label: The label.
+        hook: The hook; the first one by default.
+        mode: ``"light"`` or ``"dark"``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        FigureError: The grid does not have the label.
     """
     part = _part(found, label, hook)
     name = NAMES[str(part["metric"].values)]
@@ -42,7 +53,20 @@ def decodability(found: xr.Dataset, label: str, hook: str | None = None, *, mode
 
 
 def selectivity(found: xr.Dataset, label: str, hook: str | None = None, *, mode: Mode = "light") -> go.Figure:
-    """Score less that of the control task, by step and layer."""
+    """Score minus that of the control task, by step and layer.
+
+    Args:
+        found: From ``dit_lens.probing.grid``.
+        label: The label.
+        hook: The hook; the first one by default.
+        mode: ``"light"`` or ``"dark"``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        FigureError: The label has no control task.
+    """
     part = _part(found, label, hook)
     if not np.isfinite(part["selectivity"]).any():
         raise FigureError(
@@ -55,10 +79,16 @@ def selectivity(found: xr.Dataset, label: str, hook: str | None = None, *, mode:
 
 
 def best_places(found: xr.Dataset, *, mode: Mode = "light") -> go.Figure:
-    """Every label where it is read best, with its interval, beside the control task at that place.
+    """Every label at its best place, with its interval, beside the control task at that place.
 
-    ``found``: from ``dit_lens.probing.grid``. The best of many places is good by selection, too: its p in ``found``
-    is corrected for that, its interval is not.
+    The best of many places is high by selection, too: its p in ``found`` is corrected for that, its interval is not.
+
+    Args:
+        found: From ``dit_lens.probing.grid``.
+        mode: ``"light"`` or ``"dark"``.
+
+    Returns:
+        The figure.
     """
     flat = found.drop_dims("task", errors="ignore").stack(place=("hook", "step", "layer"))
     top = flat.isel(place=flat["score"].fillna(-np.inf).argmax("place"))
@@ -88,7 +118,18 @@ def by_layer(found: xr.Dataset, step: int, hook: str | None = None, *, mode: Mod
 
 
 def similar(cosine: xr.DataArray, *, mode: Mode = "light") -> go.Figure:
-    """Similarity of directions along one axis, (place, other place): from ``dit_lens.probing.similarity``, one row."""
+    """Similarity of directions along one axis.
+
+    Args:
+        cosine: From ``dit_lens.probing.similarity``, one row: (place, other place).
+        mode: ``"light"`` or ``"dark"``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        FigureError: Several rows.
+    """
     if cosine.ndim != 2:
         raise FigureError(f"choose one row of {cosine.dims[0]}, such as cosine.sel({cosine.dims[0]}=5)")
     plain = cosine.drop_vars([c for c in cosine.coords if c not in cosine.dims])
@@ -96,7 +137,18 @@ def similar(cosine: xr.DataArray, *, mode: Mode = "light") -> go.Figure:
 
 
 def confusion(probe: Any, *, mode: Mode = "light") -> go.Figure:
-    """Share of each true class that the probe said to be each class, out of fold."""
+    """Share of each true class that the probe assigns to each class, out of fold.
+
+    Args:
+        probe: A fitted classifier.
+        mode: ``"light"`` or ``"dark"``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        FigureError: The probe has no confusion table.
+    """
     if "confusion" not in probe.scores:
         raise FigureError("this probe has no confusion table: it is a regression, or was not fitted by dit_lens.probe")
     counts = np.array(probe.scores["confusion"], dtype=float)

@@ -1,8 +1,9 @@
-"""One offline HTML page that gathers tables, figures and puzzles, with everything it needs inside.
+"""One offline HTML page of tables, figures and generations, with everything it needs inside.
 
 The page loads nothing: scripts, styles, pictures and clips are inlined, and its content security policy forbids the
-rest. Text that comes from outside (prompts, file names, parameters) is escaped wherever it lands, also inside JSON.
-When not to use it: for real-resolution films of many steps; a page is refused beyond ``max_bytes``.
+rest. Text that comes from outside (prompts, file names, parameters) is escaped everywhere, also inside JSON.
+
+When not to use: for real-resolution films of many steps; a page is refused beyond ``max_bytes``.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ class Report:
         report.section("Layers", "Which block does what.")
         report.table("Layer map", layers, note="Evidence with 95 % intervals.")
         report.figure(heatmap(effects), caption="...", cells={(5, 7): {"base": clip, "patched": other}})
-        report.puzzle(title="maze 3", prompt="...", film=film, sigmas=sigmas, clip=video, truth=answer,
-        verdict="solved") report.write("report.html")
+        report.puzzle(title="maze 3", prompt="...", film=film, sigmas=sigmas, clip=video, truth=answer)
+        report.write("report.html")
 
-    title, subtitle: the heading. summary: findings in words with their numbers, one string each.
-    methods: every parameter, version and seed, as a mapping; mappings inside it become tables of their own.
+    Args:
+        title: The heading.
+        subtitle: A line below it.
+        summary: Findings in words with their numbers, one string each.
+        methods: Every parameter, version and seed, as a mapping; mappings inside it become tables of their own.
     """
 
     title: str
@@ -57,7 +61,7 @@ class Report:
     _names: set[str] = field(default_factory=set, init=False, repr=False)
 
     def section(self, title: str, text: str = "") -> Report:
-        """Open a section (a heading, an entry of the contents, an optional paragraph); what follows goes into it."""
+        """Open a section: a heading, an entry of the contents, an optional paragraph. Later parts go into it."""
         self._sections.append({"id": self._id(title), "title": title, "text": text, "items": [], "implied": False})
         return self
 
@@ -78,14 +82,23 @@ class Report:
         cells: Mapping[tuple, Mapping[str, np.ndarray]] | None = None,
         fps: float = 8,
     ) -> Report:
-        """Add a plotly figure; its title (else what it draws) becomes the heading, and it follows the page's colours.
+        """Add a plotly figure; its title (or its label) becomes the heading, and it follows the page's colours.
 
-        alt: what the picture shows, for those who do not see it (default: a sentence; figures made in this room bring
-            their numbers as a table, too).
-        cells: clips behind cells of a ``heatmap``, {(step, layer): {"base": (F, H, W, 3), "patched": ...}}, keys in the
-            order of the drawn array's dims. A click on the cell, or the list below the figure, opens them side by side.
+        Args:
+            fig: The figure.
+            caption: A line below it.
+            alt: Text for readers who cannot see the picture (a sentence by default; figures of this package also have
+                their numbers as a table).
+            cells: Clips behind cells of a ``heatmap``, {(step, layer): {"base": (F, H, W, 3), "patched": ...}}, keys in
+                the order of the drawn array's dims. A click on the cell, or the list below the figure, opens them side
+                by side.
+            fps: Frames per second of the clips.
 
-        Raises FigureError for cells on a figure that is not a ``heatmap``, or that its axes do not have.
+        Returns:
+            The report.
+
+        Raises:
+            FigureError: Cells on a figure that is not a ``heatmap``, or that its axes do not have.
         """
         spec = json.loads(fig.to_json())
         layout = spec["layout"]
@@ -123,26 +136,39 @@ class Report:
         details: Mapping[str, object] | None = None,
         fps: float = 8,
     ) -> Report:
-        """Add one generation: a scrubber over step x frame of x0_hat, the final clip and the truth beside it, a film
-        strip.
+        """Add one generation: a scrubber over step x frame of x0_hat, the final clip and the truth, and a film strip.
 
-        film: x0_hat of each step, (S, F, H, W, 3). sigmas: the noise level of each. steps: their numbers where not all
-        are given. clip: the final video, (F, H, W, 3). truth: the right answer as frames (F, H, W, 3), or in words.
-        verdict: the scorer's word ("solved", "failed", ...). details: further facts, said beside the pictures.
+        Args:
+            title: The heading.
+            prompt: The prompt.
+            film: x0_hat of each step, (S, F, H, W, 3).
+            sigmas: The noise level of each.
+            steps: Their numbers where not all are given.
+            clip: The final video, (F, H, W, 3).
+            truth: The right answer as frames (F, H, W, 3), or in words.
+            verdict: The scorer's verdict ("solved", "failed", ...).
+            details: Further facts, shown beside the pictures.
+            fps: Frames per second of the clips.
 
-        Raises FigureError when frames, steps and sigmas do not fit together, or when they pass what a page holds.
+        Returns:
+            The report.
+
+        Raises:
+            FigureError: Frames, steps and sigmas that do not fit together, or that are more than a page holds.
         """
         film = as_frames(film, 5, "film")
         s, f = film.shape[:2]
         for name, numbers in (("sigmas", sigmas), ("steps", steps)):
             if numbers is not None and len(numbers) != s:
-                raise FigureError(f"Puzzle {title!r}: the film has {s} steps, but {len(numbers)} {name} were given.")
+                raise FigureError(
+                    f"Generation {title!r}: the film has {s} steps, but {len(numbers)} {name} were given."
+                )
         said = truth if isinstance(truth, str) else ""
         given = {"final clip": clip, "truth": None if isinstance(truth, str) else truth}
         clips = {name: as_frames(frames, 4, name) for name, frames in given.items() if frames is not None}
         for name, frames in clips.items():
             if len(frames) != f:
-                raise FigureError(f"Puzzle {title!r}: the film has {f} frames, but {name} has {len(frames)}.")
+                raise FigureError(f"Generation {title!r}: the film has {f} frames, but {name} has {len(frames)}.")
         factor = factor_for(film, MAX_SPRITE)
         panes = [{"name": "x0_hat at this step", "kind": "film", "sheet": self._sheet(film, factor)}]
         panes += [{"name": name, "kind": "clip", "sheet": self._sheet(c, factor)} for name, c in clips.items()]
@@ -202,13 +228,25 @@ class Report:
         )
 
     def write(self, path: str | Path, *, max_bytes: int = 30_000_000) -> Path:
-        """Write the page as one file, whole or not at all, and return its path. Refused beyond ``max_bytes``."""
+        """Write the page as one file, whole or not at all.
+
+        Args:
+            path: The file.
+            max_bytes: The largest page that is written.
+
+        Returns:
+            The path.
+
+        Raises:
+            FigureError: The page is larger than ``max_bytes``.
+            StoreError: The file cannot be written.
+        """
         page = self.html().encode("utf-8")
         if len(page) > max_bytes:
             pictures = sum(len(sheet.png) for sheet in self._sheets.values()) * 4 // 3
             raise FigureError(
                 f"The report would be {len(page) / 1e6:.1f} MB, {pictures / 1e6:.1f} MB of it frames; the limit is "
-                f"{max_bytes / 1e6:.1f} MB. Show fewer puzzles or cells, or fewer steps of each film (film[::2])."
+                f"{max_bytes / 1e6:.1f} MB. Show fewer generations or cells, or fewer steps of each film (film[::2])."
             )
         path = Path(path)
         try:
@@ -307,7 +345,7 @@ def _listed(values: Any) -> list[str]:
 
 
 def _plotly() -> tuple[str, dict[str, Any]]:
-    """plotly's script, and the templates of both modes as plain data."""
+    """Plotly's script, and the templates of both modes as plain data."""
     from plotly.offline import get_plotlyjs
     from plotly.utils import PlotlyJSONEncoder
 

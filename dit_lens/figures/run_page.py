@@ -1,4 +1,4 @@
-"""One generation as a page: the film of x0_hat by step and frame beside the clip, the scorer's word, every parameter.
+"""One generation as a page: the film of x0_hat by step and frame beside the clip, the verdict, every parameter.
 
     write_run(lens.generate(task), "run.html")
 
@@ -29,9 +29,19 @@ FILM_PIXELS = 6_000_000
 
 
 def write_run(run: Run, path: str | Path, *, most: int = 10) -> Path:
-    """Write the page of one run, with at most ``most`` steps of its film (fewer where frames are large).
+    """Write the page of one run.
 
-    Errors: :class:`RecordError` for a run without a decoder, :class:`FigureError` for one that did no step.
+    Args:
+        run: The run.
+        path: The page.
+        most: At most so many steps of its film (fewer where frames are large).
+
+    Returns:
+        The path.
+
+    Raises:
+        RecordError: A run without a decoder.
+        FigureError: A run that did no step.
     """
     report = Report(f"Run of {run.meta.get('model', 'a model')}", run.prompt, methods=about(run))
     report.summary = [_verdict(run), *map(str, run.fired)]
@@ -59,9 +69,20 @@ def add_run(report: Report, run: Run, *, title: str = "", most: int = 10) -> Rep
 
 
 def film_of(run: Run, most: int = 10) -> tuple[np.ndarray, list[int]]:
-    """x0_hat of at most ``most`` steps, evenly spread, uint8 (S, F, H, W, 3), and which steps they are."""
+    """x0_hat of at most ``most`` steps, evenly spread.
+
+    Args:
+        run: The run.
+        most: At most so many steps.
+
+    Returns:
+        uint8 (S, F, H, W, 3), and which steps they are.
+
+    Raises:
+        FigureError: A run that did no step.
+    """
     if not run.n_steps:
-        raise FigureError("this run did no step, so it has no film: lens.generate(resume=run) goes on with it")
+        raise FigureError("this run did no step, so it has no film: continue it with lens.generate(resume=run)")
     size = run.size
     factor = max(1, -(-max(size.height, size.width) // MAX_SPRITE))
     a_step = size.num_frames * (size.height // factor) * (size.width // factor)
@@ -79,11 +100,12 @@ def strip_of(run: Run, most: int = 10, frames: Sequence[int] | None = None) -> F
 
 
 def score_of(run: Run) -> Any:
-    """The task's verdict on a finished run; None where there is no task that judges, or it cannot."""
+    """The task's score of a finished run; None without a scorer, or where it fails."""
     return judged(run)[0]
 
 
 def fps_of(run: Run) -> float:
+    """Frames per second of a run's video."""
     return float(run.meta.get("fps") or 8)
 
 

@@ -14,12 +14,22 @@ from dit_lens.figures.report import Report
 
 
 def write_sweep(sweep: Any, effects: xr.Dataset, path: str | Path, cells: int = 8, item: int = 0) -> Path:
-    """Write the report of ``sweep.run()``'s ``effects``: heatmap beside its placebo, clips, and every parameter.
+    """Write the report of a sweep: a heatmap beside its placebo, clips, and every parameter.
 
-    The ``cells`` largest effects open base, source, patched and placebo clips of one ``item``, which are measured
-    anew: what the horizon reached, so the last x0_hat of a stopped run.
+    The clips are generated again. They show what the horizon reached, so the last x0_hat of a stopped run.
 
-    Errors: :class:`FigureError` when axes beside step and layer are left: select from ``effects`` first.
+    Args:
+        sweep: The sweep.
+        effects: What ``sweep.run()`` returned.
+        path: The page.
+        cells: How many of the largest effects open base, source, patched and placebo clips.
+        item: The item whose clips are shown.
+
+    Returns:
+        The path.
+
+    Raises:
+        FigureError: Axes beside step and layer are left: select from ``effects`` first.
     """
     value = effects["value"]
     if set(value.dims) != {"step", "layer"}:

@@ -24,12 +24,20 @@ _SUFFIXES = ("_low", "_high", "_null", "_n")
 def layer_table(data: xr.Dataset, *, verdict: str = "verdict") -> str:
     """The layer map: one row per layer (and expert), evidence columns with interval, placebo and n, and a verdict.
 
-    data: dims (layer,) or (expert, layer) in any order. Coordinates along ``layer`` such as ``depth`` become columns.
     Each numeric variable ``v`` is one column of evidence; ``v_low`` and ``v_high`` are its interval, ``v_null`` its
     placebo (another word: ``attrs["null_name"]`` of ``v``), ``v_n`` its count. Text variables (the verdict among them)
     become columns of words, the verdict last.
 
-    Returns HTML (one <table>, escaped). Raises FigureError for other dims or half an interval.
+    Args:
+        data: Dims (layer,) or (expert, layer) in any order. Coordinates along ``layer`` such as ``depth`` become
+            columns.
+        verdict: The variable that is the verdict.
+
+    Returns:
+        HTML (one <table>, escaped).
+
+    Raises:
+        FigureError: Other dims, or half an interval.
     """
     if not isinstance(data, xr.Dataset):
         raise FigureError(f"layer_table needs an xarray Dataset, got {type(data).__name__}.")
@@ -90,7 +98,7 @@ def plain_table(data: xr.Dataset | xr.DataArray | pd.DataFrame) -> str:
 
 
 def value_table(table: Mapping[str, list]) -> str:
-    """The numbers of a figure (``arrays.listed``): the value on a cell's first line, what belongs to it below."""
+    """The numbers of a figure (``labelled_arrays.listed``): the value on a cell's first line, its companions below."""
     rows = []
     for (name, *_), *cells in table["rows"]:
         said = "".join(
@@ -102,7 +110,7 @@ def value_table(table: Mapping[str, list]) -> str:
 
 
 def _table(head: list[str], rows: list[str], kind: str, numeric: Collection[int] = ()) -> str:
-    """Heads stand over their numbers: columns in ``numeric`` are flush right."""
+    """An HTML table; columns in ``numeric`` and their heads are aligned right."""
     heads = "".join(f'<th scope="col"{" class=num" if i in numeric else ""}>{h}</th>' for i, h in enumerate(head))
     return f'<table class="data {kind}"><thead><tr>{heads}</tr></thead><tbody>' + "\n".join(rows) + "</tbody></table>"
 

@@ -71,12 +71,21 @@ def template(mode: Mode = "light") -> go.layout.Template:
     """The plotly template of one mode; also registered with plotly as ``dit_lens`` and ``dit_lens_dark``.
 
     Backgrounds are transparent: the page (notebook or report) shows through.
+
+    Args:
+        mode: ``"light"`` or ``"dark"``.
+
+    Returns:
+        The template.
+
+    Raises:
+        FigureError: Another mode.
     """
     import plotly.graph_objects as go
     import plotly.io as pio
 
     if mode not in INK:
-        raise FigureError(f"There is no {mode!r} mode: take 'light' or 'dark'.")
+        raise FigureError(f"There is no {mode!r} mode: choose 'light' or 'dark'.")
     ink = INK[mode]
     axis = {
         "gridcolor": ink["grid"],

@@ -1,9 +1,9 @@
 """Interventions: frozen values that change a generation. Each file holds one kind.
 
-For your own: ``ActivationEdit`` changes activations at a ``select``-ion, ``Edit`` is what every one of them is.
+To write your own, subclass ``ActivationEdit`` (changes activations at a ``select``-ion) or its base ``Edit``.
 
 ``lens.generate(task, interventions=[...])`` binds them, asks them for hooks at each call, and afterwards reports what
-each one touched (``run.fired``). One that never fired is an error.
+each one changed (``run.fired``). One that never fired is an error.
 """
 
 from __future__ import annotations

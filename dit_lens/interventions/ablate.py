@@ -1,10 +1,10 @@
-"""Ablation: take something away and see what is missed.
+"""Ablation: remove an activation and measure the effect.
 
 ``zero`` sets an activation (a block's update by default: the block is skipped) to zero; ``mean`` replaces it by its
-mean over the selected tokens of the same call, which keeps its level and removes what differs between tokens.
+mean over the selected tokens of the same call, which keeps its level and removes the differences between tokens.
 
 When not to use: to compare two runs; that is ``patch``. Zero is a value that the model may never have seen, so a large
-effect of ``zero`` with none of ``mean`` speaks of the level, not of what the tokens carry.
+effect of ``zero`` without one of ``mean`` is evidence about the level, not about what the tokens carry.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ class Ablate:
     to: Literal["zero", "mean"] = "zero"
 
     def bind(self, context: Context) -> ActivationEdit:
+        """Prepare the edit for one generation.
+
+        Raises:
+            InterventionError: A mean over tokens of a hook that has none.
+        """
         flat = [p for p in map(point, self.where.hooks) if not p.axis]
         if self.to == "mean" and flat:
             raise InterventionError(
@@ -49,22 +54,25 @@ def ablate(
     to: str = "zero",
     **places: Unpack[Places],
 ) -> Ablate:
-    """An ablation value. ``ablate(layers=7)`` skips block 7 everywhere.
+    """Specify an ablation. ``ablate(layers=7)`` skips block 7 everywhere.
 
     Args:
         steps: As of :func:`dit_lens.patch`.
         layers: As of :func:`dit_lens.patch`.
         to: ``"zero"`` or ``"mean"``; ``"skip"`` is ``"zero"`` of the update.
-        places: As of :func:`dit_lens.patch`; ``hooks="update"`` by default.
+        **places: As of :func:`dit_lens.patch`; ``hooks="update"`` by default.
+
+    Returns:
+        The intervention.
 
     Raises:
-        InterventionError: For an unknown ``to``.
+        InterventionError: An unknown ``to``.
     """
     if to == "skip":
         places, to = {**places, "hooks": "update"}, "zero"
         places.pop("hook", None)
     if to not in ("zero", "mean"):
-        raise InterventionError(f"ablate(to={to!r}) is unknown: 'zero', 'mean', or 'skip' for a whole block")
+        raise InterventionError(f"ablate(to={to!r}) is unknown: use 'zero', 'mean', or 'skip' for a whole block")
     where = select(Select(hooks=("update",)), steps=steps, layers=layers, **places)
     return Ablate(where, to)  # type: ignore[arg-type]
 

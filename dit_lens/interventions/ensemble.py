@@ -3,8 +3,10 @@
 The members are the rows of one batch: ``lens.generate(task, seed=[0, 1, 2], interventions=[dl.ensemble(step=0)])``
 gives one run per member; the first continues "seed 0". At the selected layers each member's activation becomes
 (1 - alpha) x + alpha mean over members. With alpha = 1 on the whole stream the members are identical after the first
-selected layer, so the rest of the window does nothing: sharing *updates* (the default here) is what makes a window of
-layers mean something. Averaging K noise-driven states shrinks their norm; ``rescale`` gives it back.
+selected layer, so the rest of the window has no effect: with *updates* (the default here) every layer of a window
+counts. Averaging K noise-driven states shrinks their norm; ``rescale`` restores it.
+
+When not to use: without the same seeds alone as a control; the best of several seeds is better than one by chance.
 """
 
 from __future__ import annotations
@@ -33,16 +35,23 @@ class Ensemble:
     where: Select
     alpha: float = 1.0
     rescale: bool = False
-    together: ClassVar[bool] = True  # generate(batch=) must not part the members
+    together: ClassVar[bool] = True  # generate(batch=) must not separate the members
 
     def bind(self, context: Context) -> ActivationEdit:
+        """Prepare the edit for one generation.
+
+        Raises:
+            InterventionError: Fewer than two members, or members with equal seeds.
+        """
         if len(context.seeds) < 2:
             raise InterventionError(
                 "an ensemble needs at least two members in one batch: lens.generate(task, seed=[0, 1, 2], "
                 "interventions=[dit_lens.ensemble(...)])"
             )
         if len(set(context.seeds)) < len(context.seeds):
-            raise InterventionError(f"the members of an ensemble need different seeds, found {list(context.seeds)}")
+            raise InterventionError(
+                f"the members of an ensemble need different seeds, found {list(context.seeds)}: give each its own"
+            )
         return _EnsembleEdit(self, context)
 
     def __str__(self) -> str:
@@ -57,17 +66,20 @@ def ensemble(
     rescale: bool = False,
     **places: Unpack[Places],
 ) -> Ensemble:
-    """An ensemble value; by default at step 0 in the third quarter of the layers (``PAPER_WINDOW``), as in the paper.
+    """Specify a seed ensemble; by default at step 0 in the third quarter of the layers, as in the paper.
 
     Args:
         steps: As of :func:`dit_lens.patch`; the first by default.
         layers: As of :func:`dit_lens.patch`; ``PAPER_WINDOW`` by default.
         alpha: Share of the mean, above 0 and at most 1.
         rescale: Give the mean each member's own norm, token by token.
-        places: As of :func:`dit_lens.patch`; ``hooks="update"`` by default.
+        **places: As of :func:`dit_lens.patch`; ``hooks="update"`` by default.
+
+    Returns:
+        The intervention.
 
     Raises:
-        InterventionError: For an alpha outside 0 to 1.
+        InterventionError: An alpha outside 0 to 1.
     """
     if not 0 < number(alpha, "alpha", error=InterventionError) <= 1:
         raise InterventionError(f"alpha={alpha}: give a share above 0 and at most 1")

@@ -1,5 +1,6 @@
-"""Named ways for K seeds to share hidden states, and the two averages that they have to beat (paper, training-free
-ensemble). With h_l(i) the stream of member i after block l, and a window of layers L to L'::
+"""Named ways for K seeds to share hidden states, and two averages as controls (paper, training-free ensemble).
+
+With h_l(i) the stream of member i after block l, and a window of layers L to L'::
 
     lockstep   h_l(i) <- mean_j h_l(j)                       for l = L, ..., L', one block after the other
     cached     h_l(i) <- mean_j h*_l(j)                      h* from the members left alone
@@ -9,11 +10,11 @@ ensemble). With h_l(i) the stream of member i after block l, and a window of lay
     noise      eps(i) <- sum_j Q_ij eps(j)                   Q orthogonal, Q_0j = 1 / sqrt(K): row 0 is the mean of the
                                                              K noises at unit variance, the others are its contrasts
 
-Two of them are narrower than they sound, because the members share weights, text and timestep. In *lockstep* all
-members are equal after layer L, so the rest of the window does nothing. In *cached* each overwrite wipes out the one
+In two of them only one layer of the window counts, because the members share weights, text and timestep. In *lockstep*
+all members are equal after layer L, so the rest of the window has no effect. In *cached* each layer overwrites the one
 before, so the result is the mean at layer L' alone. Only ``alpha`` and ``updates`` use the window as a window.
 
-When not to use: members with different prompts or pictures; their mean is a state of no scene at all.
+When not to use: members with different prompts or pictures; their mean is the state of neither scene.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class EnsembleMode:
         return not self.sources
 
     def bind(self, context: Context) -> Edit:
+        """Prepare the edit for one generation, with one remark on what the mode does."""
         with warnings.catch_warnings():
-            # What the parts say of whole streams is said below, as it is meant here.
+            # The parts warn about whole streams; the remark below replaces those warnings for this mode.
             warnings.filterwarnings("ignore", message=r"(sharing|patching) the whole stream")
             edit = self._bind(context)
         edit.label = str(self)
@@ -88,7 +90,7 @@ class EnsembleMode:
         return layers[-1] if self.mode == "cached" else None
 
     def remark(self, n_layers: int) -> str:
-        """What a reader has to know about a window that does less than it says; empty where there is nothing."""
+        """A warning about a window in which only one layer counts; empty where all do."""
         layers, only = self.where.layers_of(n_layers), self.only_layer(n_layers)
         if only is None or len(layers) == 1:
             return ""
@@ -118,7 +120,7 @@ def ensemble_mode(
     sources: Sequence[Run] = (),
     **places: Unpack[Places],
 ) -> EnsembleMode:
-    """An ensemble by its name; step 0 and layers 20-29 of 40 (by depth elsewhere) unless told otherwise.
+    """Specify an ensemble by the name of its mode; by default at step 0 and layers 20-29 of 40 (by depth elsewhere).
 
     Args:
         mode: ``"lockstep"``, ``"cached"``, ``"alpha"``, ``"updates"`` or ``"velocity"``.
@@ -129,11 +131,14 @@ def ensemble_mode(
         sources: For ``"cached"``, finished runs of the same task whose own calls give the means; then a single run may
             take them. Without it the cache is that of the batch at the same call, which is the same as long as one step
             is chosen.
-        places: ``branches``, ``experts``, and the singular names of :func:`dit_lens.patch`; the mode says the hook.
+        **places: ``branches``, ``experts``, and the singular names of :func:`dit_lens.patch`; the mode sets the hook.
+
+    Returns:
+        The intervention.
 
     Raises:
-        InterventionError: For an unknown mode, an alpha outside 0-1 or where it has no meaning, a hook, heads or
-            tokens, and for fewer than two members or equal ones.
+        InterventionError: An unknown mode, an alpha outside 0-1 or where it has no meaning, a hook, heads or tokens,
+            and fewer than two members or equal ones.
     """
     if mode not in MODES:
         raise InterventionError(f"ensemble mode {mode!r} is unknown: choose from {list(MODES)}")
@@ -142,9 +147,11 @@ def ensemble_mode(
         if not 0 < number(alpha, "alpha", error=InterventionError) < 1:
             raise InterventionError(f"alpha={alpha}: 0 changes nothing and 1 is mode='lockstep'; give one in between")
     elif alpha is not None:
-        raise InterventionError(f"mode={mode!r} takes no alpha: it replaces by the mean; use mode='alpha'")
+        raise InterventionError(f"mode={mode!r} takes no alpha, it replaces by the mean: use mode='alpha'")
     if sources and mode != "cached":
-        raise InterventionError(f"sources= are for mode='cached'; in mode={mode!r} the members are the batch")
+        raise InterventionError(
+            f"sources= is for mode='cached' and here mode={mode!r}: leave sources= out; the batch gives the members"
+        )
     where = select(Select(steps=0, layers=PAPER_WINDOW), steps=steps, layers=layers, **places)
     if where.hooks or where.heads is not None or where.tokens is not None:
         raise InterventionError(
@@ -177,7 +184,11 @@ class _CachedEdit(ActivationEdit):
 
 
 def different_members(runs: Sequence[Run]) -> None:
-    """Errors: :class:`InterventionError` for fewer than two runs, or for two that begin from the same noise."""
+    """Check that there are at least two runs, and that no two begin from the same noise.
+
+    Raises:
+        InterventionError: There are fewer, or two begin from the same noise.
+    """
     if len(runs) < 2:
         raise InterventionError(
             f"an ensemble needs at least two members, found {len(runs)}: give runs of several seeds"
@@ -197,6 +208,11 @@ class NoiseMean:
     together: ClassVar[bool] = True
 
     def bind(self, context: Context) -> Edit:
+        """Prepare the edit for one generation.
+
+        Raises:
+            InterventionError: Fewer than two members, or members with equal seeds.
+        """
         if len(set(context.seeds)) < max(2, len(context.seeds)):
             raise InterventionError(
                 f"averaging noise needs at least two members with different seeds, found {list(context.seeds)}: "
@@ -209,7 +225,7 @@ class NoiseMean:
 
 
 def noise_mean() -> NoiseMean:
-    """A value that mixes the batch's initial noises; each stays unit-variance noise, so nothing should change."""
+    """Specify the mixing of a batch's initial noises; each stays unit-variance noise, so no effect is expected."""
     return NoiseMean()
 
 

@@ -1,12 +1,11 @@
-"""Erasing: take a concept out of an activation by an affine map, x <- x - P (x - mean).
+"""Erasing: remove a concept from an activation by an affine map, x <- x - P (x - mean).
 
-P (d, d) is what is taken out; an eraser of :mod:`dit_lens.probing.concept_erasure` holds it as two thin factors. For
-one
+P (d, d) is what is removed; an eraser of :mod:`dit_lens.probing.concept_erasure` holds it as two thin factors. For one
 direction u, P = u u^T is what :func:`dit_lens.steer` does with ``remove=True``, but about a mean, so that activations
 keep their usual level along u.
 
 When not to use: with one eraser over many steps or layers. Means and directions differ between places, and a wrong mean
-pushes where nothing should be pushed: fit an eraser for each place, and give one ``erase`` each.
+adds an error of its own: fit an eraser for each place, and give one ``erase`` each.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ class Erase:
     mean: Tensor = field(repr=False)  # (d,)
 
     def bind(self, context: Context) -> ActivationEdit:
+        """Prepare the edit for one generation."""
         return _EraseEdit(self, context)
 
     def _key(self) -> tuple[Any, ...]:
@@ -59,18 +59,21 @@ def erase(
     layers: Any = None,
     **places: Unpack[Places],
 ) -> Erase:
-    """An erasing value: ``erase(leace(x, labels), step=3, layer=6)``.
+    """Specify an erasure: ``erase(leace(x, labels), step=3, layer=6)``.
 
     Args:
-        eraser: What has ``left`` (d, k), ``right`` (k, d) and ``mean`` (d,), or a matrix (d, d), what is taken out. A
-            zero matrix changes nothing, bit for bit.
-        mean: Of a matrix, (d,); zero by default.
+        eraser: An object with ``left`` (d, k), ``right`` (k, d) and ``mean`` (d,), or a matrix P (d, d). A zero matrix
+            changes nothing, bit for bit.
+        mean: (d,), for a matrix; zero by default.
         steps: As of :func:`dit_lens.patch`.
         layers: As of :func:`dit_lens.patch`.
-        places: As of :func:`dit_lens.patch`; ``hooks="resid_post"`` by default.
+        **places: As of :func:`dit_lens.patch`; ``hooks="resid_post"`` by default.
+
+    Returns:
+        The intervention.
 
     Raises:
-        InterventionError: For shapes that do not fit together and for what is not finite.
+        InterventionError: Shapes that do not fit together, or values that are not finite.
     """
     left: Any
     right: Any
@@ -96,7 +99,7 @@ def erase(
 
 
 def _tensor(values: Any) -> Tensor:
-    """A copy in fp32, so that nobody can change the value later."""
+    """A copy in fp32, so that later changes of the argument have no effect."""
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     return torch.tensor(array, dtype=torch.float32)
 

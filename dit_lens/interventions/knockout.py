@@ -6,10 +6,11 @@ scaled to one again, as if those keys were not there (the softmax runs over the 
     z_n <- softmax_{k not in to}(q_n . k_k / sqrt(D)) v        renormalise=True
     z_n <- sum_{k not in to} p_nk v_k                          renormalise=False: the others keep their weights
 
-Done without a mask of N x N: the queries attend once more, to the other keys only. All other tokens and heads keep
-their activations bit for bit.
+No N x N mask is needed: the queries attend once more, to the other keys only. All other tokens and heads keep their
+activations bit for bit.
 
-Put knockouts before other interventions on z: a query that attends anew forgets what was done to its z before.
+Put knockouts before other interventions on z: the attention of the queries is computed again, which discards earlier
+changes of their z.
 
 When not to use: to say that information *cannot* pass. It still flows through other tokens, layers and steps, and on
 image-conditioned models every token sees the first frame in its own channels. The placebo is a knockout of random
@@ -60,6 +61,7 @@ class Knockout:
     renormalise: bool = True
 
     def bind(self, context: Context) -> _Cut:
+        """Prepare the edit for one generation."""
         return _Cut(self, context)
 
     def __str__(self) -> str:
@@ -77,7 +79,7 @@ def knockout(
     renormalise: bool = True,
     **places: Unpack[Places],
 ) -> Knockout:
-    """A knockout value: ``knockout(from_="agent", to="goal", layers=range(4, 8))``.
+    """Specify a knockout: ``knockout(from_="agent", to="goal", layers=range(4, 8))``.
 
     Args:
         from_: Queries, video tokens: names, or several for their union (:mod:`dit_lens.wan.attention_sets`).
@@ -87,17 +89,22 @@ def knockout(
         layers: As of :func:`dit_lens.patch`.
         kind: Which attention.
         renormalise: Whether the other weights are scaled to one again.
-        places: ``heads`` (all by default), ``branches``, ``experts``, and singular names as of :func:`dit_lens.patch`;
-            ``kind`` says the hook, and ``from_`` and ``to`` the tokens.
+        **places: ``heads`` (all by default), ``branches``, ``experts``, and singular names as of
+            :func:`dit_lens.patch`; ``kind`` sets the hook, and ``from_`` and ``to`` set the tokens.
+
+    Returns:
+        The intervention.
 
     Raises:
-        AddressError: When it is used, for unknown names.
-        InterventionError: For hooks or tokens. When it is used, for a region without tokens, and for a knockout of
-            every key, which leaves nothing to attend to (``ablate(hook="z")`` does that).
+        AddressError: When it is used, unknown names.
+        InterventionError: Hooks or tokens are given. When it is used, a region without tokens, and a knockout of every
+            key, which leaves nothing to attend to (``ablate(hook="z")`` does that).
     """
     where = select(steps=steps, layers=layers, **places)
     if where.hooks or where.tokens is not None:
-        raise InterventionError("kind= says the hook of a knockout, and from_= and to= its tokens: leave others out")
+        raise InterventionError(
+            "kind= sets the hook of a knockout, from_= and to= set its tokens: leave hooks= and tokens= out"
+        )
     return Knockout(frozen(from_), frozen(to), where, kind, renormalise)
 
 
@@ -117,7 +124,7 @@ class _Cut(ActivationEdit):
             )
         self.others: dict[Any, tuple[Tensor, ...]] = {}  # keys that stay, by row, once their number is known
         if spec.kind == "self":
-            self._others("cond", context.grid.n_tokens)  # so that a mistake shows before the first step
+            self._others("cond", context.grid.n_tokens)  # so that a mistake is reported before the first step
         self.seen: dict[str, Tensor] = {}
         self.mine = (
             [set(rows.tolist()) for rows in self.queries],
@@ -146,7 +153,7 @@ class _Cut(ActivationEdit):
         return [*((point(name).at(at.layer), see(name)) for name in self.read), (point(at.hook).at(at.layer), change)]
 
     def _check_alone(self, call: Call, hook: Any) -> None:
-        """Two knockouts of one query would not add up: each lets it attend anew, and the last would win in silence."""
+        """Refuse two knockouts of one query: each computes its attention anew, so the second would undo the first."""
         owner, earlier, cuts = hook.ctx.get(_CUTS, (None, None, ()))
         if owner is None or owner() is not self.context or earlier != call:
             cuts = ()

@@ -38,6 +38,7 @@ class Noise:
     seed: int = 0
 
     def bind(self, context: Context) -> Edit:
+        """Prepare the edit for one generation."""
         return _NoiseEdit(self, context)
 
     def __str__(self) -> str:
@@ -48,17 +49,20 @@ class Noise:
 def noise(
     steps: Any = None, *, step: int | None = None, frames: Indices = ALL, matched: bool = False, seed: int = 0
 ) -> Noise:
-    """A noise value. ``noise(step=10)`` is the paper's noise at a step; ``noise(frames=3)`` its noise at a frame.
+    """Specify noise. ``noise(step=10)`` is the paper's noise at a step; ``noise(frames=3)`` its noise at a frame.
 
     Args:
         steps: As of :func:`dit_lens.patch`.
         step: One step.
         frames: Latent frames; all by default.
-        matched: Whether the noise gets mean and standard deviation of what it replaces.
-        seed: Of the noise.
+        matched: Whether the noise gets the mean and standard deviation of the latents that it replaces.
+        seed: Seed of the noise.
+
+    Returns:
+        The intervention.
 
     Raises:
-        InterventionError: For a seed that is not an integer.
+        InterventionError: A seed that is not an integer.
     """
     return Noise(select(steps=steps, step=step), fixed(frames), matched, checks.seed(seed, error=InterventionError))
 
@@ -87,7 +91,17 @@ class _NoiseEdit(Edit):
 
 
 def draw(shape: Sequence[int], seed: int, run_seed: int, step: int) -> Tensor:
-    """N(0, I) of a shape: one stream for each (seed, run seed, step), apart from the streams that runs start from."""
+    """Draw N(0, I): one stream for each (seed, run seed, step), apart from the streams that runs start from.
+
+    Args:
+        shape: Shape of the draw.
+        seed: Seed of the intervention.
+        run_seed: Seed of the run.
+        step: The step.
+
+    Returns:
+        Noise of that shape, float32 on the CPU.
+    """
     stream = hashlib.sha256(f"dit_lens/noise/{seed}/{run_seed}/{step}".encode()).digest()[:8]
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(stream, "big"))
     return torch.randn(tuple(shape), generator=generator)

@@ -3,7 +3,7 @@
 By default a patch carries the *updates* of the chosen layers, resid_post - resid_pre, so that each layer counts. A
 whole stream (``hook="resid_post"``) over all tokens carries everything computed so far: where base and source share
 text and timestep, patching it at any one layer gives the same result, and over a range only the last layer counts. Such
-a patch is done, and says so in its report.
+a patch is made, with a warning and a remark in its report.
 
 When not to use: to ask what a layer *needs*; that is ``ablate``.
 """
@@ -38,6 +38,11 @@ class Patch:
         return replace(self, source=source)
 
     def bind(self, context: Context) -> _PatchEdit:
+        """Prepare the edit for one generation.
+
+        Raises:
+            InterventionError: There is no source, or one of another schedule or size.
+        """
         return _PatchEdit(self, context)
 
     def __str__(self) -> str:
@@ -51,21 +56,24 @@ def patch(
     source: Run | None = None,
     **places: Unpack[Places],
 ) -> Patch:
-    """A patch value: ``dit_lens.patch(step=5, layers=range(20, 30))``.
+    """Specify a patch: ``dit_lens.patch(step=5, layers=range(20, 30))``.
 
     Args:
         steps: One, a range, a list or ``"all"`` (the default). On image-conditioned models one step often changes
             x0_hat and not the video, because the image enters again at the next.
         layers: Likewise, also ``Depth(.5, .75)``.
-        source: The run to take from. Its activations are recomputed from its stored latents, so it needs no recording
-            (what interventions did inside its calls is not repeated; what they did to its latents is in them).
-        places: ``hooks`` (``"update"`` by default, or points), ``branches`` (both), ``experts`` (both), ``heads``
+        source: The run to take from. Its activations are recomputed from its stored latents, so it needs no recording.
+            Its interventions on activations are not repeated; those on latents are in the stored latents.
+        **places: ``hooks`` (``"update"`` by default, or points), ``branches`` (both), ``experts`` (both), ``heads``
             (all), ``tokens`` (a region name, token indices or a mask); and ``step``, ``layer``, ``branch``, ``expert``,
             ``hook``, ``head`` for exactly one: :func:`dit_lens.address.select`.
 
+    Returns:
+        The intervention.
+
     Raises:
-        AddressError: For unknown names at once, for places outside the plan when it is used.
-        InterventionError: When it is used, without a source or with one of another schedule or size.
+        AddressError: Unknown names at once; places outside the plan when it is used.
+        InterventionError: When it is used, no source, or one of another schedule or size.
     """
     return Patch(select(Select(hooks=("update",)), steps=steps, layers=layers, **places), source)
 
@@ -75,7 +83,7 @@ class _PatchEdit(ActivationEdit):
         super().__init__(str(spec), context, spec.where)
         source = spec.source
         if source is None:
-            raise InterventionError(f"{spec} has no source: dit_lens.patch(..., source=run), or patch.from_(run)")
+            raise InterventionError(f"{spec} has no source: use dit_lens.patch(..., source=run) or patch.from_(run)")
         if not source.plan.same_schedule(context.plan):
             raise InterventionError(
                 "base and source were sampled on different schedules, so their steps do not correspond: use the "

@@ -1,17 +1,17 @@
-"""Redrawing a state on the model's own path, and touching nothing: the controls of noise in the latents.
+"""Redrawing a state from the training distribution, and restarting the sampler: the controls of noise in the latents.
 
 The training path is x_sigma = (1 - sigma) x0 + sigma eps. ``redraw`` replaces latents by a fresh draw from it around
-clean latents ``x0`` of your choice, so that the state has the marginal the model knows at that sigma, which unit noise
-(:func:`dit_lens.noise`, the paper's) has only at sigma = 1:
+clean latents ``x0`` of your choice, so that the state has the marginal that the model knows at that sigma, which unit
+noise (:func:`dit_lens.noise`, the paper's) has only at sigma = 1:
 
-- around another puzzle's finished latents, content is exchanged and the marginal kept (a *foreign* state);
-- around the run's own content, that is kept and only the noise is renewed (a *renewed* state). At one step and for all
-  frames, :func:`dit_lens.interventions.renoise.renoise` does this with x0_hat of that step.
+- around another task's finished latents, content is exchanged and the marginal kept (a *foreign* state);
+- around the run's own content, content is kept and only the noise is renewed (a *renewed* state). At one step and for
+  all frames, :func:`dit_lens.interventions.renoise.renoise` does this with x0_hat of that step.
 
 The fresh noise is the same as that of ``noise`` with the same seed; at sigma = 1 the two are one intervention.
 
-``restart`` hands the latents on as they are, and so does what every edit of latents also does: it makes a multistep
-sampler (UniPC) forget. It is the placebo of the sampler.
+``restart`` leaves the latents as they are and resets a multistep sampler (UniPC), as every edit of latents does. It is
+the placebo for that reset.
 
 When not to use: with models that are given a clean first frame inside the latents (Wan2.2 TI2V) the redrawn first frame
 is overwritten by the given one.
@@ -43,6 +43,7 @@ class Redraw:
     seed: int = 0
 
     def bind(self, context: Context) -> Edit:
+        """Prepare the edit for one generation."""
         return _RedrawEdit(self, context)
 
     def __str__(self) -> str:
@@ -51,11 +52,12 @@ class Redraw:
 
 @dataclass(frozen=True)
 class Restart:
-    """Change no latents at the selected steps; the sampler's multistep memory is dropped there."""
+    """Change no latents at the selected steps, and reset the sampler's multistep memory there."""
 
     where: Select
 
     def bind(self, context: Context) -> Edit:
+        """Prepare the edit for one generation."""
         return _RestartEdit(self, context)
 
     def __str__(self) -> str:
@@ -63,18 +65,21 @@ class Restart:
 
 
 def redraw(x0: Tensor, steps: Any = None, *, step: int | None = None, frames: Indices = ALL, seed: int = 0) -> Redraw:
-    """A redraw value: x_s <- (1 - sigma_s) x0 + sigma_s eps with fresh eps from ``seed``, a new draw each step.
+    """Specify a redraw: x_s <- (1 - sigma_s) x0 + sigma_s eps with fresh eps from ``seed``, a new draw each step.
 
     Args:
         x0: Clean latents (C, F, h, w) of the same size, e.g. ``other.final`` or ``run.x0_hat(5)``.
         steps: As of :func:`dit_lens.patch`.
         step: One step.
         frames: Latent frames; all by default.
-        seed: Of the noise.
+        seed: Seed of the noise.
+
+    Returns:
+        The intervention.
 
     Raises:
-        InterventionError: For latents that are not finite or not (C, F, h, w), for a seed that is not an integer, or
-            (when it runs) for another size than the video's.
+        InterventionError: Latents that are not finite or not (C, F, h, w), or a seed that is not an integer. When it is
+            used, another size than the video's.
     """
     if x0.ndim != 4 or not bool(torch.isfinite(x0).all()):
         raise InterventionError(
@@ -85,7 +90,15 @@ def redraw(x0: Tensor, steps: Any = None, *, step: int | None = None, frames: In
 
 
 def restart(steps: Any = None, *, step: int | None = None) -> Restart:
-    """A restart value; with a sampler that has no memory (Euler) it changes nothing at all."""
+    """Specify a restart; with a sampler without memory (Euler) it changes nothing.
+
+    Args:
+        steps: As of :func:`dit_lens.patch`.
+        step: One step.
+
+    Returns:
+        The intervention.
+    """
     return Restart(select(steps=steps, step=step))
 
 
@@ -123,4 +136,4 @@ class _RestartEdit(Edit):
         if step not in self.steps:
             return x
         self.fired[Address(step, "cond", -1, "latents")] += 1
-        return x.clone()  # another tensor: that is what makes the sampler forget
+        return x.clone()  # a new tensor resets the sampler's memory

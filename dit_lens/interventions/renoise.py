@@ -1,4 +1,4 @@
-"""Fork a run: fresh noise around what it expects at a step, at that step's own noise level.
+"""Fork a run: fresh noise around its x0_hat at a step, at that step's own noise level.
 
 With x0_hat_k = x_k - sigma_k v_k of the run being forked and fresh noise eps' ~ N(0, I)::
 
@@ -8,8 +8,8 @@ so x_k' is a state that the model knows: only what x0_hat_k does not hold is dra
 1 and this is a fresh seed. What the branches still share at step k is what the run has committed to by then (after
 2603.30043's re-noising branches).
 
-``seed=None`` is the placebo: the run's own noise, eps = x_k + (1 - sigma_k) v_k, for which x_k' is x_k itself. What
-then still differs is only that a multistep sampler begins anew without its memory of the steps before.
+``seed=None`` is the placebo: the run's own noise, eps = x_k + (1 - sigma_k) v_k, for which x_k' is x_k itself. The only
+remaining difference is that a multistep sampler begins anew without its memory of the steps before.
 
 When not to use: to destroy a state; that is ``noise``. On an image-to-video model with a clean first frame (TI2V) the
 noise at that frame has no effect, as in every generation there.
@@ -38,6 +38,11 @@ class Renoise:
     seed: int | None = 0
 
     def bind(self, context: Context) -> Edit:
+        """Prepare the edit for one generation.
+
+        Raises:
+            InterventionError: A source of another schedule or size, or with NaN.
+        """
         return _RenoiseEdit(self, context)
 
     def __str__(self) -> str:
@@ -45,18 +50,38 @@ class Renoise:
 
 
 def renoise(source: Run, step: int, seed: int | None = 0) -> Renoise:
-    """A fork of ``source``: ``lens.generate(resume=run.until(5), interventions=dl.renoise(run, step=5, seed=1))``.
+    """Specify a fork: ``lens.generate(resume=run.until(5), interventions=dl.renoise(run, step=5, seed=1))``.
 
-    ``step``: one that the source did, and not one that a resumed run already holds. ``seed``: of the fresh noise; None
-    is the placebo.
+    Args:
+        source: The run to fork.
+        step: One that the source did, and not one that a resumed run already holds.
+        seed: Of the fresh noise; None is the placebo.
 
-    Errors: :class:`AddressError` for a step that the source did not do; when it is used, :class:`InterventionError`
-    for a source of another schedule or size.
+    Raises:
+        AddressError: For a step that the source did not do.
+        InterventionError: For the seed whose noise at this step is what the source started from, so that the fork would
+            be the source again; when it is used, for a source of another schedule or size.
     """
     if seed is not None:
         seed = checks.seed(seed, error=InterventionError)
     source.x0_hat(step)  # refuses a step that was not done
-    return Renoise(source, step + source.n_steps if step < 0 else step, seed)
+    step = step + source.n_steps if step < 0 else step
+    if seed is not None and repeats(source, step, seed):
+        raise InterventionError(
+            f"renoise(step={step}, seed={seed}) draws the noise that the source itself (seed {source.seed}) started "
+            f"from, so the fork would be the source again: take seed={seed + 1}, or seed=None for the placebo"
+        )
+    return Renoise(source, step, seed)
+
+
+def repeats(source: Run, step: int, seed: int) -> bool:
+    """Whether the fresh noise of a seed at a step is the noise that the source started from."""
+    return _stream(seed, step) == source.seed
+
+
+def _stream(seed: int, step: int) -> int:
+    """One stream for each step, so that the branches of two steps share no noise."""
+    return seed * 100_003 + step
 
 
 class _RenoiseEdit(Edit):
@@ -80,12 +105,20 @@ class _RenoiseEdit(Edit):
 
 
 def renoised(run: Run, step: int, seed: int | None) -> Tensor:
-    """x_k' = (1 - sigma_k) x0_hat_k + sigma_k eps', (C, F, h, w); exactly x_k for ``seed=None``."""
+    """x_k' = (1 - sigma_k) x0_hat_k + sigma_k eps', the state of a fork.
+
+    Args:
+        run: The run to fork.
+        step: The step k.
+        seed: Seed of the fresh noise eps'.
+
+    Returns:
+        (C, F, h, w); exactly x_k for ``seed=None``.
+    """
     x, v, sigma = run.latents[step], run.velocity[step], run.sigmas[step]
     if seed is None:
         return x
-    # One stream per step, so that the branches of two steps share no noise.
-    generator = torch.Generator("cpu").manual_seed(seed * 100_003 + step)
+    generator = torch.Generator("cpu").manual_seed(_stream(seed, step))
     noise = torch.randn(x.shape, generator=generator)
     # The model's own estimate: run.x0_hat would put a clean first frame back (TI2V), which the sampler never holds.
     return (1 - sigma) * (x - sigma * v).float() + sigma * noise

@@ -1,7 +1,9 @@
-"""Steering: add a direction to an activation, or take it out.
+"""Steering: add a direction to an activation, or remove it.
 
 x <- x + scale |x| u per token when ``relative``, else x <- x + scale u, with u the unit direction. ``remove`` projects
 u out instead: x <- x - (x . u) u. A probe's weight vector is a direction; its placebo is a random one of the same norm.
+
+When not to use: ``remove`` where activations have a level along u that should stay; that is ``erase``, with a mean.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class Steer:
     remove: bool = False
 
     def bind(self, context: Context) -> ActivationEdit:
+        """Prepare the edit for one generation."""
         return _SteerEdit(self, context)
 
     def _key(self) -> tuple[Any, ...]:
@@ -58,7 +61,7 @@ def steer(
     remove: bool = False,
     **places: Unpack[Places],
 ) -> Steer:
-    """A steering value.
+    """Specify steering along a direction.
 
     Args:
         direction: One vector (d,); it is normalised.
@@ -66,12 +69,15 @@ def steer(
         steps: As of :func:`dit_lens.patch`.
         layers: As of :func:`dit_lens.patch`.
         relative: Whether ``scale`` counts in norms of each token.
-        remove: Take out what lies along the direction, and add nothing.
-        places: As of :func:`dit_lens.patch`; ``hooks="resid_post"`` by default.
+        remove: Remove the component along the direction, and add nothing.
+        **places: As of :func:`dit_lens.patch`; ``hooks="resid_post"`` by default.
+
+    Returns:
+        The intervention.
 
     Raises:
-        InterventionError: For a direction that is zero, not finite, or not one vector, and for a scale that is not a
-            finite number.
+        InterventionError: A direction that is zero, not finite, or not one vector, or a scale that is not a finite
+            number.
     """
     vector = torch.as_tensor(direction, dtype=torch.float32).detach().cpu()
     scale = number(scale, "scale", error=InterventionError)

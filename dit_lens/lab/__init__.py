@@ -1,13 +1,13 @@
-"""`lab`: a small trained Wan2.2-style image-to-video pipeline that ships with the package and runs on a laptop.
+"""``lab``: a small trained Wan2.2-style image-to-video pipeline that ships with the package and runs on a laptop.
 
     import dit_lens.lab
     from diffusers import DiffusionPipeline
     pipe = DiffusionPipeline.from_pretrained(dit_lens.lab.weights_path())
 
-Importing this package is cheap: torch and diffusers are loaded by the modules that need them (`codec`, `train`, ...).
-It must come before `from_pretrained`, though: diffusers (0.42) takes a component's class only from modules that the
-process has imported itself. So the saved pipeline names its codec as `dit_lens.lab.LabVAE`, which is looked up here
-and loaded then. The model card is docs/lab-model.md.
+Importing this package is cheap: torch and diffusers are loaded by the modules that need them (``codec``, ``film``,
+...). It must come before ``from_pretrained``, though: diffusers (0.42) takes a component's class only from modules that
+the process has imported itself. So the saved pipeline names its codec as ``dit_lens.lab.LabVAE``, which is looked up
+here and loaded then. The model card is docs/lab-model.md.
 """
 
 from __future__ import annotations
@@ -32,8 +32,19 @@ def _settings() -> MappingProxyType:
 
 
 def __getattr__(name: str) -> Any:
-    """`settings`: the generation defaults that the model was trained for (height, width, num_frames, steps,
-    guidance_scale, ...). `LabVAE`: the codec; `ModelMixin`: its base, which diffusers' loader looks for beside it."""
+    """Look up what is loaded only when it is asked for.
+
+    Args:
+        name: ``settings``: the generation defaults that the model was trained for (height, width, num_frames, steps,
+            guidance_scale, ...). ``LabVAE``: the codec. ``ModelMixin``: its base, which diffusers' loader looks for
+            beside it.
+
+    Returns:
+        What has that name.
+
+    Raises:
+        AttributeError: For any other name.
+    """
     if name == "settings":
         return _settings()
     if name in ("LabVAE", "ModelMixin"):

@@ -1,9 +1,8 @@
-"""How many unseen puzzles the model solves: quickly while it trains, and properly for the shipped folder.
+"""How many unseen tasks a saved model solves.
 
     python -m dit_lens.lab.evaluate [FOLDER] --n 100 --guidance 2
 
-The proper one runs the stock diffusers pipeline on the saved, rounded weights, one puzzle at a time, and reads the
-decoded video.
+It runs the stock diffusers pipeline on the saved, rounded weights, one task at a time, and reads the decoded video.
 """
 
 from __future__ import annotations
@@ -15,50 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from scipy.stats import binomtest
 
 from dit_lens import tasks
 from dit_lens.lab import weights_path
-from dit_lens.lab.codec import LabVAE
-from dit_lens.lab.config import LabConfig
-from dit_lens.lab.data import Puzzles
-
-
-def to_frames(latents: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> np.ndarray:
-    """Normalised latents (B, 16, 4, 12, 12) -> float frames 0-1, (B, 13, 96, 96, 3), numpy."""
-    video = LabVAE().decode(latents.float() * std + mean, return_dict=False)[0]
-    return (video / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
-
-
-@torch.no_grad()
-def quick(
-    state: dict[str, torch.Tensor], config: LabConfig, puzzles: Puzzles, words: Any, n: int = 10, seed: int = 50_000
-) -> str:
-    """Solved counts of one model on `n` unseen puzzles per task (more mazes), without guidance, for the training
-    log."""
-    from diffusers import WanTransformer3DModel
-
-    from dit_lens.lab import fast
-    from dit_lens.lab.pipeline import sample
-
-    model = WanTransformer3DModel(**config.transformer()).eval()
-    model.load_state_dict(state)
-    results = []
-    for name in tasks.names():
-        count = 2 * n if name == "maze" else n
-        group = tasks.batch(name, count, seed)
-        batch = puzzles.encode([t.scene for t in group], [name] * count)
-        z = sample(
-            lambda x, t, e: fast.velocity(model, x, t, e), batch, words(batch.prompts), words.empty, config, seed=1
-        )  # fmt: skip
-        frames = to_frames(z, puzzles.mean, puzzles.std)
-        scores = [t.score(f) for t, f in zip(group, frames, strict=True)]
-        results.append(
-            f"{name} {sum(s.solved for s in scores)}/{count} (value {sum(s.value for s in scores) / count:.2f})"
-        )
-    return ", ".join(results)
 
 
 def shipped(
@@ -69,9 +28,19 @@ def shipped(
     names: Sequence[str] | None = None,
     log: Callable[[str], None] = print,
 ) -> dict[str, dict[str, Any]]:
-    """Solved rates of a saved pipeline on unseen puzzles `seed` .. `seed + n - 1` of each task, with 95 % intervals.
+    """Solved rates of a saved pipeline on unseen tasks, with 95 % intervals (Wilson).
 
-    Returns {task: {"solved", "n", "low", "high", "value", "failed": which checks failed how often}}.
+    Args:
+        folder: Of the pipeline.
+        n: Tasks of each name, with seeds ``seed`` to ``seed + n - 1``.
+        seed: Of the first of them.
+        guidance: Guidance scale; the saved settings' by default.
+        names: Which tasks; those that the lab model was trained on by default.
+        log: Takes a line for each name.
+
+    Returns:
+        name -> "solved", "n", "low", "high", "value" (mean partial credit), and "failed": which checks failed how
+        often.
     """
     from dit_lens.lab.film import generate, load
 

@@ -1,12 +1,11 @@
-"""x0_hat of the shipped model step by step: the picture in the docs, and how often several routes are seen in it at
-once.
+"""x0_hat of the shipped model step by step, and how often several routes are seen in it at once.
 
-    python -m dit_lens.lab.film --picture docs/img/lab-x0hat-film.png    # one maze
+    python -m dit_lens.lab.film --picture docs/img/lab-x0hat-film.png    # one maze: the picture in the docs
     python -m dit_lens.lab.film --count 100                             # many mazes with several shortest routes
 
-A *candidate* is a shortest route all of whose deciding cells (those that not every shortest route enters) show at
-least `SEEN` of the trail's colour in the last frame of the decoded x0_hat. Routes that share cells can make a third
-one visible, so the count says "at least two", never how many.
+A *candidate* is a shortest route all of whose deciding cells (those that not every shortest route enters) show at least
+``SEEN`` of the trail's colour in the last frame of the decoded x0_hat. Routes that share cells can make a third one
+visible, so the count says "at least two", never how many.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SHOWN = (1, 3, 6, 9, 12)  # frames
 
 
 def load(folder: Path | str = "") -> tuple[Any, dict[str, Any]]:
-    """(pipeline, settings) of a lab folder, the shipped one by default."""
+    """The pipeline and the settings of a lab folder, the shipped one by default."""
     from diffusers import DiffusionPipeline
 
     folder = Path(folder or weights_path())
@@ -45,7 +44,18 @@ def load(folder: Path | str = "") -> tuple[Any, dict[str, Any]]:
 def generate(
     pipe: Any, settings: dict[str, Any], task: Task, seed: int = 0, **changes: Any
 ) -> tuple[np.ndarray, list[torch.Tensor]]:
-    """Run the stock pipeline on a task. Returns (frames float 0-1 (F, H, W, 3), x0_hat latents of every step)."""
+    """Run the stock pipeline on a task.
+
+    Args:
+        pipe: The pipeline.
+        settings: As of :func:`load`.
+        task: What is generated.
+        seed: Of the noise.
+        **changes: Arguments of the pipeline in place of the settings'.
+
+    Returns:
+        Frames, float 0-1 (F, H, W, 3), and the x0_hat latents of every step.
+    """
     seen: list[torch.Tensor] = []
 
     def keep(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +80,15 @@ def generate(
 
 
 def decode(pipe: Any, latents: torch.Tensor) -> np.ndarray:
-    """Normalised latents (1, 16, 4, 12, 12) -> frames float 0-1 (F, H, W, 3)."""
+    """Decode normalised latents.
+
+    Args:
+        pipe: The pipeline.
+        latents: (1, 16, T, h, w).
+
+    Returns:
+        Frames, float 0-1 (F, H, W, 3).
+    """
     mean, std = (
         torch.tensor(getattr(pipe.vae.config, k)).view(1, -1, 1, 1, 1) for k in ("latents_mean", "latents_std")
     )
@@ -94,7 +112,17 @@ def candidates(task: Task, frames: np.ndarray, seen: float = SEEN) -> int:
 
 
 def several(n: int, seed: int = 0, moves: int = 0, routes: int = 2) -> list[Task]:
-    """The first `n` unseen mazes from `seed` up with at least `routes` shortest routes, of at least `moves` moves."""
+    """The first mazes of ``tasks.load`` with several shortest routes.
+
+    Args:
+        n: How many.
+        seed: Where to begin to look.
+        moves: Least length of a route.
+        routes: Least number of shortest routes.
+
+    Returns:
+        Unseen tasks.
+    """
     out: list[Task] = []
     while len(out) < n:
         task = tasks.load("maze", seed)
@@ -107,7 +135,18 @@ def several(n: int, seed: int = 0, moves: int = 0, routes: int = 2) -> list[Task
 def count(
     pipe: Any, settings: dict[str, Any], n: int, seed: int = 0, log: Callable[[str], None] = print
 ) -> dict[int, int]:
-    """step -> in how many of `n` mazes with several shortest routes at least two are visible in x0_hat."""
+    """Count the mazes in which several routes are visible at once.
+
+    Args:
+        pipe: The pipeline.
+        settings: As of :func:`load`.
+        n: Mazes with several shortest routes.
+        seed: Of the first of them.
+        log: Takes a line.
+
+    Returns:
+        step -> in how many mazes at least two shortest routes are visible in x0_hat.
+    """
     totals = dict.fromkeys(STEPS, 0)
     for task in several(n, seed):
         _, hats = generate(pipe, settings, task, seed=task.seed)
@@ -118,7 +157,7 @@ def count(
 
 
 def picture(pipe: Any, settings: dict[str, Any], task: Task, seed: int = 0) -> Image.Image:
-    """Rows: steps; columns: frames of the decoded x0_hat, twice enlarged. A PIL image."""
+    """Draw x0_hat of one task, twice enlarged: a row for each of ``STEPS``, a column for each frame of ``SHOWN``."""
     _, hats = generate(pipe, settings, task, seed=seed)
     cell, gap, head, side = 2 * palette.SIZE, 8, 24, 70
     size = (side + len(SHOWN) * (cell + gap), head + len(STEPS) * (cell + gap))

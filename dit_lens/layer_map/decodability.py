@@ -1,15 +1,15 @@
-"""Decodability as evidence for the map: what each layer adds to what can be read of the scene, and of the decision.
+"""Decodability as evidence for the map: what each layer adds to the decodability of the scene, and of the decision.
 
 For a label c, a scene and a step, with score s_l after layer l and s_{-1} that of the network's input,
 
     gain_l = s_l - s_{l-1},
 
-averaged over the labels of one kind: *perception* (walls, goals: they stand in the first picture) or *decision* (the
+averaged over the labels of one kind: *perception* (walls, goals: visible in the first picture) or *decision* (the
 path, which of several routes: the model had to find them). A layer perceives as far as it adds to the first, and
-decides, readably, as far as it adds to the second. The same from a network that learned nothing is the null.
+decides, readably, as far as it adds to the second. The same from an untrained network is the null.
 
-When not to use: as proof that anything is used; and a gain says where information becomes *linearly* readable, not
-where it enters: what stands in the input in another form was there before.
+When not to use: as proof that anything is used; and a gain shows where information becomes *linearly* readable, not
+where it enters: the input may have held it in another form before.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from dit_lens.probing.features import Features, collect
 from dit_lens.probing.labels import NAMES, Labels, label
 from dit_lens.probing.probe_grid import grid
 from dit_lens.progress import Progress, silent
-from dit_lens.store import Store, part_of
+from dit_lens.store.base import Store
+from dit_lens.store.folder import part_of
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.reduce import Tokens
 from dit_lens.wan.sampling import DEFAULT, Sampling
@@ -48,10 +49,22 @@ def decodability(
     folder: str | Path | Store | None = None,
     progress: Progress = silent,
 ) -> xr.Dataset:
-    """:func:`dit_lens.probing.grid` of ``resid_post`` at ``steps``, beside ``untrained`` on the same scenes and noise.
+    """Probe scores of ``resid_post`` (:func:`dit_lens.probing.grid`), beside those of an untrained model.
 
-    Labels that these tasks do not have are left out; a dataset without labels means that none was there. ``sampling``:
-    how they are generated. ``folder``: features and finished steps are kept there, and gone on with.
+    Args:
+        lens: The model.
+        untrained: The control, on the same scenes and noise.
+        tasks: The scenes that probes are fitted on.
+        steps: The steps to read.
+        labels: Labels to read; those that these tasks do not have are left out.
+        folds: Number of folds, by scene.
+        seed: Seed of generation and of the probes.
+        sampling: How the scenes are generated.
+        folder: Features and finished steps are kept there, and the same call continues from them.
+        progress: Called as ``progress(done, total, what)``.
+
+    Returns:
+        As :func:`dit_lens.probing.grid`, for both models; empty if the tasks have none of the labels.
     """
     shape = lens.grid_of(tasks[0], sampling)
     chosen = np.random.default_rng(seed).permutation(shape.n_tokens)[:ROWS]
@@ -76,9 +89,14 @@ def decodability(
 
 
 def gains(found: xr.Dataset, experts: Sequence[str]) -> tuple[xr.Dataset, xr.Dataset]:
-    """(trained, control): ``scene`` and ``choice`` (task, expert, layer), from :func:`decodability`.
+    """Gains in decodability, layer by layer.
 
-    ``experts``: that of each step. A kind without labels is absent.
+    Args:
+        found: From :func:`decodability`.
+        experts: The expert of each step.
+
+    Returns:
+        (trained, control): ``scene`` and ``choice`` (task, expert, layer) each; a kind without labels is absent.
     """
     out = []
     for suffix in ("", "_untrained"):

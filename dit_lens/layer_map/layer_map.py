@@ -1,14 +1,16 @@
-"""The map: which layers and steps of a model do what, from puzzles with known answers.
+"""The map: which layers and steps of a model do what, from tasks with known answers.
 
 Evidence for every (step, layer): token energy by region against shuffled masks, attention to the foreground against
 random masks, local effects of a block's update against the same scene at another seed, the layer lens; and effects of a
 quarter of the layers held over *all* steps on the finished video, since one step often moves x0_hat and not the video.
-Linear probes say what can be read of the scene and of the decision after each layer, on further puzzles.
+Linear probes show what can be read of the scene and of the decision after each layer, on further tasks.
 ``dit_lens.layer_map.roles`` turns the evidence into one table and cuts it into early, middle and late, where layers
-differ more than those of the same model with shuffled weights. Every number is a mean over puzzles with an interval.
+differ more than those of the same model with shuffled weights. Every number is a mean over tasks with an interval.
 
-With ``folder=`` a map can be stopped and gone on with: every puzzle is kept as it is finished, in the model and in the
-control, and of the probes every scene. What is measured, part by part: :mod:`dit_lens.layer_map.measurement`.
+With ``folder=`` a map can be stopped and continued: every task is kept as it is finished, in the model and in the
+control, and so is every scene of the probes. The parts: :mod:`dit_lens.layer_map.measurement`.
+
+When not to use: as a test of one hypothesis. The map shows where to look; measure the question itself on more tasks.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from dit_lens.layer_map.decodability import gains
 from dit_lens.layer_map.measurement import PROBE_SEED, paired, survey
 from dit_lens.layer_map.roles import PLACEBO_SEED, Roles, by_layer, roles, with_probes
 from dit_lens.progress import Progress, silent
-from dit_lens.store import Store, open_store
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
@@ -40,12 +43,17 @@ from dit_lens.wan.sampling import SamplingArguments, SamplingLike, merged
 class Map:
     """A finished map.
 
-    ``layers``: the table, (expert, layer), one column per evidence. ``roles``: the cut and what it rests on.
-    ``effects`` (step, layer): local effects. ``held`` (layers): effects on the video of updates held over all steps.
-    ``energy`` (step, layer, region). ``decodable`` (label, step, layer): scores of probes, with the input's, and the
-    control's as null. ``ensembles`` (kind): scores of latents shared by three seeds, if asked for. ``clips``: the
-    videos behind the largest effects of the first puzzle, (step, layer) -> name -> uint8 (F, H, W, 3). ``runs``: the
-    bases. ``about``: every parameter.
+    Attributes:
+        layers: The table, (expert, layer), one column per evidence.
+        roles: The cut into early, middle and late, and its evidence.
+        effects: Local effects (step, layer).
+        held: Effects on the video of updates held over all steps (layer).
+        energy: Token energy (step, layer, region).
+        decodable: Scores of probes (label, step, layer), with the input's, and the control's as null.
+        ensembles: Scores of latents shared by three seeds (kind), if asked for.
+        clips: The videos behind the largest effects of the first task, (step, layer) -> name -> uint8 (F, H, W, 3).
+        runs: The base runs.
+        about: Every parameter.
     """
 
     effects: xr.Dataset
@@ -66,20 +74,20 @@ class Map:
         return {name: table for name, table in tables.items() if table.data_vars}
 
     def summary(self) -> list[str]:
-        """What was found, in words: every effect beside its placebo, with interval and n."""
+        """The findings in sentences: every effect beside its placebo, with interval and n."""
         best = self.effects["value"].stack(place=("step", "layer"))
         step, layer = best["place"].values[int(np.nanargmax(best.values))]
         held = self.held.isel(layer=int(np.nanargmax(self.held["value"].values)))
         said = f"layers {held['layer'].item()}: {_effect(held)}"
         return [
-            f"{self.about['solved']} puzzles solved by {self.about['model']}.",
+            f"{self.about['solved']} tasks solved by {self.about['model']}.",
             *self.roles.sentences(),
             f"Largest local effect: step {step}, layer {layer}: {_effect(self.effects.sel(step=step, layer=layer))}.",
             f"Largest effect on the finished video, held over all steps: {said}.",
         ]
 
     def write(self, folder: str | Path) -> Path:
-        """Tables as CSV and what they mean as JSON, runs as safetensors, and ``report.html``; the report's path."""
+        """Write tables as CSV, metadata as JSON, runs as safetensors, and ``report.html``; return the report's path."""
         from dit_lens.figures.folder_report import write_tables
         from dit_lens.figures.map_report import write_report
 
@@ -111,7 +119,7 @@ class Map:
         return html.facts(f"Map of {about['model']}", rows, table)
 
     def _puzzles(self) -> str:
-        return f"{self.about['puzzles']} puzzles of {', '.join(self.about['tasks'])}"
+        return f"{self.about['puzzles']} tasks of {', '.join(self.about['tasks'])}"
 
 
 def map(
@@ -127,21 +135,36 @@ def map(
     folder: str | Path | Store | None = None,
     **given: Unpack[SamplingArguments],
 ) -> Map:
-    """Generate puzzles, record, patch, read out, probe, compare with a model that learned nothing, and summarise.
+    """Measure which layers and steps do what, beside a model with shuffled weights.
 
-    ``tasks``: families by name (``["maze"]``; all by default), of which ``n`` puzzles each are drawn, or tasks of your
-    own with ``regions`` and ``twin(kind)``. ``steps``: steps to patch and read (six, spread over the schedule); every
-    second of them is also measured in the control. ``scenes``: further puzzles, of the same families, that probes are
-    fitted on (0: no probes; tasks of your own are probed themselves, if they are eight or more). ``ensembles``: also
-    score latents shared by three seeds in the third quarter of the layers at step 0, beside the same seeds alone (half
-    a minute more a puzzle). ``progress(done, total, what)`` is called before each puzzle that is left to do.
-    ``sampling``, or its arguments flat: of every generation (:class:`dit_lens.Sampling`). ``folder``: what is finished
-    is kept there, puzzle by puzzle (the ensembles as one), and the same map with the same folder goes on; the folder
-    may go when the map is written. The same seed gives the same tables.
+    The same seed gives the same tables.
 
-    Errors: :class:`TaskError` for too few puzzles or tasks without twins, :class:`MeasureError` for tasks without
-    foreground, :class:`AddressError` for steps outside the plan, :class:`StoreError` for a folder of other parameters,
-    with the difference.
+    Args:
+        lens: The model.
+        tasks: Families by name (``["maze"]``; all by default), of which ``n`` tasks each are drawn, or your own tasks
+            with ``regions`` and ``twin(kind)``.
+        n: Tasks of each family.
+        seed: The first seed.
+        steps: Steps to patch and read (six over the schedule by default); every second of them is also measured in the
+            control.
+        scenes: Further tasks, of the same families, that probes are fitted on (0: no probes; your own tasks are probed
+            themselves, if they are eight or more).
+        ensembles: Also score latents shared by three seeds in the third quarter of the layers at step 0, beside the
+            same seeds alone (half a minute more a task).
+        progress: Called as ``progress(done, total, what)`` before each task that is left to do.
+        sampling: Sampling of every generation (:class:`dit_lens.Sampling`).
+        folder: Finished tasks (and the ensembles as one part) are kept there, and the same map with the same folder
+            continues; it can be deleted once the map is written.
+        **given: The fields of ``sampling``, one by one.
+
+    Returns:
+        The map.
+
+    Raises:
+        TaskError: Too few tasks, or tasks without twins.
+        MeasureError: Tasks without foreground.
+        AddressError: Steps outside the plan.
+        StoreError: A folder of other parameters; the message shows the difference.
     """
     began = time.time()
     work = survey(lens, tasks, n, seed, steps, scenes, merged(sampling, given, map))
@@ -162,7 +185,7 @@ def map(
         "video": f"{found.runs[0].size.num_frames} frames of {found.runs[0].size.height} x {found.runs[0].size.width}",
         "steps patched": list(work.steps), "steps of the layer table": list(work.few),
         "placebo": f"same scene, seed + {PLACEBO_SEED}",
-        "control": f"every weight tensor's entries shuffled, seed {seed}; same puzzles, the steps of the layer table",
+        "control": f"every weight tensor's entries shuffled, seed {seed}; same tasks, the steps of the layer table",
         "puzzles probed": len(work.probed), "seeds probed": f"from {seed + PROBE_SEED}",
         "solved": f"{words.count('solved')} of {sum(word in WORDS for word in words)}",
         "seconds": round(time.time() - began, 1), "parts kept before": kept.found,
@@ -177,7 +200,7 @@ def map(
 
 
 def _scores(found: xr.Dataset) -> xr.Dataset:
-    """What is shown of probes: their score, beside the input's and the control's."""
+    """Scores of probes for the report, beside the input's and the control's."""
     if not found.data_vars:
         return xr.Dataset()
     names = {"score": "value", "untrained": "null"}

@@ -1,7 +1,7 @@
-"""What a map measures, part by part: each puzzle, each puzzle in the control, probes, ensembles, clips.
+"""What a map measures, part by part: each task, each task in the control, probes, ensembles, clips.
 
 The parts are items of a store (:mod:`dit_lens.store`), so that a survey of days can be stopped, and shared by several
-processes. What they say together is :mod:`dit_lens.layer_map.layer_map`.
+processes. :mod:`dit_lens.layer_map.layer_map` combines them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dit_lens.measures import region_energy, summarise
 from dit_lens.progress import Progress, silent
 from dit_lens.runner import Sweep
 from dit_lens.runner.parts import make_parts
-from dit_lens.store import Store
+from dit_lens.store.base import WAITING, Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.tasks.requirements import needed
 from dit_lens.wan.call_plan import Plan
@@ -40,17 +40,27 @@ RUNS = ("base", "source", "placebo")
 REGIONS = ("agent", "goal", "path", "walls", "background")
 ENERGY = record("resid_post", reduce="token_norm", branches="cond")
 LABELLED = ("maze", "choose", "occlude")  # families with labels for probes
-FEWEST = 8  # puzzles that probes can be fitted on
-PROBE_SEED = 10_000  # puzzles for probes are other ones than those that are patched
+FEWEST = 8  # tasks that probes can be fitted on
+PROBE_SEED = 10_000  # tasks for probes are other ones than those that are patched
 GROUPS = 4  # runs of layers whose update is held over all steps
 PUZZLE, CONTROL = 10, 3  # how long each takes beside a scene that is probed, about; for the time left
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a survey found. ``effects``, ``held``, ``energy``: (task, ..., kind). ``trained``, ``control``: evidence
-    of each puzzle. ``decodable``, ``ensembles``: empty where not asked for. ``clips``: (place, clip, frame, ...).
-    ``runs``: the bases."""
+    """What a survey found.
+
+    Attributes:
+        effects: Local effects (task, step, layer, kind).
+        held: Effects of updates held over all steps (task, layer, kind).
+        energy: Token energy (task, step, layer, region, kind).
+        trained: Evidence of each task.
+        control: Evidence of each task in the control.
+        decodable: Empty where not asked for.
+        ensembles: Empty where not asked for.
+        clips: (place, clip, frame, row, col, colour).
+        runs: The base runs.
+    """
 
     effects: xr.DataArray
     held: xr.DataArray
@@ -65,10 +75,10 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """Which puzzles are generated how, and where they are patched and read; make one with :func:`survey`.
+    """Which tasks are generated how, and where they are patched and read; make one with :func:`survey`.
 
-    ``steps``: those that are patched; ``few``: those of the layer table. ``probed``: further puzzles, for probes.
-    ``how``: how they are sampled.
+    ``steps`` are patched; ``few`` are the steps of the layer table. ``probed`` are further tasks, for probes. ``how``
+    is the sampling of all of them.
     """
 
     lens: Lens
@@ -95,10 +105,22 @@ class Survey:
         }  # fmt: skip
 
     def run(self, kept: Store, ensembles: bool = False, progress: Progress = silent) -> Measured:
-        """Every part that is not kept yet is made; ``progress(done, total, what)`` is called before each of them, in
-        units of about one scene that is probed."""
+        """Make every part that is not kept yet.
+
+        Args:
+            kept: Where parts are kept.
+            ensembles: Also measure the ensembles.
+            progress: Called as ``progress(done, total, what)`` before each part, in units of about one probed scene.
+
+        Returns:
+            What was found.
+        """
         numbers, n = range(len(self.tasks)), len(self.tasks)
         total = (PUZZLE + CONTROL) * n + 2 * len(self.probed)
+
+        def waiting() -> None:
+            progress(total * kept.done // len(kept.wanted or ()), total, WAITING)
+
         with ExitStack() as opened:
             # Only where the control is not done: it needs the memory of the experts once more.
             nothing = cache(lambda: opened.enter_context(shuffled_weights(self.lens, self.seed)))
@@ -125,11 +147,12 @@ class Survey:
             makes |= {"decodable": probes} if self.probed else {}
             later: dict[str, Callable[[], Tables]] = {"ensembles": self._ensembles} if ensembles else {}
             kept.wanted = {*makes, *later, "clips"}
-            make_parts(kept, makes, _runs_of)
-        make_parts(kept, later)  # when the control has given its memory back
+            make_parts(kept, makes, _runs_of, waiting)
+        make_parts(kept, later, waiting=waiting)  # when the control's memory is free again
         rows = [kept.get(f"puzzle-{i}") for i in numbers]
         effects, held, energy = (_joined([row[name]["value"] for row in rows]) for name in ("effect", "held", "energy"))
-        make_parts(kept, {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))})
+        clips = {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))}
+        make_parts(kept, clips, waiting=waiting)
         progress(total, total, "writing")
         return Measured(
             effects, held, energy, [row["evidence"] for row in rows],
@@ -143,13 +166,13 @@ class Survey:
         return f"{getattr(self.tasks[i], 'name', 'task')} {self.seed + i}"
 
     def _runs(self, kept: Store, i: int, names: Sequence[str] = RUNS) -> list[Run]:
-        """Runs of a puzzle as they are kept, with their tasks and a decoder."""
+        """Runs of a task as they are kept, with their tasks and a decoder."""
         tasks = {"base": self.tasks[i], "source": _twin(self.tasks[i]), "placebo": self.tasks[i]}
         runs = {name: Run.from_content(kept.get(f"puzzle-{i}.{name}")) for name in names}
         return [replace(self.lens.attach(run), task=tasks[name]) for name, run in runs.items()]
 
     def _puzzle(self, i: int, kept: Store) -> Tables:
-        """One puzzle; on the way are kept its runs, its local effects and each cell of the sweep."""
+        """Measure one task; keep its runs, its local effects and each cell of the sweep."""
         lens, task, number, inner = self.lens, self.tasks[i], self.seed + i, kept.child(f"puzzle-{i}")
 
         def generated() -> Tables:
@@ -182,7 +205,7 @@ class Survey:
         return joined.rename(None).assign_attrs(about)
 
     def _energy(self, base: Run, number: int) -> xr.DataArray:
-        """Energy of the regions to show, (step, layer, region, kind); NaN for those that this puzzle has not."""
+        """Energy of the regions to show, (step, layer, region, kind); NaN for those that this task does not have."""
         own = {name for task in self.tasks for name in task.regions}
         shown = [name for name in REGIONS if name in own] or sorted(own)
         masks = {name: base.regions[name] for name in shown if name in base.regions}
@@ -217,7 +240,7 @@ class Survey:
 
 
 def _runs_of(part: str) -> list[str]:
-    """The runs that are kept beside a part: of the first puzzle three, since clips are made from them."""
+    """The runs that are kept beside a part: of the first task three, since clips are made from them."""
     names = RUNS if part == "puzzle-0" else RUNS[:1] if part.startswith("puzzle-") else ()
     return [f"{part}.{name}" for name in names]
 
@@ -231,7 +254,7 @@ def survey(
     scenes: int,
     how: Sampling,
 ) -> Survey:
-    """Draw the puzzles and check everything that can be checked before the work; arguments and errors as of a map."""
+    """Draw the tasks, and check before the work what can be checked; arguments and exceptions as of :func:`map`."""
     drawn, families = _drawn(tasks, n, seed)
     plan = lens.plan(how)
     last = plan.n_steps - 1
@@ -251,20 +274,20 @@ def paired(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:
 
 
 def _drawn(tasks: Sequence[Any] | None, n: int, seed: int) -> tuple[list[Any], list[str]]:
-    """The puzzles, and the names of their families."""
+    """The tasks, and the names of their families."""
     names = puzzles.names() if tasks is None else tuple(tasks)
     if all(isinstance(name, str) for name in names):
         if n < 2:
-            raise TaskError("a map needs n >= 2 puzzles of each task, or there is no interval to draw")
+            raise TaskError("a map needs at least two tasks of each family for its intervals: give n=2 or more")
         return [puzzles.load(name, seed=seed + i) for name in names for i in range(n)], list(names)
     if len(names) < 2:
-        raise TaskError("a map needs two or more puzzles, or there is no interval to draw")
+        raise TaskError("a map needs at least two tasks for its intervals: give more tasks")
     needed(names, "regions", "twin", cure="a map reads regions, and swaps with the twin of another answer")
     return list(names), sorted({str(getattr(task, "name", "task")) for task in names})
 
 
 def _probed(families: Sequence[str], drawn: Sequence[Any], scenes: int, seed: int) -> list[Any]:
-    """Puzzles for probes: further ones of the families that have a label, or the user's own; none if too few."""
+    """Tasks for probes: further ones of the families that have a label, or the user's own; none if too few."""
     if not all(isinstance(task, puzzles.Task) for task in drawn):
         return list(drawn) if scenes and len(drawn) >= FEWEST else []
     asked = [name for name in families if name in LABELLED]

@@ -7,7 +7,7 @@ For every layer l of every expert, averaged over chosen steps, of the cond branc
     effect      x0_hat moved towards another answer by that answer's update - the same of the placebo
     readout     cosine(v_l, v) - cosine(v_{l-1}, v), layer lens without translator
 
-and, where probes were fitted (on other puzzles; :mod:`dit_lens.layer_map.decodability`),
+and, where probes were fitted (on other tasks; :mod:`dit_lens.layer_map.decodability`),
 
     scene       gain in decodability of what stands in the first picture: walls, goals
     choice      gain in decodability of what the model decides: its path, which of several routes
@@ -18,11 +18,11 @@ things in the scene more than to as many random tokens); it *decides* as far as 
 another answer, moves x0_hat towards that answer; it *consolidates* as far as the velocity read out after it is nearer
 to the final one than before it.
 
-A network with nothing learned has depth trends of its own. So each number is taken again on the same puzzles from the
+A network with nothing learned has depth trends of its own. So each number is taken again on the same tasks from the
 same model with the entries of every weight tensor shuffled, and the cut is made in the difference: if layers of the two
 models differ from each other no more than at random, the result says "no specialisation found".
 
-When not to use: as the paper's claim tested on a large model from few puzzles.
+When not to use: as the paper's claim tested on a large model from few tasks.
 """
 
 from __future__ import annotations
@@ -72,10 +72,20 @@ def layer_evidence(
     foreground: Sequence[str] = FOREGROUND,
     seed: int = 0,
 ) -> xr.Dataset:
-    """The four kinds of evidence of one puzzle, (step, layer), and for the first three their null as ``<name>_null``.
+    """The four kinds of evidence of one task, each beside its null.
 
-    ``base`` recorded ``update`` with ``token_norm`` in the cond branch at ``steps``. ``effects``: those of
-    ``local_effects`` at ``steps``, if they are known already.
+    Args:
+        lens: The model.
+        base: Recorded ``update`` with ``token_norm`` in the cond branch at ``steps``.
+        source: The run with another answer.
+        placebo: The run of the same scene at another seed.
+        steps: The steps.
+        effects: ``local_effects`` at ``steps``, if they are at hand.
+        foreground: Names of regions.
+        seed: Seed of the random masks.
+
+    Returns:
+        (step, layer) for each evidence, and for the first three their null as ``<name>_null``.
     """
     mask = region_mask(base, foreground)
     tokens = tuple(int(i) for i in np.flatnonzero(mask))
@@ -85,7 +95,7 @@ def layer_evidence(
     null = xr.DataArray(np.log2(seen["null"])).mean("draw")
     ratio = energy_ratio(base, mask, "update", seed=seed).isel(branch=0, drop=True).sel(step=list(steps))
     moved = local_effects(lens, base, source, placebo, steps) if effects is None else effects.sel(step=list(steps))
-    read = layer_lens(lens, base, tuple(steps), entry=True)["cosine"].sel(readout="raw", drop=True)
+    read = layer_lens(lens, base, tuple(steps), entry=True)["cosine"].sel(reading="raw", drop=True)
     found = {
         "attention": xr.DataArray(np.log2(seen["enrichment"])) - null,
         "attention_null": null,
@@ -103,9 +113,18 @@ def layer_evidence(
 def puzzle_runs(
     lens: Lens, task: Any, seed: int, steps: Sequence[int], how: Sampling = DEFAULT, /, *also: Record
 ) -> tuple[Run, Run, Run]:
-    """Base, source (the twin with another answer) and placebo of a puzzle; the base records what the evidence needs.
+    """Generate base, source (the twin with another answer) and placebo of a task.
 
-    ``also``: further recordings of the base. ``how``: how they are sampled.
+    Args:
+        lens: The model.
+        task: The task.
+        seed: The noise seed.
+        steps: Where the base records what the evidence needs.
+        how: The sampling.
+        *also: Further recordings of the base.
+
+    Returns:
+        Base, source and placebo.
     """
     update = record("update", reduce="token_norm", branches="cond", steps=tuple(steps))
     return (
@@ -123,7 +142,7 @@ def control_evidence(
     progress: Progress = silent,
     seed: int = 0,
 ) -> list[xr.Dataset]:
-    """The same evidence from the model with shuffled weights, which learned nothing; one dataset a puzzle."""
+    """The same evidence from the model with shuffled weights, an untrained control; one dataset a task."""
     found = []
     with shuffled_weights(lens, seed) as nothing:
         for i, (task, number) in enumerate(zip(tasks, seeds, strict=True)):
@@ -135,12 +154,12 @@ def control_evidence(
 def puzzle_evidence(
     lens: Lens, task: Any, number: int, steps: Sequence[int], seed: int, how: Sampling = DEFAULT, /
 ) -> xr.Dataset:
-    """:func:`layer_evidence` of one puzzle, generated here; ``how``: how it is sampled."""
+    """Generate one task and take its :func:`layer_evidence`; ``how`` is the sampling."""
     return layer_evidence(lens, *puzzle_runs(lens, task, number, steps, how), steps, seed=seed)
 
 
 def by_layer(rows: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Evidence of many puzzles, (task, expert, layer): the mean over each expert's steps."""
+    """Evidence of many tasks, (task, expert, layer): the mean over each expert's steps."""
     joined = xr.concat(rows, dim="task", coords="minimal", compat="override")
     order = [e for e in ("high", "low") if e in joined["expert"].values]
     parts = [joined.isel(step=np.flatnonzero(joined["expert"].values == e)).mean("step") for e in order]
@@ -148,18 +167,25 @@ def by_layer(rows: Sequence[xr.Dataset]) -> xr.Dataset:
 
 
 def with_probes(evidence: xr.Dataset, gains: xr.Dataset) -> xr.Dataset:
-    """The result of :func:`by_layer` beside gains in decodability, (task, expert, layer), of other puzzles."""
+    """Add gains in decodability, (task, expert, layer), of other tasks to the result of :func:`by_layer`."""
     names = [f"patched {i}" for i in range(evidence.sizes["task"])]
     both = [evidence.assign_coords(task=names), gains.sel(expert=evidence["expert"].values)]
     return xr.merge([part.reset_coords(drop=True) for part in both], join="outer", compat="no_conflicts")
 
 
 def roles(trained: xr.Dataset, control: xr.Dataset, draws: int = 2000, seed: int = 0) -> tuple[xr.Dataset, Roles]:
-    """The layer table and the cut of each expert, from two results of :func:`by_layer` on the same puzzles.
+    """The layer table and the cut of each expert.
 
-    Both may hold gains in decodability as well (:func:`with_probes`). The table, (expert, layer): every evidence with
-    ``<name>_low, _high, _n``, the control's mean as ``<name>_null``, ``depth``, and ``part`` (early, middle,
-    late, or "-" where no specialisation was found).
+    Args:
+        trained: From :func:`by_layer`, possibly with gains in decodability (:func:`with_probes`).
+        control: The same of the control, on the same tasks.
+        draws: Draws of permutations and bootstraps.
+        seed: Their seed.
+
+    Returns:
+        The table, (expert, layer): every evidence with ``<name>_low, _high, _n``, the control's mean as
+        ``<name>_null``, ``depth``, and ``part`` (early, middle, late, or "-" where no specialisation was found); and
+        the roles.
     """
     n = trained.sizes["layer"]
     names = [*EVIDENCE, *(name for name in PROBED if name in trained)]
@@ -167,7 +193,7 @@ def roles(trained: xr.Dataset, control: xr.Dataset, draws: int = 2000, seed: int
     cuts = {}
     for expert in trained["expert"].values.tolist():
         above = (trained - control)[names].sel(expert=expert, drop=True).mean("task")
-        # Two experts are two chances to be wrong.
+        # Two experts are two tests: the level is corrected for that.
         level = 0.05 / trained.sizes["expert"]
         cuts[expert] = segments(above.to_dataarray("evidence"), draws=draws, seed=seed, level=level)
     columns: dict[str, Any] = {}
@@ -189,13 +215,13 @@ def roles(trained: xr.Dataset, control: xr.Dataset, draws: int = 2000, seed: int
 
 
 class Roles:
-    """Where each role lies. ``cuts``: expert -> :class:`Segments`; ``centres``: expert -> role -> depth [low, high]."""
+    """Depths of the roles. ``cuts``: expert -> :class:`Segments`; ``centres``: expert -> role -> depth [low, high]."""
 
     def __init__(self, cuts: Mapping[str, Segments], centres: Mapping[str, Mapping[str, tuple[float, ...]]]) -> None:
         self.cuts, self.centres = dict(cuts), {k: dict(v) for k, v in centres.items()}
 
     def sentences(self) -> list[str]:
-        """What was found, in words with numbers."""
+        """The findings in sentences with numbers."""
         said = []
         for expert, cut in self.cuts.items():
             said.append(f"Expert {expert}: {cut}.")
@@ -209,8 +235,8 @@ class Roles:
 
 
 def _centre(trained: xr.Dataset, control: xr.Dataset, name: str, expert: str) -> tuple[float, float, float]:
-    """Depth around which an evidence lies, with a bootstrap interval over puzzles: the mean profile's positive part."""
-    above = (trained[name] - control[name]).sel(expert=expert).transpose("task", "layer").values  # (puzzles, L)
+    """Depth at which the mean profile's positive part is centred, with a bootstrap interval over tasks."""
+    above = (trained[name] - control[name]).sel(expert=expert).transpose("task", "layer").values  # (tasks, L)
     above = above[np.isfinite(above).all(1)]
     rng = np.random.default_rng(0)
     draws = [float(centre(above[rng.integers(0, len(above), len(above))].mean(0))) for _ in range(1000)]
@@ -218,7 +244,7 @@ def _centre(trained: xr.Dataset, control: xr.Dataset, name: str, expert: str) ->
 
 
 def centre(profile: np.ndarray) -> np.ndarray:
-    """Depth around which the positive part of profiles (L, ...) lies; NaN where there is none."""
+    """The depth at which the positive part of profiles (L, ...) is centred; NaN where there is none."""
     depth = (np.arange(len(profile)) + 0.5) / len(profile)
     weight = np.clip(profile, 0, None)
     with np.errstate(invalid="ignore"):
@@ -226,6 +252,6 @@ def centre(profile: np.ndarray) -> np.ndarray:
 
 
 def middle_95(draws: Sequence[float]) -> tuple[float, float]:
-    """Where the middle 95 % of draws lie; NaN ones are left out."""
+    """The 2.5 % and 97.5 % quantiles of draws, without NaN."""
     low, high = np.nanpercentile(draws, [2.5, 97.5]) if np.isfinite(draws).any() else (np.nan, np.nan)
     return float(low), float(high)

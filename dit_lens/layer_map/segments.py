@@ -96,7 +96,9 @@ def segments(
     usable = np.isfinite(data).all(0)
     usable[usable] = data[:, usable].std(0) > 0
     if not usable.any():
-        raise MeasureError("no evidence varies over layers, or none is finite: there is nothing to cut")
+        raise MeasureError(
+            "no evidence varies over layers, or none is finite: give evidence that differs between layers"
+        )
     data = (data[:, usable] - data[:, usable].mean(0)) / data[:, usable].std(0)
     cuts = np.array([
         (0, *c, n) for c in combinations(range(shortest, n), k - 1) if min(np.diff((0, *c, n))) >= shortest

@@ -1,6 +1,6 @@
 """Measures: functions from runs to labelled arrays, each with n, an interval and, for effects, a placebo.
 
-Each file holds one idea, told in its own text; what is called from outside is named here.
+Each file holds one idea and explains it in its module docstring; the public functions are exported here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where attention goes, by region, without ever holding N x N weights (paper, Fig. 6a, made a number).
+"""Where attention goes, by region, without N x N weights in memory (paper, Fig. 6a, as a number).
 
 For queries n and keys k, p_nk = softmax_k(q_n . k_k / sqrt(D)), z_n = sum_k p_nk v_k, and a region r of keys with the
 indicator m_r::
@@ -12,15 +12,15 @@ indicator m_r::
 All are means over a region Q of queries. Indicators fill the columns of ``v`` up to the head width, so the kernel stays
 a fused one (the CPU falls back to explicit weights for any other width), memory is linear in tokens, and random masks
 of the same size (shuffled within each frame) come in the same call: the null of every mass. Regions may overlap.
-Sums over queries are fp32. Errors against the explicit softmax in fp64: below 1e-5 in fp32 (measured 3e-6); in bf16,
-where the kernel rounds what it returns, below 4e-3 for a single query (measured 3.4e-3) and below 2e-4 for the mean of
-256 queries (measured 9e-5; CPU kernel, same rounded q and k).
+Sums over queries are fp32. The difference to the explicit softmax in fp64 is below 1e-5 in fp32 (measured 3e-6); in
+bf16, where the kernel rounds what it returns, below 4e-3 for a single query (measured 3.4e-3) and below 2e-4 for the
+mean of 256 queries (measured 9e-5; CPU kernel, same rounded q and k).
 
 Read them from a generation with :mod:`dit_lens.measures.region_attention`.
 
-When not to use: as evidence of what a head is *for*. Attention says where a head looks; cut it with ``knockout`` to see
-whether that matters. A region attends to itself because near tokens look alike, which a shuffled mask does not share:
-compare regions from the same queries, best from ``"all"``.
+When not to use: as evidence of what a head is *for*. Attention shows where a head looks; cut it with ``knockout`` to
+see whether that matters. A region attends to itself because near tokens look alike, which a shuffled mask does not
+share: compare regions from the same queries, best from ``"all"``.
 """
 
 from __future__ import annotations
@@ -49,9 +49,18 @@ class Regions:
 
 
 def prepare(queries: Tensor, keys: Tensor, like: Tensor) -> Regions:
-    """``queries`` bool (B, R, N) and ``keys`` bool (B, C, M) for activations such as ``like`` (B, N, H, D).
+    """Prepare regions of queries and keys for the kernel.
 
-    Errors: :class:`MeasureError` for a region without tokens.
+    Args:
+        queries: bool (B, R, N).
+        keys: bool (B, C, M).
+        like: Activations (B, N, H, D) whose dtype, device and head width are used.
+
+    Returns:
+        The regions, as :func:`region_mass` and :func:`region_parts` take them.
+
+    Raises:
+        MeasureError: A region holds no token.
     """
     for what, masks in (("query", queries), ("key", keys)):
         if not bool(masks.any(-1).all()):
@@ -69,7 +78,17 @@ def prepare(queries: Tensor, keys: Tensor, like: Tensor) -> Regions:
 
 
 def region_mass(q: Tensor, k: Tensor, regions: Regions, chunk: int = CHUNK) -> Tensor:
-    """Mean attention mass from each region of queries to each region of keys, fp32 (B, H, R, C)."""
+    """Mean attention mass from each region of queries to each region of keys.
+
+    Args:
+        q: Queries (B, N, H, D).
+        k: Keys (B, M, H, D).
+        regions: From :func:`prepare`.
+        chunk: Queries taken at a time.
+
+    Returns:
+        fp32 (B, H, R, C).
+    """
     q, k = q.transpose(1, 2), k.transpose(1, 2)  # (B, H, N, D), (B, H, M, D)
     means = [w @ _masses(some, k, regions).float() for some, w in _chunks(chunk, q, regions.weights)]
     return means[0] if len(means) == 1 else torch.stack(means).sum(0)
@@ -91,9 +110,21 @@ def _masses(q: Tensor, k: Tensor, regions: Regions) -> Tensor:
 def region_parts(
     q: Tensor, k: Tensor, v: Tensor, z: Tensor, regions: Regions, first: int | None = None, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mass of all regions of keys, (B, H, R, C), and ``share`` and ``norm`` of what the ``first`` of them add to z.
+    """Attention mass of all regions of keys, and what the first of them add to z.
 
-    Attention within a region costs its own size, so over a partition this is one attention more. All fp32.
+    Attention within a region costs its own size, so over a partition this costs one more attention.
+
+    Args:
+        q: Queries (B, N, H, D).
+        k: Keys (B, M, H, D).
+        v: Values (B, M, H, D).
+        z: The output of attention (B, N, H, D).
+        regions: From :func:`prepare`.
+        first: How many regions of keys get ``share`` and ``norm``; all by default.
+        chunk: Queries taken at a time.
+
+    Returns:
+        ``mass`` (B, H, R, C), and ``share`` and ``norm`` of the ``first`` regions (B, H, R, first), all fp32.
     """
     first = regions.n_keys if first is None else first
     q, k, v, z = (x.transpose(1, 2) for x in (q, k, v, z))  # (B, H, N, D), (B, H, M, D)
@@ -115,7 +146,17 @@ def region_parts(
 
 
 def random_masks(masks: np.ndarray, strata: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """``masks`` bool (R, M) shuffled within each stratum of tokens (frame), ``draws`` times: bool (draws, R, M)."""
+    """Masks shuffled within each stratum of tokens (frame), several times.
+
+    Args:
+        masks: bool (R, M).
+        strata: (M,), the stratum of each token.
+        draws: How many times.
+        rng: Source of randomness.
+
+    Returns:
+        bool (draws, R, M).
+    """
     drawn = np.repeat(masks[None], draws, 0)
     for stratum in np.unique(strata):
         place = np.flatnonzero(strata == stratum)

@@ -46,6 +46,7 @@ import xarray as xr
 from einops import rearrange
 from scipy.optimize import Bounds, LinearConstraint, milp, nnls
 
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.commitment import clips_of
 from dit_lens.wan.run import Run
@@ -56,11 +57,18 @@ KINDS = ("none", "one", "superposition", "multi-path", "undecided")
 
 @dataclass(frozen=True)
 class Reading:
-    """What one clip shows of a pool's answers. ``contrast``: (K,) of each mark; ``alive``: the answers seen.
+    """What one clip shows of a pool's answers.
 
-    ``strongest``: the answer whose deciding marks have the highest mean contrast, and ``strength``: its weakest mark.
-    ``first``, ``second``: p and p' of the strongest pair; ``together`` their sum, to be held against ``bound``. NaN
-    where fewer than two are alive. ``blur``: effective number of values at a place, 1 / sum_i q_i^2 with q_0, averaged.
+    Attributes:
+        contrast: (K,), the contrast of each mark.
+        alive: The answers that are seen.
+        strongest: The answer whose deciding marks have the highest mean contrast.
+        strength: The contrast of its weakest mark.
+        first: p of the strongest pair; NaN where fewer than two answers are alive.
+        second: p' of that pair.
+        together: Their sum, to be compared with ``bound``.
+        bound: The largest sum that a mixture can have.
+        blur: Effective number of values at a place, 1 / sum_i q_i^2 with q_0, averaged.
     """
 
     contrast: np.ndarray = field(repr=False)
@@ -95,13 +103,13 @@ class _Place:
         return replace(blank, values=np.stack([blank.change(v / 255) for v in values], 1))
 
     def change(self, tile: np.ndarray) -> np.ndarray:
-        """What a tile (P, 3) shows beyond the still frame, (G * 3,)."""
+        """The difference of a tile (P, 3) to the still frame, (G * 3,)."""
         sums = np.zeros((len(self.weight), 3))
         np.add.at(sums, self.group, tile - self.still)
         return (sums / self.weight[:, None]).reshape(-1)
 
     def contrast(self, tile: np.ndarray) -> np.ndarray:
-        """q of each value, (n,): see the module's text."""
+        """Contrast q of each value, (n,): see the module docstring."""
         change, n = self.change(tile), self.values.shape[1]
         scale = 1e3 * float(np.abs(self.values).max())
         rows = np.zeros((len(change) + 2, n + 1))
@@ -115,7 +123,7 @@ class _Place:
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Answers, what each marks where, and how to read a clip for them. Make one with :func:`pool`.
+    """Answers, which marks each makes, and how to read a clip for them. Make one with :func:`pool`.
 
     ``makes``: bool (answers, K), who makes which mark. ``deciding``: bool (K,), not made by all right answers.
     """
@@ -134,19 +142,38 @@ class Pool:
         return np.repeat([p.index for p in self.places], [p.values.shape[1] for p in self.places])
 
     def contrast(self, clip: np.ndarray) -> np.ndarray:
-        """How much of each mark a clip (F, H, W, 3) in [0, 1] shows, (K,)."""
+        """The contrast of each mark in a clip.
+
+        Args:
+            clip: (F, H, W, 3) in [0, 1].
+
+        Returns:
+            (K,), 0 to 1.
+
+        Raises:
+            MeasureError: The clip has another size, or holds NaN.
+        """
         clip = np.asarray(clip)
         if clip.shape != self.shape:
             raise MeasureError(
-                f"a clip of shape {clip.shape} cannot be held against answers drawn as {self.shape}: generate in the "
+                f"a clip of shape {clip.shape} cannot be compared with answers drawn as {self.shape}: generate in the "
                 "task's own size and length"
             )
         tiles = _tiles(clip[list(self.frames)].astype(np.float64), self.patch)
         return np.concatenate([place.contrast(tiles[place.index]) for place in self.places])
 
     def read(self, clip: np.ndarray, seen: float = SEEN) -> Reading:
-        """Which answers a clip shows, and how: see the module's text."""
+        """Which answers a clip shows, and how; see the module docstring.
+
+        Args:
+            clip: (F, H, W, 3) in [0, 1].
+            seen: Least contrast of every mark of an answer that counts as alive.
+
+        Returns:
+            The reading.
+        """
         q = self.contrast(clip)
+        seen = number(seen, "seen", error=MeasureError)
         alive = np.flatnonzero(~(self.makes & (q < seen)).any(1))
         kind, *numbers = self._pair(q, alive) if len(alive) > 1 else (KINDS[len(alive)], *(np.nan,) * 5)
         own = self.makes & self.deciding
@@ -195,14 +222,21 @@ def pool(
     patch: tuple[int, int] = (16, 16),
     decoys: bool = False,
 ) -> Pool:
-    """The marks of ``answers`` (default: ``task.solutions``) in the chosen ``frames``, per patch of pixels.
+    """The marks of answers, per patch of pixels.
 
-    ``task``: anything with ``solutions``, ``first_frame`` and ``render(answer)``. ``frames``: where answers stand;
-    the last one by default, which suits tasks that leave their answer standing. ``decoys=True``: ``answers`` are
-    wrong ones, which are fitted beside the right ones; those that these frames do not tell from others are left out.
+    Args:
+        task: Anything with ``solutions``, ``first_frame`` and ``render(answer)``.
+        answers: ``task.solutions`` by default.
+        frames: Where answers are visible; the last frame by default, which suits tasks whose answer stays visible.
+        patch: Rows and columns of pixels of one place.
+        decoys: Whether ``answers`` are wrong ones, which are fitted beside the right ones; those that these frames do
+            not distinguish from others are left out.
 
-    Errors: :class:`MeasureError` for a task that cannot draw its answers, and for right answers that these frames do
-    not tell apart.
+    Returns:
+        The pool.
+
+    Raises:
+        MeasureError: The task cannot draw its answers, or these frames do not distinguish the right answers.
     """
     if not all(hasattr(task, name) for name in ("solutions", "render", "first_frame")):
         raise MeasureError(
@@ -233,7 +267,7 @@ def pool(
     told = made.any(1) & (np.bincount(group)[group] == 1)
     if not decoys and not told.all():
         raise MeasureError(
-            f"{int((~told).sum())} of {len(listed)} answers cannot be told apart in frames {list(frames)}: choose more "
+            f"{int((~told).sum())} of {len(listed)} answers look the same in frames {list(frames)}: choose more "
             "frames, e.g. frames=range(task.num_frames)"
         )
     keep = [i for i, ok in enumerate(told) if ok and (i >= len(right) or not decoys)]
@@ -251,16 +285,28 @@ def candidates(
     decoys: int | None = None,
     task: Any = None,
 ) -> xr.Dataset:
-    """Right answers alive in x0_hat at each step, beside wrong ones: variables over ``step``.
+    """Right answers alive in x0_hat at each step, beside wrong ones.
 
-    ``alive``, ``fewest``: upper and lower count of right answers. ``share``: alive / right answers; ``null``: alive /
-    decoys, of as many decoys as there are right answers (at most 20; or ``decoys``), NaN where the scene has none;
-    ``wrong``: their count. ``strongest``: the answer that is shown best, as its place in ``task.solutions``;
-    ``strength``: the contrast of its weakest mark. ``kind``: one of :data:`KINDS`; ``first``, ``second``,
-    ``together``, ``bound``, ``blur``, ``same_place``: see the module's text. ``attrs`` hold ``solutions`` and
-    ``decoys``, how many there were. Decodes each step once, or takes ``film`` (``run.film(steps)``).
+    Each step is decoded once.
 
-    Errors: those of :func:`pool`; :class:`MeasureError` for a run of another size than the task's, and for NaN.
+    Args:
+        run: The run.
+        film: ``run.film(steps)``, if it is at hand.
+        steps: All by default.
+        frames: Pixel frames where answers are visible.
+        seen: Least contrast of every mark of an answer that counts as alive.
+        decoys: Number of wrong answers; by default as many as right ones, at most 20.
+        task: The run's task by default.
+
+    Returns:
+        Variables over ``step``. ``alive``, ``fewest``: upper and lower count of right answers. ``share``: alive / right
+        answers; ``null``: alive / decoys, NaN where the task has none; ``wrong``: their count. ``strongest``: the
+        answer that is shown best, as its position in ``task.solutions``; ``strength``: the contrast of its weakest
+        mark. ``kind``: one of :data:`KINDS`; ``first``, ``second``, ``together``, ``bound``, ``blur``, ``same_place``:
+        see the module docstring. ``attrs`` hold ``solutions`` and ``decoys``, how many there were.
+
+    Raises:
+        MeasureError: As :func:`pool` says; or the run has another size than the task, or holds NaN.
     """
     task = run.task if task is None else task
     chosen, clips = clips_of(run, film, steps)
@@ -311,7 +357,10 @@ def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _tiles(clip: np.ndarray, patch: tuple[int, int]) -> np.ndarray:
     """(F, H, W, 3) -> (places, P, 3): patches of frames, frame-major."""
     if clip.shape[-3] % patch[0] or clip.shape[-2] % patch[1]:
-        raise MeasureError(f"frames of {clip.shape[-3]} x {clip.shape[-2]} do not divide into patches of {patch}")
+        raise MeasureError(
+            f"frames of {clip.shape[-3]} x {clip.shape[-2]} do not divide into patches of {patch}: choose another "
+            "patch="
+        )
     return rearrange(clip, "f (r a) (c b) k -> (f r c) (a b) k", a=patch[0], b=patch[1])
 
 

@@ -15,7 +15,7 @@ gives the debiased CKA, whose mean is about 0 for independent samples (single va
 computed in float64, from p x q products where tokens outnumber channels, so that a long video needs no n x n matrix.
 Dissimilarity is 1 - CKA (paper, Fig. 3c).
 
-When not to use: as a measure of damage. Two seeds of one puzzle, both solved, differ by as much as a state and noise
+When not to use: as a measure of damage. Two seeds of one task, both solved, differ by as much as a state and noise
 do: at high noise a latent *is* its noise. And neighbouring tokens are not independent samples, so even debiased CKA of
 two unrelated videos is above 0: show it beside that of an unrelated run.
 """
@@ -37,18 +37,34 @@ ESTIMATORS = ("biased", "debiased")
 
 
 def linear_cka(x: Any, y: Any) -> float:
-    """Linear-kernel CKA of two states of the same samples, (n, p) and (n, q): 0 to 1.
+    """Linear-kernel CKA of two states of the same samples.
 
-    Errors: :class:`MeasureError` for other shapes, fewer than two samples, or features that are all constant.
+    Args:
+        x: (n, p).
+        y: (n, q).
+
+    Returns:
+        0 to 1.
+
+    Raises:
+        MeasureError: Other shapes, fewer than two samples, or features that are all constant.
     """
     x, y = _pair(x, y, 2)
     return float(_trace(x, y) / np.sqrt(_trace(x, x) * _trace(y, y)))
 
 
 def debiased_cka(x: Any, y: Any) -> float:
-    """CKA from the unbiased HSIC_1, for (n, p) and (n, q): about 0 in the mean for independent samples, at most 1.
+    """CKA from the unbiased HSIC_1 of two states of the same samples.
 
-    Errors: :class:`MeasureError` for other shapes, fewer than four samples, or features that are all constant.
+    Args:
+        x: (n, p).
+        y: (n, q).
+
+    Returns:
+        At most 1, and about 0 in the mean for independent samples.
+
+    Raises:
+        MeasureError: Other shapes, fewer than four samples, or features that are all constant.
     """
     x, y = _pair(x, y, 4)
     own_x, own_y = _hsic1(x, x), _hsic1(y, y)
@@ -69,14 +85,24 @@ def dissimilarity(
     branch: Branch = "cond",
     layer: int | None = None,
 ) -> xr.DataArray:
-    """1 - CKA of two runs' states, step by step: (step, hook, metric) with metrics ``biased`` and ``debiased``.
+    """1 - CKA of two runs' states, step by step.
 
-    ``of``: ``"latents"`` (entering the step), ``"x0_hat"``, or the name of a recorded hook, at ``layer`` (needed when
-    several were recorded) and ``branch``. Samples are tokens: places of the latent grid, 16 channels each, for latents
-    and x0_hat; recorded tokens for a hook. ``steps``: those both runs did by default. The step ``plan.n_steps`` stands
-    for the finished latents, and holds no hook (NaN).
+    Samples are tokens: places of the latent grid, 16 channels each, for latents and x0_hat; recorded tokens for a hook.
 
-    Errors: :class:`MeasureError` for runs of other sizes or schedules, unrecorded hooks, or several layers.
+    Args:
+        run: A run.
+        other: Another of the same size and schedule.
+        of: ``"latents"`` (entering the step), ``"x0_hat"``, or names of recorded hooks.
+        steps: The steps that both runs did by default. The step ``plan.n_steps`` stands for the finished latents, and
+            holds no hook (NaN).
+        branch: Branch of recorded hooks.
+        layer: Layer of recorded hooks; needed when several were recorded.
+
+    Returns:
+        (step, hook, metric) with the metrics ``biased`` and ``debiased``.
+
+    Raises:
+        MeasureError: Runs of other sizes or schedules, unrecorded hooks, or several layers.
     """
     if run.grid != other.grid or not run.plan.same_schedule(other.plan):
         raise MeasureError("two runs are compared step by step: give runs of the same size and the same schedule")
@@ -144,7 +170,7 @@ def _pair(x: Any, y: Any, least: int) -> tuple[np.ndarray, np.ndarray]:
         norm = np.linalg.norm(centred)
         # Rounding of a constant column leaves about 1e-16 of its size.
         if norm <= 1e-12 * max(1.0, float(np.linalg.norm(a))):
-            raise MeasureError("all samples of a state are equal, so it has no similarity to anything: other tokens")
+            raise MeasureError("all samples of a state are equal, so its CKA is 0 / 0: choose other tokens")
         found.append(centred / norm)
     if len(found[0]) != len(found[1]):
         raise MeasureError(f"the states hold {len(found[0])} and {len(found[1])} samples: give the same tokens of both")

@@ -24,6 +24,7 @@ import numpy as np
 import xarray as xr
 from einops import rearrange, reduce
 
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.wan.run import Run
 from dit_lens.wan.token_grid import Grid
@@ -33,13 +34,26 @@ STILL = 0.02
 
 
 def motion_energy(clip: np.ndarray, patch: tuple[int, int] = (16, 16)) -> np.ndarray:
-    """Mean absolute change from frame to frame in each patch: clip (F, H, W, 3) in [0, 1] -> (rows, cols)."""
+    """Mean absolute change from frame to frame in each patch.
+
+    Args:
+        clip: (F, H, W, 3) in [0, 1].
+        patch: Rows and columns of pixels of a patch.
+
+    Returns:
+        (rows, cols).
+
+    Raises:
+        MeasureError: The clip has fewer than two frames, or another shape.
+    """
     if len(clip) < 2:
         raise MeasureError("one frame has no motion: generate with num_frames of at least 5")
     if not np.isfinite(clip).all():
-        raise MeasureError("the video holds NaN or infinity, and its motion would too: generate it again")
+        raise MeasureError("the video holds NaN or infinity, so its motion is not defined: generate it again")
     if clip.shape[1] % patch[0] or clip.shape[2] % patch[1]:
-        raise MeasureError(f"frames of {clip.shape[1]} x {clip.shape[2]} do not divide into patches of {patch}")
+        raise MeasureError(
+            f"frames of {clip.shape[1]} x {clip.shape[2]} do not divide into patches of {patch}: choose another patch="
+        )
     change = np.abs(np.diff(np.asarray(clip, np.float32), axis=0))
     return reduce(change, "f (r a) (c b) k -> r c", "mean", a=patch[0], b=patch[1])
 
@@ -51,16 +65,25 @@ def commitment(
     film: np.ndarray | None = None,
     steps: Sequence[int] | None = None,
 ) -> xr.Dataset:
-    """Similarity of each step's x0_hat to final videos: ``answer``, ``motion`` (reference, step), ``content``
-    (..., region).
+    """Similarity of each step's x0_hat to final videos.
 
-    The entry ``to="final"`` compares with the run's own end; ``against`` names further complete runs to compare with,
-    the nulls: another seed of the same puzzle (what the scene alone settles), another puzzle. ``steps``: all by
-    default. ``film``: ``run.film(steps)`` if it is at hand. ``answer`` is NaN without a task or where the final has
-    no answer; ``readable`` (step) says where x0_hat gives one at all. ``content`` is NaN where nothing changes in a
-    region (:data:`STILL`). Decodes each step once.
+    Each step is decoded once.
 
-    Errors: :class:`MeasureError` for an unfinished run, finals of another size, and latents with NaN.
+    Args:
+        run: A complete run.
+        against: Further complete runs to compare with, by name. These are the nulls: another seed of the same task
+            (what the scene alone settles), another task.
+        film: ``run.film(steps)``, if it is at hand.
+        steps: All by default.
+
+    Returns:
+        ``answer`` and ``motion`` (to, step), ``content`` (to, step, region); ``to="final"`` compares with the run's own
+        end, the other entries are the names of ``against``. ``answer`` is NaN without a task or where the final has no
+        answer; ``readable`` (step): whether x0_hat gives an answer at all. ``content`` is NaN where nothing changes in
+        a region (:data:`STILL`).
+
+    Raises:
+        MeasureError: An unfinished run, finals of another size, or latents with NaN.
     """
     finals = {"final": run, **(against or {})}
     for name, other in finals.items():
@@ -111,18 +134,24 @@ def commitment(
 
 
 def commit_step(similarity: xr.DataArray, at_least: float = 0.9) -> xr.DataArray:
-    """The first step from which ``similarity`` (..., step) stays at ``at_least`` or above; the dim ``step`` goes.
+    """The first step from which a similarity stays at a level or above.
 
-    NaN where it is not there at the last step, and where the last step is NaN. For answers (0 or 1) any ``at_least``
-    above 0 means: from here on always the final answer.
+    Args:
+        similarity: (..., step).
+        at_least: The level. For answers (0 or 1) any level above 0 means: from here on always the final answer.
 
-    Errors: :class:`MeasureError` when there is no dim ``step``.
+    Returns:
+        The dims of ``similarity`` without ``step``; NaN where the last step is below the level or NaN.
+
+    Raises:
+        MeasureError: There is no dim ``step``.
     """
     if "step" not in similarity.dims:
         raise MeasureError(
             f"similarity has dims {list(similarity.dims)} and no 'step': pass a variable of commitment(...)"
         )
     values = similarity.transpose("step", ...)
+    at_least = number(at_least, "at_least", error=MeasureError)
     held = np.flip(np.logical_and.accumulate(np.flip(values.values >= at_least, 0), 0), 0)  # (step, ...)
     steps = values["step"].values
     first = steps[held.argmax(0)].astype(float)
@@ -144,9 +173,18 @@ def _pixels(grid: Grid, mask: np.ndarray) -> np.ndarray:
 
 
 def clips_of(run: Run, film: Any, steps: Sequence[int] | None) -> tuple[list[int], Iterable[np.ndarray]]:
-    """The chosen steps and their decoded x0_hat, one at a time, as a film of a large video is huge.
+    """The chosen steps and their decoded x0_hat, one at a time, as a film of a large video needs much memory.
 
-    Errors: :class:`MeasureError` for a film of another number of steps; when a clip is reached, for NaN in it.
+    Args:
+        run: The run.
+        film: Clips of the chosen steps, if they are at hand.
+        steps: All by default.
+
+    Returns:
+        The steps, and an iterable of clips (F, H, W, 3).
+
+    Raises:
+        MeasureError: A film of another number of steps; when a clip is reached, NaN in it.
     """
     chosen = list(range(run.n_steps)) if steps is None else [run.n_steps + s if s < 0 else s for s in steps]
     if film is None:
@@ -169,7 +207,7 @@ def _answer(task: Any, clip: np.ndarray) -> Any:
 
 
 def _change(clip: np.ndarray, end: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What a clip shows in a region beyond the first frame of the end, (pixels x 3,)."""
+    """The difference of a clip in a region to the first frame of the final video, (pixels x 3,)."""
     return (clip[mask] - np.broadcast_to(end[:1], end.shape)[mask]).reshape(-1)
 
 
@@ -178,5 +216,6 @@ def _moves(change: np.ndarray) -> bool:
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)  # in float32 equal films reach 1.000002 on some processors
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(np.sum(a * b)) / size if size else np.nan

@@ -29,14 +29,21 @@ KINDS = ["region", "null"]
 
 
 def region_energy(run: Run, regions: Sequence[str], hook: str = "resid_post", seed: int = 0) -> xr.DataArray:
-    """log2 of the energy ratio of each region to the rest, (step, branch, layer, region), and a random-mask null.
+    """log2 of the energy ratio of each region to the rest, beside a random-mask null.
 
-    ``run`` was recorded with ``dl.record(hook, reduce="token_norm")``. The coordinate ``null`` of the extra axis
-    ``kind`` (``"region"``, ``"null"``) holds the same ratio for the region's tokens shuffled within each frame, so that
-    it keeps its size in every frame.
+    Args:
+        run: Recorded with ``dl.record(hook, reduce="token_norm")``.
+        regions: Names of regions.
+        hook: The recorded hook.
+        seed: Seed of the random masks.
 
-    Errors: :class:`RecordError` when ``hook`` was not recorded with ``token_norm``; :class:`MeasureError` for regions
-    that this video does not have, that are empty, or that are everything.
+    Returns:
+        (step, branch, layer, region, kind), in log2. ``kind`` is ``"region"``, or ``"null"``: the same ratio for the
+        region's tokens shuffled within each frame, which keeps its size in every frame.
+
+    Raises:
+        RecordError: ``hook`` was not recorded with ``token_norm``.
+        MeasureError: Regions that this video does not have, that are empty, or that are everything.
     """
     energy = _recorded(run, hook)
     unknown = [name for name in regions if name not in run.regions]
@@ -55,14 +62,22 @@ def region_energy(run: Run, regions: Sequence[str], hook: str = "resid_post", se
 
 
 def energy_ratio(run: Run, mask: np.ndarray, hook: str = "resid_post", draws: int = 20, seed: int = 0) -> xr.DataArray:
-    """log2 of the foreground's energy over the rest's, (step, branch, layer, kind), beside a random-mask null.
+    """log2 of the foreground's energy over the rest's, beside a random-mask null.
 
-    ``mask``: bool (n_tokens,), from :mod:`dit_lens.measures.token_masks`. ``kind``: ``"region"``, and ``"null"``, the
-    mean of
-    ``draws`` shuffled masks. Points outside the blocks (``patch_embed``) have no ``layer`` axis.
+    Args:
+        run: Recorded with ``dl.record(hook, reduce="token_norm")``.
+        mask: bool (n_tokens,), from :mod:`dit_lens.measures.token_masks`.
+        hook: The recorded hook.
+        draws: Shuffled masks.
+        seed: Seed of the shuffled masks.
 
-    Errors: :class:`RecordError` when ``hook`` was not recorded with ``token_norm``; :class:`MeasureError` for a mask
-    that does not fit, is empty, or is everything.
+    Returns:
+        (step, branch, layer, kind), in log2. ``kind`` is ``"region"``, or ``"null"``: the mean of ``draws`` shuffled
+        masks. Points outside the blocks (``patch_embed``) have no ``layer`` axis.
+
+    Raises:
+        RecordError: ``hook`` was not recorded with ``token_norm``.
+        MeasureError: A mask that does not fit, is empty, or is everything.
     """
     energy = _recorded(run, hook)
     mask = np.asarray(mask)
@@ -78,9 +93,18 @@ def energy_ratio(run: Run, mask: np.ndarray, hook: str = "resid_post", draws: in
 
 
 def layer_energy(run: Run, hook: str = "resid_post", normalise: bool = False) -> xr.DataArray:
-    """Mean token norm by layer, step and frame, (step, branch, layer, frame).
+    """Mean token norm by layer, step and frame.
 
-    ``normalise``: divide by the mean over all tokens of the same layer and step, so that layers can be compared.
+    Args:
+        run: Recorded with ``dl.record(hook, reduce="token_norm")``.
+        hook: The recorded hook.
+        normalise: Divide by the mean over all tokens of the same layer and step, so that layers can be compared.
+
+    Returns:
+        (step, branch, layer, frame).
+
+    Raises:
+        RecordError: ``hook`` was not recorded with ``token_norm``.
     """
     energy = energy_map(run, hook, normalise).mean(["row", "col"])
     units = "of the layer's mean" if normalise else "L2 norm"
@@ -88,7 +112,19 @@ def layer_energy(run: Run, hook: str = "resid_post", normalise: bool = False) ->
 
 
 def energy_map(run: Run, hook: str = "resid_post", normalise: bool = False) -> xr.DataArray:
-    """Token norms as pictures, (step, branch, layer, frame, row, col); ``normalise`` as in :func:`layer_energy`."""
+    """Token norms as pictures.
+
+    Args:
+        run: Recorded with ``dl.record(hook, reduce="token_norm")``.
+        hook: The recorded hook.
+        normalise: As in :func:`layer_energy`.
+
+    Returns:
+        (step, branch, layer, frame, row, col).
+
+    Raises:
+        RecordError: ``hook`` was not recorded with ``token_norm``.
+    """
     energy, grid = _recorded(run, hook), run.grid
     values = energy.values.reshape(*energy.shape[:-1], grid.frames, grid.rows, grid.cols)
     if normalise:
@@ -103,18 +139,23 @@ def energy_map(run: Run, hook: str = "resid_post", normalise: bool = False) -> x
 
 
 def profile_stability(ratio: xr.DataArray, pairs: Literal["all", "within", "across"] = "all") -> xr.DataArray:
-    """How alike the layer profiles of different steps are: mean Pearson correlation of ``ratio``'s layers over pairs of
-    steps.
+    """How alike the layer profiles of different steps are: mean Pearson correlation over pairs of steps.
 
-    ``ratio``: dims ``step`` and ``layer`` and any others, which are kept. ``pairs``: all pairs of steps, or only those
-    within one expert, or only those across experts (needs the coordinate ``expert`` on ``step``). 1 means that every
-    step has the same profile up to scale and offset; a profile without any variation gives NaN.
+    Args:
+        ratio: Dims ``step`` and ``layer`` and any others, which are kept.
+        pairs: All pairs of steps, or only those within one expert, or only those across experts (needs the coordinate
+            ``expert`` on ``step``).
 
-    Errors: :class:`MeasureError` for missing axes, fewer than three layers, or no pair of steps.
+    Returns:
+        The other dims. 1 means that every step has the same profile up to scale and offset; NaN where a profile is
+        constant.
+
+    Raises:
+        MeasureError: Missing axes, fewer than three layers, or no pair of steps.
     """
     if not {"step", "layer"} <= set(ratio.dims) or ratio.sizes["layer"] < 3:
         raise MeasureError(
-            f"a layer profile needs the axes step and layer with three layers or more, found {dict(ratio.sizes)}: "
+            f"a layer profile needs the dims step and layer with at least three layers, found {dict(ratio.sizes)}: "
             "record all layers"
         )
     if pairs != "all" and "expert" not in ratio.coords:

@@ -23,11 +23,20 @@ from dit_lens.errors import MeasureError
 
 
 def decode(x: np.ndarray, y: np.ndarray, groups: np.ndarray, folds: int = 5, alpha: float = 100.0) -> np.ndarray:
-    """Whether each label is predicted from the other scenes' samples: bool (n,).
+    """Whether each label is predicted from the samples of the other scenes.
 
-    ``x``: (n, d); ``y``: (n,) of any hashable kind; ``groups``: (n,) the scene of each sample; ``alpha``: the ridge.
+    Args:
+        x: Features (n, d).
+        y: Labels (n,) of any hashable kind.
+        groups: (n,), the scene of each sample.
+        folds: Number of folds, by scene.
+        alpha: Strength of the ridge.
 
-    Errors: :class:`MeasureError` for too few scenes, or labels of one kind.
+    Returns:
+        bool (n,).
+
+    Raises:
+        MeasureError: Too few scenes, or labels of one kind.
     """
     y = np.asarray(y)
     hit = np.zeros(len(y), bool)
@@ -40,14 +49,25 @@ def decode(x: np.ndarray, y: np.ndarray, groups: np.ndarray, folds: int = 5, alp
 
 
 def choice(x: np.ndarray, true: np.ndarray, groups: np.ndarray, folds: int = 5, alpha: float = 100.0) -> np.ndarray:
-    """Whether the true candidate of each item is chosen: bool (n,). Chance is 1 / candidates.
+    """Whether the true candidate of each item is chosen. Chance is 1 / candidates.
 
-    ``x``: (n, candidates, d); ``true``: (n,) index of the true candidate; the rest as :func:`decode`.
+    Args:
+        x: Features (n, candidates, d).
+        true: (n,), the index of the true candidate.
+        groups: (n,), the scene of each item.
+        folds: Number of folds, by scene.
+        alpha: Strength of the ridge.
+
+    Returns:
+        bool (n,).
+
+    Raises:
+        MeasureError: Too few scenes.
     """
     n, candidates, d = x.shape
     true = np.asarray(true)
     if candidates < 2:
-        raise MeasureError("a choice needs at least two candidates")
+        raise MeasureError("a choice needs at least two candidates: give features (n, candidates, d) with two or more")
     is_it = np.arange(candidates) == true[:, None]  # (n, candidates)
     hit = np.zeros(n, bool)
     for train, test in _folds(x, true, groups, folds):
@@ -59,7 +79,7 @@ def choice(x: np.ndarray, true: np.ndarray, groups: np.ndarray, folds: int = 5, 
 
 
 def shuffled(y: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The same labels in another order."""
+    """The labels in a random order: the null of :func:`decode`."""
     return np.random.default_rng(seed).permutation(np.asarray(y))
 
 
@@ -70,5 +90,7 @@ def _folds(x: np.ndarray, y: np.ndarray, groups: np.ndarray, folds: int) -> list
     if scenes < folds or folds < 2:
         raise MeasureError(f"{scenes} scenes cannot be split in {folds} folds: give more scenes, or folds= from 2 up")
     if not np.isfinite(x).all():
-        raise MeasureError("features hold NaN or infinity: a region without tokens, or a place that was not recorded")
+        raise MeasureError(
+            "features hold NaN or infinity (a region without tokens, or an unrecorded place): leave those out"
+        )
     return list(GroupKFold(folds).split(x, y, groups))

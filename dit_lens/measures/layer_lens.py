@@ -8,7 +8,7 @@ The stream h_l after block l goes through the model's *own* last steps, with the
     x0_hat_l = x - sigma v_l                                                 "the video if the network stopped here"
 
 At the last layer this is the model's velocity, bit for bit. The *raw* read-out asks a layer to speak the last layer's
-language; the *translated* one first maps h_l by an affine translator fitted on other puzzles (``translator.py``; tuned
+language; the *translated* one first maps h_l by an affine translator fitted on other tasks (``tuned_lens.py``; tuned
 lens, Belrose et al. 2023). Layer -1 is the stream that enters block 0: what a read-out knows before any layer ran.
 
 Measures, against the model's own velocity v of the same call: ``cosine`` of v_l and v; ``error`` ||v_l - v|| / ||v||
@@ -33,6 +33,7 @@ from einops import rearrange
 from torch import Tensor
 
 from dit_lens.address import Call, Depth, Indices, Select
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.tuned_lens import Translators, puzzle_key
 from dit_lens.wan.expert import Hook
@@ -52,9 +53,21 @@ def layer_velocity(
     translators: Translators | None = None,
     entry: bool = False,
 ) -> Tensor:
-    """Velocity read out of each layer at one step, after guidance, (layers, C, F, h, w), in the order of ``layers``.
+    """Velocity read out of each layer at one step, after guidance.
 
-    ``entry``: put what enters block 0 first. With ``translators``, each stream is translated before it is read.
+    Args:
+        lens: The model.
+        run: The run whose calls are replayed.
+        step: The step.
+        layers: All by default.
+        translators: Translate each stream before it is read.
+        entry: Also read the stream that enters block 0, and put it first.
+
+    Returns:
+        (layers, C, F, h, w), in the order of ``layers``.
+
+    Raises:
+        MeasureError: The translators belong to another model or lack a layer.
     """
     chosen = _layers(lens, layers, entry)
     read, _ = _read(lens, run, step, chosen, translators)
@@ -70,22 +83,32 @@ def layer_lens(
     entry: bool = True,
     answers: bool = False,
 ) -> xr.Dataset:
-    """How far each layer's read-out is from the model's own, (step, layer, readout), as ``cosine``, ``error``,
-    ``x0_cosine``.
+    """How far each layer's read-out is from the model's own velocity.
 
-    ``readout``: ``"raw"``, and ``"translated"`` where translators are given. ``answers``: also two comparisons of the
-    read-out's decoded x0_hat with the model's x0_hat of that step. ``answer``: 1 where the task reads the same answer
-    from both, NaN where it reads none from the model's; strict, since every cell counts. ``choice``: 1 where both are
-    nearest (L2 over the video) to the same one of up to ten drawn answers, ``task.solutions`` and ``task.decoys(5)``;
-    NaN where the task cannot draw two.
+    Args:
+        lens: The model.
+        run: The run whose calls are replayed.
+        steps: All by default.
+        layers: All by default.
+        translators: Also read translated streams.
+        entry: Also read the stream that enters block 0 (layer -1).
+        answers: Also compare the read-out's decoded x0_hat with the model's x0_hat of that step, in two ways.
 
-    Errors: :class:`MeasureError` when the translators belong to another model, lack a layer, or were fitted on this
-    very puzzle; when ``answers`` is asked of a run without a task that reads answers.
+    Returns:
+        ``cosine``, ``error`` and ``x0_cosine`` over (step, layer, readout), with ``readout`` ``"raw"``, and
+        ``"translated"`` where translators are given. With ``answers`` also ``answer``: 1 where the task reads the same
+        answer from both, NaN where it reads none from the model's (strict, since every cell counts); and ``choice``: 1
+        where both are nearest (L2 over the video) to the same one of up to ten drawn answers, ``task.solutions`` and
+        ``task.decoys(5)``, NaN where the task cannot draw two.
+
+    Raises:
+        MeasureError: The translators belong to another model, lack a layer, or were fitted on this very task; or
+            ``answers`` is asked of a run without a task that reads answers.
     """
     if translators is not None and puzzle_key(run) in translators.puzzles:
         raise MeasureError(
-            "these translators were fitted on this puzzle, so the numbers would flatter them: measure on runs of other "
-            "puzzles, or fit on others"
+            "these translators were fitted on this task, so the numbers would be too good: measure on runs of other "
+            "tasks, or fit on others"
         )
     if answers and not hasattr(run.task, "answer"):
         raise MeasureError(
@@ -124,13 +147,13 @@ def layer_lens(
     n = lens.n_layers
     return xr.Dataset(
         {
-            name: (("step", "layer", "readout"), values[i], {"long_name": long[name], "units": units[name]})
+            name: (("step", "layer", "reading"), values[i], {"long_name": long[name], "units": units[name]})
             for i, name in enumerate(names)
         },
         coords={
             "step": list(at),
             "layer": list(chosen),
-            "readout": kinds,
+            "reading": kinds,
             "sigma": ("step", [run.sigmas[s] for s in at]),
             "expert": ("step", [run.plan.at(s).expert for s in at]),
             "depth": ("layer", [layer / n for layer in chosen]),
@@ -145,9 +168,19 @@ def layer_film(
     layers: Indices | Depth = "all",
     translators: Translators | None = None,
 ) -> np.ndarray:
-    """The decoded x0_hat of each layer at each step, float32 in [0, 1], (layer, step, frame, H, W, 3).
+    """The decoded x0_hat of each layer at each step.
 
-    The last layer's row is ``run.film(steps)``. Memory is layers x steps videos: choose few of both on a large model.
+    Memory is layers x steps videos: choose few of both on a large model.
+
+    Args:
+        lens: The model.
+        run: The run whose calls are replayed.
+        steps: The steps.
+        layers: All by default.
+        translators: Translate each stream before it is read.
+
+    Returns:
+        float32 in [0, 1], (layer, step, frame, H, W, 3). The last layer's row is ``run.film(steps)``.
     """
     chosen = _layers(lens, layers, False)
     columns = []
@@ -158,18 +191,25 @@ def layer_film(
 
 
 def settles(cosine: xr.DataArray, threshold: float = 0.9) -> xr.DataArray:
-    """Depth (layer / n_layers) of the first layer from which on the read-out stays above ``threshold``.
+    """Depth (layer / n_layers) of the first layer from which on the read-out stays above a threshold.
 
-    ``cosine``: any axes with ``layer`` and its coordinate ``depth``; ``layer`` is dropped. NaN where not even the last
-    layer is above. The stream before block 0 has a negative depth: "settled before any layer".
+    Args:
+        cosine: Any axes with ``layer`` and its coordinate ``depth``.
+        threshold: The threshold.
 
-    Errors: :class:`MeasureError` without these, or when the layers are not in order.
+    Returns:
+        The axes of ``cosine`` without ``layer``; NaN where the last layer is not above the threshold. The stream before
+        block 0 has a negative depth: it is above the threshold before any layer.
+
+    Raises:
+        MeasureError: ``layer`` or ``depth`` is missing, or the layers are not in order.
     """
     if "layer" not in cosine.dims or "depth" not in cosine.coords or (np.diff(cosine["depth"]) <= 0).any():
         raise MeasureError(
             "settles() needs an axis layer in rising order with the coordinate depth, as layer_lens gives it"
         )
     values = cosine.transpose(..., "layer").values
+    threshold = number(threshold, "threshold", error=MeasureError)
     tail = np.logical_and.accumulate((values > threshold)[..., ::-1], axis=-1)[..., ::-1]  # above from here to the end
     depth = np.where(tail.any(-1), cosine["depth"].values[tail.argmax(-1)], np.nan)
     template = cosine.transpose(..., "layer").isel(layer=0, drop=True).drop_vars("depth", errors="ignore")
@@ -187,7 +227,7 @@ def _layers(lens: Lens, layers: Any, entry: bool) -> tuple[int, ...]:
 def _read(
     lens: Lens, run: Run, step: int, layers: Sequence[int], translators: Translators | None
 ) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
-    """Guided velocities by (readout, layer), and the model's own, each (1, C, F, h, w) on the CPU."""
+    """Guided velocities by (reading, layer), and the model's own, each (1, C, F, h, w) on the CPU."""
     if translators is not None:
         translators.check(lens, run.plan.at(step).expert, layers)
     branches: dict[str, dict[tuple[str, int], Tensor]] = {}
@@ -212,7 +252,7 @@ def _hooks(
     translators: Translators | None,
     found: dict[tuple[str, int], Tensor],
 ) -> list[Hook]:
-    """Hooks that read every layer out inside the forward, where offloaded weights are at hand, and keep p per token."""
+    """Hooks that read every layer out inside the forward, where offloaded weights are loaded, and keep p per token."""
     transformer: Any = lens.experts[call.expert].transformer
     temb: list[Tensor] = []
 

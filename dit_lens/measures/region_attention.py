@@ -1,13 +1,14 @@
-"""Attention by region, read from a generation or from a recorded run. What it is: :mod:`dit_lens.measures.attention`.
+"""Attention by region, read from a generation or from a recorded run (:mod:`dit_lens.measures.attention` defines it).
 
 Read it while generating, at the cost of one more attention a layer, or from any run, by replaying its calls::
 
     watch = watch_attention(queries="all", keys=("agent", "goal", "background"))
     run = lens.generate(task, seed=0, interventions=[watch])
-    watched_attention(run).enrichment                            # (step, branch, layer, head, query, key)
+    watched_attention(run).enrichment                      # (step, branch, layer, head, query, key)
     region_attention(lens, run, queries="agent", keys="frames", steps=5)
 
-When not to use: replay repeats no intervention on activations. To see what one of those does to attention, watch live.
+When not to use: ``region_attention`` on a run with interventions on activations, which replay does not repeat. Watch
+such a run while it is generated.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from dit_lens import checks
 from dit_lens.address import ALL, Address, Branch, Call, Depth, Indices, Places, Select, select
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.attention import Regions, prepare, random_masks, region_mass, region_parts
 from dit_lens.wan.attention_sets import (
@@ -48,7 +51,7 @@ from dit_lens.wan.run import Run
 class WatchAttention:
     """Reads attention by region while a generation runs, and changes nothing; make one with :func:`watch_attention`.
 
-    Put it last in ``interventions=`` to see what the others made of queries and keys.
+    Put it last in ``interventions=`` to read queries and keys after the other interventions.
     """
 
     queries: Any
@@ -58,9 +61,10 @@ class WatchAttention:
     contribution: bool = False
     draws: int = 3
     seed: int = 0
-    limit: int = DEFAULT_LIMIT
+    limit: float = DEFAULT_LIMIT
 
     def bind(self, context: Context) -> _Watch:
+        """Prepare the watch for one generation."""
         return _Watch(self, context)
 
 
@@ -74,25 +78,43 @@ def watch_attention(
     contribution: bool = False,
     draws: int = 3,
     seed: int = 0,
-    limit: int = DEFAULT_LIMIT,
+    limit: float = DEFAULT_LIMIT,
     **places: Unpack[Places],
 ) -> WatchAttention:
-    """What to read: attention of ``kind`` (``"self"``, ``"cross"`` to text, ``"image"``) from ``queries`` to ``keys``.
+    """Specify which attention to read: from regions of queries to regions of keys.
 
-    Both: names, or a mapping from names to token indices or masks (:mod:`dit_lens.wan.attention_sets`); ``"frames"``
-    stands
-    for every frame. ``keys=None``: every region of the video that has tokens, or ``("text", "pad")``. ``contribution``:
-    also share and norm, for about two attentions more. ``draws``: random masks for each region of keys, free while
-    regions x (1 + draws) is at most the head width. ``limit``: bytes that the result may hold. ``places``:
-    ``branches``, ``experts``, and singular names as of :func:`dit_lens.patch`; all heads are read.
+    Args:
+        queries: Names, or a mapping from names to token indices or masks (:mod:`dit_lens.wan.attention_sets`);
+            ``"frames"`` stands for every frame.
+        keys: Likewise; by default every region of the video that has tokens, or ``("text", "pad")`` for ``"cross"``.
+        kind: ``"self"``, ``"cross"`` (to text) or ``"image"``.
+        steps: All by default.
+        layers: All by default.
+        contribution: Also read share and norm, for about two attentions more.
+        draws: Random masks for each region of keys; they cost nothing while regions x (1 + draws) is at most the head
+            width.
+        seed: Seed of the random masks.
+        limit: Bytes that the result may hold.
+        **places: ``branches``, ``experts``, and singular names as of :func:`dit_lens.patch`; all heads are read.
 
-    Errors: :class:`MeasureError` for what cannot be read, :class:`AddressError` for unknown names, when it is used.
+    Returns:
+        The watch, for ``interventions=``.
+
+    Raises:
+        MeasureError: What cannot be read.
+        AddressError: When it is used, unknown names.
     """
+    limit, seed = number(limit, "limit", 0, error=MeasureError), checks.seed(seed, error=MeasureError)
     if draws < 1:
-        raise MeasureError(f"draws={draws}: an enrichment needs at least one random mask beside it")
+        raise MeasureError(
+            f"draws={draws}: an enrichment needs at least one random mask as its null, so give draws=1 or more"
+        )
     where = select(steps=steps, layers=layers, **places)
     if where.hooks or where.heads is not None or where.tokens is not None:
-        raise MeasureError("kind= says the hook that is watched, queries= and keys= the tokens, and all heads are read")
+        raise MeasureError(
+            "kind= sets the hook, queries= and keys= set the tokens, and all heads are read: leave hooks, tokens, "
+            "heads out"
+        )
     return WatchAttention(_frozen(queries), _frozen(keys), where, kind, contribution, draws, seed, limit)
 
 
@@ -117,7 +139,7 @@ class Watched(Fired):
 
 
 class _Watch(Edit):
-    """One watch at work in one generation."""
+    """One watch in one generation."""
 
     def __init__(self, watch: WatchAttention, context: Context) -> None:
         super().__init__(f"watch_attention({watch.kind}, steps={watch.where.steps}, layers={watch.where.layers})")
@@ -134,7 +156,7 @@ class _Watch(Edit):
         every = regions if watch.kind == "self" else ("text", "pad") if watch.kind == "cross" else None
         if watch.keys is None and not every:
             raise MeasureError(
-                "keys=None stands for the regions of the video or of the text, and here are none: give keys=, or "
+                "keys=None stands for the regions of the video or of the text, and there are none here: give keys=, or "
                 "generate from a task or with regions={'name': mask}"
             )
         self.keys = named(_spelled(every if watch.keys is None else watch.keys), context, frames=watch.kind == "self")
@@ -201,7 +223,7 @@ class _Watch(Edit):
         return read_parts if self.watch.contribution else read_mass
 
     def _file(self) -> None:
-        """Put what the last call gave into the arrays: once a call, so that no layer waits for the device."""
+        """Copy the last call's numbers to the arrays: once a call, so that no layer waits for the device."""
         for call, layer, found in self.pending:
             place = self.steps.index(call.step), self.branches.index(call.branch), self.layers.index(layer)
             for what, values in found.items():
@@ -296,12 +318,22 @@ class _Watch(Edit):
 
 
 def watched_attention(run: Run, watch: WatchAttention | None = None, row: int | None = None) -> xr.Dataset:
-    """What a watch read while ``run`` was generated, dims (step, branch, layer, head, query, key).
+    """What a watch read while ``run`` was generated.
 
-    Variables: ``mass``, ``enrichment``, ``null`` (enrichment of the random masks, one more dim ``draw``), and with
-    ``contribution`` also ``share``, ``norm`` and the same of the first random mask, ``share_null``, ``norm_null``.
-    ``watch``: which one, if there were several. ``row``: which item, if the run is one of a batch. A run that was
-    loaded from disk has lost them: keep the dataset with ``.to_netcdf``.
+    A run that was loaded from disk no longer holds it: save the Dataset with ``.to_netcdf``.
+
+    Args:
+        run: The run.
+        watch: Which watch, if there were several.
+        row: Which item, if the run is one of a batch.
+
+    Returns:
+        Variables over (step, branch, layer, head, query, key): ``mass``, ``enrichment``, ``null`` (enrichment of the
+        random masks, one more dim ``draw``), and with ``contribution`` also ``share``, ``norm`` and the same of the
+        first random mask, ``share_null``, ``norm_null``.
+
+    Raises:
+        MeasureError: The run had no watch, several, or several rows.
     """
     found = [f for f in run.fired if isinstance(f, Watched) and f.rows and (watch is None or f.watch == watch)]
     if not found:
@@ -315,18 +347,29 @@ def watched_attention(run: Run, watch: WatchAttention | None = None, row: int | 
     if rows > 1 and row is None:
         raise MeasureError(f"this run is one of a batch of {rows}: say which with row=0 to {rows - 1}")
     if row is not None and not -rows <= row < rows:
-        raise MeasureError(f"row {row} is outside a batch of {rows}")
+        raise MeasureError(f"row {row} is outside a batch of {rows}: give 0 to {rows - 1}")
     parts = [f.rows[row or 0] for f in found]  # several where a run was resumed
     return parts[0] if len(parts) == 1 else xr.concat(parts, "step", data_vars="minimal", coords="minimal")
 
 
 def region_attention(lens: Lens, run: Run, watch: WatchAttention | None = None, **spec: Any) -> xr.Dataset:
-    """The same of any recorded run, by replaying the chosen calls on its own latents; no recording is needed.
+    """Attention by region of any recorded run, by replaying the chosen calls on its own latents.
 
-    ``spec``: the arguments of :func:`watch_attention`, or give a ``watch``. Interventions on activations that the run
-    was made with are not repeated: watch them live. Returns what :func:`watched_attention` does.
+    No recording is needed. Interventions on activations that the run was made with are not repeated.
 
-    Errors: those of the watch, and :class:`SamplerError` for a step that the run has not done.
+    Args:
+        lens: The model.
+        run: The run.
+        watch: What to read; or give its arguments as ``spec``.
+        **spec: The arguments of :func:`watch_attention`.
+
+    Returns:
+        As :func:`watched_attention`.
+
+    Raises:
+        MeasureError: What cannot be read, or both ``watch`` and ``spec``.
+        AddressError: Unknown names.
+        SamplerError: A step that the run has not done.
     """
     if watch is not None and spec:
         raise MeasureError(f"give watch= or {sorted(spec)}, not both")
@@ -344,5 +387,5 @@ def region_attention(lens: Lens, run: Run, watch: WatchAttention | None = None, 
 
 
 def _spelled(wanted: Any) -> Any:
-    """Back from the frozen form: pairs as a mapping."""
+    """Convert the frozen form, pairs, to a mapping."""
     return dict(wanted) if isinstance(wanted, tuple) and wanted and isinstance(wanted[0], tuple) else wanted

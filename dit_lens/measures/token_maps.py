@@ -41,16 +41,16 @@ _ROWS = ("in mean", "in variance", "rest mean", "rest variance")
 class ChannelMoments:
     """Mean and variance of each channel over the tokens of each region, and over the rest: a reducer, (B, 4 R, d).
 
-    ``names``: regions; one without tokens, or without a rest, is refused. By default all that the video has, and then
-    such a region is NaN.
-
-    Errors, when it is used: :class:`RecordError` for regions that the video does not have, or that are refused.
+    Args:
+        names: Regions; when the reducer is used, :class:`RecordError` refuses one that the video does not have, one
+            without tokens, and one without a rest. By default all that the video has, with NaN for the last two.
     """
 
     names: tuple[str, ...] | None = None
     tokens: bool = field(default=True, init=False)
 
     def __call__(self, x: Tensor, grid: Grid, masks: Masks) -> Tensor:
+        """Reduce an activation (B, N, d) to (B, 4 R, d)."""
         shape, x = x.shape[2:], x.float().flatten(2)  # (B, N, .)
         centre = x.mean(1, keepdim=True)
         x = x - centre  # or E[x^2] - E[x]^2 would cancel where a channel is large everywhere
@@ -64,6 +64,7 @@ class ChannelMoments:
         return torch.cat(rows, dim=1).unflatten(2, shape)
 
     def dims(self, grid: Grid, masks: Masks) -> dict[str, tuple[str, ...] | int | None]:
+        """Names and sizes of the axes of the reduced activation."""
         return {"moment": tuple(f"{name}: {row}" for name in self._names(masks) for row in _ROWS), "channel": None}
 
     def _names(self, masks: Masks) -> tuple[str, ...]:
@@ -78,15 +79,23 @@ class ChannelMoments:
 
 
 def channel_variance(run: Run, name: str = "moments") -> xr.DataArray:
-    """Variance of each channel over the tokens of each region, (step, branch, layer, region, side, channel).
+    """Variance of each channel over the tokens of each region.
 
-    ``name``: what the recording is filed under, ``dl.record("resid_post", reduce=ChannelMoments(), name="moments")``.
-    ``side``: ``"in"`` the region, or the ``"rest"``.
+    Args:
+        run: Recorded with ``dl.record("resid_post", reduce=ChannelMoments(), name="moments")``.
+        name: Name of the recording.
+
+    Returns:
+        (step, branch, layer, region, part, channel); ``part`` is ``"in"`` the region, or the ``"rest"``.
+
+    Raises:
+        RecordError: There is no such recording.
     """
     moments = run.array(name)
     if "moment" not in moments.dims:
         raise RecordError(
-            f"{name!r} holds no channel moments: dit_lens.record('resid_post', reduce=ChannelMoments(), name={name!r})"
+            f"{name!r} holds no channel moments: use dit_lens.record('resid_post', reduce=ChannelMoments(), "
+            f"name={name!r})"
         )
     labels = [str(label).rsplit(": ", 1) for label in moments["moment"].values]
     regions = list(dict.fromkeys(region for region, _ in labels))
@@ -96,33 +105,49 @@ def channel_variance(run: Run, name: str = "moments") -> xr.DataArray:
     kept = {k: v for k, v in moments.coords.items() if k != "moment"}
     return xr.DataArray(
         values,
-        dims=(*moments.dims[:axis], "region", "side", *moments.dims[axis + 1 :]),
-        coords={**kept, "region": regions, "side": ["in", "rest"]},
+        dims=(*moments.dims[:axis], "region", "part", *moments.dims[axis + 1 :]),
+        coords={**kept, "region": regions, "part": ["in", "rest"]},
         name="variance",
         attrs={"long_name": "channel variance over tokens", "units": "squared activation"},
     )
 
 
 def variance_ratio(run: Run, name: str = "moments") -> xr.DataArray:
-    """log2 of total channel variance in each region over that in the rest, (step, branch, layer, region).
+    """log2 of total channel variance in each region over that in the rest.
 
     Record the same region at random places (``shuffled_mask``) as another region: that is the null.
+
+    Args:
+        run: As of :func:`channel_variance`.
+        name: Name of the recording.
+
+    Returns:
+        (step, branch, layer, region), in log2.
     """
     variance = channel_variance(run, name).sum("channel", skipna=False)
-    ratio = variance.sel(side="in", drop=True) / variance.sel(side="rest", drop=True)
+    ratio = variance.sel(part="in", drop=True) / variance.sel(part="rest", drop=True)
     ratio = ratio.where((ratio > 0) & np.isfinite(ratio))  # one token has no variance, and so no ratio
     ratio = ratio.copy(data=np.log2(ratio.values)).rename("variance")
     return ratio.assign_attrs(long_name="channel variance, region / rest", units="log2 ratio")
 
 
 def top_channels(variance: xr.DataArray, k: int = 20) -> xr.DataArray:
-    """The ``k`` channels of highest variance, most first: dim ``rank`` in place of ``channel`` (the tools' ranking).
+    """The channels of highest variance (the ranking of the paper's tools).
 
-    Errors: :class:`MeasureError` for an array without channels, or fewer than ``k``.
+    Args:
+        variance: Any dims with ``channel``.
+        k: How many.
+
+    Returns:
+        The same with ``rank``, highest first, in place of ``channel``.
+
+    Raises:
+        MeasureError: An array without channels, or with fewer than ``k``.
     """
     if "channel" not in variance.dims or not 0 < k <= variance.sizes["channel"]:
         raise MeasureError(
-            f"k={k} channels of {dict(variance.sizes)}: give an array with a channel axis and a smaller k"
+            f"k={k} channels cannot be chosen from {dict(variance.sizes)}: give an array with a channel axis and a "
+            "smaller k"
         )
     last = variance.transpose(..., "channel")
     order = np.argsort(-last.values, axis=-1, kind="stable")[..., :k]
@@ -147,7 +172,7 @@ class Components:
 
     @property
     def reducer(self) -> Project:
-        """What ``dl.record(..., reduce=...)`` takes, to keep k numbers a token."""
+        """The reducer for ``dl.record(..., reduce=...)`` that keeps k numbers a token."""
         return Project(self.basis, self.mean)
 
 
@@ -156,7 +181,18 @@ def fit_components(
 ) -> Components:
     """PCA of one layer's raw tokens, pooled over the runs and all their recorded steps.
 
-    Errors: :class:`MeasureError` when ``hook`` was not recorded raw, or there are fewer tokens than components.
+    Args:
+        runs: Runs that recorded ``hook`` without a reduction.
+        layer: The layer.
+        hook: The hook.
+        k: Number of components.
+        branch: The branch.
+
+    Returns:
+        The components.
+
+    Raises:
+        MeasureError: ``hook`` was not recorded raw, or there are fewer tokens than components.
     """
     tokens = []
     for run in runs:
@@ -188,12 +224,19 @@ def fit_components(
 
 
 def pca_map(run: Run, name: str = "resid_post", components: Components | None = None) -> xr.DataArray:
-    """Coordinates of every token on principal directions, (step, branch, layer, frame, row, col, component).
+    """Coordinates of every token on principal directions.
 
-    ``name``: a recording made with ``reduce=components.reducer``; or a raw one of the layer that ``components`` was
-    fitted on, which is projected here.
+    Args:
+        run: The run.
+        name: A recording made with ``reduce=components.reducer``; or a raw one of the layer that ``components`` was
+            fitted on, which is projected here.
+        components: Needed for a raw recording.
 
-    Errors: :class:`MeasureError` when the recording is neither, or the layer is missing.
+    Returns:
+        (step, branch, layer, frame, row, col, component).
+
+    Raises:
+        MeasureError: The recording is neither, or the layer is missing.
     """
     array, grid = run.array(name), run.grid
     if components is not None and array.dims[-2:] == ("token", "channel"):
@@ -221,12 +264,21 @@ def pca_map(run: Run, name: str = "resid_post", components: Components | None = 
 
 
 def rgb(maps: xr.DataArray) -> xr.DataArray:
-    """A map of three components as colours in [0, 1]: each component from its least to its largest value in one video.
+    """A map of three components as colours: each component scaled from its least to its largest value in one video.
 
-    Errors: :class:`MeasureError` unless there are exactly three components.
+    Args:
+        maps: From :func:`pca_map`, with k = 3.
+
+    Returns:
+        The same dims, in [0, 1].
+
+    Raises:
+        MeasureError: There are not exactly three components.
     """
     if maps.dims[-1] != "component" or maps.sizes["component"] != 3:
-        raise MeasureError(f"colours need exactly three components, found {dict(maps.sizes)}: fit_components(..., k=3)")
+        raise MeasureError(
+            f"colours need exactly three components, found {dict(maps.sizes)}: use fit_components(..., k=3)"
+        )
     space = ["frame", "row", "col"]
     low, high = maps.min(space), maps.max(space)
     scaled = (maps - low) / (high - low).where(high > low, 1)  # a constant component is black

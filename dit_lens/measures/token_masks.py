@@ -1,6 +1,6 @@
 """Which tokens are foreground: three sources of a token mask, and the random mask that is its null.
 
-* **Task regions** (``region_mask``): the puzzle's own truth, exact, and only there for puzzles that have one.
+* **Task regions** (``region_mask``): the task's own truth, exact, and only there for tasks that have one.
 * **A mask the user gives** (``given_mask``): per pixel or per token, for instance from a segmentation model.
 * **First against final frame** (``change_mask``): a place is foreground when the video ends there otherwise than it
   began. Per token (row, col), with pixels p of its patch and RGB in [0, 1]::
@@ -29,9 +29,17 @@ from dit_lens.wan.token_grid import Grid
 
 
 def region_mask(run: Run, names: Sequence[str]) -> np.ndarray:
-    """Union of those of the named regions that this video has, bool (n_tokens,).
+    """Union of those of the named regions that this video has.
 
-    Errors: :class:`MeasureError` when it has none of them, or when the union is empty or everything.
+    Args:
+        run: The run.
+        names: Names of regions.
+
+    Returns:
+        bool (n_tokens,).
+
+    Raises:
+        MeasureError: The video has none of them, or the union is empty or everything.
     """
     found = [run.regions[name] for name in names if name in run.regions]
     if not found:
@@ -43,12 +51,19 @@ def region_mask(run: Run, names: Sequence[str]) -> np.ndarray:
 
 
 def given_mask(run: Run, mask: np.ndarray) -> np.ndarray:
-    """A user's mask as tokens, bool (n_tokens,).
+    """A user's mask as tokens.
 
-    ``mask``: bool per token (n_tokens,), per token of the grid (frames, rows, cols), per pixel (pixel frames, H, W), or
-    (H, W) for all frames.
+    Args:
+        run: The run.
+        mask: bool per token (n_tokens,), per token of the grid (frames, rows, cols), per pixel (pixel frames, H, W), or
+            (H, W) for all frames.
 
-    Errors: :class:`MeasureError` for an empty or full mask, :class:`AddressError` for one that does not fit the video.
+    Returns:
+        bool (n_tokens,).
+
+    Raises:
+        MeasureError: An empty or full mask.
+        AddressError: A mask that does not fit the video.
     """
     mask, grid = np.asarray(mask), run.grid
     if mask.shape in ((grid.n_tokens,), (grid.frames, grid.rows, grid.cols)):
@@ -61,13 +76,19 @@ def given_mask(run: Run, mask: np.ndarray) -> np.ndarray:
 def change_mask(
     run: Run, video: np.ndarray | None = None, share: float | None = None, least: float = 0.02
 ) -> np.ndarray:
-    """Places where the final frame differs from the first, in all frames, bool (n_tokens,).
+    """Places where the final frame differs from the first, in all frames.
 
-    ``video``: float in [0, 1] (pixel frames, H, W, 3), default the run's own. ``share``: take this share of the places
-    instead of Otsu's threshold. ``least``: the smallest change, of 1, that can count.
+    Args:
+        run: The run.
+        video: float in [0, 1] (pixel frames, H, W, 3); the run's own by default.
+        share: Take this share of the places instead of Otsu's threshold, between 0 and 1.
+        least: The smallest change that can count, 0 to 1.
 
-    Errors: :class:`MeasureError` for a one-frame video, one in which nothing or everything changed, NaN, or a bad
-    share.
+    Returns:
+        bool (n_tokens,).
+
+    Raises:
+        MeasureError: A one-frame video, one in which nothing or everything changed, NaN, or a bad share.
     """
     grid = run.grid
     frames = np.asarray(run.video if video is None else video, dtype=np.float64)
@@ -111,7 +132,7 @@ def shuffled_mask(mask: np.ndarray, grid: Grid, rng: np.random.Generator) -> np.
 
 
 def proper(mask: np.ndarray, what: str) -> np.ndarray:
-    """The mask, refused when it holds no token or all of them: there would be nothing to compare."""
+    """The mask; refused when it holds no token or all of them, since there would be nothing to compare."""
     if not mask.any() or mask.all():
         raise MeasureError(
             f"{what} holds {'no' if not mask.any() else 'every'} token of this video, so there is no "

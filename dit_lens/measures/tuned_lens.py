@@ -1,6 +1,6 @@
 """Affine translators from any layer's stream to the last layer's, one per (expert, layer): the tuned layer lens.
 
-Over tokens of several puzzles and steps, with x = h_l, y = h_last and r = y - x, ridge regression in closed form from
+Over tokens of several tasks and steps, with x = h_l, y = h_last and r = y - x, ridge regression in closed form from
 sufficient statistics (n, sum x, sum r, X'X, X'R in float64)::
 
     A = (X'X - n mx mx' + ridge n s2 I)^-1 (X'R - n mx mr'),   b = mr - mx A,   s2 = mean variance of a channel of x
@@ -10,7 +10,7 @@ Fitting the *difference* means that ridge shrinks towards the identity, which is
 of the last layer is exactly the identity. Both branches and all steps of an expert are pooled. The loss is in the
 stream, not in the velocity, so channels that the projection ignores count as well.
 
-When not to use: with fewer tokens than a few times d (128 in the lab model, 5,120 in Wan-14B), or on the puzzles that
+When not to use: with fewer tokens than a few times d (128 in the lab model, 5,120 in Wan-14B), or on the tasks that
 it was fitted on. Memory while fitting is 16 d^2 bytes per (expert, layer): 0.4 GB each on Wan-14B: choose few layers.
 """
 
@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dit_lens.address import Depth, Indices, Select
+from dit_lens.checks import number
 from dit_lens.errors import MeasureError, StoreError
 from dit_lens.progress import Progress, silent
 from dit_lens.store.atomic import new_file
@@ -48,13 +49,14 @@ class Translator:
     n: int = 0
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Translate a stream (..., d)."""
         plain = x.float()
         return (plain + plain @ self.weight.to(x.device) + self.bias.to(x.device)).type_as(x)
 
 
 @dataclass(frozen=True, eq=False)
 class Translators(Mapping[Key, Translator]):
-    """Translators by (expert, layer), with the model they belong to and the puzzles they have seen."""
+    """Translators by (expert, layer), with the model they belong to and the tasks they have seen."""
 
     parts: Mapping[Key, Translator] = field(repr=False)
     fingerprint: str
@@ -71,7 +73,11 @@ class Translators(Mapping[Key, Translator]):
         return len(self.parts)
 
     def check(self, lens: Lens, expert: str, layers: Sequence[int]) -> None:
-        """Errors: :class:`MeasureError` when they belong to another model, or one that is needed is missing."""
+        """Check that the translators fit a model and cover the layers that are needed.
+
+        Raises:
+            MeasureError: They belong to another model, or one that is needed is missing.
+        """
         if lens.fingerprint != self.fingerprint:
             raise MeasureError(
                 f"these translators were fitted on a model with fingerprint {self.fingerprint}, and this lens has "
@@ -106,7 +112,11 @@ class Translators(Mapping[Key, Translator]):
 
     @classmethod
     def load(cls, path: str | Path) -> Translators:
-        """Read what :meth:`save` wrote; no code is run. Errors: :class:`StoreError` for any other file."""
+        """Read what :meth:`save` wrote, without running code from the file.
+
+        Raises:
+            StoreError: The file holds something else.
+        """
         try:
             with safe_open(str(path), framework="pt") as file:
                 about = json.loads((file.metadata() or {})["about"])
@@ -122,7 +132,7 @@ class Translators(Mapping[Key, Translator]):
 
 
 def puzzle_key(run: Run) -> str:
-    """A short hash of what a run was made from (prompt and image, not noise), to keep fitted puzzles out of tests."""
+    """A short hash of a run's inputs (prompt and image, not noise), which keeps fitted tasks out of tests."""
     digest = hashlib.sha256()
     for name, value in run.conditions.items().items():
         if value is not None and name not in ("negative", "frame_mask"):
@@ -144,11 +154,26 @@ def fit_translators(
 ) -> Translators:
     """Fit one affine translator per (expert, layer) on recorded runs, replaying their calls.
 
-    ``entry``: also one for what enters block 0. ``tokens``: at most so many tokens of each call, the same for all
-    layers. ``ridge``: relative to the mean variance of a channel. Cost: one replay of each run's chosen steps.
+    Cost: one replay of each run's chosen steps.
 
-    Errors: :class:`MeasureError` for no runs, or a negative ridge.
+    Args:
+        lens: The model.
+        runs: Runs to fit on; use other tasks for the lens itself.
+        layers: All by default.
+        steps: All by default.
+        ridge: Relative to the mean variance of a channel.
+        entry: Also fit a translator for the stream that enters block 0.
+        tokens: At most so many tokens of each call, the same for all layers.
+        seed: Seed of the choice of tokens.
+        progress: Called before each run.
+
+    Returns:
+        The translators, by (expert, layer).
+
+    Raises:
+        MeasureError: No runs, no tokens, or a negative ridge.
     """
+    ridge = number(ridge, "ridge", error=MeasureError)
     if not runs or ridge < 0 or tokens < 1:
         raise MeasureError(
             f"{len(runs)} runs, ridge={ridge}, tokens={tokens}: give at least one run, ridge >= 0 and tokens >= 1"

@@ -1,7 +1,9 @@
 """Networks with known mechanisms, and without any: how well each method of the toolkit does on them.
 
+A sweep whose answer is known, beside ``made.truth.patch(made.tasks(8))``::
+
     made = dl.planted.plant(dl.planted.LayerPlant(layer=3, component="mlp"), seed=0)
-    dl.sweep(made.lens, tasks=made.tasks(8), source="other_answer")     # beside made.truth.patch(made.tasks(8))
+    dl.sweep(made.lens, tasks=made.tasks(8), source="other_answer")
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ With ``folder`` each measurement is kept as it is finished, and the same call go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from dit_lens.planted.methods import Method, chosen
 from dit_lens.planted.planting import plant
 from dit_lens.planted.specs import Spec, WholeMap
 from dit_lens.progress import Progress, silent
+from dit_lens.runner.options import Running
+from dit_lens.runner.work import run
 from dit_lens.stats import share_interval
-from dit_lens.store import Store, open_store
+from dit_lens.store.base import Store
 from dit_lens.wan.versions import versions
 
 RANKED = ("attention of a layer", "two redundant layers", "two layers that cancel", "and of two layers")
@@ -98,8 +100,7 @@ def calibrate(
     unknown = [name for name in ranked if name not in suite.PLANTS]
     if unknown:
         raise MeasureError(f"unknown plants {unknown}: choose from {list(suite.PLANTS)}")
-    store = open_store(folder, "calibration", lambda: {"versions": versions(), "tasks": tasks})
-    work = _Work(store, tasks, progress)
+    work = _Work(tasks)
     for name, spec in specs.items():
         for seed in seeds:
             for method in some:
@@ -127,36 +128,68 @@ def calibrate(
     for spec in maps:
         place = {"shape": spec.shape, "layers": spec.n_layers, "seed": spec.drawn}
         work.add("maps", place, _mapped(spec))
-    work.run()
+    run(work, Running(folder=folder, progress=progress))
     return Calibration(**{name: work.table(name) for name in Calibration.__dataclass_fields__})
 
 
 Make = Callable[[Mapping[str, Any], int], xr.Dataset]  # place, tasks -> numbers
 
 
-class _Work:
-    """Measurements by the table that they belong to, each kept once it is made."""
+@dataclass(frozen=True)
+class _Unit:
+    """A measurement of one table; ``key`` names it in a store."""
 
-    def __init__(self, store: Store, tasks: int, progress: Progress) -> None:
-        self.store, self.tasks, self.progress = store, tasks, progress
+    key: str
+
+    @property
+    def group(self) -> str:
+        return self.key
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class _Work:
+    """Measurements by the table that they belong to, as :func:`dit_lens.runner.work.run` takes them."""
+
+    kind = "calibration"
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
         self.items: dict[str, tuple[str, Mapping[str, Any], Make]] = {}
+        self.rows: Mapping[str, xr.Dataset] = {}
 
     def add(self, table: str, place: Mapping[str, Any], make: Make) -> None:
         self.items["-".join([table, *map(str, place.values())])] = table, place, make
 
-    def run(self) -> None:
-        with self.store.todo({key: [key] for key in self.items}) as todo:
-            for key, _ in todo:
-                table, place, make = self.items[key]
-                self.progress(self.store.done, len(self.items), f"{table}: {', '.join(map(str, place.values()))}")
-                self.store.put(key, {"row": make(place, self.tasks)})
+    @property
+    def units(self) -> list[_Unit]:
+        return [_Unit(key) for key in self.items]
+
+    def identity(self) -> dict[str, Any]:
+        return {"versions": versions(), "tasks": self.tasks}
+
+    def cost(self, unit: _Unit) -> float:
+        return 1.0
+
+    def measure(self, units: Sequence[_Unit], store: Store) -> Generator[tuple[_Unit, Any], None, None]:
+        for unit in units:
+            _, place, make = self.items[unit.key]
+            yield unit, {"row": make(place, self.tasks)}
+
+    def gather(self, results: Mapping[_Unit, Any]) -> xr.Dataset:
+        self.rows = {unit.key: found["row"] for unit, found in results.items()}
+        return xr.Dataset()
+
+    def recipe(self) -> Any:
+        raise MeasureError("a calibration runs in this process: leave executor out")
 
     def table(self, name: str) -> xr.Dataset:
         """The measurements of a table, side by side along the dims of their places."""
         rows: list[xr.Dataset] = []
         for key, (table, place, _) in self.items.items():
             if table == name:
-                row = self.store.get(key)["row"]
+                row = self.rows[key]
                 rows.append(row.expand_dims({dim: [label] for dim, label in place.items()}))
         if not rows:
             return xr.Dataset()

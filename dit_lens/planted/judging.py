@@ -1,5 +1,7 @@
 """What a method's numbers are worth on one plant: recall, false findings, AUC, error.
 
+Over the cells of a method::
+
     members called            recall
     others called             false findings; of these, where a decoy stands: decoys believed
     AUC                       of members against all other cells, by the size of the difference from the null

@@ -77,8 +77,10 @@ def swept(made: Planted, tasks: Tasks, **how: Any) -> Found:
 
 
 def horizon(made: Planted) -> str:
-    """Where effects are read: at once, or in the finished video where a step at which nothing happens has no x0_hat of
-    its own."""
+    """Where effects are read: "local", at once, or "final", in the finished video.
+
+    It is the finished video where a step at which nothing happens has no x0_hat of its own.
+    """
     return "local" if made.spec.open is None and len(made.spec.experts) == 1 else "final"
 
 
@@ -160,8 +162,10 @@ def _toward(task: PlantTask) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def cut_attention(made: Planted, tasks: Tasks) -> Found:
-    """Attention of later frames to each region cut at each layer, beside a cut to random tokens, (edge, layer): how far
-    the finished video moves, in standard deviations."""
+    """Attention of later frames to each region cut at each layer, beside a cut to random tokens, (region, layer).
+
+    An effect is how far the finished video moves, in standard deviations.
+    """
     layers = {str(layer): layer for layer in range(made.spec.n_layers)}
     edges = (("later", "key"), ("later", "other"))
     moved = knockouts(made.lens, tasks, edges, layers, progress=silent)["moved"]

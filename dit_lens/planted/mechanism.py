@@ -11,8 +11,8 @@ gates, but without its weights, torch, or a hook. :mod:`dit_lens.planted.weights
 transformer. So what an intervention does to the model is known from outside: patch, remove or replace parts *here*, and
 compare with what a method measured *there* (:mod:`dit_lens.planted.truth`).
 
-The two agree to rounding (a test holds them to 1e-5): the attention of `Attend` is a softmax whose other weights are
-below e-30, and the units of the library (`gate`, `both`, ...) are exact where GELU is saturated.
+The two agree to rounding (a test holds them to 1e-5): the attention of ``Attend`` is a softmax whose other weights are
+below e-30, and the units of the library (``gate``, ``both``, ...) are exact where GELU is saturated.
 
 When not to use: for networks with a noisy rest, whose rest is in no mechanism.
 """
@@ -46,7 +46,7 @@ class Attend:
         region: "green" (the region "key") or "blue" ("other").
         reads: The feature that is averaged over the region.
         writes: The feature that it is added to, or None: the head attends, and writes nothing.
-        gain: What is added for a `reads` of 1.
+        gain: What is added for a ``reads`` of 1.
         level: How sharply it attends: 1 leaves nothing elsewhere. Only a head that writes nothing may attend less.
     """
 

@@ -97,8 +97,11 @@ class PlantTask:
 
     @cached_property
     def regions(self) -> Mapping[str, np.ndarray]:
-        """Tokens of the first frame, bool (n_tokens,): "key" (also as "foreground"), "other", "rest"; "later": all
-        others."""
+        """Regions of tokens, bool (n_tokens,).
+
+        Returns:
+            "key" (also as "foreground"), "other" and "rest" of the first frame; "later": all other frames.
+        """
         first = np.arange(FRAMES * ROWS * COLS) < ROWS * COLS
         none = np.zeros((FRAMES - 1) * ROWS * COLS, bool)
         key, other = (np.concatenate([self.places[name], none]) for name in ("key", "other"))
@@ -139,9 +142,20 @@ class PlantTask:
         return Score(red > 0, float(np.clip(red, 0, 1)))
 
     def twin(self, kind: str, seed: int = 0) -> PlantTask:
-        """``"other_answer"``: the same picture with the other label; ``"same_answer"``: another picture, same label.
+        """Make a counterfactual partner.
 
         Of an unlinked task every twin is another picture, since its label stands in none.
+
+        Args:
+            kind: ``"other_answer"``: the same picture with the other label; ``"same_answer"``: another picture, same
+                label.
+            seed: Chooses among several other pictures.
+
+        Returns:
+            The twin.
+
+        Raises:
+            TaskError: For another kind.
         """
         moved = replace(self, scene=self.scene + 1_000_003 * (seed + 1))
         if kind == "other_answer":

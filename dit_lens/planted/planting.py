@@ -1,5 +1,7 @@
 """``plant(spec, seed)``: a Wan pipeline with a known mechanism, made in a moment.
 
+A plant opens as any model does, and tells the truth of it::
+
     made = dl.planted.plant(dl.planted.LayerPlant(layer=3, component="mlp"), seed=0)
     tasks = made.tasks(8)
     effects = dl.sweep(made.lens, tasks=tasks, source="other_answer")

@@ -120,8 +120,8 @@ def _steered(made: Planted, tasks: Tasks, kind: str) -> Found:
             made.lens, fitted, tasks, steps=steps, strengths=(STRENGTH,), relative=True, draws=1, pattern=pattern,
             progress=silent,
         )  # fmt: skip
-        arms = [arm for arm in checked["arm"].values if str(arm).startswith(kind)]
-        both = checked.sel(when="held", arm=arms).mean("arm")  # each sign changes the answers of one label
+        arms = [arm for arm in checked["kind"].values if str(arm).startswith(kind)]
+        both = checked.sel(when="held", kind=arms).mean("kind")  # each sign changes the answers of one label
         rows.append((both["changed"] - both["changed_null"].mean("draw")).reset_coords(drop=True))
     effect = xr.concat(rows, "label").assign_coords(label=list(BITS), task=range(len(tasks)))
     return Found(effect.transpose("task", "label"))

@@ -93,13 +93,16 @@ class LayerPlant(Spec):
 
     @property
     def asks(self) -> Asks:  # type: ignore[override]
+        """By text where cross-attention makes the answer."""
         return "text" if self.component == "cross_attention" else "picture"
 
     @property
     def shown(self) -> Shown:  # type: ignore[override]
+        """At the key where the feed-forward makes the answer: it moves nothing between tokens."""
         return "key" if self.component == "mlp" else "later"
 
     def mechanism(self) -> tuple[Part, ...]:
+        """One part, of the component that was chosen."""
         if self.component == "attention":
             return (Attend(self.layer),)
         if self.component == "cross_attention":
@@ -115,9 +118,11 @@ class HeadPlant(Spec):
     head: int = 1
 
     def mechanism(self) -> tuple[Part, ...]:
+        """One head."""
         return (Attend(self.layer, self.head),)
 
     def decoys(self) -> tuple[Part, ...]:
+        """The layer's other heads."""
         others = [head for head in range(HEADS) if head != self.head]
         return tuple(Attend(self.layer, head, region="blue", writes=None) for head in others)
 
@@ -132,13 +137,16 @@ class StepPlant(Spec):
 
     @property
     def shown(self) -> Shown:  # type: ignore[override]
+        """At the key where the feed-forward makes the answer: it moves nothing between tokens."""
         return "key" if self.component == "mlp" else "later"
 
     @property
     def open(self) -> tuple[int, ...]:
+        """The one step."""
         return (self.step,)
 
     def mechanism(self) -> tuple[Part, ...]:
+        """One part, which writes to a gated feature."""
         if self.component == "attention":
             return (Attend(self.layer, writes="late"),)
         return (Units(self.layer, gate("red", "green", "late")),)
@@ -154,9 +162,11 @@ class ExpertPlant(Spec):
     experts: ClassVar[tuple[str, ...]] = ("high", "low")
 
     def mechanism(self) -> tuple[Part, ...]:
+        """One layer's attention."""
         return (Attend(self.layer),)
 
     def parts(self, expert: str) -> tuple[Part, ...]:
+        """All parts in the one expert, none in the other."""
         return super().parts(expert) if expert == self.expert else ()
 
 
@@ -171,6 +181,7 @@ class BranchPlant(Spec):
     guidance: ClassVar[float] = 3.0
 
     def mechanism(self) -> tuple[Part, ...]:
+        """One part that reads the branch in the text, and one that makes the answer in it."""
         mine = 1.0 if self.branch == "cond" else -1.0
         gain = 1 / self.guidance if self.branch == "cond" else 1 / (1 - self.guidance)  # so that guidance undoes it
         return (Units(self.layer, gate("red", {"green": 1.0, "flag": mine}, "answer", gain)),)
@@ -192,18 +203,22 @@ class LabelPlant(Spec):
 
     @property
     def shown(self) -> Shown:  # type: ignore[override]
+        """At the later frames if the label is used, else at the key."""
         return "later" if self.used else "key"
 
     @property
     def open(self) -> tuple[int, ...]:
+        """The one step."""
         return (self.step,)
 
     def mechanism(self) -> tuple[Part, ...]:
+        """The layer that writes the label, if it is used; else the last feed-forward."""
         if self.used:
             return (Attend(self.layer, writes="late"),)
         return (Units(self.n_layers - 1, gate("red", "green", "answer")),)
 
     def decoys(self) -> tuple[Part, ...]:
+        """The layer that writes the label, if it is not used."""
         return () if self.used else (Attend(self.layer, writes="note"),)
 
 
@@ -216,6 +231,7 @@ class BackupPlant(Spec):
     shown: ClassVar[Shown] = "key"
 
     def mechanism(self) -> tuple[Part, ...]:
+        """Both layers."""
         first, second = self.layers
         if not first < second:
             raise MeasureError(f"layers={self.layers}: the layer that backs up comes later")
@@ -233,9 +249,11 @@ class CancellingPlant(Spec):
     shown: ClassVar[Shown] = "key"
 
     def mechanism(self) -> tuple[Part, ...]:
+        """The layer that makes the answer."""
         return (Units(self.layer, gate("red", "green", "answer")),)
 
     def decoys(self) -> tuple[Part, ...]:
+        """The two layers that cancel."""
         return tuple(
             Units(layer, gate("red", "green", "answer", gain))
             for layer, gain in zip(self.layers, (1.0, -1.0), strict=True)
@@ -252,6 +270,7 @@ class AndPlant(Spec):
     shown: ClassVar[Shown] = "key"
 
     def mechanism(self) -> tuple[Part, ...]:
+        """The two layers and the one that joins them."""
         if not max(self.layers) < self.layer:
             raise MeasureError(f"layers={self.layers}, layer={self.layer}: the layer that joins comes last")
         one, other = self.layers
@@ -273,9 +292,11 @@ class RegionPlant(Spec):
     decoy: int | None = None
 
     def mechanism(self) -> tuple[Part, ...]:
+        """One layer's attention to the region "key"."""
         return (Attend(self.layer),)
 
     def decoys(self) -> tuple[Part, ...]:
+        """All heads of the decoy layer, at the region "other"."""
         heads = range(HEADS) if self.decoy is not None else ()
         return tuple(Attend(int(self.decoy or 0), head, region="blue", writes=None) for head in heads)
 
@@ -291,9 +312,11 @@ class LoudUpdate(Spec):
     shown: ClassVar[Shown] = "key"
 
     def mechanism(self) -> tuple[Part, ...]:
+        """The layer that makes the answer."""
         return (Units(self.layer, gate("red", "green", "answer")),)
 
     def decoys(self) -> tuple[Part, ...]:
+        """The loud layer."""
         return (Units(self.decoy, gate("red", "green", "loud", self.loudness)),)
 
 
@@ -305,9 +328,11 @@ class UnusedLabel(Spec):
     decoy: int
 
     def mechanism(self) -> tuple[Part, ...]:
+        """The layer that makes the answer."""
         return (Attend(self.layer),)
 
     def decoys(self) -> tuple[Part, ...]:
+        """The head that copies the second bit."""
         return (Attend(self.decoy, head=3, region="blue", writes="b"),)
 
 
@@ -354,6 +379,7 @@ class WholeMap(Spec):
         return {"three": 3, "two": 2}.get(self.shape, 0)
 
     def mechanism(self) -> tuple[Part, ...]:
+        """Each layer's share of the answer, by the profile "effect"."""
         found = self.profiles()
         return tuple(
             Units(layer, gate("red", "green", "answer", float(gain)))
@@ -362,6 +388,7 @@ class WholeMap(Spec):
         )
 
     def decoys(self) -> tuple[Part, ...]:
+        """Each layer's attention to the region, and the texture that it writes."""
         found = self.profiles()
         attention = tuple(
             Attend(layer, head, writes=None, level=min(float(level), 0.999))
@@ -382,4 +409,5 @@ class Nothing(Spec):
     rest: float = 1.0
 
     def mechanism(self) -> tuple[Part, ...]:
+        """No parts."""
         return ()

@@ -130,8 +130,14 @@ class Truth:
         return xr.DataArray(found, coords={"layer": range(len(found))}, dims="layer")
 
     def decodable(self, tasks: Sequence[PlantTask]) -> xr.DataArray:
-        """Whether the later frames' mean stream after a layer tells the label, or the second bit, bool (label, step,
-        layer)."""
+        """Whether the later frames' mean stream after a layer tells the label, or the second bit.
+
+        Args:
+            tasks: Tasks of this plant, of which the first two are looked at.
+
+        Returns:
+            bool (label, step, layer).
+        """
         n = self.network
         found = np.zeros((2, n.n_steps, n.n_layers))
         for task in tasks[:2]:

@@ -83,7 +83,7 @@ def write(
 
 
 def _write_entry(model: Any, directions: Directions, rest: float, rng: np.random.Generator) -> None:
-    """The picture's colours, averaged over the four latents of a token; `later` where there is no picture."""
+    """The picture's colours, averaged over the four latents of a token; ``later`` where there is no picture."""
     weight = np.zeros(tuple(model.patch_embedding.weight.shape))  # (d, channels, 1, 2, 2)
     for colour, name in enumerate(("red", "green", "blue")):
         weight[:, LATENTS + MASKS + 12 + colour] += directions.of(name)[:, None, None, None] / 4

@@ -1,6 +1,6 @@
 """Causal check of a probe: steer along it, erase it, and measure how the answer changes.
 
-For a probe with normal u (in the activation's own coordinates) at (step, layer, hook), and each puzzle with its base
+For a probe with normal u (in the activation's own coordinates) at (step, layer, hook), and each task with its base
 run b, these arms:
 
     steer +s, -s     x <- x + s sd u   sd: standard deviation of x . u over the edited tokens of b, at the probe's place
@@ -34,21 +34,23 @@ from typing import Any, Unpack
 import numpy as np
 import xarray as xr
 
+from dit_lens import checks
 from dit_lens.address import ALL, Address
 from dit_lens.errors import ProbeError
 from dit_lens.interventions.erase import erase
 from dit_lens.interventions.steer import steer
 from dit_lens.probing.concept_erasure import Eraser
 from dit_lens.probing.linear_probe import Probe
-from dit_lens.progress import Progress, silent
-from dit_lens.stats.summary import summarise, task_names
+from dit_lens.runner import Item, Options, over_tasks
+from dit_lens.runner.options import split_options
+from dit_lens.stats.summary import summarise
 from dit_lens.wan.editing import Intervention
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
 from dit_lens.wan.recording import record
 from dit_lens.wan.reduce import Project
 from dit_lens.wan.run import Run
-from dit_lens.wan.sampling import NAMES, Sampling, SamplingArguments, SamplingLike, merged
+from dit_lens.wan.sampling import NAMES, Sampling, merged
 from dit_lens.wan.token_grid import Grid
 
 WHEN = ("once", "held")
@@ -82,18 +84,16 @@ def causal(
     random: Callable[[np.random.Generator], np.ndarray] | None = None,
     seeds: Sequence[int] | None = None,
     regions: Mapping[str, Any] | None = None,
-    sampling: SamplingLike | None = None,
-    progress: Progress = silent,
-    **given: Unpack[SamplingArguments],
+    **options: Unpack[Options],
 ) -> xr.Dataset:
     """Steer along a probe and erase it in generations of ``tasks``, beside random edits of the same size.
 
-    Costs 1 + 2 (1 + draws) arms generations a puzzle, ``once`` from its step on.
+    Costs 1 + 2 (1 + draws) arms generations a task, ``once`` from its step on.
 
     Args:
         lens: The model that the probe was fitted on.
         probe: The probe to check.
-        tasks: Puzzles; each is generated once without edits.
+        tasks: Each is generated once without edits.
         at: Where ``once`` acts; the probe's own address by default.
         steps: Where ``held`` acts; all steps by default.
         layers: Where ``held`` acts; the probe's layer by default.
@@ -112,13 +112,13 @@ def causal(
         draws: Random edits for each arm.
         random: Draws a direction (d,) for the null of steering, such as the pattern of shuffled labels, instead of one
             uniform on the sphere; its component along u is removed.
-        seeds: Noise seed of each puzzle; 0, 1, ... by default.
+        seeds: Noise seed of each task; 0, 1, ... by default.
         regions: As ``lens.generate`` takes them.
-        sampling: How to generate, or its arguments flat; by default as the probe's data was generated.
-        progress: Called with the number of finished puzzles.
+        **options: Sampling and running (:class:`dit_lens.runner.Options`); by default tasks are sampled as the probe's
+            data was.
 
     Returns:
-        Each measure (task, when, arm) and its null ``<name>_null`` (task, when, arm, draw); ``base_score``
+        Each measure (task, when, kind) and its null ``<name>_null`` (task, when, kind, draw); ``base_score``
         (task,) of the unedited runs, and ``sd`` (task, direction).
 
     Raises:
@@ -127,13 +127,14 @@ def causal(
     """
     place = _place(lens, probe, at)
     seeds = range(len(tasks)) if seeds is None else seeds
+    strengths = [checks.number(s, "strengths", error=ProbeError) for s in strengths]
     if not tasks or len(seeds) != len(tasks) or draws < 1 or not strengths or min(strengths) <= 0:
         raise ProbeError(
             f"{len(tasks)} tasks, {len(seeds)} seeds, {draws} draws, strengths {tuple(strengths)}: give a seed for "
             "each task, at least one draw, and strengths above 0 (each is pushed both ways)"
         )
-    how = merged(sampling, given, causal)
-    if sampling is None and not how.given():
+    how, _ = split_options(options, causal)
+    if not how.given():
         how = _sampling(probe)
     kinds = ("steer",) if pattern is None else ("steer", "pattern")
     arms = {f"{kind} {s:+g}": (kind, s) for kind in kinds for one in strengths for s in (one, -one)}
@@ -144,61 +145,60 @@ def causal(
         "held": {**where, **_span(steps, layers, place.layer)},
     }
     erasers = _erasers(probe, eraser, place)
-    found = {name: np.full((len(tasks), 2, len(arms), 1 + draws), np.nan) for name in MEASURES}
-    base_score, sds = np.full(len(tasks), np.nan), np.full((len(tasks), len(kinds)), np.nan)
-    for i, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
-        progress(i, len(tasks), f"causal check, puzzle {i}")
-        sign, u = _signs(signs, task, lens.grid_of(task, how)), {"steer": _direction(probe, contrast, task)}
+
+    def row(item: Item) -> xr.Dataset:
+        task, seed = item.task, seeds[item.index]
+        sign, u = _signs(signs, task, item.lens.grid_of(task, how)), {"steer": _direction(probe, contrast, task)}
         if pattern is not None:
             u["pattern"] = _pattern(pattern(task) if callable(pattern) else pattern, len(u["steer"]))
         kept = record(
             place.hook, reduce=Project(np.stack(list(u.values()), axis=1)), branches=place.branch, name="along",
             **_span(place.step, None, place.layer),
         )  # fmt: skip
-        base = lens.generate(task, seed=seed, record=kept, sampling=how, regions=regions)
-        sds[i] = base[replace(place, hook="along")].double().numpy()[sign != 0].std(0)
-        if not (sds[i] > 0).all() and not relative:
+        base = item.generate(seed=seed, record=kept)
+        sd = base[replace(place, hook="along")].double().numpy()[sign != 0].std(0)
+        if not (sd > 0).all() and not relative:
             raise ProbeError(
                 f"the {int((sign != 0).sum())} edited tokens of {task!r} do not differ along the probe's direction, so "
                 "that strengths have no unit: edit more tokens, or use relative=True"
             )
-        unit = dict(zip(kinds, np.ones(len(kinds)) if relative else sds[i], strict=True))
-        base_score[i] = _score(task, base)
-        rng = np.random.default_rng([seed, i])
-        for k in range(1 + draws):
-            v = u if k == 0 else {kind: _random(random, rng, one) for kind, one in u.items()}
-            turn = None if k == 0 else [seed, i, k]
-            for w, when in enumerate(WHEN):
-                for a, (kind, s) in enumerate(arms.values()):
-                    if kind == "erase":
-                        edits = _erase(erasers, turn, sign, place if when == "once" else None, spans[when])
-                    else:
-                        edits = _steer(v[kind], s * unit[kind], sign, {**spans[when], "relative": relative})
-                    for name, value in _read(task, base, _edited(lens, base, edits), target).items():
-                        found[name][i, w, a, k] = value
-    data: dict[str, Any] = {}
-    for name, values in found.items():
-        if name != "reached" or target is not None:
-            about = {"long_name": MEASURES[name][0], "units": MEASURES[name][1]}
-            data[name] = (("task", "when", "arm"), values[..., 0], about)
-            data[f"{name}_null"] = (("task", "when", "arm", "draw"), values[..., 1:], about)
-    data |= {"base_score": ("task", base_score), "sd": (("task", "direction"), sds)}
-    coords = {
-        "direction": list(kinds),
-        "task": task_names(tasks),
-        "when": list(WHEN),
-        "arm": list(arms),
-    }
+        unit = dict(zip(kinds, np.ones(len(kinds)) if relative else sd, strict=True))
+        rng = np.random.default_rng([seed, item.index])
+        drawn = [u, *({kind: _random(random, rng, one) for kind, one in u.items()} for _ in range(draws))]
+
+        def edited(draw: int, when: str, kind: str) -> dict[str, float]:
+            how_to, s = arms[kind]
+            if how_to == "erase":
+                turn = None if draw == 0 else [seed, item.index, draw]
+                edits = _erase(erasers, turn, sign, place if when == "once" else None, spans[when])
+            else:
+                edits = _steer(drawn[draw][how_to], s * unit[how_to], sign, {**spans[when], "relative": relative})
+            return dict.fromkeys(MEASURES, np.nan) | _read(task, base, _edited(item.lens, base, edits), target)
+
+        found = item.sites(edited, draw=range(1 + draws), when=WHEN, kind=list(arms))
+        values = found.transpose("when", "kind", "draw").drop_vars("draw")
+        names = {name: f"{name}_null" for name in MEASURES}
+        null = values.isel(draw=slice(1, None)).rename(names)
+        shown = xr.merge([values.isel(draw=0), null]).assign(base_score=_score(task, base), sd=("direction", sd))
+        return shown.assign_coords(direction=list(kinds))
+
+    given = {**options, **dict.fromkeys(how.given(), None), "sampling": how}
+    found = over_tasks(lens, tasks, row, options=given, of=causal, regions=regions)
+    if target is None:
+        found = found.drop_vars(["reached", "reached_null"])
+    for name, (long_name, units) in MEASURES.items():
+        for one in {name, f"{name}_null"} & set(found.data_vars):
+            found[one].attrs = {"long_name": long_name, "units": units}
     attrs: dict[str, Any] = {
         "probe": probe.label, "at": str(place), "held": str(spans["held"]), "model": lens.name, "seeds": list(seeds),
-        "n_steps": base.plan.n_steps, "unit": "norm" if relative else "sd",
+        "unit": "norm" if relative else "sd",
         "eraser": "the probe's normals" if eraser is None else "given",
     }  # fmt: skip
-    return xr.Dataset(data, coords=coords, attrs=attrs)
+    return found.assign_attrs(attrs)
 
 
 def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
-    """Average a causal check over puzzles, with intervals and p-values.
+    """Average a causal check over tasks, with intervals and p-values.
 
     Args:
         found: Result of :func:`causal`.
@@ -206,30 +206,39 @@ def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
         seed: Seed of the flips.
 
     Returns:
-        ``value``, ``null`` and their paired ``difference`` (measure, when, arm), each with a 95 % interval (bootstrap
-        over puzzles): ``low, high`` of ``value``, ``null_low, null_high``, ``difference_low, difference_high``. The
-        null of a puzzle is the mean over its draws. ``n`` is the number of puzzles. ``p`` is the share of flips in
-        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* arm of that measure, so that it is
-        corrected for the number of arms.
+        ``value``, ``null`` and their paired ``difference`` (metric, when, kind), each with a 95 % interval (bootstrap
+        over tasks): ``low, high`` of ``value``, ``null_low, null_high``, ``difference_low, difference_high``. The
+        null of a task is the mean over its draws. ``n`` is the number of tasks. ``p`` is the share of flips in
+        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* kind of edit by that metric, so that it
+        is corrected for the number of kinds.
     """
     names = [name for name in MEASURES if name in found]
-    value = xr.concat([found[n].drop_attrs() for n in names], dim="measure").assign_coords(measure=names)
-    null = xr.concat([found[f"{n}_null"].mean("draw").drop_attrs() for n in names], dim="measure")
-    parts = {"value": value, "null": null.assign_coords(measure=names)}
+    value = xr.concat([found[n].drop_attrs() for n in names], dim="metric").assign_coords(metric=names)
+    null = xr.concat([found[f"{n}_null"].mean("draw").drop_attrs() for n in names], dim="metric")
+    parts = {"value": value, "null": null.assign_coords(metric=names)}
     parts["difference"] = parts["value"] - parts["null"]
     out: dict[str, xr.DataArray] = {}
     for name, one in parts.items():
         s = summarise(one)
         ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
         out |= {name: s["value"], ends[0]: s["low"], ends[1]: s["high"], "n": s["n"]}
-    d = parts["difference"].transpose("measure", "task", "when", "arm").values
+    d = parts["difference"].transpose("metric", "task", "when", "kind").values
     p = np.stack([corrected_p(one, flips, seed) for one in d])
-    out["p"] = xr.DataArray(p, dims=("measure", "when", "arm"))
+    out["p"] = xr.DataArray(p, dims=("metric", "when", "kind"))
     return xr.Dataset({k: v.drop_attrs() for k, v in out.items()}, attrs=found.attrs)
 
 
 def corrected_p(differences: np.ndarray, flips: int = 2000, seed: int = 0) -> np.ndarray:
-    """P-values of differences (task, when, arm) by sign flips, corrected for all (when, arm); NaN for NaN."""
+    """P-values of differences by sign flips, corrected for all places and kinds.
+
+    Args:
+        differences: (task, when, kind).
+        flips: Random sign vectors.
+        seed: Of the flips.
+
+    Returns:
+        (when, kind); all NaN where any difference is NaN or infinite.
+    """
     size = np.sqrt((differences**2).sum(0))
     if not np.isfinite(size).all():
         return np.full(size.shape, np.nan)

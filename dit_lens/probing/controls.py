@@ -104,7 +104,16 @@ def control_task(features: Features, labels: Labels, seed: int = 0, folds: int =
 
 
 def baselines(features: Features, width: int, seed: int = 0) -> Mapping[str, np.ndarray]:
-    """Features that hold no activation, by name of :data:`BASELINES`, each (scenes, units, k)."""
+    """Features that hold no activation.
+
+    Args:
+        features: Those whose scenes and units they have.
+        width: Channels of ``random``.
+        seed: Of ``random``.
+
+    Returns:
+        Name of :data:`BASELINES` -> (scenes, units, k).
+    """
     n, u = len(features.scenes), len(features.units)
     return {
         "majority": np.zeros((n, u, 1)),

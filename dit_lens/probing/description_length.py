@@ -64,9 +64,9 @@ def online_code(
         seed: Seed of the orders and of the bootstrap.
 
     Returns:
-        ``bits`` and ``prior`` (order, scene); ``uniform`` (scene,); ``compression`` and ``gain`` (prior / bits),
-        (order,), each with its mean over orders and a 95 % interval over scenes (bootstrap): ``<name>_mean, _low,
-        _high``.
+        ``bits`` and ``prior`` (draw, task), a draw being an order of the scenes; ``uniform`` (task,); ``compression``
+        and ``gain`` (prior / bits), (draw,), each with its mean over orders and a 95 % interval over scenes
+        (bootstrap): ``<name>_mean, _low, _high``.
 
     Raises:
         ProbeError: Lengths that differ, one class, fewer than four scenes, NaN, or fractions that do not rise to 1.
@@ -94,11 +94,11 @@ def online_code(
             np.add.at(prior[o], scene[coming], _cost(None, labels, sent, coming, len(classes), begin, 1.0))
     found = xr.Dataset(
         {
-            "bits": (("order", "scene"), bits, {"long_name": "online code length", "units": "bits"}),
-            "prior": (("order", "scene"), prior, {"long_name": "code length without activations", "units": "bits"}),
-            "uniform": ("scene", uniform, {"long_name": "uniform code length", "units": "bits"}),
+            "bits": (("draw", "task"), bits, {"long_name": "online code length", "units": "bits"}),
+            "prior": (("draw", "task"), prior, {"long_name": "code length without activations", "units": "bits"}),
+            "uniform": ("task", uniform, {"long_name": "uniform code length", "units": "bits"}),
         },
-        coords={"order": range(orders), "scene": scenes},
+        coords={"draw": range(orders), "task": scenes},
         attrs={"classes": len(classes), "rows": len(y), "scenes": len(scenes), "blocks": stops, "seed": seed},
     )
     return found.assign(_ratios(found, seed))
@@ -130,7 +130,7 @@ def _cost(
 def _ratios(found: xr.Dataset, seed: int, resamples: int = 1000) -> dict[str, Any]:
     """Compression and gain: per order, and their mean with an interval over scenes."""
     rng = np.random.default_rng(seed)
-    picks = rng.integers(0, found.sizes["scene"], (resamples, found.sizes["scene"]))
+    picks = rng.integers(0, found.sizes["task"], (resamples, found.sizes["task"]))
     out: dict[str, Any] = {}
     below = found["bits"].values
     for name, long_name, above in (
@@ -138,7 +138,7 @@ def _ratios(found: xr.Dataset, seed: int, resamples: int = 1000) -> dict[str, An
         ("gain", "code without activations / online code", found["prior"].values),
     ):
         about = {"long_name": long_name, "units": "ratio"}
-        out[name] = ("order", above.sum(1) / below.sum(1), about)
+        out[name] = ("draw", above.sum(1) / below.sum(1), about)
         # The same scenes in every order, so that what varies is which scenes there are.
         draws = (above[:, picks].sum(2) / below[:, picks].sum(2)).mean(0)  # (resamples,)
         low, high = np.percentile(draws, [2.5, 97.5])

@@ -38,7 +38,7 @@ def directions(
         seed: Seed of the halves.
 
     Returns:
-        Unit vectors (half, step, layer, channel).
+        Unit vectors (part, step, layer, channel), ``part`` being the half of the scenes.
 
     Raises:
         ProbeError: A label of more classes, or a class that one half of the scenes lacks.
@@ -65,8 +65,8 @@ def directions(
         out.append(rows)
     return xr.DataArray(
         np.moveaxis(np.array(out), 2, 0),
-        dims=("half", "step", "layer", "channel"),
-        coords={"half": [0, 1], "step": list(features.steps), "sigma": ("step", list(features.sigmas)),
+        dims=("part", "step", "layer", "channel"),
+        coords={"part": [0, 1], "step": list(features.steps), "sigma": ("step", list(features.sigmas)),
                 "layer": list(features.layers)},
         attrs={"label": labels.name, "hook": hook, "scenes": int(labels.used.any(1).sum())},
     )  # fmt: skip
@@ -88,7 +88,7 @@ def similarity(found: xr.DataArray, along: str) -> xr.DataArray:
     """
     if along not in ("step", "layer"):
         raise ProbeError(f"along={along!r}: choose 'step' or 'layer'")
-    a, b = found.sel(half=0, drop=True), found.sel(half=1, drop=True)
+    a, b = found.sel(part=0, drop=True), found.sel(part=1, drop=True)
     other = f"other_{along}"
     one = xr.dot(a, b.rename({along: other}).drop_vars("sigma", errors="ignore"), dim="channel")
     two = xr.dot(b, a.rename({along: other}).drop_vars("sigma", errors="ignore"), dim="channel")

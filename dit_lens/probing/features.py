@@ -33,9 +33,10 @@ from dit_lens.address import Address, Branch
 from dit_lens.errors import ProbeError, StoreError
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.parts import make_parts
-from dit_lens.store import Content, Store, open_store
+from dit_lens.store.base import WAITING, Store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe, task_identity
-from dit_lens.store.items import HEADER
+from dit_lens.store.items import HEADER, Content
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.reduce import FrameMean, Raw, Reducer, RegionMean, Tokens, VideoMean, reducer
@@ -48,7 +49,15 @@ INPUT = "input"
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One generation: its task, its noise seed, the answer that its video gives, and the group it is split with."""
+    """One generation.
+
+    Attributes:
+        task: Its task.
+        seed: Of its noise.
+        answer: What its video answers, or None.
+        group: Scenes of one group are in one fold.
+        file: Where its activations are.
+    """
 
     task: Any
     seed: int
@@ -59,7 +68,21 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Activations (scene, unit, d) at every (step, layer, hook) that was kept; read with ``cell`` or ``block``."""
+    """Activations (scene, unit, d) at every (step, layer, hook) that was kept; read with ``cell`` or ``block``.
+
+    Attributes:
+        scenes: What was generated.
+        grid: The token grid of every scene.
+        steps: Steps that were kept.
+        sigmas: Their noise levels.
+        layers: Layers that were kept.
+        hooks: Hooks that were kept.
+        branch: ``cond`` or ``uncond``.
+        unit: What one row is: "token", "frame", "region" or "video".
+        units: Token indices, frame numbers, region names, or (0,).
+        about: Model, generation and recipe; plain JSON values.
+        pooled: Whether rows are averaged over units as they are read.
+    """
 
     scenes: tuple[Scene, ...]
     grid: Grid
@@ -76,10 +99,22 @@ class Features:
 
     @property
     def groups(self) -> np.ndarray:
+        """The group of every scene, (scenes,)."""
         return np.array([scene.group for scene in self.scenes])
 
     def block(self, hook: str, step: int) -> np.ndarray:
-        """All layers of one hook at one step, (layers, scenes, units, d); ``input`` has one layer."""
+        """All layers of one hook at one step.
+
+        Args:
+            hook: A hook that was kept, or ``input``, which has one layer.
+            step: A step that was kept.
+
+        Returns:
+            float32 (layers, scenes, units, d).
+
+        Raises:
+            ProbeError: They were not kept.
+        """
         self._check(hook, step)
         layers = (-1,) if hook == INPUT else self.layers
         out: np.ndarray | None = None
@@ -94,7 +129,19 @@ class Features:
         return out
 
     def cell(self, hook: str, step: int, layer: int = -1) -> np.ndarray:
-        """One place, (scenes, units, d)."""
+        """One place.
+
+        Args:
+            hook: A hook that was kept, or ``input``.
+            step: A step that was kept.
+            layer: A layer that was kept; ``input`` has none.
+
+        Returns:
+            (scenes, units, d).
+
+        Raises:
+            ProbeError: It was not kept.
+        """
         self._check(hook, step)
         if hook != INPUT and layer not in self.layers:
             raise ProbeError(f"layer {layer} of {hook!r} was not kept: layers {list(self.layers)} were")
@@ -115,7 +162,13 @@ class Features:
     def only(self, hook: str, step: int, layer: int) -> Features:
         """The same scenes at one place.
 
-        Errors: :class:`ProbeError` where that place was not kept.
+        Args:
+            hook: A hook that was kept.
+            step: A step that was kept.
+            layer: A layer that was kept.
+
+        Raises:
+            ProbeError: It was not kept.
         """
         self._check(hook, step)
         if hook == INPUT or layer not in self.layers:
@@ -167,14 +220,27 @@ def collect(
 ) -> Features:
     """Generate every task and keep what probes are fitted on; with ``folder`` it can be stopped and gone on with.
 
-    ``hooks``: ``"resid_post"`` unless given. ``reduce``: ``"raw"`` (per token), ``"frame_mean"``, ``"region_mean"``,
-    ``"video_mean"``, or a value such as ``dit_lens.reduce.Tokens(...)``. Scene i has noise seed ``seed + i``; with
-    ``seeds`` more than one, each task is generated that often, and its runs share a group. ``regions``,
-    ``stop_after``: as ``lens.generate`` takes them. ``sampling``, or its arguments flat: see
-    :class:`dit_lens.Sampling`.
+    Args:
+        lens: The model.
+        tasks: Tasks of one size.
+        *hooks: Points; ``"resid_post"`` by default.
+        steps: Steps to keep.
+        layers: Layers to keep.
+        branch: ``cond`` or ``uncond``.
+        reduce: ``"raw"`` (per token), ``"frame_mean"``, ``"region_mean"``, ``"video_mean"``, or a value such as
+            ``dit_lens.reduce.Tokens(...)``.
+        seed: Scene i has noise seed ``seed + i``.
+        seeds: How often each task is generated; its runs share a group.
+        folder: Where scenes are kept; a temporary place by default.
+        regions: As of ``lens.generate``.
+        stop_after: As of ``lens.generate``.
+        sampling: Sampling arguments as one :class:`dit_lens.Sampling`.
+        progress: Called as ``progress(done, total, what)``.
+        **given: Sampling arguments, flat.
 
-    Errors: :class:`ProbeError` for no tasks, or tasks of different sizes; :class:`StoreError` for a folder that was
-    begun under other parameters, with the difference.
+    Raises:
+        ProbeError: For no tasks, or tasks of different sizes.
+        StoreError: For a folder that was begun under other parameters, with the difference.
     """
     hooks = hooks or ("resid_post",)
     sampled = merged(sampling, given, collect)
@@ -209,7 +275,8 @@ def collect(
         run = lens.generate(task, seed=s, record=wanted, sampling=sampled, regions=regions, stop_after=stop_after)
         return _content(run, how, list(run.activations))
 
-    make_parts(kept, {_name(i): partial(scene, i) for i in range(len(jobs))})
+    makes = {_name(i): partial(scene, i) for i in range(len(jobs))}
+    make_parts(kept, makes, waiting=lambda: progress(kept.done, len(jobs), WAITING))
     scenes = [_scene(kept, i, task, s, task) for i, (task, s) in enumerate(jobs)]
     grid = grids.pop()
     unit, units = _units(how, grid, tasks[0])
@@ -221,9 +288,15 @@ def collect(
 
 
 def from_runs(runs: Sequence[Run], hook: str, branch: Branch = "cond") -> Features:
-    """Features of runs that recorded ``hook`` already (all of them at the same places, in the same way).
+    """Features of runs that recorded a hook already, all of them at the same places and in the same way.
 
-    Errors: :class:`ProbeError` for runs of different models, grids or records.
+    Args:
+        runs: The runs.
+        hook: The name under which activations are filed.
+        branch: ``cond`` or ``uncond``.
+
+    Raises:
+        ProbeError: For runs of different models, grids or records.
     """
     if not runs:
         raise ProbeError("no runs: give a list of runs that recorded the hook to be probed")

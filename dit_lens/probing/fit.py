@@ -38,12 +38,20 @@ from dit_lens.wan.run import Run
 
 
 def logistic(c: float = 0.01) -> LogisticRegression:
-    """Logistic regression in which every class weighs the same; the default for classes."""
+    """Logistic regression in which every class weighs the same; the default for classes.
+
+    Args:
+        c: Inverse strength of the regularisation, on scaled features.
+    """
     return LogisticRegression(C=c, class_weight="balanced", max_iter=2000)
 
 
 def ridge(alpha: float = ALPHA) -> RidgeRegression:
-    """Ridge regression; the default for numbers."""
+    """Ridge regression; the default for numbers.
+
+    Args:
+        alpha: Strength of the regularisation, on scaled features.
+    """
     return RidgeRegression(alpha=alpha)
 
 

@@ -29,7 +29,14 @@ Kind = Literal["perception", "decision", "own"]
 
 @dataclass(frozen=True)
 class Label:
-    """``of(scene, grid)``: a value per token (N,), or one for the scene; None leaves out the scene or the token."""
+    """What a probe reads.
+
+    Attributes:
+        name: Its name.
+        kind: "perception", "decision" or "own".
+        per_token: Whether tokens of a scene differ.
+        of: ``of(scene, grid)``: a value per token (N,), or one for the scene; None leaves out the scene or the token.
+    """
 
     name: str
     kind: Kind

@@ -68,12 +68,26 @@ class Probe:
         return rows[0] if len(rows) == 1 else rows
 
     def predict(self, x: Any) -> np.ndarray:
-        """Labels (...) of activations (..., d), an array, tensor or labelled array."""
+        """Labels of activations.
+
+        Args:
+            x: (..., d), an array, tensor or labelled array.
+
+        Returns:
+            (...).
+        """
         flat, shape = self._rows(x)
         return self.pipeline.predict(flat).reshape(shape)
 
     def decision(self, x: Any) -> np.ndarray:
-        """Decision values of activations (..., d): (...) for two classes or a regression, (..., classes) for more."""
+        """Decision values of activations.
+
+        Args:
+            x: (..., d), an array, tensor or labelled array.
+
+        Returns:
+            (...) for two classes or a regression, (..., classes) for more.
+        """
         flat, shape = self._rows(x)
         score = self.pipeline.decision_function if self.classes else self.pipeline.predict
         values = np.asarray(score(flat))
@@ -81,6 +95,9 @@ class Probe:
 
     def read(self, run: Any) -> xr.DataArray:
         """Decision values of a run that recorded the probe's address, over the run's own units.
+
+        Args:
+            run: The run.
 
         Raises:
             ProbeError: A run of another model.

@@ -27,6 +27,7 @@ import torch
 import xarray as xr
 from sklearn.metrics import roc_auc_score
 
+from dit_lens.checks import number
 from dit_lens.errors import ProbeError
 from dit_lens.probing import scores
 from dit_lens.probing.controls import BASELINES, baselines, control_task, shuffles
@@ -38,8 +39,10 @@ from dit_lens.probing.splits import folds_of
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.parts import make_parts
 from dit_lens.stats.summary import summarise, task_names
-from dit_lens.store import Content, Store, open_store
+from dit_lens.store.base import WAITING, Store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe
+from dit_lens.store.items import Content
 from dit_lens.wan.versions import versions
 
 Asked = str | Label | Labels
@@ -91,6 +94,7 @@ def grid(
         raise ProbeError("no labels: give names such as ['wall', 'path'], or a mapping of your own arrays")
     if untrained is not None:
         _check_twin(features, untrained)
+    alpha = number(alpha, "alpha", 0, error=ProbeError)
     reader: Reader = Ridge(alpha) if estimator is None else Estimator(estimator)
     fold = folds_of(features.groups, folds, seed)
     jobs = [_Job(features, one, fold, permutations, seed) for one in chosen]
@@ -111,7 +115,8 @@ def grid(
         arrays = _block(features, untrained, hook, step, jobs, reader)
         return Content({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()})
 
-    make_parts(kept, {name: partial(block, i, *place) for i, (name, place) in enumerate(blocks.items())})
+    makes = {name: partial(block, i, *place) for i, (name, place) in enumerate(blocks.items())}
+    make_parts(kept, makes, waiting=lambda: progress(kept.done, len(blocks), WAITING))
     found = {
         place: {k: v.numpy() for k, v in kept.get(name).tensors.items()} for name, place in blocks.items()
     }  # fmt: skip
@@ -145,7 +150,15 @@ class _Job:
         self.control, self.control_fold = control_task(features, labels, seed + 2)
 
     def scores(self, place: Place, only_true: bool = False) -> np.ndarray:
-        """Per scene, (scenes, 1 + permutations)."""
+        """Out-of-fold scores of the label and of its shuffles.
+
+        Args:
+            place: Features of one place.
+            only_true: Leave the shuffles out.
+
+        Returns:
+            Per scene, (scenes, 1 + permutations); the label itself comes first.
+        """
         y = self.y[..., :1] if only_true else self.y
         out = np.empty((len(y), y.shape[-1]))
         found = place.decisions(y, self.labels.used, self.fold, len(self.labels.classes))

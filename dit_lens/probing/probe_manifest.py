@@ -70,6 +70,9 @@ def compose(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
 def read(data: bytes) -> dict[str, Any]:
     """The entries of a manifest, each of its type.
 
+    Args:
+        data: The file's bytes.
+
     Raises:
         ProbeError: Anything but a manifest of this format that nobody changed.
     """
@@ -122,8 +125,12 @@ def versions() -> dict[str, str]:
 def plain(value: Any, place: str) -> Any:
     """A value as JSON holds it: numbers of other libraries as Python's, tuples and arrays as lists, NaN as null.
 
+    Args:
+        value: The value.
+        place: Names it in messages.
+
     Raises:
-        ProbeError: A value of another kind, or a key that is no text; ``place`` names it.
+        ProbeError: A value of another kind, or a key that is no text.
     """
     if isinstance(value, Mapping):
         if bad := [k for k in value if not isinstance(k, str)]:

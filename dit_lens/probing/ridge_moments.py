@@ -45,7 +45,12 @@ class Moments:
 
     @classmethod
     def of(cls, x: np.ndarray, fold: np.ndarray, alpha: float = ALPHA) -> Moments:
-        """Prepare finite ``x`` (rows, d) with ``fold`` (rows,), 0 to K - 1.
+        """Prepare features for any targets.
+
+        Args:
+            x: Finite, (rows, d).
+            fold: (rows,), 0 to K - 1.
+            alpha: Strength of the ridge, on scaled features.
 
         Raises:
             ProbeError: NaN or infinity.
@@ -102,7 +107,15 @@ class Moments:
 
 
 def targets(codes: np.ndarray, classes: int) -> np.ndarray:
-    """Targets -1 and 1 of codes (rows, ...): (rows, columns, ...), a column a class, or one column for two classes."""
+    """Targets -1 and 1 of class codes.
+
+    Args:
+        codes: (rows, ...).
+        classes: How many there are.
+
+    Returns:
+        (rows, columns, ...), a column a class, or one column for two classes.
+    """
     if classes == 2:
         return np.where(codes == 1, 1.0, -1.0)[:, None]
     return np.stack([np.where(codes == c, 1.0, -1.0) for c in range(classes)], axis=1)

@@ -58,7 +58,16 @@ def per_scene(labels: Labels, decisions: np.ndarray) -> np.ndarray:
 
 
 def auc(values: np.ndarray, positive: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve within each scene. ``values`` (scenes, units, ...), the others (scenes, units)."""
+    """Area under the ROC curve within each scene.
+
+    Args:
+        values: Decisions (scenes, units, ...).
+        positive: Units of the positive class, bool (scenes, units).
+        used: Units that count, likewise.
+
+    Returns:
+        (scenes, ...); NaN where a scene lacks one of the classes.
+    """
     out = np.full((len(values), *values.shape[2:]), np.nan)
     for i, (row, pos, count) in enumerate(zip(values, positive, used, strict=True)):
         a, b = row[pos & count][:, None], row[~pos & count][None]  # (positives, 1, ...), (1, negatives, ...)
@@ -68,7 +77,16 @@ def auc(values: np.ndarray, positive: np.ndarray, used: np.ndarray) -> np.ndarra
 
 
 def accuracy(codes: np.ndarray, decisions: np.ndarray, classes: int) -> np.ndarray:
-    """Correct decisions, weighted so that the mean over scenes is the balanced accuracy; (scenes, ...)."""
+    """Correct decisions of each scene, weighted so that the mean over scenes is the balanced accuracy.
+
+    Args:
+        codes: Class of each unit, (scenes, units); negative where it does not count.
+        decisions: (scenes, units, columns, ...), a column a class, or one for two classes.
+        classes: How many there are.
+
+    Returns:
+        (scenes, ...); NaN for a scene without units that count.
+    """
     if decisions.shape[2] == 1:
         decisions = np.concatenate([-decisions, decisions], axis=2)
     used = codes >= 0
@@ -82,7 +100,15 @@ def accuracy(codes: np.ndarray, decisions: np.ndarray, classes: int) -> np.ndarr
 
 
 def r2(labels: Labels, predicted: np.ndarray) -> np.ndarray:
-    """Each scene's part of 1 - error / spread, (scenes, ...)."""
+    """Each scene's part of 1 - error / spread.
+
+    Args:
+        labels: A regression.
+        predicted: (scenes, units, ...).
+
+    Returns:
+        (scenes, ...); NaN for a scene without units that count.
+    """
     assert labels.values is not None
     spread = (..., *[None] * (predicted.ndim - 2))
     true, used = np.nan_to_num(labels.values), labels.used

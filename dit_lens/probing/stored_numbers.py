@@ -126,6 +126,9 @@ def export(pipeline: Pipeline) -> bytes:
     """Pickle a pipeline that :func:`pipeline_of` built: equal numbers and versions give equal bytes.
 
     Without a memo (``fast``): whether two equal texts are one object depends on what the process did before.
+
+    Args:
+        pipeline: The pipeline.
     """
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, protocol=5)

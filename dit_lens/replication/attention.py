@@ -20,8 +20,19 @@ MASKS, ELSEWHERE = "random masks of the same size in every frame", "the same cut
 
 
 def measured(lens: Lens, n: int = 12, seed: int = 0, progress: Progress = silent, **arguments: Any) -> Measured:
-    """``attention`` on ``n`` unseen puzzles of each family; ``cuts`` of attention to the named goal of ``n`` ``choose``
-    puzzles, everywhere and in windows of three layers."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks of each family.
+        seed: Of the first task and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+        **arguments: For the experiments.
+
+    Returns:
+        ``attention`` on tasks of all families; ``cuts`` of attention to the named goal of ``choose`` tasks, everywhere
+        and in windows of three layers.
+    """
     names = puzzles.names()
     found = attention_by_depth(
         lens, puzzles.batch(names, n * len(names), seed), seed=seed, progress=progress, **arguments
@@ -82,9 +93,9 @@ def _cut(m: Measured) -> Reading | None:
     if "cuts" not in m:
         return None
     cuts = m["cuts"].isel(edge=0)
-    solved = cuts["solved"].sel(window="all")
+    solved = cuts["solved"].sel(layer="all")
     return Reading.along(
-        cuts["changed"].sel(window="all", drop=True),
+        cuts["changed"].sel(layer="all", drop=True),
         "kind",
         ("cut", "random"),
         f"Solved: without a cut {text(cuts['base_solved'])}; cut {text(solved.sel(kind='cut'))}; random "
@@ -98,14 +109,14 @@ def _cut_later(m: Measured) -> Reading | None:
         return None
     cuts = m["cuts"].isel(edge=0)
     changed = cuts["changed"]
-    windows = [str(w) for w in changed["window"].values if w != "all"]
+    windows = [str(w) for w in changed["layer"].values if w != "all"]
     early = [w for w in windows if int(w.split("-")[0]) / cuts.attrs["n_layers"] < SHIFT]
     later = [w for w in windows if w not in early]
     if not (early and later):
         return None
-    grown = changed.sel(window=later).mean("window") - changed.sel(window=early).mean("window")
+    grown = changed.sel(layer=later).mean("layer") - changed.sel(layer=early).mean("layer")
     each = "; ".join(
-        f"{w}: {text(changed.sel(window=w, kind='cut'))}, random {text(changed.sel(window=w, kind='random'))}"
+        f"{w}: {text(changed.sel(layer=w, kind='cut'))}, random {text(changed.sel(layer=w, kind='random'))}"
         for w in windows
     )
     return Reading.along(

@@ -18,8 +18,17 @@ from dit_lens.wan.lens import Lens
 
 
 def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> Measured:
-    """On ``n`` unseen puzzles of each family: ``seen``, the films of movers; ``states``, the verdicts of all puzzles;
-    ``wrong``, planted mistakes."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks of each family.
+        seed: Of the noise.
+        progress: Called as ``progress(done, total, what)``.
+
+    Returns:
+        ``seen``, the films of movers; ``states``, the verdicts of all tasks; ``wrong``, planted mistakes.
+    """
     families: Mapping[str, list[Any]] = {name: [puzzles.load(name, i) for i in range(n)] for name in puzzles.names()}
     movers = [task for name in ("maze", "choose", "occlude") for task in families[name]]
     seen = watch_answers(lens, movers, seed=seed, progress=progress)
@@ -31,14 +40,14 @@ def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent
 
 
 def _corrected(m: Measured) -> Reading:
-    """Self-correction in the film: a share of puzzles, with Wilson's interval, beside blind flips."""
+    """Self-correction in the film: a share of tasks, with Wilson's interval, beside blind flips."""
     states = m["states"]
     happened, chance, fate = events(states), chance_events(states), corrections(states)
     n = states.sizes["task"]
     wrong = (states == VERDICTS.index("wrong")).isel(step=slice(None, -1)).any("step")
     value, low, high = wilson(int(happened["corrected"].sum()), n)
     found = Estimate(value, low, high, n)
-    value, low, high = (float(v) for v in chance["corrected"])
+    value, low, high = (float(chance[name]) for name in ("corrected", "corrected_low", "corrected_high"))
     null = Estimate(value, low, high, n)
     end = states.isel(step=-1)
     ends = ", ".join(f"{int((end == i).sum())} {name}" for i, name in enumerate(VERDICTS))
@@ -47,7 +56,7 @@ def _corrected(m: Measured) -> Reading:
         each,
         expected_corrections(states),
         f"Wrong at any step before the end: {int(wrong.sum())}; right at some step and not at the end: "
-        f"{int(happened['corrupted'].sum())} (chance {float(chance['corrupted'][0]):.3f} of all); in the end: {ends}; "
+        f"{int(happened['corrupted'].sum())} (chance {float(chance['corrupted']):.3f} of all); in the end: {ends}; "
         f"at step 0: {int(fate['count'][0].sel(verdict='none'))} without an answer, "
         f"{int(fate['count'][0].sel(verdict='right'))} right.",
         estimates=(found, null),
@@ -70,7 +79,7 @@ def _put_right(m: Measured) -> Reading:
 
 
 def _lag(m: Measured, determined: bool) -> Reading:
-    """Of all puzzles, or of those with one solution."""
+    """Of all tasks, or of those with one solution."""
     lag = perception_lag(m["seen"])
     fixed = (lag["solutions"] == 1).values
     orders = lag["lag"].sel(kind="x0_hat")

@@ -14,7 +14,17 @@ FORKS = (0.05, 0.15, 0.4, 0.6, 0.8)
 
 
 def measured(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent) -> Measured:
-    """``branches`` of ``n`` unseen puzzles each of ``maze`` and ``pattern`` with several answers."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks each of ``maze`` and ``pattern``, with several answers.
+        seed: Where the search for them begins.
+        progress: Called as ``progress(done, total, what)``.
+
+    Returns:
+        ``branches`` of both families.
+    """
     parts = []
     for name in ("maze", "pattern"):
         tell = prefixed(progress, name)

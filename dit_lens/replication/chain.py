@@ -22,7 +22,17 @@ _READ = ["motion", "fewest", "share", "wrong", "kind", "together", "leads", "sol
 
 
 def measured(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent) -> Measured:
-    """``films`` of ``n`` unseen puzzles a family, two noise seeds each; kinds of planted ``sharp``, ``mixed`` ones."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks of each family.
+        seed: Of the first task.
+        progress: Called as ``progress(done, total, what)``.
+
+    Returns:
+        ``films``, two noise seeds a task; the kinds of planted ``sharp`` and ``mixed`` videos.
+    """
     parts = []
     for name in puzzles.names():
         tell = prefixed(progress, name)
@@ -33,7 +43,14 @@ def measured(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent
 
 
 def planted(tasks: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """What the criterion calls a sharp right answer, and an even mixture of all of them, in puzzles with several."""
+    """What the criterion calls videos whose kind is known, rendered from tasks with several right answers.
+
+    Args:
+        tasks: Tasks; those with one right answer, or more than 60, are left out.
+
+    Returns:
+        Kinds of a sharp right answer, and of an even mixture of all of them.
+    """
     sharp, mixed = [], []
     for task in (t for t in tasks if 1 < len(t.solutions) <= 60):
         reader = pool(task)
@@ -44,7 +61,7 @@ def planted(tasks: Sequence[Any]) -> tuple[list[str], list[str]]:
 
 
 def _films(m: Measured) -> tuple[xr.Dataset, xr.Dataset, int]:
-    """Puzzles with several right answers, with one, and the early step."""
+    """Tasks with several right answers, with one, and the early step."""
     films = m["films"]
     several = films.isel(task=np.flatnonzero(films["solutions"] > 1))
     only = films.isel(task=np.flatnonzero(films["solutions"] == 1))

@@ -13,10 +13,25 @@ Verdict = Literal["supported", "not supported", "cannot be tested on this model"
 
 @dataclass(frozen=True)
 class Claim:
-    """One row: the paper's claim in our words (``paper``), our number for it, its null, and the verdict.
+    """One row: a claim beside what was found.
 
-    ``value`` with its 95 % interval ``low, high`` over ``n`` puzzles, in ``unit``; ``null`` (with interval) is the same
-    number under the placebo. ``rule`` says in words when the verdict is "supported", so that a reader can disagree.
+    ``value``, ``low`` and ``high`` are in ``unit``, and so is the null.
+
+    Attributes:
+        paper: The paper's claim in our words.
+        measure: What is measured.
+        unit: Its unit.
+        value: Our number.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        n: Tasks.
+        null: The same number under the placebo.
+        null_low: Lower end of its interval.
+        null_high: Upper end.
+        null_name: What the null is.
+        rule: When the verdict is "supported", in words, so that a reader can disagree.
+        verdict: What the numbers say.
+        remark: What else a reader should know.
     """
 
     paper: str
@@ -40,6 +55,11 @@ class Claim:
 
 
 def untestable(paper: str, why: str) -> Claim:
-    """A claim that this model cannot decide, and why."""
+    """A claim that this model cannot decide.
+
+    Args:
+        paper: The claim.
+        why: The reason, for its remark.
+    """
     nan = math.nan
     return Claim(paper, "", "", nan, nan, nan, 0, nan, nan, nan, "", "", "cannot be tested on this model", why)

@@ -34,7 +34,18 @@ MASKS = "random masks, same size per frame"
 
 
 def measured(lens: Lens, n: int = 24, seed: int = 0, progress: Progress = silent, **arguments: Any) -> Measured:
-    """``energy`` on ``n`` unseen puzzles of all families; ``arguments`` go to the experiment."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks, of all families together.
+        seed: Of the first task and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+        **arguments: For the experiment.
+
+    Returns:
+        ``energy`` on tasks of all families.
+    """
     tasks = puzzles.batch(puzzles.names(), n, seed)
     return {"energy": energy(lens, tasks, seed=seed, progress=progress, **arguments)}
 
@@ -62,8 +73,8 @@ def _shift(m: Measured, hook: str, source: str) -> Reading | None:
 
 
 def _levels(part: xr.Dataset, source: str) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
-    """(task, kind) of layers below depth .225 and from there on, and (puzzle,) of what enters block 0."""
-    ratio, depth = part["energy"].sel(source=source, drop=True), part["depth"]
+    """(task, kind) of layers below depth .225 and from there on, and (task,) of what enters block 0."""
+    ratio, depth = part["energy"].sel(region=source, drop=True), part["depth"]
     early, later = (depth >= 0) & (depth < SHIFT), depth >= SHIFT
     first, after = (ratio.sel(layer=layers).mean(("layer", "step")) for layers in (early, later))
     return first, after, ratio.sel(kind="region", layer=-1).mean("step")
@@ -86,7 +97,7 @@ def _stability(m: Measured, hook: str) -> Reading | None:
     part = _part(m, hook)
     if part is None:
         return None
-    ratio = part["energy"].sel(source="regions", drop=True).sel(layer=part["depth"] >= 0)
+    ratio = part["energy"].sel(region="regions", drop=True).sel(layer=part["depth"] >= 0)
     remarks = []
     _, count = np.unique(part["expert"].values, return_counts=True)
     for pairs in ("within", "across") if len(count) > 1 and max(count) > 1 else ():

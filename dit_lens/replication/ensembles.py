@@ -26,10 +26,20 @@ def measured(
     num_inference_steps: int | None = 3,
     **arguments: Any,
 ) -> Measured:
-    """``ensembles`` on ``n`` unseen puzzles of one family: every mode in the middle window, ``updates`` in others too.
+    """Measure what the rows of this family read.
 
-    ``num_inference_steps``: three by default, so that single seeds of the lab model do not all solve;
-    at its twenty nearly every one does, and nothing can be gained. ``arguments`` go to the experiment.
+    Args:
+        lens: The model.
+        n: Unseen tasks.
+        seed: Of the first task and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+        name: The tasks' family.
+        num_inference_steps: Three by default, so that single seeds of the lab model do not all solve; at its twenty
+            nearly every one does, and nothing can be gained.
+        **arguments: For the experiment.
+
+    Returns:
+        ``ensembles``: every mode in the middle window, ``updates`` in others too.
     """
     others = [ensemble_mode("updates", layers=window) for window in (Depth(0, 0.25), ALL)]
     found = ensembles(
@@ -57,7 +67,7 @@ def _raises(m: Measured, mode: str) -> Reading | None:
     best, velocity = (found["gain"].sel(reading="one", kind=c).item() for c in (f"best of {k}", "velocity mean"))
     alone = found["score"].sel(reading="one", kind="alone").item()
     gain, null = (stored(one, arm, f"{arm}_low", f"{arm}_high", "n") for arm in ("gain", "null"))
-    each = found["raw"].sel(reading="one").mean("repeat")
+    each = found["raw"].sel(reading="one").mean("draw")
     words = {
         "condition": condition, "step": found.attrs["steps"], "steps": found.attrs["num_inference_steps"], "k": k,
         "metric": found["metric"].item(),
@@ -76,7 +86,7 @@ def _window(m: Measured) -> Reading | None:
     found, middle, others = _conditions(m)
     if not others:
         return None
-    each = found["raw"].sel(reading="one").mean("repeat")
+    each = found["raw"].sel(reading="one").mean("draw")
     gains = {other: each.sel(kind=middle, drop=True) - each.sel(kind=other, drop=True) for other in others}
     differences = {other: mean(values) for other, values in gains.items()}
     nearest = min(differences, key=lambda other: differences[other].low)

@@ -1,4 +1,4 @@
-"""Paired verdicts over a whole page: every row's effect against its null on the same puzzles, corrected over all rows.
+"""Paired verdicts over a whole page: every row's effect against its null on the same tasks, corrected over all rows.
 
     measured = {name: dl.replication.measure(lens, name) for name in ("swap", "noise")}
     dl.replication.judge(measured)["swap/flips-maze"]
@@ -54,7 +54,14 @@ def judge(measured: Mapping[str, Measured], *, any_dependence: bool = False) -> 
 
 
 def repeated(readings: Mapping[str, Reading]) -> list[tuple[str, ...]]:
-    """Groups of ids whose rows read the same effect and the same null from every puzzle."""
+    """Groups of rows that read the same effect and the same null from every task.
+
+    Args:
+        readings: Id of a row -> what it read.
+
+    Returns:
+        Ids of each group of two or more.
+    """
     groups: list[list[str]] = []
     for id, one in readings.items():
         for group in groups:

@@ -19,7 +19,18 @@ from dit_lens.wan.lens import Lens
 
 
 def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent, **arguments: Any) -> Measured:
-    """``readout`` on ``n`` unseen puzzles of all families at seven steps, translators fitted on ``n`` others."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks, of all families together; as many others fit the translators.
+        seed: Of the first task and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+        **arguments: For the experiment, and sampling.
+
+    Returns:
+        ``readout`` at up to seven steps.
+    """
     last = lens.plan(**arguments).n_steps - 1
     at = sorted({round(q * last) for q in (0, 0.15, 0.3, 0.5, 0.7, 0.85, 1)})
     fit = puzzles.batch(puzzles.names(), n, seed, split="train")
@@ -29,15 +40,15 @@ def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent
 
 def _velocity(m: Measured) -> Reading:
     found = m["readout"]
-    depth = {k: settles(found[k].sel(readout="translated", drop=True)).mean("step") for k in ("cosine", "x0_cosine")}
-    raw = settles(found["cosine"].sel(readout="raw", drop=True)).mean("step")
-    trained, shuffled = (depth["cosine"].sel(weights=weights, drop=True) for weights in WEIGHTS)
+    depth = {k: settles(found[k].sel(reading="translated", drop=True)).mean("step") for k in ("cosine", "x0_cosine")}
+    raw = settles(found["cosine"].sel(reading="raw", drop=True)).mean("step")
+    trained, shuffled = (depth["cosine"].sel(kind=weights, drop=True) for weights in WEIGHTS)
     return Reading(
         trained,
         shuffled,
-        f"Raw read-out: {_text(raw.sel(weights='trained'))}. By x0_hat instead of velocity: "
-        f"{_text(depth['x0_cosine'].sel(weights='trained'))} "
-        f"(null {_text(depth['x0_cosine'].sel(weights='shuffled'))}). Negative: before any layer.",
+        f"Raw read-out: {_text(raw.sel(kind='trained'))}. By x0_hat instead of velocity: "
+        f"{_text(depth['x0_cosine'].sel(kind='trained'))} "
+        f"(null {_text(depth['x0_cosine'].sel(kind='shuffled'))}). Negative: before any layer.",
         {"steps": found.sizes["step"]},
     )
 
@@ -48,13 +59,13 @@ def _before_late(m: Measured, name: str) -> Reading | Untestable | None:
         return None
     at = int(0.75 * found.attrs["n_layers"]) - 1  # the last of the first three quarters
     layer = found["layer"].values[found["layer"].values <= at].max()
-    shares = found[name].sel(weights="trained", readout="translated", drop=True).mean("step")  # (task, layer)
+    shares = found[name].sel(kind="trained", reading="translated", drop=True).mean("step")  # (task, layer)
     here = shares.sel(layer=layer)
     if not np.isfinite(mean(here).value):
         return Untestable(
             "at no measured step does the model's own x0_hat give an answer that this task can read or draw"
         )
-    raw = found[name].sel(weights="trained", readout="raw", layer=layer).mean("step")
+    raw = found[name].sel(kind="trained", reading="raw", layer=layer).mean("step")
     means, families = summarise(shares)["value"], here.groupby("family").mean()
     by_layer = ", ".join(f"{int(i)}: {float(v):.2f}" for i, v in zip(means["layer"], means, strict=True))
     by_task = ", ".join(f"{task} {float(families.sel(family=task)):.2f}" for task in families["family"].values)

@@ -19,7 +19,17 @@ NULLS = {"shuffled": "shuffled labels", "elsewhere": "same cover and frames, not
 
 
 def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> Measured:
-    """``read`` and ``use`` of what is hidden, on ``n`` unseen scenes of ``occlude``."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen scenes of ``occlude``.
+        seed: Of the noise.
+        progress: Called as ``progress(done, total, what)``.
+
+    Returns:
+        ``read`` and ``use`` of what is hidden.
+    """
     tasks = [puzzles.load("occlude", i) for i in range(n)]
     read = decodable_while_hidden(lens, tasks, seed=seed, progress=progress)
     return {"read": read, "use": used_while_hidden(lens, tasks, seed=seed, progress=progress)}

@@ -17,8 +17,18 @@ RESTART, RENEWED = "nothing changed, sampler restarted", "own content, other noi
 
 
 def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> Measured:
-    """On ``n`` unseen puzzles of all families: noise at ``steps`` (all kinds), at ``frames`` held to the end, and at
-    ``one`` of the frames of a step (kinds unit and renewed, some of the steps)."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks, of all families together.
+        seed: Of the first task and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+
+    Returns:
+        Noise at ``steps`` (all kinds), at ``frames`` held to the end, and at ``one`` of the frames of a step (kinds
+        unit and renewed, some of the steps).
+    """
     tasks = puzzles.batch(puzzles.names(), n, seed)
     last = lens.plan().n_steps - 1
     at = sorted({round(q * last) for q in (0, 0.2, 0.4, 0.5, 0.65, 0.75, 0.85, 0.95, 1)})
@@ -63,9 +73,9 @@ def _persists(m: Measured) -> Reading:
     steps = m["steps"]
     total = steps.attrs["n_steps"]
     early = steps.sel(step=steps["step"] <= total / 5, hook="latents", metric="biased")
-    middle = early["dissimilarity"].where((early["later"] > early["step"]) & (early["later"] <= 0.6 * total))
+    middle = early["dissimilarity"].where((early["other_step"] > early["step"]) & (early["other_step"] <= 0.6 * total))
     return Reading.along(
-        middle.mean(("step", "later")),
+        middle.mean(("step", "other_step")),
         "kind",
         ("unit", "renewed"),
         f"Score lost to these injections: {text(score_lost(early).mean('step').sel(kind='unit'))}. What persists "

@@ -30,7 +30,17 @@ _PER_PUZZLE = 20  # shuffles of the layers that a single puzzle's null averages 
 
 
 def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> Measured:
-    """The evidence by layer on ``n`` unseen puzzles of all families, four steps, ``trained`` and in the ``control``."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks, of all families together.
+        seed: Of the first task and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+
+    Returns:
+        The evidence by layer at up to four steps, ``trained`` and in the ``control``.
+    """
     last = lens.plan().n_steps - 1
     steps = sorted({round(q * last) for q in (0, 0.25, 0.5, 1)})
     tasks, seeds = puzzles.batch(puzzles.names(), n, seed), range(seed, seed + n)
@@ -47,7 +57,7 @@ def _reading(
 ) -> Reading:
     """A number of the mean profile, (L, expert, evidence).
 
-    Its interval resamples puzzles; its null shuffles the layers, all evidences together, as the cut's p-value does.
+    Its interval resamples tasks; its null shuffles the layers, all evidences together, as the cut's p-value does.
     ``tested``: the verdict is that of the cuts.
     """
     trained, control = m["trained"], m["control"]
@@ -85,13 +95,24 @@ def _all_found(found: Roles) -> bool:
 
 
 def in_order(profile: np.ndarray) -> float:
-    """How far apart, in the order of ``ROLES``, the centres of the nearest two roles lie; mean over experts."""
+    """How far apart, in the order of ``ROLES``, the centres of the nearest two roles lie; mean over experts.
+
+    Args:
+        profile: (L, expert, evidence).
+
+    Returns:
+        In depth; negative where two roles lie in the other order.
+    """
     depths = np.stack([centre(profile[:, :, EVIDENCE.index(name)]) for name in ROLES.values()])  # (role, expert)
     return float(np.diff(depths, axis=0).min(0).mean())
 
 
 def explained(profile: np.ndarray) -> float:
-    """What the best cut explains, mean over experts, of a profile (L, expert, evidence)."""
+    """What the best cut explains, mean over experts.
+
+    Args:
+        profile: (L, expert, evidence).
+    """
     cuts = [segments(xr.DataArray(profile[:, e], dims=("layer", "evidence")), draws=0) for e in range(profile.shape[1])]
     return float(np.mean([cut.explained for cut in cuts]))
 

@@ -4,7 +4,7 @@
         unit="share", null="the run's own noise", read=undecided, rule=ABOVE_NULL)
 
 A row holds no code that runs a model. ``read`` is a pure function of what the row's experiment measured; it gives one
-number per puzzle for the effect and one for its null, paired by puzzle wherever both exist on the same puzzles.
+number per task for the effect and one for its null, paired by task wherever both exist on the same tasks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ Measured = Mapping[str, Any]
 
 
 class Estimate(NamedTuple):
-    """A number over ``n`` puzzles with its 95 % interval."""
+    """A number over tasks with its 95 % interval.
+
+    Attributes:
+        value: The number.
+        low: Lower end.
+        high: Upper end.
+        n: Tasks.
+    """
 
     value: float
     low: float
@@ -42,12 +49,12 @@ class Reading:
     """What a row reads from its experiment.
 
     Args:
-        effect: The effect, one number a puzzle, (puzzle,).
-        null: The same under the null, (puzzle,): of the same puzzles in the same order where ``paired``.
+        effect: The effect, one number a task, (task,).
+        null: The same under the null, (task,): of the same tasks in the same order where ``paired``.
         remark: What else a reader should know, in words with numbers.
         words: What fills the places in braces of the row's ``measure``, ``unit`` and ``null_name``.
-        paired: Whether ``null`` is of the same puzzles.
-        estimates: Effect and null with intervals, where the number is no mean over puzzles of ``effect`` and ``null``.
+        paired: Whether ``null`` is of the same tasks.
+        estimates: Effect and null with intervals, where the number is no mean over tasks of ``effect`` and ``null``.
         tested: Whether the claim is supported, where a test of its own says so and not the row's rule.
     """
 
@@ -68,7 +75,15 @@ class Reading:
         remark: str = "",
         words: Mapping[str, Any] | None = None,
     ) -> Reading:
-        """From values (task, dim) that hold the effect and its null under the names ``pair`` of ``dim``."""
+        """A reading of values that hold effect and null side by side.
+
+        Args:
+            values: (task, dim).
+            dim: The dim of effect and null.
+            pair: Their names along it.
+            remark: As of the class.
+            words: As of the class.
+        """
         effect, null = (values.sel({dim: name}, drop=True) for name in pair)
         return cls(effect, null, remark, words or {})
 
@@ -110,7 +125,7 @@ class Row:
         less: The claim says "below the null".
         within: A range that the effect itself has to lie in.
         nothing: The value of an effect that is none, where that is known apart from the null.
-        bounds: The least and the greatest value that a puzzle can have.
+        bounds: The least and the greatest value that a task can have.
         compared: Whether the claim compares with its null at all; else it is on ``within`` alone.
     """
 
@@ -153,7 +168,7 @@ class Row:
         return self.judged(found) if isinstance(found, Reading) else found
 
     def judged(self, found: Reading) -> Verdict:
-        """The verdict on what was read. A null of other puzzles enters as its mean, a number."""
+        """The verdict on what was read. A null of other tasks enters as its mean, a number."""
         null: xr.DataArray | float = found.null if found.paired else float(found.null.mean())
         return verdict(
             found.effect,
@@ -168,18 +183,26 @@ class Row:
 
 
 def stored(cell: xr.Dataset, value: str, low: str, high: str, n: str) -> Estimate:
-    """An estimate that an experiment's result holds already, under these names."""
+    """An estimate that an experiment's result holds already.
+
+    Args:
+        cell: One cell of the result.
+        value: Name of the mean.
+        low: Name of the lower end.
+        high: Name of the upper end.
+        n: Name of the number of tasks.
+    """
     return Estimate(float(cell[value]), float(cell[low]), float(cell[high]), int(cell[n]))
 
 
 def mean(values: xr.DataArray) -> Estimate:
-    """Mean over puzzles of (puzzle,) with its interval."""
+    """Mean over tasks of (task,) values, with its interval."""
     s = summarise(values)
     return Estimate(float(s["value"]), float(s["low"]), float(s["high"]), int(s["n"]))
 
 
 def text(values: xr.DataArray) -> str:
-    """Mean and interval of (puzzle,) values in words."""
+    """Mean and interval of (task,) values in words."""
     return str(mean(values))
 
 
@@ -207,7 +230,11 @@ ABOVE_ZERO = Rule(
 
 
 def above(level: float) -> Rule:
-    """For a claim that names a size: the interval has to lie above ``level`` too."""
+    """For a claim that names a size: the interval has to lie above it, and above the null's.
+
+    Args:
+        level: The size, in the row's unit.
+    """
     return Rule(
         f"supported when the interval lies above {level:g} and above the null's",
         lambda a, b: a.low > max(level, b.high),

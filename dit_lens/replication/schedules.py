@@ -17,8 +17,18 @@ FRAMES = (5, 9, 13, 17)
 
 
 def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> Measured:
-    """On ``n`` unseen mazes with several shortest routes: ``steps``, few and usual; ``again``, the usual at other
-    seeds. ``frames``: on ``n`` mazes that the shortest video has time for (at most four moves)."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen mazes of each kind.
+        seed: Where the search for them begins, and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+
+    Returns:
+        On mazes with several shortest routes: ``steps``, few and usual; ``again``, the usual at other seeds. On mazes
+        that the shortest video has time for (at most four moves): ``frames``.
+    """
     mazes = _mazes(n, seed, lambda task: len(task.solutions) > 1)
     usual = lens.defaults.num_inference_steps
     read = {name: MEASURES[name] for name in ("score", "commit_sigma", "exploring")}

@@ -20,7 +20,18 @@ MIDDLE = Depth(0.5, 0.75)  # layers 20 to 29 of 40
 
 
 def measured(lens: Lens, n: int = 24, seed: int = 0, progress: Progress = silent, **arguments: Any) -> Measured:
-    """By family, on ``n`` unseen puzzles: ``<name> whole``, the stream at one layer; ``<name> each``, every update."""
+    """Measure what the rows of this family read.
+
+    Args:
+        lens: The model.
+        n: Unseen tasks of each family.
+        seed: Of the first task and of the noise.
+        progress: Called as ``progress(done, total, what)``.
+        **arguments: For the sweeps.
+
+    Returns:
+        By family: ``<name> whole``, the stream at one layer; ``<name> each``, every update.
+    """
     found = {}
     for name in FAMILIES:
         group = puzzles.batch(name, n, seed)

@@ -50,7 +50,7 @@ def measure(lens: Lens, experiment: str, *, progress: Progress = silent, **argum
         lens: The model.
         experiment: A key of ``TABLE``.
         progress: Called before each piece of work.
-        arguments: ``n`` puzzles, the first ``seed``, and what else ``measured`` of the experiment's file takes.
+        arguments: ``n`` tasks, the first ``seed``, and what else ``measured`` of the experiment's file takes.
 
     Returns:
         Datasets by name, for :func:`read`.
@@ -63,7 +63,11 @@ def measure(lens: Lens, experiment: str, *, progress: Progress = silent, **argum
 
 
 def read(experiment: str, measured: Measured) -> list[Claim]:
-    """The rows of one experiment, from what :func:`measure` gave; rows whose data were not taken are left out.
+    """The rows of one experiment; those whose data were not taken are left out.
+
+    Args:
+        experiment: A key of ``TABLE``.
+        measured: What :func:`measure` gave.
 
     Raises:
         MeasureError: For another name, and where a row's number is not finite.
@@ -83,9 +87,16 @@ def rows_of(experiment: str) -> tuple[Row, ...]:
 
 
 def claims(lens: Lens, experiment: str, *, progress: Progress = silent, **arguments: Any) -> list[Claim]:
-    """What the paper says of one experiment (a key of ``TABLE``) beside what is found here, on unseen puzzles.
+    """What the paper says of one experiment beside what is found here, on unseen tasks.
 
-    Args and Raises: as :func:`measure`.
+    Args:
+        lens: The model.
+        experiment: A key of ``TABLE``.
+        progress: Called as ``progress(done, total, what)``.
+        **arguments: As of :func:`measure`.
+
+    Raises:
+        MeasureError: As of :func:`measure` and :func:`read`.
     """
     return read(experiment, measure(lens, experiment, progress=progress, **arguments))
 

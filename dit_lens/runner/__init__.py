@@ -1,4 +1,4 @@
-"""The runner: long work over tasks and places, planned before it runs, exact where it shares, and never lost."""
+"""The runner: long work over tasks and places, with its cost known beforehand, exact reuse, and resumable folders."""
 
 from dit_lens.runner.attribution import attribute, recheck
 from dit_lens.runner.options import Options, Running

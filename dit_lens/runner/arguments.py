@@ -1,4 +1,4 @@
-"""Reading what a user asks of a sweep: tasks, seeds, sources, placebo, horizon; everything wrong is said here."""
+"""Reading and checking the arguments of a sweep: tasks, seeds, sources, placebo, horizon."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from dit_lens import checks
 from dit_lens.errors import AddressError, MeasureError
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.request import size_for
-from dit_lens.wan.run import Run
+from dit_lens.wan.run import HOOKED, Run
 from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid, token_regions
 
 
 def tasks_of(base: Any, tasks: Sequence[Any] | None) -> list[Any]:
-    """The tasks of a sweep, from ``base=`` (one task or run) or ``tasks=``."""
+    """The tasks of a sweep, from ``base=`` (one task or run) or ``tasks=``.
+
+    Raises:
+        MeasureError: Both or neither are given, ``tasks`` is empty or holds runs, or the base has interventions.
+    """
     if (base is None) == (tasks is None):
         raise MeasureError("give base= (one task or run) or tasks= (a list of tasks), and not both")
     if tasks is not None:
@@ -25,16 +29,20 @@ def tasks_of(base: Any, tasks: Sequence[Any] | None) -> list[Any]:
         if any(isinstance(task, Run) for task in found):
             raise MeasureError("tasks= takes tasks, which are generated here; one run that you have goes to base=")
         return found
-    if isinstance(base, Run) and (base.fired or base.edited):
+    if isinstance(base, Run) and (base.fired or base.edited or base.meta.get(HOOKED)):
         raise MeasureError(
-            "base was generated with interventions, and a sweep compares with an untouched run: generate the base "
-            "without them"
+            "base was generated with interventions or hooks, and a sweep compares with an untouched run: generate the "
+            "base without them"
         )
     return [base.task if isinstance(base, Run) else base]
 
 
 def seeds_of(base: Any, seeds: int | Sequence[int]) -> tuple[int, ...]:
-    """The noise seeds; a base that is a run brings its own."""
+    """The noise seeds; a base that is a run has its own seed.
+
+    Raises:
+        MeasureError: No seeds, equal seeds, or seeds beside a base that is a run.
+    """
     found, _ = checks.seeds(seeds, "seeds", MeasureError)
     if isinstance(base, Run):
         if found not in ((0,), (base.seed,)):
@@ -46,14 +54,15 @@ def seeds_of(base: Any, seeds: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def sampling_of(base: Any, asked: Sampling) -> Sampling:
-    """How a sweep generates; a base that is a run brings how it was sampled, and its size."""
+    """The sampling of a sweep; a base that is a run has its own sampling and size."""
     return base.sampling.but(**asked.given()) if isinstance(base, Run) else asked
 
 
 def masks_of(base: Any, regions: Any) -> Mapping[str, Any] | None:
-    """Masks of ``regions=``, where it is a mapping from names to masks.
+    """The masks of ``regions=``, where it is a mapping from names to masks; else None.
 
-    Errors: :class:`MeasureError` beside a base that is a run, which has regions of its own.
+    Raises:
+        MeasureError: Masks beside a base that is a run, which has its own regions.
     """
     if not isinstance(regions, Mapping):
         return None
@@ -66,7 +75,11 @@ def masks_of(base: Any, regions: Any) -> Mapping[str, Any] | None:
 
 
 def horizon_of(horizon: Any) -> int | None:
-    """Whole steps after the last patched one; None for the end of the video."""
+    """Whole steps after the last patched one; None for the end of the video.
+
+    Raises:
+        MeasureError: It is neither ``"local"``, ``"final"`` nor a number of steps.
+    """
     if horizon in ("local", "final"):
         return 0 if horizon == "local" else None
     if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 0:
@@ -75,12 +88,18 @@ def horizon_of(horizon: Any) -> int | None:
 
 
 def placebo_of(placebo: Any, source: Any) -> Any:
-    """``"seed"``, ``"none"``, a run or an edit. An effect needs a null, so leaving it out has to be said."""
+    """The placebo: ``"seed"``, ``"none"``, a run or an edit. Leaving the null out must be explicit.
+
+    Raises:
+        MeasureError: An unknown placebo, or one that does not fit the edit.
+    """
     if callable(placebo) or (isinstance(placebo, str) and placebo == "none"):
         return placebo
     if isinstance(placebo, Run):
         if source is None:
-            raise MeasureError("placebo= is a run to take from, and there is no source= whose placebo it could be")
+            raise MeasureError(
+                "placebo= is a run to take from, which needs a source=: give source=, or leave placebo= out"
+            )
         return placebo
     if placebo in (None, "seed"):
         if source is None:
@@ -93,7 +112,11 @@ def placebo_of(placebo: Any, source: Any) -> Any:
 
 
 def sources_of(source: Any, tasks: Sequence[Any]) -> list[Any]:
-    """For each task a task, a run, a function of the task, or None."""
+    """For each task its source: a task, a run, a function of the task, or None.
+
+    Raises:
+        MeasureError: Tasks without twins, or a list of another length.
+    """
     if isinstance(source, str):
         for task in tasks:
             if not hasattr(task, "twin"):
@@ -109,9 +132,10 @@ def sources_of(source: Any, tasks: Sequence[Any]) -> list[Any]:
 
 
 def grid_of(lens: Lens, tasks: Sequence[Any], sampling: Sampling) -> Grid:
-    """The one token grid that all of these share.
+    """The token grid that all tasks share.
 
-    Errors: :class:`MeasureError` where sizes differ.
+    Raises:
+        MeasureError: Sizes differ.
     """
     grids = {}
     for task in tasks:
@@ -131,11 +155,16 @@ def grid_of(lens: Lens, tasks: Sequence[Any], sampling: Sampling) -> Grid:
 
 
 def check_run(lens: Lens, base: Any, other: Any, last: int) -> None:
-    """Refuse a run that cannot be compared with the base (a run, or anything with ``plan`` and ``grid``).
+    """Check that a run can be compared with the base.
 
-    ``last``: the last step that is read.
+    Args:
+        lens: The model.
+        base: A run, or anything with ``plan`` and ``grid``.
+        other: The run.
+        last: The last step that is read.
 
-    Errors: :class:`MeasureError`.
+    Raises:
+        MeasureError: Another size, schedule or model, or fewer steps.
     """
     if other.grid != base.grid or not other.plan.same_schedule(base.plan):
         raise MeasureError(
@@ -152,9 +181,10 @@ def check_run(lens: Lens, base: Any, other: Any, last: int) -> None:
 
 
 def check_regions(wanted: Sequence[str | None], tasks: Sequence[Any], grid: Grid, given: Any) -> None:
-    """Refuse a region that a task does not have, or that holds no token there.
+    """Check that every task has the regions, and that they hold tokens.
 
-    Errors: :class:`AddressError`.
+    Raises:
+        AddressError: A task does not have a region, or it holds no token there.
     """
     if wanted == (None,):
         return

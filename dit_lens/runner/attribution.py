@@ -1,7 +1,7 @@
-"""Attribution patching: the local effect of every site at once, from a few backward passes, roughly.
+"""Attribution patching: an estimate of the local effect of every site at once, from a few backward passes.
 
 For a site a (a block's update, a component, a head's z) of the call at step s, base b and source s, with the metric m
-(a function of x0_hat, the projection of ``dl.sweep`` unless told otherwise)::
+(a function of x0_hat, the projection of ``dl.sweep`` by default)::
 
     attribution(a) = < a_s - a_b ,  1/K sum_k  dm/da at the inputs  x_b + alpha_k (x_s - x_b) >,   alpha_k = (k - 1/2)/K
 
@@ -10,9 +10,9 @@ gradient at the base misses the decisive layer of a trained model (lab prototype
 points give .84). The two branches are separate graphs: dm/dv_cond = g dm/dv, dm/dv_uncond = (1 - g) dm/dv. Cost: K
 forwards and backwards for each branch of each step, plus one forward for each of base and source.
 
-It is a screen, never a finding: ``recheck`` measures its best cells exactly and says how well the ranks agree.
+It is a screen, never a finding: ``recheck`` measures its best cells exactly and reports how well the ranks agree.
 
-When not to use: for the whole stream, where it is refused. There one site carries everything before it, the change is
+When not to use: for the whole stream, which is refused. There one site carries everything before it, the change is
 as large as the activation, and the linear estimate was anticorrelated with the truth (hooks measured on a tiny model:
 -.96 to .05). Nor for the finished video: one step's gradient does not reach it.
 """
@@ -62,26 +62,42 @@ def attribute(
     objective: Objective | None = None,
     checkpoint: bool = False,
 ) -> xr.Dataset:
-    """Estimated local effect of every site, one variable per hook: (step, layer), and head where the hook has heads.
+    """Estimate the local effect of every site.
 
-    ``objective``: a differentiable scalar of x0_hat (C, F, h, w); by default the projection on source minus base, so
-    that 0 is the base and 1 the source. Where it is not linear its slope is the one at the base.
-    ``path_points``: K.
-    ``checkpoint``: recompute blocks in the backward pass, so that one block's graph is in memory at a time, for about a
-    third more time.
+    Args:
+        lens: The model.
+        base: The run that would be changed.
+        source: The run that activations would come from.
+        steps: All by default.
+        layers: All by default.
+        hooks: Names of hooks; not whole streams.
+        branches: Both by default.
+        path_points: K, points of the path from base to source.
+        objective: A differentiable scalar of x0_hat (C, F, h, w); by default the projection on source minus base, so
+            that 0 is the base and 1 the source. Where it is not linear, its slope is the one at the base.
+        checkpoint: Recompute blocks in the backward pass, so that one block's graph is in memory at a time, for about a
+            third more time.
 
-    Errors: :class:`InterventionError` for whole-stream hooks, :class:`MeasureError` for runs that cannot be compared.
+    Returns:
+        One variable per hook: (step, layer), and head where the hook has heads, in units of the objective.
+
+    Raises:
+        InterventionError: Whole-stream hooks.
+        MeasureError: Runs that cannot be compared.
     """
     names = (hooks,) if isinstance(hooks, str) else tuple(hooks)
     for name in names:
         if name in STREAM or not point(name).in_block:
             raise InterventionError(
-                f"attribution patching of {name!r} means nothing: it carries all that was computed before it, and the "
+                f"attribution patching of {name!r} is not meaningful: it carries all that was computed before it, and "
+                "the "
                 "linear estimate fails there. Use hooks='update', a component ('attn_gated', 'cross_attn_out', "
                 "'mlp_gated') or heads ('z'); or measure it exactly with dit_lens.sweep"
             )
     if base.grid != source.grid or not base.plan.same_schedule(source.plan):
-        raise MeasureError("base and source need the same size and the same sampling schedule")
+        raise MeasureError(
+            "base and source need the same size and sampling schedule: generate both with the same settings"
+        )
     path_points = count(path_points, "path_points", 1, error=MeasureError)
     where = Select(steps=steps, layers=layers, branches=branches)
     chosen, rows = where.layers_of(lens.n_layers), where.steps_of(base.n_steps)
@@ -127,9 +143,20 @@ class Recheck:
 
 
 def recheck(lens: Lens, base: Run, source: Run, found: xr.Dataset, top: int = 10, others: int = 10) -> Recheck:
-    """Measure the ``top`` cells of an attribution exactly (as ``dl.sweep``, local), and ``others`` for the ranks.
+    """Measure the best cells of an attribution exactly, and others for the agreement of ranks.
 
-    The others are spread over the rest of the ranking: agreement among winners alone says nothing of what was missed.
+    The others are spread over the rest of the ranking: agreement among the best alone cannot show what was missed.
+
+    Args:
+        lens: The model.
+        base: As of :func:`attribute`.
+        source: As of :func:`attribute`.
+        found: What :func:`attribute` returned.
+        top: How many of the best cells.
+        others: How many of the rest.
+
+    Returns:
+        Estimates beside exact effects (:class:`dit_lens.runner.Sweep`, local).
     """
     cells = [
         (name, *place, float(found[name].values[place]))
@@ -191,7 +218,7 @@ def _call(
 
 
 def _site(name: str, layer: int) -> str:
-    """The path that stands for a site; a block's update stands under the resid_post that it ends in."""
+    """The path of a site; a block's update is kept under its resid_post."""
     return point(name).at(layer) if name != "update" else f"blocks.{layer}.update"
 
 

@@ -48,7 +48,8 @@ class Engine:
     def make(self, cell: Cell) -> Any:
         """The frozen intervention of a cell, without its source.
 
-        Errors: :class:`InterventionError` for an edit that does not make what the cell says.
+        Raises:
+            InterventionError: The edit does not make an intervention for the cell's place.
         """
         edit = self.edit if cell.kind == "effect" else self.placebo_edit
         place = cell.arguments()
@@ -57,12 +58,12 @@ class Engine:
         except TypeError as error:
             raise InterventionError(
                 f"the edit does not take a place ({error}): it is called with {', '.join(place)}. Wrap it and leave "
-                "out what it has no use for, as in edit=lambda steps, **_: dit_lens.noise(steps=steps); edits of the "
-                "latents also want hooks=None"
+                "out what it does not use, as in edit=lambda steps, **_: dit_lens.noise(steps=steps); edits of the "
+                "latents also need hooks=None"
             ) from error
         if not hasattr(made, "bind"):
             raise InterventionError(
-                f"the edit returned a {type(made).__name__}: return dit_lens.patch(...) or the like"
+                f"the edit returned a {type(made).__name__}: return an intervention, such as dit_lens.patch(...)"
             )
         if getattr(made, "together", False):
             raise InterventionError(
@@ -94,13 +95,17 @@ class Engine:
                 yield cell, {**self.values(item, cell, run), "seconds": time.perf_counter() - began}
 
     def _held(self, cells: Sequence[Cell]) -> AbstractContextManager[None]:
-        """Where all of it is one expert's work, an offloaded expert stays on its device from cell to cell."""
+        """Keep an offloaded expert on its device from cell to cell, where only one expert is used."""
         steps = range(cells[0].steps[0], max(map(self.last_step, cells)) + 1)
         one = len({self.plan.at(step).expert for step in steps}) == 1
         return self.lens._loaded() if one else nullcontext()
 
     def run(self, item: Item, cell: Cell, kept: Reuse | None = None, replay: Any = None) -> Run:
-        """The patched run of a cell, as far as its horizon."""
+        """The patched run of a cell, as far as its horizon.
+
+        Raises:
+            InterventionError: The edit changed nothing, or other steps than the cell's.
+        """
         last = self.last_step(cell)
         stop = None if last == self.plan.n_steps - 1 else last
         start = item.base.until(cell.steps[0])
@@ -115,7 +120,11 @@ class Engine:
         return run
 
     def values(self, item: Item, cell: Cell, run: Run) -> dict[str, float]:
-        """The numbers of one cell."""
+        """The numbers of one cell.
+
+        Raises:
+            MeasureError: A metric that is not one finite number.
+        """
         try:
             return dict(self.reading(run, item, cell.steps[-1], self.last_step(cell)))
         except MeasureError as error:

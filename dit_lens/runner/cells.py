@@ -1,8 +1,8 @@
-"""The cells of a sweep: one frozen value per number that will be measured, in the order that reuses most.
+"""The cells of a sweep: one frozen value per number that is measured, in the order that reuses most.
 
-A cell says which item (task and seed), where (steps, layers, hook, head, region, branch) and which source (``effect``:
-the source; ``placebo``: what carries nothing). Cells with the same item and first step share their prefix, so they
-stand together.
+A cell holds its item (task and seed), its place (steps, layers, hook, head, region, branch) and its kind (``effect``:
+taken from the source; ``placebo``: taken from the placebo). Cells with the same item and first step share their prefix,
+so they stand together.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ AFTER_BLOCKS = ("final_norm", "velocity")  # hooks that no block comes after
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. ``steps``, ``layers``: what the edit holds at once; ``layers`` is () outside the blocks.
+    """One measurement.
 
-    ``hook`` is None for edits of the latents, which have no place inside the model.
+    ``steps`` and ``layers`` are those that the edit holds at once; ``layers`` is () outside the blocks. ``hook`` is
+    None for edits of the latents, which have no place inside the model.
     """
 
     item: int
@@ -61,7 +62,7 @@ class Cell:
         return self.branch in (ALL, branch)
 
     def arguments(self) -> dict[str, Any]:
-        """The place, as the keyword arguments that interventions take."""
+        """The place, as keyword arguments of interventions."""
         if self.hook is None:
             return {"steps": self.steps}
         place: dict[str, Any] = {"steps": self.steps, "hook": self.hook, "branches": self.branch}
@@ -150,16 +151,29 @@ def axes(
 ) -> Axes:
     """Spell out the axes of a sweep.
 
-    ``steps``, ``layers``: ``"all"``, or a list whose entries are one index or a *group* held at once: a range, a tuple,
-    for layers also a :class:`dit_lens.Depth`. ``branches``: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a
-    list.
-    ``hooks=None``: edits of the latents, which have steps and nothing else.
+    Args:
+        plan: The denoiser calls of a generation.
+        n_layers: Number of layers.
+        n_heads: Number of heads.
+        steps: ``"all"``, or a list whose entries are one index or a *group* held at once: a range or a tuple.
+        layers: Likewise, also a :class:`dit_lens.Depth`.
+        hooks: Names of hooks; None for edits of the latents, which have steps and nothing else.
+        heads: Indices of heads, each by itself.
+        regions: Names of regions.
+        branches: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a list.
+        image_context: Whether the model has a CLIP image context.
 
-    Errors: :class:`AddressError` for anything outside the plan or the model, or that a hook does not have.
+    Returns:
+        The axes.
+
+    Raises:
+        AddressError: A place outside the plan or the model, or one that a hook does not have.
     """
     if hooks is None:
         if heads is not None or regions is not None or branches != ALL or layers not in (ALL, None):
-            raise AddressError("hooks=None is for edits of the latents, which have steps and nothing else")
+            raise AddressError(
+                "hooks=None is for edits of the latents, which have only steps: leave layers=, heads= and regions= out"
+            )
         return Axes(groups(steps, plan.n_steps, "step"), ((),), (None,), (None,), (None,), (ALL,))
     chosen = (hooks,) if isinstance(hooks, str) else tuple(hooks)
     if not chosen:
@@ -170,7 +184,7 @@ def axes(
     named = (None,) if regions is None else (regions,) if isinstance(regions, str) else tuple(regions)
     if not all(one is None or isinstance(one, str) for one in named):
         raise AddressError(
-            "a sweep's regions are names, so that its cells can be told apart: give the mask a name where the videos "
+            "a sweep's regions are names, which label its cells: give the mask a name where the videos "
             "are made, regions={'left': mask}"
         )
     numbered: tuple[int | None, ...] = (None,) if heads is None else indices(heads, n_heads, "head", "a model")
@@ -183,9 +197,11 @@ def axes(
         if p.name in IMAGE_CONTEXT and not image_context:
             raise AddressError(f"{hook!r} exists only in Wan2.1 I2V models, which see the image through CLIP")
         if heads is not None and not p.per_head:
-            raise AddressError(f"heads= needs hooks with heads (q, k, v, z, cross_q, ...), found {hook!r}")
+            raise AddressError(
+                f"heads= needs hooks with heads (q, k, v, z, cross_q, ...), found {hook!r}: leave heads= out"
+            )
         if regions is not None and p.axis != "N":
-            raise AddressError(f"regions= selects video tokens, but {hook!r} is {p.shape}")
+            raise AddressError(f"regions= selects video tokens, but {hook!r} is {p.shape}: leave regions= out")
     for axis, values in (("steps", found.steps), ("layers", found.layers), ("hooks", found.hooks),
                          ("regions", found.regions), ("branches", found.branches)):  # fmt: skip
         if len(set(values)) < len(values):

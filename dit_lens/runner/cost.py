@@ -1,6 +1,6 @@
 """What a sweep costs, before it runs: denoiser blocks, in units of one block of one branch (one *block evaluation*).
 
-With S steps, L blocks and both branches (wan-in-diffusers facts, section 5), a grid of all (step, layer) cells costs
+With S steps, L blocks and both branches, a grid of all (step, layer) cells costs
 
     naive, every cell a generation      2 S^2 L^2
     finish the video, reuse             S L (S L + 1)
@@ -11,10 +11,10 @@ branches that it touches, then min(horizon, S - 1 - s) whole steps. The cells of
 window whole after the first.
 
 Baselines: base, source and placebo are generated once for each item, to the last step that a cell runs (2 S L each
-for a finished video). At every step where cells begin, the
-base's calls are run once more to keep its streams (2 L), and so is every call of a source that cells take from (L).
-Where what is kept does not fit into ``memory``, that is repeated for each part of the step's cells. An edit that hooks
-a block before its cell's layer runs from there, and costs that much more than is said here.
+for a finished video). At every step where cells begin, the base's calls are run once more to keep its streams (2 L),
+and so is every call of a source that cells take from (L). Where what is kept does not fit into ``memory``, that is
+repeated for each part of the step's cells. An edit that hooks a block before its cell's layer runs from there, and
+costs that much more than the estimate.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Cost:
 
     @property
     def total(self) -> int:
+        """All block evaluations: cells and baselines."""
         return self.blocks + self.baselines
 
     def __str__(self) -> str:
@@ -94,7 +95,7 @@ def calibrated(sweep: Any) -> tuple[float, float]:
     if not isinstance(run, Run):
         run = lens.generate(sweep.tasks[0], seed=sweep.seeds[0], sampling=sweep.sampling, stop_after=0)
     call = run.plan.of_step(0)[0]
-    lens.replay(run, call)  # warm
+    lens.replay(run, call)  # warm-up
     began = time.perf_counter()
     lens.replay(run, call)
     rate = (time.perf_counter() - began) / lens.n_layers
@@ -106,9 +107,10 @@ def calibrated(sweep: Any) -> tuple[float, float]:
 
 
 def check_budget(sweep: Any, budget: float) -> None:
-    """Refuse a sweep that takes longer than ``budget`` seconds, and show coarser ones.
+    """Refuse a sweep that takes longer than ``budget`` seconds, and list coarser ones.
 
-    Errors: :class:`MeasureError`.
+    Raises:
+        MeasureError: It takes longer.
     """
     rate, per_cell = calibrated(sweep)
     whole = estimate(sweep, sweep.mine, rate, per_cell)
@@ -133,13 +135,22 @@ def check_budget(sweep: Any, budget: float) -> None:
 
 
 def check_disk(folder: str | Path, needed: int) -> None:
-    """Errors: :class:`StoreError` when the disk has not the room that all cells will take."""
+    """Check that the disk has room for all cells.
+
+    Args:
+        folder: Where they are kept.
+        needed: Bytes.
+
+    Raises:
+        StoreError: It has less.
+    """
     place = Path(folder).absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < needed:
         raise StoreError(
-            f"{folder} has {human_size(free)} left and the sweep needs {human_size(needed)}: make room, or choose "
+            f"{folder} has {human_size(free)} left and the sweep needs {human_size(needed)}: make room, or "
+            "choose "
             "another folder"
         )

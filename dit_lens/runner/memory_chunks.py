@@ -3,7 +3,7 @@
 Cells that begin at the same step of one item share the base's streams at the entries of their layers, the velocity of a
 branch that a cell leaves alone, and the activations that they take from a source. All of that is held on the model's
 device. Where it does not fit into the memory that was granted, the cells are cut into chunks, and each chunk runs the
-shared calls anew: dearer, never different.
+shared calls anew. That costs time; the numbers are the same.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Needs:
 
     entries: dict[Call, set[int]] = field(default_factory=dict)
     taken: dict[tuple[Kind, Call], set[str]] = field(default_factory=dict)
-    spared: bool = False  # whether a cell leaves a branch alone, so that its velocity is of use
+    spared: bool = False  # whether a cell leaves a branch alone, so that its velocity is kept
 
     def add(self, cell: Cell, plan: Plan, n_layers: int, takes: Collection[Kind]) -> None:
-        """Take up what one more cell shares."""
+        """Add what one more cell shares."""
         entry = cell.entry(n_layers)
         for call in plan.of_step(cell.steps[0]):
             self.spared |= not cell.touches(call.branch)

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from dit_lens.errors import MeasureError
+from dit_lens.wan.bypass_guards import check_floats
 from dit_lens.wan.run import Run
 
 Metric = Callable[[Run, Run, Run], float]
@@ -38,7 +39,8 @@ class Item:
 class Reading(Protocol):
     """Reads the numbers of a cell from its patched run: ``step`` is the last patched one, ``last`` the last one run."""
 
-    def __call__(self, run: Run, item: Item, step: int, last: int) -> Mapping[str, float]: ...
+    def __call__(self, run: Run, item: Item, step: int, last: int) -> Mapping[str, float]:
+        """Read the numbers of one cell, by name."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class OneMetric:
     metric: Metric
 
     def __call__(self, run: Run, item: Item, step: int, last: int) -> dict[str, float]:
+        """Read the metric of a patched run, and of base and source at the same step."""
         low, high = self.ends(item, last)
         return {"value": measured(self.metric, run, item.base, item.source or item.base), "base": low, "source": high}
 
@@ -78,11 +81,15 @@ def projected(moved: Tensor, toward: Tensor) -> float:
 def projection(run: Run, base: Run, source: Run) -> float:
     """< x - b, s - b > / |s - b|^2 of clean latents: 0 is the base, 1 the source, and noise across the two is 0.
 
-    Errors: :class:`MeasureError` where base and source agree exactly, so that there is no direction to project on.
+    Raises:
+        MeasureError: Base and source agree exactly, so that there is no direction to project on.
+        SamplerError: A run holds NaN or infinity.
     """
     origin = state(base, run)
     found = projected(state(run, run) - origin, state(source, run) - origin)
     if math.isnan(found):
+        for one in (run, base, source):
+            check_floats(one.latents)
         raise MeasureError("base and source agree exactly here: choose a source with another answer, or a later step")
     return found
 
@@ -96,7 +103,10 @@ def change(run: Run, base: Run, source: Run) -> float:
 def answer(run: Run, base: Run, source: Run) -> float:
     """1 if the video gives the answer that the source ends in, else 0, read by the base's task.
 
-    0 everywhere where the source gives no answer. Errors: :class:`MeasureError` without a task that reads answers.
+    0 everywhere where the source gives no answer.
+
+    Raises:
+        MeasureError: A task that reads no answers.
     """
     read = getattr(base.task, "answer", None)
     if read is None:
@@ -106,7 +116,11 @@ def answer(run: Run, base: Run, source: Run) -> float:
 
 
 def score(run: Run, base: Run, source: Run) -> float:
-    """The task's partial credit for the video, 0 to 1, as the base's task judges it."""
+    """The task's partial credit for the video, 0 to 1, from the base's task.
+
+    Raises:
+        MeasureError: A task without a scorer.
+    """
     judge: Any = getattr(base.task, "score", None)
     if judge is None:
         raise MeasureError("metric 'score' needs a task with a scorer: generate from dit_lens.tasks.load(...)")
@@ -118,9 +132,18 @@ READS_VIDEO = (answer, score)
 
 
 def metric(wanted: str | Metric | None, has_source: bool, tasks: Sequence[Any]) -> Metric:
-    """A metric from its name, or the function itself; by default ``projection``, and ``change`` without a source.
+    """A metric from its name, or the function itself.
 
-    Errors: :class:`MeasureError` for one that cannot be read from these tasks.
+    Args:
+        wanted: A name, a function, or None for ``projection``, and ``change`` without a source.
+        has_source: Whether there is a source.
+        tasks: The tasks that it has to read.
+
+    Returns:
+        ``metric(run, base, source) -> float``.
+
+    Raises:
+        MeasureError: One that cannot be read from these tasks.
     """
     if wanted is None:
         wanted = "projection" if has_source else "change"
@@ -145,7 +168,8 @@ def metric(wanted: str | Metric | None, has_source: bool, tasks: Sequence[Any]) 
 def measured(function: Metric, run: Run, base: Run, source: Run) -> float:
     """The metric's value, checked.
 
-    Errors: :class:`MeasureError` for anything but one finite number.
+    Raises:
+        MeasureError: It is not one finite number.
     """
     raw: Any = function(run, base, source)
     found = raw.detach().cpu().numpy() if isinstance(raw, Tensor) else np.asarray(raw)

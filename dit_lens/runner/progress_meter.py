@@ -1,4 +1,4 @@
-"""How far long work is: units done, what was done last, and the time that is left by the work in what is left."""
+"""Progress of long work: units done, the current one, and the time left, estimated from the work that is left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dit_lens.progress import Progress
-from dit_lens.store import Store
+from dit_lens.store.base import WAITING, Store
 
 
 class ProgressMeter:
@@ -30,25 +30,25 @@ class ProgressMeter:
         self._call("begun" if len(self._missing) == len(costs) else "resumed")
 
     def finished(self, unit: Any) -> None:
-        """A unit is done and kept."""
+        """Count a unit that is done and kept."""
         with self._lock:
             self._drop(unit.key)
             self._worked += self._costs[unit.key]
             self._call(str(unit))
 
     def begins(self, what: str) -> None:
-        """Say what is at work now."""
+        """Report the current work."""
         with self._lock:
             self._call(what)
 
     def waiting(self) -> None:
-        """All that is left is at work in other processes."""
+        """Report that other processes are working on all that is left."""
         with self._lock:
             self._look()
-            self._call("waiting for another process on the same folder")
+            self._call(WAITING)
 
     def complete(self) -> None:
-        """The end; what others finished is counted."""
+        """Report the end, and count what other processes finished."""
         with self._lock:
             if self._missing:
                 self._look()
@@ -71,7 +71,7 @@ class ProgressMeter:
 
 
 def progress_bar(name: str = "") -> Progress:
-    """A bar in notebooks and terminals, with the time left by the work in the units that are left."""
+    """Make a bar for notebooks and terminals; its time left is estimated from the work of the units that are left."""
     from tqdm.auto import tqdm
 
     bars: list[Any] = []
@@ -91,7 +91,7 @@ def progress_bar(name: str = "") -> Progress:
 
 
 def human_time(seconds: float) -> str:
-    """Seconds in words."""
+    """Format seconds for readers."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -100,7 +100,7 @@ def human_time(seconds: float) -> str:
 
 
 def human_size(size: float) -> str:
-    """Bytes in words."""
+    """Format bytes for readers."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

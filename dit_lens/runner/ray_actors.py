@@ -1,9 +1,8 @@
 """Long work on Ray actors, each with a model of its own. The numbers are those of one process.
 
-Finished units are kept by the process that began the work, one by one as they come, so a dead actor costs the unit that
-it was at.
+The process that began the work keeps finished units one by one, so a dead actor loses only its current unit.
 
-When not to use: on one GPU. For the job arrays of a scheduler ``shard="3/16"`` needs nothing but a shared folder.
+When not to use: on one GPU. For the job arrays of a scheduler, ``shard="3/16"`` needs only a shared folder.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from typing import Any
 
 from dit_lens.errors import DitLensError, LoadError, MeasureError, StoreError
 from dit_lens.runner.progress_meter import ProgressMeter
-from dit_lens.store import Store, open_store
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import differences
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
@@ -48,6 +48,12 @@ class Ray:
     def __call__(self, work: Any, groups: Mapping[str, Sequence[Any]], store: Store, meter: ProgressMeter) -> None:
         """Measure every group.
 
+        Args:
+            work: The work.
+            groups: Units by the name of their group.
+            store: Where finished units are kept.
+            meter: Counts finished units.
+
         Raises:
             LoadError: Ray is not installed.
             MeasureError: Actors keep dying.
@@ -60,7 +66,7 @@ class Ray:
         make, arguments = work.recipe()
         arguments = {name: _without_model(value) for name, value in arguments.items()}
         load = self.load or _by_name(work.lens.name)
-        # As bytes: an actor reads them when it can find the driver's modules, and says so where it cannot.
+        # As bytes: an actor reads them when it can find the driver's modules, and raises an error where it cannot.
         packed = ray.cloudpickle.dumps((load, make, arguments, work.lens.identity(), torch.get_num_threads()))
         given = ray.put((sys.path, packed))
         actor = ray.remote(**self.options)(Worker) if self.options else ray.remote(Worker)
@@ -117,7 +123,7 @@ class Ray:
 
 
 class Worker:
-    """What runs in an actor: a lens, and the work on it, made when the first units come."""
+    """Runs in an actor: a lens, and the work on it, made when the first units arrive."""
 
     def __init__(self, given: tuple[list[str], bytes]) -> None:
         self.given, self.work = given, None  # type: Any, Any
@@ -136,14 +142,14 @@ class Worker:
 
         folders, packed = self.given
         sys.path += [folder for folder in folders if folder not in sys.path]
-        # From our own driver, over Ray, which does the same.
+        # Sent by our own driver over Ray, which unpickles as well.
         load, make, arguments, expected, threads = pickle.loads(packed)
         torch.set_num_threads(threads)
         lens = load()
         changed = differences(expected, lens.identity())
         if changed:
             raise StoreError(
-                "an actor's model is not the one that began the work:\n  " + "\n  ".join(changed) + "\nGive "
+                "an actor's model differs from the model that began the work:\n  " + "\n  ".join(changed) + "\nGive "
                 "executor=dit_lens.runner.Ray(load=...) a recipe for the same model, and the actors the same packages"
             )
         self.work = make(lens, **{name: _with_model(lens, value) for name, value in arguments.items()})
@@ -151,13 +157,17 @@ class Worker:
 
 
 class Groups:
-    """Hands out groups of units, those of the item that an actor works at first: its runs need not be made again."""
+    """Hands out groups of units; an actor first gets those of its current item, whose runs it already has."""
 
     def __init__(self, groups: Mapping[str, Sequence[Any]]) -> None:
         self._groups, self._lock, self._closed = list(groups.items()), Lock(), False
 
     def take(self, last: str) -> tuple[str, Sequence[Any]] | None:
-        """The next group; ``last``: the one that was taken before. Names begin with that of their item and a dash."""
+        """The next group, or None.
+
+        Args:
+            last: The group that was taken before. Names begin with that of their item and a dash.
+        """
         with self._lock:
             if self._closed or not self._groups:
                 return None
@@ -166,12 +176,12 @@ class Groups:
             return self._groups.pop(next(same, 0))
 
     def put_back(self, name: str, units: Sequence[Any]) -> None:
-        """Return a group that another process is at."""
+        """Return a group that another process is working on."""
         with self._lock:
             self._groups.append((name, units))
 
     def close(self) -> None:
-        """Hand out nothing more."""
+        """Stop handing out groups."""
         self._closed = True
 
     def is_open(self) -> bool:
@@ -185,7 +195,7 @@ def _missing(store: Store, units: Sequence[Any]) -> list[Any]:
 
 
 def _without_model(value: Any) -> Any:
-    """Runs without their decoder, so that they can travel; :func:`_with_model` gives it back."""
+    """Runs without their decoder, so that they can be sent; :func:`_with_model` restores it."""
     if isinstance(value, Run):
         return replace(value, _decode=None, _cache={})
     return [_without_model(one) for one in value] if isinstance(value, (list, tuple)) else value
@@ -203,7 +213,7 @@ def _ray() -> Any:
     except ImportError:
         raise LoadError(
             "executor='ray' needs Ray, an optional extra: pip install 'dit-lens[ray]'; or split the work with "
-            "shard='0/4', which needs nothing"
+            "shard='0/4', which needs no extra package"
         ) from None
     return ray
 
@@ -218,6 +228,6 @@ def _by_name(name: str) -> Callable[[], Any]:
 
 
 def _cause(error: Any) -> BaseException:
-    """The mistake itself, where an actor raised one of ours."""
+    """The original exception, where an actor raised one of ours."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, DitLensError) else error

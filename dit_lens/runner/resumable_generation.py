@@ -1,11 +1,11 @@
-"""One generation as long work: what is done is kept in a folder, and the same call goes on with it.
+"""One generation as long work: finished steps are kept in a folder, and the same call continues from them.
 
     with resumable_generation(lens, "runs/maze-3", {"task": task, "seed": 3}) as work:
         run = work.finish(progress)
 
-Exact: a run that was stopped and continued has the bits of one that was not (``lens.generate(resume=...)``). The steps
-done are kept on ctrl-C, every five minutes, and before decoding. The finished run is saved as ``run`` in the folder,
-and the manifest beside it says what it was made under; the same call reads it then.
+Exact: a run that was stopped and continued has the bits of one that was not (``lens.generate(resume=...)``). Finished
+steps are kept on ctrl-C, every five minutes, and before decoding. The finished run is saved as ``run`` in the folder,
+and the manifest beside it records its parameters; the same call then reads it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ import numpy as np
 
 from dit_lens.errors import StoreError
 from dit_lens.progress import Progress, silent
-from dit_lens.store import Store, manifest, open_store
+from dit_lens.store import manifest
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.store.run_files import manifest_of, read_run, write_run
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 
-EVERY = 300.0  # seconds between two times that a generation at work is kept
+EVERY = 300.0  # seconds between two saves of an unfinished generation
 KIND, RUN = "generation", "run"
 
 
 class Generation:
-    """A generation that is taken a step at a time. ``resumed``: what to say of steps that were there; else empty."""
+    """A generation that is run step by step. ``resumed``: a message about steps that were kept; else empty."""
 
     def __init__(self, lens: Lens, place: Path, store: Store, arguments: Mapping[str, Any]) -> None:
         self.lens, self.place, self.store, self.arguments = lens, place, store, dict(arguments)
@@ -46,7 +48,7 @@ class Generation:
     def finish(self, progress: Progress = silent) -> Run:
         """The whole run; ``progress`` is called after each step."""
         run, kept_at = self.run, time.monotonic()
-        with self.lens._loaded():  # offloaded models stay at work between the steps
+        with self.lens._loaded():  # offloaded models stay on the device between the steps
             while run is None or not run.complete:
                 begin: dict[str, Any] = self.arguments if run is None else {"resume": run}
                 run = self.run = self.lens.generate(**begin, stop_after=0 if run is None else run.n_steps)
@@ -81,9 +83,9 @@ class Generation:
         return "no steps" if self.run is None else f"{self.run.n_steps} of {self.run.plan.n_steps} steps"
 
     def _finished(self) -> Run | None:
-        """The run that lies there, if it is the one that was made under this manifest."""
+        """The run in the folder, if it was made under this manifest."""
         if manifest_of(self.place / RUN) == self.store.manifest.sum:
-            with suppress(StoreError):  # damaged since
+            with suppress(StoreError):  # the saved run is damaged: generate it again
                 return self._mine(Run.from_content(read_run(self.place / RUN)))
         return None
 
@@ -102,17 +104,19 @@ class Generation:
 
 @contextmanager
 def resumable_generation(lens: Lens, folder: str | Path, arguments: Mapping[str, Any]) -> Iterator[Generation]:
-    """A generation in a folder, for one process at a time; others wait.
+    """Open a generation in a folder, for one process at a time; others wait.
 
     Args:
         lens: The lens.
         folder: Where it is kept. One that was finished there under other arguments is replaced.
         arguments: Of ``lens.generate``: a task or prompt, one seed, and how to sample.
 
+    Yields:
+        The generation.
+
     Raises:
-        StoreError: Unfinished steps of other arguments, weights or versions are kept there, or something else lies
-            there.
-        KeyboardInterrupt: ctrl-C; it says how to go on.
+        StoreError: The folder holds unfinished steps of other arguments, weights or versions, or something else.
+        KeyboardInterrupt: ctrl-C; the message says how to continue.
     """
     place, wanted = Path(folder), identity(lens, arguments)
     _make_room(place, wanted)
@@ -139,7 +143,7 @@ def identity(lens: Lens, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _make_room(place: Path, wanted: Mapping[str, Any]) -> None:
-    """Where a finished generation lies, the folder may be begun anew under other arguments; its files are replaced."""
+    """Where the folder holds a finished generation of other arguments, write the new manifest over the old one."""
     if not (place / manifest.FILE).is_file():
         return
     try:
@@ -148,14 +152,14 @@ def _make_room(place: Path, wanted: Mapping[str, Any]) -> None:
     except StoreError:
         raise
     except OSError:
-        return  # opening it says what is wrong
+        return  # opening it reports the error
     if found.kind == KIND and found.sum != new.sum and manifest_of(place / RUN) == found.sum and not unfinished:
         manifest.write(place, new)
 
 
 @contextmanager
 def _alone(store: Store) -> Iterator[None]:
-    """The claim on the folder; waits while another process has it."""
+    """Claim the folder; wait while another process has it."""
     while True:
         with store.claim(KIND) as ours:
             if ours:

@@ -3,8 +3,8 @@
     effects = dl.sweep(lens, tasks=[dl.tasks.load("choose", seed=i) for i in range(8)], source="other_answer",
                        steps=[0, 5, range(0, 8)], layers="all", horizon="local", folder="sweep")
 
-``Sweep(...)`` is the same as a value: ``print(sweep.plan())`` tells the cost, ``sweep.run()`` measures, and running it
-again with the same folder goes on where it stopped.
+``Sweep(...)`` is the same as a value: ``print(sweep.plan())`` shows the cost, ``sweep.run()`` measures, and running it
+again with the same folder continues where it stopped.
 
 When not to use: to rank thousands of small sites roughly (heads of every layer and step); ``dl.attribute`` does that in
 a few backward passes, and its best cells are then measured here.
@@ -21,6 +21,7 @@ from typing import Any, Literal, ParamSpec, Unpack
 import torch
 import xarray as xr
 
+from dit_lens import checks
 from dit_lens.display import html
 from dit_lens.errors import MeasureError
 from dit_lens.interventions import patch
@@ -33,7 +34,7 @@ from dit_lens.runner.options import Options, split_options
 from dit_lens.runner.results import gather, raw
 from dit_lens.runner.work import run as run_work
 from dit_lens.runner.work import shard_of, share
-from dit_lens.store import Store
+from dit_lens.store.base import Store
 from dit_lens.store.identity import describe, source_identity, task_identity
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.conditions import Conditions
@@ -45,7 +46,7 @@ PLACEBO_SEED = 10_000  # added to an item's seed: same scene, other noise
 
 
 class Sweep:
-    """A sweep as a value: what it would measure is fixed when it is made; nothing is generated before :meth:`run`.
+    """A sweep as a value: its places are fixed when it is made; nothing is generated before :meth:`run`.
 
     Attributes:
         axes: The places, spelled out.
@@ -81,9 +82,7 @@ class Sweep:
         budget: float | None = None,
         **options: Unpack[Options],
     ) -> None:
-        """Fix what is measured, and refuse now what would fail after minutes.
-
-        *What.*
+        """Fix what is measured, and check now what would otherwise fail after minutes.
 
         Args:
             lens: The model.
@@ -100,7 +99,7 @@ class Sweep:
             layers: Likewise, also ``dl.Depth(.5, .75)``.
             hooks: A name or a list; None for an edit of the latents, called with ``steps`` alone (``dl.noise``).
             heads: Indices, of hooks that have heads, each by itself.
-            regions: Names of the tasks' regions, or a mapping with masks of your own; all tokens by default.
+            regions: Names of the tasks' regions, or a mapping with your own masks; all tokens by default.
             branches: ``"all"`` (both at once), ``"cond"``, ``"uncond"``, or a list.
             metric: ``"projection"`` (the default), ``"change"`` (the default without a source), ``"answer"``,
                 ``"score"`` or ``metric(run, base, source) -> float``.
@@ -110,19 +109,20 @@ class Sweep:
             placebo_seed: Added to an item's seed for ``placebo="seed"``.
             reading: Reads several numbers of a cell, for :meth:`raw`, in place of ``metric``.
             memory: Bytes that may be held for reuse on the model's device.
-            budget: Seconds; a longer sweep is refused with coarser ones to choose from.
+            budget: Seconds; a longer sweep is refused, and the message lists coarser ones.
             **options: Sampling (:class:`dit_lens.Sampling`) and running (:class:`dit_lens.runner.Running`): ``folder``,
                 ``progress``, ``executor``, ``shard``.
 
         Raises:
-            AddressError: A place outside plan or model.
-            InterventionError: A wrong edit.
-            MeasureError: What cannot be compared or measured.
+            AddressError: A place outside the plan or the model.
+            InterventionError: An edit that does not make an intervention.
+            MeasureError: Runs that cannot be compared, or a metric that cannot be read.
         """
         self._recipe = {k: v for k, v in locals().items() if k not in ("self", "lens", "options")} | dict(options)
         sampling, self.running = split_options(options, Sweep.__init__)
         self.shard = shard_of(self.running.shard)
-        self.lens, self.base, self.memory, self.budget = lens, base, memory, budget
+        self.lens, self.base, self.budget = lens, base, budget
+        self.memory = checks.count(memory, "memory", error=MeasureError)
         self.tasks, self.seeds = arguments.tasks_of(base, tasks), arguments.seeds_of(base, seeds)
         self.seed_step, self.placebo_seed = seed_step, placebo_seed
         self.sources = arguments.sources_of(source, self.tasks)
@@ -158,7 +158,7 @@ class Sweep:
         self._held: tuple[int, Item] | None = None
 
     def _check(self) -> Grid:
-        """Refuse now what would fail after minutes; the token grid."""
+        """Check now what would otherwise fail after minutes; return the token grid."""
         given = [self.base] if isinstance(self.base, Run) else self.tasks
         others = [one for one in (*self.sources, self.placebo) if one is not None and not isinstance(one, str)]
         grid = arguments.grid_of(self.lens, [*given, *others], self.sampling)
@@ -174,10 +174,17 @@ class Sweep:
         arguments.check_regions(self.axes.regions, given, grid, self.masks)
         return grid
 
-    # -- what it would cost
+    # -- cost
 
     def plan(self, calibrate: bool = True) -> cost.Cost:
-        """Cells, block evaluations, time, memory and disk of this shard; ``calibrate`` times one denoiser call."""
+        """Estimate cells, block evaluations, time, memory and disk of this shard.
+
+        Args:
+            calibrate: Time one denoiser call; without it the time is NaN.
+
+        Returns:
+            The cost.
+        """
         return cost.estimate(self, self.mine, *(cost.calibrated(self) if calibrate else ()))
 
     def generated(self, item: int) -> int:
@@ -233,8 +240,15 @@ class Sweep:
         return self._measured(progress, budget, executor, gather)
 
     def raw(self, progress: Progress | None = None) -> xr.Dataset:
-        """Every number of every cell, not summarised: variables (kind, task, seed, step, layer, hook, head, region,
-        branch), one for each number that ``reading`` reads."""
+        """Every number of every cell, not summarised.
+
+        Args:
+            progress: In place of the sweep's own.
+
+        Returns:
+            (kind, task, seed, step, layer, hook, head, region, branch), one variable for each number that ``reading``
+            reads.
+        """
         return self._measured(progress, None, None, raw)
 
     def _measured(
@@ -242,7 +256,7 @@ class Sweep:
     ) -> xr.Dataset:
         budget = self.budget if budget is None else budget
         if budget is not None:
-            cost.check_budget(self, budget)
+            cost.check_budget(self, checks.number(budget, "budget", 0, error=MeasureError))
         given = {"progress": progress, "executor": executor}
         running = replace(self.running, **{k: v for k, v in given.items() if v is not None})
         place = running.folder.place if isinstance(running.folder, Store) else running.folder
@@ -275,7 +289,7 @@ class Sweep:
             return
         number = cells[0].item
         if self._held is None or self._held[0] != number:
-            self._held = None  # the old runs go before the new ones come
+            self._held = None  # free the old runs before the new ones are made
             self._held = (number, self.item(number))
         for some, needs in self.chunks(cells):
             yield from self.engine.measure(self._held[1], some, needs)
@@ -295,7 +309,11 @@ class Sweep:
         return which, self.seeds[seed] + which * self.seed_step
 
     def item(self, number: int) -> Item:
-        """The runs of one item, generated here, and checked; the metric is read once before any cell."""
+        """The runs of one item, generated here and checked; the metric is read once before any cell.
+
+        Raises:
+            MeasureError: Runs that cannot be compared, or a metric that is the same for base and source.
+        """
         which, seed = self.item_of(number)
         task, lens = self.tasks[which], self.lens
         base = self.base if isinstance(self.base, Run) else self._generated(task, seed)
@@ -314,13 +332,13 @@ class Sweep:
             low, high = self.engine.reading.ends(item, self.last_step)
             if self.has_source and low == high and len(self.tasks) * len(self.seeds) == 1:
                 raise MeasureError(
-                    f"the metric is {low:g} for both base and source, so no effect can be told from none: choose a "
+                    f"the metric is {low:g} for both base and source, so effects cannot be normalised: choose a "
                     "source with another answer, or another metric (metric='projection')"
                 )
         return item
 
     def _generated(self, task: Any, seed: int) -> Run:
-        """An untouched run, as far as any cell needs it."""
+        """An unchanged run, as far as any cell needs it."""
         stop = None if self.last_step == self.model_plan.n_steps - 1 else self.last_step
         run: Run = self.lens.generate(
             task, seed=seed, sampling=self.sampling, regions=self.masks, stop_after=stop
@@ -328,7 +346,7 @@ class Sweep:
         return run
 
     def identity(self) -> dict[str, Any]:
-        """Everything that can change a number, as plain values; two sweeps with equal ones share a folder."""
+        """Everything that can change a number, as plain values; two sweeps with equal identities can share a folder."""
         return {
             **self.lens.identity(self.sampling.scheduler),
             "plan": describe(self.model_plan),
@@ -348,28 +366,34 @@ class Sweep:
             "horizon": self.engine.horizon,
         }
 
-    # -- afterwards
+    # -- after measuring
 
     def cell(self, item: int = 0, kind: Kind = "effect", **place: Any) -> Cell:
         """The cell at labels of the result, such as ``cell(step=5, layer=3)``; an axis of one entry may be left out.
 
-        Errors: :class:`MeasureError` for labels that the sweep does not have.
+        Raises:
+            MeasureError: Labels that the sweep does not have.
         """
         chosen = []
         for axis, labels in self.axes.coords().items():
             label = place.pop(axis, labels[0] if len(labels) == 1 else None)
-            found = [n for n, one in enumerate(labels) if str(one) == str(label)]  # a table read back has texts
+            found = [n for n, one in enumerate(labels) if str(one) == str(label)]  # tables from a file hold texts
             if not found:
                 raise MeasureError(f"{axis}={label!r} is not in this sweep: choose from {labels}")
             chosen += found
         if place:
-            raise MeasureError(f"{sorted(place)} are no axes of a sweep: {list(self.axes.coords())}")
+            raise MeasureError(f"{sorted(place)} are not axes of this sweep: choose from {list(self.axes.coords())}")
         return self.axes.cell(chosen, item, kind)
 
     def clips(self, item: int = 0, **place: Any) -> dict[str, Run]:
-        """The runs behind one cell, as far as its horizon: base, source, patched, placebo. Measured anew.
+        """The runs behind one cell, as far as its horizon: base, source, patched, placebo. They are generated again.
 
-        ``place`` as in :meth:`cell`.
+        Args:
+            item: The item.
+            **place: As in :meth:`cell`.
+
+        Returns:
+            Runs by name.
         """
         cells = {kind: self.cell(item, kind, **place) for kind in self.kinds}
         runs, end = self.item(item), self.engine.last_step(cells["effect"]) + 1
@@ -387,7 +411,7 @@ class Sweep:
         return f"Sweep of {len(self.cells)} cells on {self.lens.name}: {len(self.tasks)} tasks, {sizes}"
 
     def _repr_html_(self) -> str:
-        """What is measured where, and its cost in block evaluations (no call is timed for this)."""
+        """The places and the cost in block evaluations (no call is timed for this)."""
         horizon, part = self.engine.horizon, "{} of {}".format(*self.shard)
         rows = {
             "model": self.lens.name,
@@ -438,7 +462,7 @@ def _listed(labels: Sequence[Any], most: int = 12) -> str:
 
 
 class _Likeness:
-    """What a base will be like that is not generated yet."""
+    """Plan and grid of a base that is not generated yet."""
 
     def __init__(self, plan: Plan, grid: Grid) -> None:
         self.plan, self.grid = plan, grid

@@ -1,6 +1,6 @@
 """Experiments: one row of labelled numbers for each task.
 
-An experiment says what it reads of one task, as a function ``row(item) -> xr.Dataset``, and the runner does the rest::
+An experiment is a function ``row(item) -> xr.Dataset`` that measures one task; the runner does the rest::
 
     def brightness(lens, tasks, *, seed=0, **options):
         def row(item):
@@ -9,8 +9,8 @@ An experiment says what it reads of one task, as a function ``row(item) -> xr.Da
         return over_tasks(lens, tasks, row, seed=seed, options=options)
 
 Task i is generated with noise seed ``seed + i``. :meth:`Item.sites` loops over the places of one task (steps, layers,
-kinds of noise) and keeps each of them, so that an interrupted task goes on where it was. What a row depends on is read
-off the function itself: all variables that it takes from around it belong to the identity of the kept work.
+kinds of noise) and keeps each of them, so that an interrupted task continues where it was. All variables that the row
+function takes from its enclosing scope belong to the identity of the kept work.
 
 When not to use: for one intervention at many (step, layer) places; :class:`dit_lens.runner.Sweep` computes once what
 such cells share.
@@ -32,7 +32,7 @@ from dit_lens.errors import MeasureError
 from dit_lens.runner.options import split_options
 from dit_lens.runner.work import run as run_work
 from dit_lens.stats.summary import task_names
-from dit_lens.store import Store
+from dit_lens.store.base import Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.lens import Lens
@@ -105,23 +105,29 @@ class Item:
         return self.rows.plan
 
     def clean(self, offset: int = 0, *, seed: int | None = None, record: Any = ()) -> Run:
-        """The untouched run of this task, or of the one ``offset`` further on (round the list).
+        """The unchanged run of this task, or of the one ``offset`` further on (wrapping at the end of the list).
 
         Args:
             offset: Which task, from this one.
             seed: Noise seed; that task's own by default.
             record: As in ``lens.generate``; runs are kept for a while by (task, seed, record).
+
+        Returns:
+            The run.
         """
         index = (self.index + offset) % len(self.rows.tasks)
         return self.rows.clean_run(index, self.rows.seed + index if seed is None else seed, record)
 
     def generate(self, task: Any = None, *, seed: int | Sequence[int] | None = None, **arguments: Any) -> Any:
-        """``lens.generate`` with this experiment's sampling.
+        """Call ``lens.generate`` with this experiment's sampling.
 
         Args:
             task: This item's task by default.
             seed: This item's seed by default.
-            **arguments: As of ``lens.generate``, sampling excepted; ``sampling=`` replaces the experiment's.
+            **arguments: As of ``lens.generate``, except sampling; ``sampling=`` replaces the experiment's.
+
+        Returns:
+            As ``lens.generate``.
         """
         how = {"sampling": self.rows.sampling, "regions": self.rows.regions, **arguments}
         return self.lens.generate(
@@ -129,7 +135,7 @@ class Item:
         )
 
     def fork(self, run: Run, step: int, interventions: Any = (), **arguments: Any) -> Run:
-        """Go on from ``run`` at ``step``, what came before being taken from it."""
+        """Continue ``run`` from ``step``, reusing its earlier steps."""
         found: Run = self.lens.generate(resume=run.until(step), interventions=interventions, **arguments)
         return found
 
@@ -143,9 +149,12 @@ class Item:
 
         Returns:
             A Dataset with every name over (*axes, *dims of its array).
+
+        Raises:
+            MeasureError: An axis without entries.
         """
         if not axes or not all(len(places) for places in axes.values()):
-            raise MeasureError(f"nothing to measure: {', '.join(axes) or 'no axis'} has no entry")
+            raise MeasureError(f"nothing to measure: {', '.join(axes) or 'no axis'} has no entry: give at least one")
         found: list[xr.Dataset] = []
         name = "sites-" + "-".join(axes)
         kept = self.store.child(name)
@@ -195,11 +204,11 @@ class TaskRows:
         return [TaskUnit(i, str(getattr(task, "name", ""))) for i, task in enumerate(self.tasks)]
 
     def cost(self, unit: TaskUnit) -> float:
-        """Every task counts alike."""
+        """Cost of a unit: every task counts the same."""
         return 1.0
 
     def clean_run(self, index: int, seed: int, record: Any) -> Run:
-        """An untouched run of a task; the last few are kept."""
+        """An unchanged run of a task; the last few are kept."""
         key = (index, seed, repr(record))
         if key not in self._runs:
             self._runs[key] = self.lens.generate(
@@ -219,7 +228,11 @@ class TaskRows:
             store.drop_child(unit.key)
 
     def gather(self, results: Mapping[TaskUnit, Mapping[str, xr.Dataset]]) -> xr.Dataset:
-        """The rows side by side along ``task``, with sigma and expert beside a step."""
+        """The rows side by side along ``task``, with sigma and expert beside a step.
+
+        Raises:
+            MeasureError: No task is finished yet.
+        """
         if not results:
             raise MeasureError("no task is finished yet: run all shards, or this one, with the same folder")
         rows = [found["row"] for found in results.values()]
@@ -271,12 +284,12 @@ def over_tasks(
 
     Args:
         lens: The model.
-        tasks: What it is measured on.
+        tasks: The tasks.
         row: ``row(item) -> xr.Dataset``, the labelled numbers of one task.
         seed: Task i is generated with ``seed + i``.
         options: The caller's ``**options``: sampling and running (:class:`dit_lens.runner.Options`).
         of: The caller, whose arguments are suggested for a misspelt option.
-        regions: Masks of your own for every generation, as in ``lens.generate``.
+        regions: Your own masks for every generation, as in ``lens.generate``.
         least: How many tasks the experiment needs.
         join: Makes one table of all rows; by default they are put side by side along ``task``.
 
@@ -284,8 +297,8 @@ def over_tasks(
         The rows along ``task``.
 
     Raises:
-        MeasureError: For too few tasks.
-        StoreError: For a folder of other parameters.
+        MeasureError: Too few tasks.
+        StoreError: A folder of other parameters.
     """
     if len(tasks) < least:
         raise MeasureError(

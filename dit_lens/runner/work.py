@@ -1,8 +1,8 @@
 """Long work: units are measured group by group, each is kept as soon as it is done, and all are gathered in the end.
 
 This is the one loop over tasks and places in the toolkit. A unit of a sweep is a cell, a unit of an experiment is a
-task. Each kind of work says what its units are, how a group of them is measured, and what the finished ones make
-together; :func:`run` does the rest: what is there already, processes that share a folder, shards, progress, ctrl-C.
+task. Each kind of work defines its units, how a group of them is measured, and how finished ones are gathered;
+:func:`run` does the rest: finished units, processes that share a folder, shards, progress, ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,20 +16,24 @@ import xarray as xr
 from dit_lens.errors import MeasureError
 from dit_lens.runner.options import Running
 from dit_lens.runner.progress_meter import ProgressMeter
-from dit_lens.store import Store, open_store
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store
 
 
 class Unit(Protocol):
     """One finished number or table. ``key`` names it in a store; units of one ``group`` are measured together."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Name of the unit in a store."""
+
     @property
-    def group(self) -> str: ...
+    def group(self) -> str:
+        """Name of the group that the unit is measured with."""
 
 
 class Work(Protocol):
-    """What :func:`run` can run."""
+    """The protocol of work that :func:`run` can run."""
 
     kind: str  # of dit_lens.store.manifest.KINDS
 
@@ -56,19 +60,19 @@ class Work(Protocol):
 def run(
     work: Work, running: Running, gather: Callable[[Mapping[Any, Any]], xr.Dataset] | None = None
 ) -> xr.Dataset:
-    """Measure every unit of this shard that is not finished yet, and gather what there is.
+    """Measure every unit of this shard that is not finished yet, and gather the finished ones.
 
     Args:
-        work: What is measured.
-        running: Where it is kept, who works, whom to tell.
+        work: The work.
+        running: Where results are kept, where it runs, and how progress is reported.
         gather: In place of ``work.gather``.
 
     Returns:
         What ``work.gather`` makes of the units of this shard. Without a shard on the same folder: of all.
 
     Raises:
-        StoreError: For a folder of other parameters, or one that cannot be written.
-        KeyboardInterrupt: With a sentence that says how to go on.
+        StoreError: A folder of other parameters, or one that cannot be written.
+        KeyboardInterrupt: ctrl-C; the message says how to continue.
     """
     execute = executor_of(running.executor)
     mine = share(work.units, running.shard)
@@ -89,16 +93,16 @@ def grouped(units: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def share(units: Sequence[Any], shard: str | tuple[int, int]) -> list[Any]:
-    """The units of a part: whole groups, dealt in turn, so that what a group shares stays together."""
+    """The units of a shard: whole groups, dealt in turn, so that units that share work stay together."""
     part, of = shard_of(shard)
     return [unit for n, members in enumerate(grouped(units).values()) if n % of == part for unit in members]
 
 
 def shard_of(shard: Any) -> tuple[int, int]:
-    """(part, of) from ``"0/4"`` or (0, 4).
+    """Parse a shard, ``"0/4"`` or (0, 4), to (part, of).
 
     Raises:
-        MeasureError: For anything else.
+        MeasureError: It is neither, or the part is outside.
     """
     try:
         part, of = (int(x) for x in (shard.split("/") if isinstance(shard, str) else shard))
@@ -110,7 +114,7 @@ def shard_of(shard: Any) -> tuple[int, int]:
 
 
 def serial(work: Work, groups: Mapping[str, Sequence[Any]], store: Store, meter: ProgressMeter) -> None:
-    """Measure here, one group after the other."""
+    """Measure in this process, one group after the other."""
     by_key = {unit.key: unit for units in groups.values() for unit in units}
     keys = {name: [unit.key for unit in units] for name, units in groups.items()}
     with store.todo(keys, waiting=meter.waiting) as todo:
@@ -124,10 +128,10 @@ def serial(work: Work, groups: Mapping[str, Sequence[Any]], store: Store, meter:
 
 
 def executor_of(wanted: Any) -> Callable[[Work, Mapping[str, Sequence[Any]], Store, ProgressMeter], None]:
-    """The executor of that name: ``"serial"``, ``"ray"``, or one that is ready.
+    """The executor of a name, ``"serial"`` or ``"ray"``; an executor is returned as it is.
 
     Raises:
-        MeasureError: For anything else.
+        MeasureError: An unknown executor.
     """
     if wanted in (None, "serial"):
         return serial

@@ -1,11 +1,11 @@
 """Many numbers, one page: p-values that hold over all rows of a page, or over all cells of a sweep or map.
 
 * Rows ask different questions: :func:`fdr` bounds the share of wrong ones among those that are called
-  (Benjamini-Hochberg, or Benjamini-Yekutieli where rows may hang together in any way).
-* Cells ask one question at many places, on the same tasks: :func:`max_statistic` bounds the chance that *any* cell of
-  nothing stands out. Under each flip of signs, the same for all cells, the largest |t| of all cells is taken; a cell's
-  corrected p is the share of flips whose largest is at least its own (Westfall and Young 1993). What neighbouring cells
-  have in common is in that null, so that 200 cells that move together cost no more than one.
+  (Benjamini-Hochberg, or Benjamini-Yekutieli where rows may depend on each other in any way).
+* Cells ask one question at many places, on the same tasks: :func:`max_statistic` bounds the chance that *any* cell
+  without an effect is called. Under each flip of signs, the same for all cells, the largest |t| of all cells is taken;
+  a cell's corrected p is the share of flips whose largest is at least its own (Westfall and Young 1993). What
+  neighbouring cells have in common is in that null, so that 200 cells that move together cost no more than one.
 
 When not to use: to choose what to look at. A corrected p is of the cells or rows that were asked, all of them; leaving
 out those that did not work, and correcting the rest, corrects nothing.
@@ -53,7 +53,7 @@ def fdr(p: Any, *, any_dependence: bool = False) -> Any:
 def max_statistic(
     effect: xr.DataArray,
     null: xr.DataArray | float = 0.0,
-    over: str | Sequence[str] = "puzzle",
+    over: str | Sequence[str] = "task",
     *,
     step_down: bool = True,
     seed: int = 0,
@@ -107,14 +107,19 @@ def _stepped(size: np.ndarray, edge: np.ndarray) -> np.ndarray:
     largest = np.maximum.accumulate(size[:, order[::-1]], axis=1)[:, ::-1]
     p = (largest >= edge[order]).mean(0)
     out = np.empty(len(order))
-    out[order] = np.maximum.accumulate(p)  # no cell gets a smaller p than one that stands out more
+    out[order] = np.maximum.accumulate(p)  # no cell gets a smaller p than one with a larger |t|
     return out
 
 
 def paired_difference(
-    effect: xr.DataArray, null: xr.DataArray | float, over: str | Sequence[str] = "puzzle"
+    effect: xr.DataArray, null: xr.DataArray | float, over: str | Sequence[str] = "task"
 ) -> xr.DataArray:
-    """effect - null of the same tasks in the same order, with the labels of ``effect``.
+    """The difference effect - null of the same tasks in the same order, with the labels of ``effect``.
+
+    Args:
+        effect: Numbers along ``over`` and any other dims.
+        null: The same under the null, or a number.
+        over: A dim, or several; where both have labels along it, these must be equal.
 
     Raises:
         MeasureError: For arrays whose dims or tasks differ: an unpaired null has no paired difference.

@@ -39,7 +39,7 @@ class Outcome:
     binary: bool = False
 
     def interval(self, values: xr.DataArray) -> xr.Dataset:
-        """The interval that the library gives this outcome, over the dim ``puzzle``."""
+        """The interval that the library gives this outcome, over the dim ``task``."""
         return share_interval(values) if self.binary else mean_interval(values, bounds=self.bounds)
 
 
@@ -98,13 +98,13 @@ def coverage(outcome: Outcome, n: int, draws: int = 4000, seed: int = 0, interva
         n: Tasks of a study.
         draws: Studies.
         seed: Of the simulation.
-        interval: ``values (puzzle, draw) -> low, high``; the one that the library gives this outcome by default.
+        interval: ``values (task, draw) -> low, high``; the one that the library gives this outcome by default.
 
     Returns:
         The shares; ``covered`` is NaN where no study has an interval.
     """
     values = outcome.sample(np.random.default_rng(seed), (n, draws))
-    found = (interval or outcome.interval)(xr.DataArray(values, dims=("puzzle", "draw")))
+    found = (interval or outcome.interval)(xr.DataArray(values, dims=("task", "draw")))
     low, high = found["low"].values, found["high"].values
     given = np.isfinite(low) & np.isfinite(high)
     if not given.any():

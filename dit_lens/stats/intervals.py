@@ -1,12 +1,12 @@
 """Means and shares over tasks, with intervals whose coverage was simulated (docs/statistics.md).
 
     stats.mean_interval(scores, bounds=(0, 1))          # value, low, high, n, exact
-    stats.share_interval(solved, over=("puzzle", "seed"))
+    stats.share_interval(solved, over=("task", "seed"))
 
 Tasks are the unit, never steps or tokens of one task. Where there are several levels (task, noise seed, training seed),
 ``over`` names them from the top down: what lies below the first is averaged within it, and the interval is over the
-first alone. ``attrs["interval_over"]`` says which that is, and so what the number holds for: an interval over puzzles
-is about other puzzles of these families under these trainings, not about another training.
+first alone. ``attrs["interval_over"]`` says which that is, and so what the number holds for: an interval over tasks
+is about other tasks of these families under these trainings, not about another training.
 
 When not to use: to compare two arms of the same tasks. Two intervals that overlap say little about a paired difference;
 take :func:`dit_lens.stats.paired`.
@@ -29,7 +29,7 @@ FEWEST = 5
 
 def mean_interval(
     values: xr.DataArray,
-    over: str | Sequence[str] = "puzzle",
+    over: str | Sequence[str] = "task",
     *,
     level: float = 0.95,
     bounds: tuple[float, float] | None = None,
@@ -39,8 +39,8 @@ def mean_interval(
 
     Args:
         values: Numbers along ``over`` and any other dims; NaN entries are left out.
-        over: The dim that is resampled in thought, or several from the top level down; the lower ones are averaged
-            within the first before anything else.
+        over: The dim that the interval generalises over, or several from the top level down; the lower ones are
+            averaged within the first before anything else.
         level: Coverage.
         bounds: The least and the greatest value that the outcome can have. Where all values lie on the two bounds the
             outcome is two-valued and has Wilson's interval; where all values are equal the interval is what Wilson
@@ -82,7 +82,7 @@ def mean_interval(
     return _dataset(data, template, {**attrs, "method": method})
 
 
-def share_interval(values: xr.DataArray, over: str | Sequence[str] = "puzzle", *, level: float = 0.95) -> xr.Dataset:
+def share_interval(values: xr.DataArray, over: str | Sequence[str] = "task", *, level: float = 0.95) -> xr.Dataset:
     """Share of ones over tasks with Wilson's interval, which has a width where all or none are ones.
 
     Args:
@@ -141,8 +141,13 @@ def _samples(
     return levels[0], averaged.transpose(levels[0], *template.dims).values.astype(float), template, attrs
 
 
-def by_task(values: xr.DataArray, over: str | Sequence[str] = "puzzle") -> xr.DataArray:
-    """Levels below the first of ``over`` averaged within it, NaN left out; tasks weigh equally afterwards."""
+def by_task(values: xr.DataArray, over: str | Sequence[str] = "task") -> xr.DataArray:
+    """Levels below the first of ``over`` averaged within it, NaN left out; tasks weigh equally afterwards.
+
+    Args:
+        values: Numbers along ``over`` and any other dims.
+        over: A dim, or several from the top level down.
+    """
     lower = _levels(over)[1:]
     return values.astype(float).mean(lower, keep_attrs=True) if lower else values.astype(float)
 

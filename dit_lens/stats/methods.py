@@ -49,7 +49,14 @@ def _unskewed(y: np.ndarray, skew: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def varies(x: np.ndarray) -> np.ndarray:
-    """Whether samples along the first axis differ by more than rounding; False where there is none."""
+    """Whether samples differ by more than rounding.
+
+    Args:
+        x: Samples along the first axis, (n, ...); NaN where there is none.
+
+    Returns:
+        Bool (...); False where there is no sample.
+    """
     with np.errstate(invalid="ignore"):
         top = np.where(np.isfinite(x), x, -np.inf).max(0, initial=-np.inf)
         bottom = np.where(np.isfinite(x), x, np.inf).min(0, initial=np.inf)
@@ -57,9 +64,15 @@ def varies(x: np.ndarray) -> np.ndarray:
 
 
 def wilson_ends(share: np.ndarray, n: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of Wilson's interval of a share of ``n``; NaN where n is 0.
+    """Ends of Wilson's interval of a share.
 
-    ``n`` may be fractional: an effective number, as that of clustered samples.
+    Args:
+        share: The share, (...).
+        n: Samples, (...); may be fractional: an effective number, as that of clustered samples.
+        level: Coverage.
+
+    Returns:
+        Lower and upper ends, (...); NaN where n is 0.
     """
     z = norm.ppf(0.5 + level / 2)
     with np.errstate(invalid="ignore", divide="ignore"):

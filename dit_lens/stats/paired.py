@@ -24,7 +24,7 @@ from dit_lens.stats.pairs import Pairs
 def paired(
     effect: xr.DataArray,
     null: xr.DataArray | float,
-    over: str | Sequence[str] = "puzzle",
+    over: str | Sequence[str] = "task",
     *,
     level: float = 0.95,
     bounds: tuple[float, float] | None = None,

@@ -75,7 +75,14 @@ class Pairs:
         return float(np.minimum(1.0, 2 * np.minimum(self.p_greater(), self.p_smaller())))
 
     def p_greater(self, than: float = 0.0) -> float:
-        """One-sided p of "the difference is greater"; NaN where these tasks cannot say."""
+        """One-sided p of "the difference is greater".
+
+        Args:
+            than: Than what, in the unit of the outcome.
+
+        Returns:
+            NaN where these tasks cannot say.
+        """
         if not self._answers(than):
             return np.nan
         if np.isinf(than):
@@ -87,7 +94,14 @@ class Pairs:
         return p_above(self._means, than)
 
     def p_smaller(self, than: float = 0.0) -> float:
-        """One-sided p of "the difference is smaller"; NaN where these tasks cannot say."""
+        """One-sided p of "the difference is smaller".
+
+        Args:
+            than: Than what, in the unit of the outcome.
+
+        Returns:
+            NaN where these tasks cannot say.
+        """
         if not self._answers(than):
             return np.nan
         if np.isinf(than):
@@ -123,7 +137,14 @@ class Pairs:
         return greatest
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Interval of the mean difference; NaN below five tasks, and where equal differences say nothing."""
+        """Interval of the mean difference.
+
+        Args:
+            level: Coverage.
+
+        Returns:
+            Lower and upper end; NaN below five tasks, and where equal differences say nothing.
+        """
         if self.n < FEWEST:
             return np.nan, np.nan
         if self.two_valued:
@@ -135,7 +156,7 @@ class Pairs:
         least, greatest = self._bounds
         of_null = (float(self.null[0]),) * 2 if self.known else (greatest, least)
         reach = (least - of_null[0], greatest - of_null[1])  # of a difference
-        s = mean_interval(xr.DataArray(self.d, dims="puzzle"), level=level, bounds=reach)
+        s = mean_interval(xr.DataArray(self.d, dims="task"), level=level, bounds=reach)
         return float(s["low"]), float(s["high"])
 
     def _shares(self, level: float) -> tuple[float, float]:
@@ -157,17 +178,22 @@ class Pairs:
         return self.bounds
 
     def detectable(self, level: float = 0.95, power: float = POWER) -> float:
-        """The smallest difference that this n and spread would have shown; NaN where they say nothing.
+        """The smallest difference that this n and spread would have shown.
 
-        Where all differences are equal there is no spread to reckon with, and it is the largest one that the interval
-        does not exclude.
+        Args:
+            level: One minus the size of the test.
+            power: Share of studies in which it is to be found.
+
+        Returns:
+            NaN where they say nothing. Where all differences are equal there is no spread to reckon with, and it is how
+            far the interval reaches.
         """
         if self.n < FEWEST:
             return np.nan
         if self.varies:
             return detectable(self.sd, self.n, level, power)
         low, high = self.interval(level)
-        return max(abs(low), abs(high))
+        return max(self.value - low, high - self.value)
 
 
 def detectable(sd: float, n: int, level: float = 0.95, power: float = POWER) -> float:

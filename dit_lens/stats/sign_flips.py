@@ -47,9 +47,16 @@ def sign_vectors(n: int, seed: int = 0) -> np.ndarray:
 
 
 def subset_means(differences: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """Mean of the flipped tasks of every sign vector but the first, sorted, (flips - 1,), of differences (n,).
+    """Mean of the flipped tasks under every sign vector but the first.
 
     A random vector that flips nothing is left out; the chance is 2^-n.
+
+    Args:
+        differences: (n,).
+        signs: (flips, n), as :func:`sign_vectors` returns them.
+
+    Returns:
+        Sorted, (flips - 1,).
     """
     # sum over flipped = (sum - signed sum) / 2, which is one product of matrices.
     signed, count = signs[1:] @ differences, len(differences)
@@ -59,18 +66,31 @@ def subset_means(differences: np.ndarray, signs: np.ndarray) -> np.ndarray:
 
 
 def p_above(means: np.ndarray, level: float) -> float:
-    """One-sided p of "the difference is greater than ``level``" from sorted :func:`subset_means`."""
+    """One-sided p of "the difference is greater".
+
+    Args:
+        means: Sorted :func:`subset_means`.
+        level: Than what.
+    """
     close = 1e-9 * max(abs(level), float(np.abs(means).max(initial=0.0)))
     return float((1 + np.searchsorted(means, level + close, side="right")) / (1 + len(means)))
 
 
 def p_below(means: np.ndarray, level: float) -> float:
-    """One-sided p of "the difference is less than ``level``"."""
+    """One-sided p of "the difference is smaller"; arguments as of :func:`p_above`."""
     return p_above(-means[::-1], -level)
 
 
 def ends(means: np.ndarray, level: float) -> tuple[float, float]:
-    """Ends of the interval that holds what the two-sided test does not reject; infinite where it cannot reject."""
+    """The interval that holds what the two-sided test does not reject.
+
+    Args:
+        means: Sorted :func:`subset_means`.
+        level: Coverage.
+
+    Returns:
+        Lower and upper end; infinite where the test cannot reject.
+    """
     k = int(np.floor((1 - level) / 2 * (1 + len(means)) + 1e-9))
     if k < 1:
         return -np.inf, np.inf
@@ -78,9 +98,14 @@ def ends(means: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def t_statistics(differences: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """Student's t of every cell under every sign vector, (flips, cells), of differences (n, cells) with NaN left out.
+    """Student's t of every cell under every sign vector.
 
-    0 where a cell has no differences, or only zeros; infinite where all are equal and not zero.
+    Args:
+        differences: (n, cells); NaN is left out.
+        signs: (flips, n), as :func:`sign_vectors` returns them.
+
+    Returns:
+        (flips, cells). 0 where a cell has no differences, or only zeros; infinite where all are equal and not zero.
     """
     seen = np.isfinite(differences)
     d = np.where(seen, differences, 0.0)

@@ -1,4 +1,4 @@
-"""Means over puzzles with bootstrap intervals, and what the puzzles are called."""
+"""Means over tasks with bootstrap intervals, and what the tasks are called."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ from dit_lens.errors import MeasureError
 
 
 def summarise(values: xr.DataArray, over: str = "task", resamples: int = 1000, seed: int = 0) -> xr.Dataset:
-    """Mean over ``over`` with a percentile bootstrap interval (95 %), as variables ``value, low, high, n``.
+    """Mean over tasks with a percentile bootstrap interval (95 %).
 
-    Puzzles are the unit that is resampled, never steps or tokens of one puzzle. NaN entries are left out; places with
-    fewer than two puzzles get no interval (NaN).
+    Tasks are the unit that is resampled, never steps or tokens of one task.
 
-    Errors: :class:`MeasureError` when ``over`` is not an axis of ``values``.
+    Args:
+        values: Numbers along ``over`` and any other dims; NaN entries are left out.
+        over: The dim of the tasks.
+        resamples: Bootstrap draws.
+        seed: Of the draws.
+
+    Returns:
+        Variables ``value, low, high, n`` over the other dims; no interval (NaN) with fewer than two tasks.
+
+    Raises:
+        MeasureError: ``over`` is not a dim of ``values``.
     """
     if over not in values.dims:
         raise MeasureError(f"values have axes {list(values.dims)}, and {over!r} is none of them")
@@ -51,13 +60,31 @@ def summarise(values: xr.DataArray, over: str = "task", resamples: int = 1000, s
 
 
 def beside(values: xr.DataArray, null: xr.DataArray, over: str = "task", seed: int = 0) -> xr.Dataset:
-    """Summary of ``values`` with the same summary of their null: ``value, low, high, n, null, null_low, null_high``."""
+    """Means of an effect and of its null, each with its interval.
+
+    Args:
+        values: The effect.
+        null: The same under the null.
+        over: The dim of the tasks.
+        seed: Of the bootstrap.
+
+    Returns:
+        ``value, low, high, n, null, null_low, null_high``.
+    """
     found, other = summarise(values, over, seed=seed), summarise(null, over, seed=seed)
     return found.assign(null=other["value"], null_low=other["low"], null_high=other["high"])
 
 
 def share(values: xr.DataArray, over: str = "task") -> xr.Dataset:
-    """Share of ones with Wilson's interval (95 %), ``value, low, high, n``; NaN entries are left out."""
+    """Share of ones with Wilson's interval (95 %).
+
+    Args:
+        values: Zeros and ones; NaN entries are left out.
+        over: The dim of the tasks.
+
+    Returns:
+        ``value, low, high, n``.
+    """
     n = values.notnull().sum(over)
     k = values.sum(over)
     ends = np.full((2, *n.shape), np.nan)
@@ -69,11 +96,19 @@ def share(values: xr.DataArray, over: str = "task") -> xr.Dataset:
 
 
 def wilson(hits: int, n: int) -> tuple[float, float, float]:
-    """A share with Wilson's 95 % interval, which has a width where nothing or everything hits: (value, low, high)."""
+    """A share with Wilson's 95 % interval, which has a width where nothing or everything hits.
+
+    Args:
+        hits: How many are ones.
+        n: Of how many, one or more.
+
+    Returns:
+        (value, low, high).
+    """
     interval = binomtest(hits, n).proportion_ci(method="wilson")
     return hits / n, float(interval.low), float(interval.high)
 
 
 def task_names(tasks: Sequence[Any]) -> list[str]:
-    """What the axis ``puzzle`` is labelled with: family and seed, or the place in the list where a task has none."""
+    """What the dim ``task`` is labelled with: family and seed, or the place in the list where a task has none."""
     return [f"{getattr(task, 'name', 'task')} {getattr(task, 'seed', i)}" for i, task in enumerate(tasks)]

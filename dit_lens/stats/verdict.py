@@ -72,7 +72,7 @@ class Verdict:
     detectable: float = float("nan")
     smallest: float | None = None
     zero_null: bool = False
-    interval_over: str = "puzzle"
+    interval_over: str = "task"
     level: float = LEVEL
 
     @property
@@ -97,6 +97,8 @@ class Verdict:
         if self.outcome == "undecided":
             if self.zero_null and self.smallest is None:
                 return f"{said}; the null is zero by construction, so state the smallest effect of interest beforehand"
+            if np.isnan(self.detectable):
+                return f"{said}; all differences are equal, which says nothing of other tasks unless bounds are stated"
             return f"{said}; a difference of {self.detectable:.3g} would have been seen in 80 % of studies"
         p = self.p_corrected if self.outcome == "supported" else self.p_against_corrected
         return f"{said}; corrected p = {p:.3g}"
@@ -108,7 +110,7 @@ class Verdict:
 def verdict(
     effect: xr.DataArray,
     null: xr.DataArray | float,
-    over: str | Sequence[str] = "puzzle",
+    over: str | Sequence[str] = "task",
     *,
     smallest: float | None = None,
     zero_null: bool = False,
@@ -200,7 +202,7 @@ def corrected(verdicts: Sequence[Verdict], *, any_dependence: bool = False) -> l
     """The verdicts of one page, judged again with the false discovery rate held over all of them.
 
     Args:
-        verdicts: Every row of the page that was tested, the dull ones too.
+        verdicts: Every row of the page that was tested, also those without a finding.
         any_dependence: As of :func:`dit_lens.stats.fdr`.
 
     Returns:

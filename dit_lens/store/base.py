@@ -24,6 +24,7 @@ from dit_lens.store.manifest import Manifest
 
 T = TypeVar("T")
 WAIT, LONGEST = 0.05, 2.0  # seconds between two looks at what another process holds
+WAITING = "waiting for another process on the same folder"
 
 
 class Store(ABC):
@@ -67,7 +68,15 @@ class Store(ABC):
 
     @abstractmethod
     def get(self, key: str, default: Any = None) -> Any:
-        """A finished item; ``default`` where there is none. A damaged one is set aside and counts as not done."""
+        """A finished item. A damaged one is set aside and counts as not done.
+
+        Args:
+            key: Its key.
+            default: Returned where there is none.
+
+        Raises:
+            StoreError: The folder or a whole item cannot be read.
+        """
 
     def file(self, key: str) -> Path | None:
         """The file of a finished item, checked to be whole, to be read in parts; None where there is none."""
@@ -89,14 +98,21 @@ class Store(ABC):
 
     @abstractmethod
     def missing(self, keys: Sequence[str]) -> list[str]:
-        """Those of the keys that are not done, in their order. Looks again at what other processes made, and checks
-        that what is there is whole."""
+        """Those of the keys that are not done, in their order.
+
+        Looks again at what other processes made, and checks that what is there is whole.
+        """
 
     def __contains__(self, key: str) -> bool:
         return not self.missing([key])
 
     def once(self, key: str, make: Callable[[], T]) -> T:
-        """A finished item, or what ``make()`` returns, which is kept. Its child of the same name is dropped then."""
+        """A finished item, or a new one, which is kept. Its child of the same name is dropped then.
+
+        Args:
+            key: The item.
+            make: Makes it where it is not done.
+        """
         if key in self:
             value = self.get(key)
         else:
@@ -126,6 +142,9 @@ class Store(ABC):
 
         A claim ends with its process. Where a file system has no locks the answer is always True: the same work may be
         done twice then, with the same result.
+
+        Args:
+            group: The group's name.
         """
 
     @contextmanager
@@ -187,7 +206,7 @@ class Store(ABC):
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:
-        """ctrl-C inside says how to go on."""
+        """In this block ctrl-C says how to go on."""
         try:
             yield
         except KeyboardInterrupt:

@@ -45,7 +45,12 @@ _HARD: dict[str, Any] = {k: False for k in ("fallback_to_soft",) if k in signatu
 
 
 def part_of(folder: str | Path | Store | None, name: str) -> Path | Store | None:
-    """A place inside a folder for a part of its work: to be given as ``folder=`` on."""
+    """A place inside a folder for a part of its work: to be given as ``folder=`` on.
+
+    Args:
+        folder: Where the whole work is kept; None where nothing is.
+        name: The part.
+    """
     if folder is None or isinstance(folder, Store):
         return None if folder is None else folder.child(name)
     return Path(folder) / name
@@ -140,7 +145,9 @@ class FolderStore(Store):
             folder.mkdir(parents=True, exist_ok=True)
             with new_file(folder / quoted, named=named) as scratch:
                 items.write(value, scratch)
-        except TypeError as error:
+        except StoreError:  # the value cannot be kept, and says why
+            raise
+        except (TypeError, ValueError) as error:
             raise StoreError(f"{key} of a {self.manifest.kind} cannot be kept: {error}") from error
         except items.TROUBLE as error:
             raise self._trouble(f"cannot keep {key} of a {self.manifest.kind} in", error) from error
@@ -190,26 +197,23 @@ class FolderStore(Store):
     @contextmanager
     def claim(self, group: str) -> Iterator[bool]:
         """See :class:`Store`."""
-        folder = self._place / CLAIMS
+        folder, name = self._place / CLAIMS, f"{_quoted(group)}.lock"
+        lock, ours = FileLock(folder / name, thread_local=False, **_HARD), True
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{_quoted(group)}.lock", thread_local=False, **_HARD)
             lock.acquire(blocking=False)
         except Timeout:
-            yield False
-            return
-        except NotImplementedError:
-            yield True
-            return
+            ours = False
+        except NotImplementedError:  # no locks here
+            pass
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise self._trouble(f"cannot claim {group} of a {self.manifest.kind} in", error) from error
-            yield True
-            return
         try:
-            yield True
+            yield ours
         finally:
-            lock.release()
+            if lock.is_locked:
+                lock.release()
 
     # -- files
 

@@ -96,7 +96,14 @@ def configured(value: Any) -> dict[str, Any]:
 
 
 def task_identity(task: Any) -> dict[str, Any]:
-    """What a task asks and shows: prompt, picture, regions, and the names and sizes that it gives."""
+    """What a task asks and shows: prompt, picture, regions, and the names and sizes that it gives.
+
+    Args:
+        task: Any task.
+
+    Returns:
+        Plain JSON values, with hashes for picture and regions.
+    """
     image = getattr(task, "image", None)
     return {
         "prompt": describe(getattr(task, "prompt", None)),
@@ -107,7 +114,14 @@ def task_identity(task: Any) -> dict[str, Any]:
 
 
 def source_identity(source: Any) -> Any:
-    """What activations are taken from: a run, a task, a function of the task, or one of them for each task."""
+    """What activations are taken from.
+
+    Args:
+        source: A run, a task, a function of the task, or one of them for each task.
+
+    Returns:
+        Plain JSON values.
+    """
     if isinstance(source, Sequence) and not isinstance(source, str):
         return [source_identity(one) for one in source]
     is_task = hasattr(source, "prompt") and not hasattr(source, "identity")
@@ -115,7 +129,16 @@ def source_identity(source: Any) -> Any:
 
 
 def differences(old: Any, new: Any, at: str = "") -> list[str]:
-    """Where two trees of plain values differ, one line each: ``edit.hook: 'update' -> 'attn_out'``."""
+    """Where two trees of plain values differ.
+
+    Args:
+        old: A tree.
+        new: Another.
+        at: The place of both in a larger tree.
+
+    Returns:
+        One line each: ``edit.hook: 'update' -> 'attn_out'``.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         lines = []
         for key in sorted({*old, *new}, key=str):
@@ -130,7 +153,12 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
 
 
 def told(old: Any, new: Any) -> str:
-    """:func:`differences` as an indented list for a message, outermost first; empty where there are none."""
+    """The differences of two trees as an indented list for a message, outermost first; empty where there are none.
+
+    Args:
+        old: A tree of plain values.
+        new: Another.
+    """
     changed = sorted(differences(old, new), key=lambda line: line.partition(":")[0].count("."))
     listed = changed[:MOST] + ([f"and {len(changed) - MOST} more"] if len(changed) > MOST else [])
     return "".join(f"\n  {line}" for line in listed)
@@ -192,11 +220,11 @@ def _object(value: Any, seen: tuple[Any, ...]) -> Any:
 def _function(value: FunctionType, seen: tuple[Any, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {"function": f"{value.__module__}.{value.__qualname__} {_digest(_code(value))}"}
     held: dict[str, Any] = {}
-    for i, cell in enumerate(value.__closure__ or ()):
+    for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
         try:
-            held[f"closure {i}"] = cell.cell_contents
+            held[name] = cell.cell_contents
         except ValueError:  # a name that is not bound yet
-            held[f"closure {i}"] = None
+            held[name] = None
     if value.__defaults__ or value.__kwdefaults__:
         held["defaults"] = [value.__defaults__, value.__kwdefaults__]
     if not value.__module__.startswith("dit_lens."):  # ours: the version says what they name

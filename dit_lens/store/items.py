@@ -34,7 +34,12 @@ DAMAGE = (*TROUBLE, ValueError, LookupError, TypeError)
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """Named tensors with a header of plain JSON values."""
+    """Named tensors with a header.
+
+    Attributes:
+        tensors: Name -> tensor.
+        header: Plain JSON values.
+    """
 
     tensors: Mapping[str, Tensor]
     header: Any = field(default=None)
@@ -49,7 +54,12 @@ def suffix(value: Any) -> str:
 
 
 def write(value: Any, file: Path) -> None:
-    """Write a value to a file (named anyhow) in the form that its kind has."""
+    """Write a value in the form that its kind has.
+
+    Args:
+        value: What can be kept, as listed above.
+        file: The place; its ending is not looked at.
+    """
     kind = suffix(value)
     if kind == ".safetensors":
         content = value if isinstance(value, Content) else value.content()
@@ -62,7 +72,11 @@ def write(value: Any, file: Path) -> None:
 
 
 def read(file: Path) -> Any:
-    """The value in a file, by its ending."""
+    """The value in a file, by its ending.
+
+    Args:
+        file: A file that :func:`write` wrote, with the ending of its kind.
+    """
     if file.suffix == ".safetensors":
         with safe_open(file, "pt") as opened:
             header = json.loads((opened.metadata() or {})[HEADER])
@@ -76,7 +90,11 @@ def read(file: Path) -> Any:
 
 
 def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, contiguous and each with memory of its own, as safetensors needs them."""
+    """The tensors, contiguous and each with memory of its own, as safetensors needs them.
+
+    Args:
+        tensors: Name -> tensor; several may share memory.
+    """
     seen: set[int] = set()
     found = {}
     for name, tensor in tensors.items():

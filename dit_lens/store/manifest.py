@@ -27,7 +27,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Manifest:
-    """What kept work belongs to. ``parameters``: plain JSON values. ``sum``: the checksum that every item carries."""
+    """What kept work belongs to.
+
+    Attributes:
+        kind: One of :data:`KINDS`.
+        parameters: Everything that can change a number, as plain JSON values.
+        sum: The checksum that every item carries.
+    """
 
     kind: str
     parameters: Mapping[str, Any]
@@ -35,7 +41,12 @@ class Manifest:
 
     @classmethod
     def of(cls, kind: str, parameters: Mapping[str, Any]) -> Manifest:
-        """The manifest of some work, not yet on disk."""
+        """The manifest of some work, not yet on disk.
+
+        Args:
+            kind: One of :data:`KINDS`.
+            parameters: Plain JSON values.
+        """
         plain = json.loads(json.dumps(parameters))
         return cls(kind, plain, checksum(FORMAT, kind, plain))
 
@@ -89,7 +100,13 @@ def begin(folder: Path, kind: str, parameters: Mapping[str, Any]) -> Manifest:
 
 
 def write(folder: Path, manifest: Manifest, once: bool = False) -> None:
-    """Put a manifest into a folder. ``once``: leave one that is there already."""
+    """Put a manifest into a folder.
+
+    Args:
+        folder: The folder.
+        manifest: The manifest.
+        once: Leave one that is there already.
+    """
     said = {"format": FORMAT, "kind": manifest.kind, "parameters": manifest.parameters, "sum": manifest.sum}
     with new_file(folder / FILE, once=once) as scratch:
         scratch.write_text(json.dumps(said, indent=1), encoding="utf-8")

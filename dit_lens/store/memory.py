@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ class MemoryStore(Store):
         super().__init__(manifest)
         self._items: dict[str, Any] = {}
         self._children: dict[str, MemoryStore] = {}
-        self._claims: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._claims: dict[str, threading.Lock] = {}
 
     @property
     def place(self) -> None:
@@ -58,7 +57,7 @@ class MemoryStore(Store):
     @contextmanager
     def claim(self, group: str) -> Iterator[bool]:
         """See :class:`Store`; between threads."""
-        lock = self._claims[group]
+        lock = self._claims.setdefault(group, threading.Lock())
         if not lock.acquire(blocking=False):
             yield False
             return

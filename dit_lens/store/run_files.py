@@ -58,6 +58,9 @@ def write_run(content: Content, folder: str | Path, manifest: str | None = None)
 def read_run(folder: str | Path) -> Content:
     """Read what :func:`write_run` wrote.
 
+    Args:
+        folder: The folder of a saved run.
+
     Raises:
         StoreError: The folder is missing or damaged, or of another format.
     """

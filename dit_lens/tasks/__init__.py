@@ -1,4 +1,4 @@
-"""Puzzles with ground truth: eight families, most of them at several levels, on boards of several sizes.
+"""Tasks with ground truth: eight families, most of them at several levels, on boards of several sizes.
 
     task = dit_lens.tasks.load("maze", seed=3)
     task.prompt, task.image, task.frames, task.regions, task.solutions
@@ -7,9 +7,10 @@
     dit_lens.tasks.load("maze", seed=3, level="hard", rows=7, cols=7, num_frames=17).name    # maze-hard-7x7x17
     dit_lens.tasks.load("maze-hard-7x7x17", seed=3)                                          # the same
 
-`maze`, `choose`, `occlude` and `pattern` without a level are what the lab model was trained on, 6 x 6 cells and 13
-frames; `listed()` names all families and levels. `dit_lens.tasks.vbvr` reads and writes folders in VBVR's format. Needs
-numpy and PIL only. What each family asks, its regions and its scorer's details are told in its own module.
+``maze``, ``choose``, ``occlude`` and ``pattern`` without a level are what the lab model was trained on, 6 x 6 cells and
+13 frames; ``listed()`` names all families and levels. ``dit_lens.tasks.vbvr`` reads and writes folders in VBVR's
+format. Needs numpy and PIL only. What each family asks, its regions and its scorer's details are told in its own
+module.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ __all__ = [
 
 
 def names() -> tuple[str, ...]:
-    """The task families as the lab model knows them; `listed` has all others too."""
+    """The task families as the lab model knows them; ``listed`` has all others too."""
     return tuple(family for family, levels in FAMILIES.items() if USUAL in levels)
 
 
@@ -60,14 +61,14 @@ def canonical(
     The level is left out where it is the lab model's, the size where it is the level's usual one.
 
     Args:
-        name: a family, or a name that tells more.
-        level: such as "easy" or "hard".
-        rows: of the board, 5 to 8 cells.
-        cols: of the board, 5 to 8 cells.
+        name: A family, or a name that tells more.
+        level: Such as "easy" or "hard".
+        rows: Of the board, 5 to 8 cells.
+        cols: Of the board, 5 to 8 cells.
         num_frames: 9, 13, 17 or 21.
 
     Raises:
-        TaskError: for an unknown family or level, a size that the level has not, and a level that differs from the
+        TaskError: For an unknown family or level, a size that the level has not, and a level that differs from the
             name's.
     """
     if name in FAMILIES:
@@ -88,13 +89,13 @@ def canonical(
 
 
 def fits(name: str, rows: int, cols: int, num_frames: int) -> bool:
-    """Whether the family at the name's level has puzzles of a size: `canonical` with that size gives no error."""
+    """Whether the family at the name's level has tasks of a size: ``canonical`` with that size gives no error."""
     known = parse(name)
     return any((s.rows, s.cols, s.num_frames) == (rows, cols, num_frames) for s in sizes(known.family, known.level))
 
 
 def prompts(names: Iterable[str] | None = None) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Every prompt that the named puzzles use (None: all of `listed`) -> its family and the colours named, in order."""
+    """Every prompt that the named tasks use (None: all of ``listed``) -> its family and the colours named, in order."""
     kinds = [parse(name) for name in (listed() if names is None else names)]
     return {prompt: (k.family, named) for k in kinds for prompt, named in k.rules.prompts().items()}
 
@@ -109,21 +110,24 @@ def load(
     cols: int | None = None,
     num_frames: int | None = None,
 ) -> Task:
-    """One puzzle. The same (name, seed, split) gives the same puzzle everywhere.
+    """One task. The same (name, seed, split) gives the same task everywhere.
 
     Args:
-        name: a family, or a canonical name such as "maze-hard" or "maze-hard-7x7x17".
-        seed: from 0 up.
-        split: `"test"` puzzles have first frames that the lab model was never trained on; `"train"` puzzles have the
-            others. A twin's own split, such as `"test/other_answer-0"`, gives the twin again: a task can be kept as
+        name: A family, or a canonical name such as "maze-hard" or "maze-hard-7x7x17".
+        seed: From 0 up.
+        split: ``"test"`` tasks have first frames that the lab model was never trained on; ``"train"`` tasks have the
+            others. A twin's own split, such as ``"test/other_answer-0"``, gives the twin again: a task can be kept as
             these three words.
-        level: as in `canonical`, and so are the following.
-        rows: of the board.
-        cols: of the board.
-        num_frames: of the video.
+        level: As in ``canonical``, and so are the following.
+        rows: Of the board.
+        cols: Of the board.
+        num_frames: Of the video.
+
+    Returns:
+        The task.
 
     Raises:
-        TaskError: for a name, size, seed or split that there is not.
+        TaskError: For a name, size, seed or split that there is not.
     """
     split, *twins = split.split("/")
     name = canonical(name, level=level, rows=rows, cols=cols, num_frames=num_frames)
@@ -137,7 +141,7 @@ def load(
 
 
 def scene(name: str, seed: int, split: str = "test") -> Scene:
-    """The bare content of a puzzle, without pictures (for drawing many of them quickly)."""
+    """The bare content of a task, without pictures (for drawing many of them quickly)."""
     known = parse(name)
     if split not in SPLITS:
         raise TaskError(f"unknown split {split!r}; choose one of {', '.join(map(repr, SPLITS))}.")
@@ -151,7 +155,7 @@ def scene(name: str, seed: int, split: str = "test") -> Scene:
 
 
 def batch(names: str | Sequence[str], n: int, seed: int = 0, split: str = "test") -> list[Task]:
-    """`n` puzzles with seeds from `seed` up, taking the named families in turn."""
+    """``n`` tasks with seeds from ``seed`` up, taking the named families in turn."""
     families = (names,) if isinstance(names, str) else tuple(names)
     if not families or n < 0:
         raise TaskError("a batch needs at least one family name and n from 0 up, e.g. batch(['maze', 'choose'], n=8).")

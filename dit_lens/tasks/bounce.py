@@ -1,5 +1,7 @@
-"""`bounce`: a ball flies diagonally, one cell a frame, and is thrown back by walls and the board's edge until it hits
-one of four coloured cells, on which it rests. The pale disc behind it tells in the first frame where it flies.
+"""``bounce``: a ball flies diagonally and bounces off walls until it hits one of four coloured cells.
+
+It moves one cell a frame, is thrown back by walls and the board's edge, and rests on the cell that it hits. The pale
+disc behind it tells in the first frame where it flies.
 
 easy: 3 to 6 moves, one or two bounces. hard: 8 moves or more, three bounces or more.
 """
@@ -40,7 +42,14 @@ ENDS = 4
 
 @dataclass(frozen=True)
 class Rules:
-    """moves, bounces: bounds. walls: at most so many wall tiles on the board."""
+    """What a level asks of its flights.
+
+    Attributes:
+        phrases: Wordings of the prompt.
+        moves: Bounds of the flight's length.
+        bounces: Bounds of how often the ball is thrown back.
+        walls: At most so many wall tiles on the board.
+    """
 
     phrases: tuple[str, ...]
     moves: tuple[int, int]
@@ -61,6 +70,14 @@ def move(at: Cell, way: Way, free: int) -> tuple[Cell, Way, bool] | None:
 
     A wall (or the edge) above or below turns the ball's rows round, one to the left or right its columns, one that it
     would hit with its corner both.
+
+    Args:
+        at: The ball's cell.
+        way: Rows and columns of its last move.
+        free: The set of cells that may be entered.
+
+    Returns:
+        (cell, way, thrown back), or None.
     """
     (r, c), (dr, dc) = at, way
     upright, sideways = _closed(free, r + dr, c), _closed(free, r, c + dc)
@@ -92,7 +109,17 @@ def fly(start: Cell, way: Way, free: int, moves: int) -> tuple[Route, tuple[int,
 
 @dataclass(frozen=True)
 class BounceScene:
-    """ends: the four coloured cells, as (cell, colour). way: rows and columns of the first move."""
+    """A ball on its way to one of four ends.
+
+    Attributes:
+        walls: Sorted cells.
+        start: The ball's first cell.
+        way: Rows and columns of the first move.
+        ends: The four coloured cells, as (cell, colour).
+        phrase: Which wording.
+        size: Rows, columns and frames.
+        rules: Those of its level.
+    """
 
     walls: tuple[Cell, ...]
     start: Cell
@@ -104,10 +131,12 @@ class BounceScene:
 
     @property
     def prompt(self) -> str:
+        """What the model is told."""
         return self.rules.phrases[self.phrase]
 
     @property
     def free(self) -> int:
+        """The set of cells without walls."""
         return self.size.full & ~grid.bits(self.walls)
 
     @cached_property
@@ -125,6 +154,7 @@ class BounceScene:
 
     @property
     def solutions(self) -> tuple[tuple[str, int, int], ...]:
+        """The one right answer."""
         return (self.truth,)
 
     @property
@@ -136,6 +166,7 @@ class BounceScene:
         return (p.NAMES[dict(self.ends)[end]], *end)
 
     def codes(self) -> np.ndarray:
+        """The flight as palette codes, uint8 (F, R, C, 2)."""
         return self._film(self.route)
 
     def codes_of(self, answer: Any) -> np.ndarray:
@@ -184,8 +215,12 @@ class BounceScene:
         return codes
 
     def regions(self) -> dict[str, np.ndarray]:
-        """background (bare floor now), walls, agent (the ball now), trail (the disc behind it now), goal (the end that
-        it hits), other_goal (the other ends), path (all cells of its flight)."""
+        """Regions of the flight, bool (F, R, C).
+
+        Returns:
+            background (bare floor now), walls, agent (the ball now), trail (the disc behind it now), goal (the end that
+            it hits), other_goal (the other ends), path (all cells of its flight).
+        """
         codes, size = self.codes(), self.size
         return {
             "background": (codes == p.BACKGROUND).all(-1),
@@ -198,8 +233,14 @@ class BounceScene:
         }
 
     def answer(self, cells: np.ndarray) -> tuple[str, int, int] | None:
-        """The end on which the one ball of the last frame is, in the colour that it has there; None where the ball is
-        on no coloured end, or never moved."""
+        """The end on which the one ball of the last frame is, in the colour that it has there.
+
+        Args:
+            cells: A video's codes (F, R, C, 2).
+
+        Returns:
+            (colour name, row, column); None where the ball is on no coloured end, or never moved.
+        """
         places = walk.agents(cells)
         end = places[-1]
         if end is None or end not in dict(self.ends) or len(walk.walked(places)) < 2:
@@ -210,11 +251,16 @@ class BounceScene:
     def score(self, cells: np.ndarray) -> Score:
         """Judge a video.
 
-        details: agent_kept (exactly one ball in every frame), starts, on_course (the cells that it crosses are those of
-        the flight), on_time (it is on the right one in every frame), hit (the last frame has it on the right end),
-        wrong_end (on another), scene_kept (walls, ends and floor in every frame), kept_fraction, tail_kept (the pale
-        disc is behind it in every frame). All but wrong_end and the last two are needed for `solved`. value: the share
-        of the flight that was flown on time, times the kept share of scene and ball.
+        Args:
+            cells: Its codes (F, R, C, 2).
+
+        Returns:
+            The verdict. details: agent_kept (exactly one ball in every frame), starts, on_course (the cells that it
+            crosses are those of the flight), on_time (it is on the right one in every frame), hit (the last frame has
+            it on the right end), wrong_end (on another), scene_kept (walls, ends and floor in every frame),
+            kept_fraction, tail_kept (the pale disc is behind it in every frame). All but wrong_end and the last two are
+            needed for ``solved``. value: the share of the flight that was flown on time, times the kept share of scene
+            and ball.
         """
         places = walk.agents(cells)
         last = len(self.route) - 1
@@ -239,9 +285,17 @@ class BounceScene:
         return Score(solved, 1.0 if solved else float(min(0.99, value)), details)
 
     def twin(self, kind: str, rng: Random) -> BounceScene:
-        """other_answer: the ball starts otherwise, with as few cells changed as can be, and hits another end; where no
-        start does, two ends exchange their colours. same_answer: it starts elsewhere, and hits the same end; where no
-        other start does, the other ends lie elsewhere."""
+        """Make a counterfactual partner.
+
+        Args:
+            kind: ``"other_answer"``: the ball starts otherwise, with as few cells changed as can be, and hits another
+                end; where no start does, two ends exchange their colours. ``"same_answer"``: it starts elsewhere, and
+                hits the same end; where no other start does, the other ends lie elsewhere.
+            rng: Draws among several.
+
+        Returns:
+            The twin.
+        """
         options = []
         for start in grid.cells_of(self.free & ~grid.bits(dict(self.ends))):
             for way in WAYS:
@@ -310,8 +364,11 @@ def _way_to(start: Cell, end: Cell, free: int, ways: tuple[Way, ...]) -> Route |
 
 
 def _draw(rng: Random, size: Size, rules: Rules) -> BounceScene:
-    """Walls and a flight; then an end on it that is as far as the rules say and was not crossed before; then three
-    other ends off the flight, if possible where a ball could come in as many moves."""
+    """Draw walls and a flight, an end on it, and three other ends.
+
+    The end is as far as the rules say and was not crossed before; the others lie off the flight, if possible where a
+    ball could come in as many moves.
+    """
     longest = rules.longest(size)
     while True:
         walls = grid.draw_cells(rng, size.full, rng.randint(0, rules.walls))
@@ -338,8 +395,10 @@ def _draw(rng: Random, size: Size, rules: Rules) -> BounceScene:
 
 
 def _others(end: Cell, places: int, rng: Random) -> list[Cell]:
-    """Three other ends: rows and columns as even or odd as the true one's first, then cells of its diagonals' colour,
-    then any."""
+    """Three other ends, or as many as there are places.
+
+    Rows and columns as even or odd as the true one's come first, then cells of its diagonals' colour, then any.
+    """
     cells = list(grid.cells_of(places))
     rng.shuffle(cells)
     return sorted(cells, key=lambda c: _unlike(c, end))[: ENDS - 1]

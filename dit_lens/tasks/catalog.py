@@ -1,4 +1,4 @@
-"""Names of puzzles: a family, a level, a size, as in ``maze``, ``maze-hard``, ``maze-hard-7x7x17``."""
+"""Names of tasks: a family, a level, a size, as in ``maze``, ``maze-hard``, ``maze-hard-7x7x17``."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ _NAME = re.compile(r"([a-z]+)(?:-([a-z]+))?(?:-(\d+)x(\d+)x(\d+))?")
 
 @dataclass(frozen=True)
 class Kind:
-    """A family at a level and a size. ``str(kind)`` is its one canonical name: the level is left out where it is
-    "lab", the size where it is the level's usual one."""
+    """A family at a level and a size; ``str(kind)`` is its one canonical name.
+
+    The name leaves out the level where it is "lab", and the size where it is the level's usual one.
+    """
 
     family: str
     level: str
@@ -36,6 +38,7 @@ class Kind:
 
     @property
     def rules(self) -> Level:
+        """The family's level."""
         return FAMILIES[self.family][self.level]
 
     def __str__(self) -> str:
@@ -54,7 +57,7 @@ def parse(name: str) -> Kind:
     """The family, level and size that a name tells.
 
     Raises:
-        TaskError: for an unknown family or level, a level that the family has not, or a size that it does not fit.
+        TaskError: For an unknown family or level, a level that the family has not, or a size that it does not fit.
     """
     found = _NAME.fullmatch(name) if isinstance(name, str) else None
     if found is None or found[1] not in FAMILIES:

@@ -1,4 +1,4 @@
-"""`choose`: goals of different colours; the prompt names the one to walk to. The picture alone does not tell.
+"""``choose``: goals of different colours; the prompt names the one to walk to. The picture alone does not tell.
 
 easy: two goals, 2 to 5 moves. hard: three goals, 4 to 12 moves.
 """
@@ -45,8 +45,21 @@ HARD = Rules(MORE_PHRASES, (4, 12), (0.15, 0.35))
 
 @dataclass(frozen=True)
 class ChooseScene:
-    """goal, colour: the named one; other, other_colour: the one to leave alone, which may not be passed through
-    either; more: further ones to leave alone."""
+    """Goals of different colours, one of which the prompt names.
+
+    Attributes:
+        walls: Sorted cells.
+        start: The agent's first cell.
+        goal: The named goal.
+        colour: Its colour code.
+        other: A goal to leave alone, which may not be passed through either.
+        other_colour: Its colour code.
+        route: The shortest route shown as truth.
+        phrase: Which wording.
+        size: Rows, columns and frames.
+        rules: Those of its level.
+        more: Further goals to leave alone, as (cell, colour).
+    """
 
     walls: tuple[Cell, ...]
     start: Cell
@@ -62,10 +75,12 @@ class ChooseScene:
 
     @property
     def prompt(self) -> str:
+        """What the model is told."""
         return self.rules.phrases[self.phrase].format(p.NAMES[self.colour])
 
     @property
     def truth(self) -> Route:
+        """The route shown."""
         return self.route
 
     @property
@@ -84,9 +99,11 @@ class ChooseScene:
         return grid.shortest_routes(self.start, self.goal, self.free)
 
     def codes(self) -> np.ndarray:
+        """The truth as palette codes, uint8 (F, R, C, 2)."""
         return self.codes_of(self.route)
 
     def codes_of(self, answer: Any) -> np.ndarray:
+        """The codes of any walk from the start, right or wrong."""
         goals = {self.goal: self.colour, **dict(self.others)}
         return walk.draw(self.walls, goals, walk.check(answer, self.start, self.size), self.size)
 
@@ -110,22 +127,31 @@ class ChooseScene:
         return replace(named, route=grid.draw_route(self.start, goal, named.free, rng))
 
     def regions(self) -> dict[str, np.ndarray]:
-        """As in `maze`, with goal the named one, and other_goal, all that are not named."""
+        """As in ``maze``, with goal the named one, and other_goal, all that are not named."""
         out = walk.regions(self.codes(), self.goal, self.route, self.solutions, self.size)
         return {**out, "other_goal": self.size.still(self.size.board(cell for cell, _ in self.others))}
 
     def answer(self, cells: np.ndarray) -> Route | None:
+        """The route walked; see :func:`dit_lens.tasks.walk.answer`."""
         return walk.answer(cells)
 
     def score(self, cells: np.ndarray) -> Score:
-        """As in `maze`; details also hold other_goal (the agent ends on a goal that was not named)."""
+        """As in ``maze``; details also hold other_goal (the agent ends on a goal that was not named)."""
         score = walk.score(cells, self.codes(), self.start, self.goal, self.free)
         ends_wrong = walk.agents(cells)[-1] in dict(self.others)
         return replace(score, details={**score.details, "other_goal": ends_wrong})
 
     def twin(self, kind: str, rng: Random) -> ChooseScene:
-        """other_answer: the same picture, the prompt names another colour. same_answer: other walls and another place
-        and colour of a goal that is not named; the same route stays a shortest one."""
+        """Make a counterfactual partner.
+
+        Args:
+            kind: ``"other_answer"``: the same picture, the prompt names another colour. ``"same_answer"``: other walls
+                and another place and colour of a goal that is not named; the same route stays a shortest one.
+            rng: Draws among several.
+
+        Returns:
+            The twin.
+        """
         return self._naming(self._rival(rng), rng) if kind == "other_answer" else self._other_scene(rng)
 
     def _other_scene(self, rng: Random) -> ChooseScene:

@@ -26,7 +26,14 @@ class Clip:
     fps: float
 
     def frames(self) -> np.ndarray:
-        """All frames, uint8 (F, H, W, 3). Errors: :class:`TaskError` when fewer can be decoded than are announced."""
+        """Decode all frames.
+
+        Returns:
+            uint8 (F, H, W, 3).
+
+        Raises:
+            TaskError: Fewer can be decoded than are announced.
+        """
         import imageio_ffmpeg
 
         reader = imageio_ffmpeg.read_frames(
@@ -47,7 +54,14 @@ class Clip:
 def open_clip(path: Path) -> Clip:
     """Look at an MP4 file without decoding its pictures.
 
-    Errors: :class:`TaskError` for a file that is no MP4, or is cut short.
+    Args:
+        path: Of the file.
+
+    Returns:
+        The clip, not decoded.
+
+    Raises:
+        TaskError: For a file that is no MP4, or is cut short.
     """
     import imageio_ffmpeg
 
@@ -74,9 +88,20 @@ def open_clip(path: Path) -> Clip:
 
 
 def write_clip(path: Path, video: np.ndarray, fps: float = 16) -> Path:
-    """Write frames, uint8 0-255 or float 0-1 (F, H, W, 3), as H.264 in an MP4 file, in one move.
+    """Write frames as H.264 in an MP4 file, in one move.
 
-    Lossy: colours move by a few of 255. Errors: :class:`TaskError` for another shape or range, or odd sizes.
+    Lossy: colours move by a few of 255.
+
+    Args:
+        path: Of the file; missing folders are made.
+        video: uint8 0-255 or float 0-1, (F, H, W, 3).
+        fps: Frames per second.
+
+    Returns:
+        The path.
+
+    Raises:
+        TaskError: For another shape or range, or odd sizes.
     """
     import imageio_ffmpeg
 

@@ -1,4 +1,4 @@
-"""`emerge`: balls that the first frame does not show come in by a gate, roll behind a grey screen and come out again.
+"""``emerge``: balls that the first frame does not show come in by a gate, roll behind a grey screen and come out again.
 
 Gate, lane and screen are in the first frame, and with them where and when each ball is; its colour is in neither prompt
 nor first frame, and every colour is a right answer as long as the ball keeps it. So what is shown after the screen can
@@ -57,7 +57,14 @@ STRAY = 4  # at most so many wall tiles as scenery, never in a lane
 
 @dataclass(frozen=True)
 class Rules:
-    """pace: frames for each cell. screens: how many cells a screen may hide."""
+    """What a level asks of its balls.
+
+    Attributes:
+        phrases: Wordings of the prompt.
+        balls: How many come in.
+        pace: Frames for each cell.
+        screens: How many cells a screen may hide.
+    """
 
     phrases: tuple[str, ...]
     balls: int
@@ -71,8 +78,14 @@ HARD = Rules(TWO, 2, 2, (3, 4))
 
 @dataclass(frozen=True)
 class Lane:
-    """A straight way across the board from the gate on one side, along row or column ``line``; cells ``screen`` to
-    ``screen + hides - 1`` of it are behind a screen."""
+    """A straight way across the board, with a gate at one end and a screen over some of its cells.
+
+    Attributes:
+        side: Where the gate is.
+        line: Row or column of the lane.
+        screen: The first cell behind the screen, counted from the gate.
+        hides: How many cells are behind it, ``screen`` to ``screen + hides - 1``.
+    """
 
     side: str
     line: int
@@ -100,7 +113,16 @@ class Lane:
 
 @dataclass(frozen=True)
 class EmergeScene:
-    """lanes, colours: one of each for every ball. scenery: wall tiles besides the posts of the gates."""
+    """Balls that come in by gates and pass behind screens.
+
+    Attributes:
+        lanes: One for every ball.
+        colours: One colour code for every ball.
+        scenery: Wall tiles besides the posts of the gates.
+        phrase: Which wording.
+        size: Rows, columns and frames.
+        rules: Those of its level.
+    """
 
     lanes: tuple[Lane, ...]
     colours: tuple[int, ...]
@@ -111,6 +133,7 @@ class EmergeScene:
 
     @property
     def prompt(self) -> str:
+        """What the model is told."""
         return self.rules.phrases[self.phrase]
 
     @property
@@ -168,6 +191,7 @@ class EmergeScene:
         return board
 
     def codes(self) -> np.ndarray:
+        """The truth as palette codes, uint8 (F, R, C, 2)."""
         return self.codes_of(self.truth)
 
     def codes_of(self, answer: Any) -> np.ndarray:
@@ -207,8 +231,12 @@ class EmergeScene:
         return tuple((a, b, *end) for a, b, end in zip(names, after, self.ends, strict=True))
 
     def regions(self) -> dict[str, np.ndarray]:
-        """background, walls, screen, gate, ball (where it can be seen), hidden (its cell while behind the screen), path
-        (all cells of the lanes)."""
+        """Regions of the scene, bool (F, R, C).
+
+        Returns:
+            background, walls, screen, gate, ball (where it can be seen), hidden (its cell while behind the screen),
+            path (all cells of the lanes).
+        """
         codes, size = self.codes(), self.size
         seen, hidden = ([visit(lane) for lane in self.lanes] for visit in (self.seen, self.hidden))
         return {
@@ -222,8 +250,15 @@ class EmergeScene:
         }
 
     def answer(self, cells: np.ndarray) -> tuple[Ball, ...] | None:
-        """For each ball its colour in the last frame before it hides, and colour and place in the last frame of all;
-        None where one of them is not to be seen, or more than one ball is."""
+        """The colours and places of the balls that a video shows.
+
+        Args:
+            cells: Its codes (F, R, C, 2).
+
+        Returns:
+            For each ball its colour in the last frame before it hides, and colour and place in the last frame of all;
+            None where one of them is not to be seen, or more than one ball is.
+        """
         found = [ball for lane in self.lanes if (ball := self._ball(lane, cells[..., 0]))]
         return tuple(found) if len(found) == len(self.lanes) else None
 
@@ -237,12 +272,17 @@ class EmergeScene:
     def score(self, cells: np.ndarray) -> Score:
         """Judge a video.
 
-        details: on_time (in every frame each ball is where it can be seen, if it can, in any colour), alone (no ball
-        anywhere else), came_out (the share of balls that are in their last places at the end), colour_kept (every ball
-        has one colour in all frames), different (no two balls have the same), scene_kept (gates, screens, walls and
-        floor in every frame), kept_fraction, colours (those of each ball, sorted by name). All but the last two are
-        needed for `solved`. value: the share of balls that came out in the colour in which they went in, times the kept
-        share; a video that shows balls only before their screens has at most a quarter.
+        Args:
+            cells: Its codes (F, R, C, 2).
+
+        Returns:
+            The verdict. details: on_time (in every frame each ball is where it can be seen, if it can, in any colour),
+            alone (no ball anywhere else), came_out (the share of balls that are in their last places at the end),
+            colour_kept (every ball has one colour in all frames), different (no two balls have the same), scene_kept
+            (gates, screens, walls and floor in every frame), kept_fraction, colours (those of each ball, sorted by
+            name). All but the last two are needed for ``solved``. value: the share of balls that came out in the colour
+            in which they went in, times the kept share; a video that shows balls only before their screens has at most
+            a quarter.
         """
         disc = cells[..., 0]
         seen = [self.seen(lane) for lane in self.lanes]
@@ -269,19 +309,28 @@ class EmergeScene:
         return Score(solved, 1.0 if solved else float(min(0.99, value)), details)
 
     def _scene_kept(self, cells: np.ndarray) -> np.ndarray:
-        """Per cell and frame: the rest keeps its colour, walls and screens stay whole, other discs show floor or a
-        ball."""
+        """Where the scene is as it should be, bool per frame and cell.
+
+        The rest keeps its colour, walls and screens stay whole, other discs show floor or a ball.
+        """
         disc, rest = cells[..., 0], cells[..., 1]
         fixed = np.isin(self.empty[..., 0], (p.WALL, p.SCREEN))
         floor = np.isin(disc, (p.BACKGROUND, *p.BALLS))
         return (rest == self.empty[..., 1]) & np.where(fixed, disc == self.empty[..., 0], floor)
 
     def twin(self, kind: str, rng: Random) -> EmergeScene:
-        """other_answer: one ball comes from the other side, so that it ends elsewhere; its screen moves only if it must
-        be passed in time. same_answer: other screens and scenery.
+        """Make a counterfactual partner.
 
         No change of the first frame can ask for another colour. The same scene with other ``colours`` has the same
         picture, prompt and solutions, and another truth.
+
+        Args:
+            kind: ``"other_answer"``: one ball comes from the other side, so that it ends elsewhere; its screen moves
+                only if it must be passed in time. ``"same_answer"``: other screens and scenery.
+            rng: Draws among several.
+
+        Returns:
+            The twin.
         """
         if kind == "other_answer":
             return self._mirrored(rng)

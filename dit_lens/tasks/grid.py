@@ -1,8 +1,8 @@
-"""A puzzle's size, and shortest routes on its board, on sets of cells held as integers (fast enough to draw puzzles
-while training).
+"""A task's size, and shortest routes on its board.
 
-Cell (row, col) is bit 9 * row + col on every board, so sets need no board to be read. Boards have at most eight
-columns: the ninth is a guard, into which a move off the left or right edge falls, and no set of free cells holds it.
+Sets of cells are held as integers, fast enough to draw tasks while training. Cell (row, col) is bit 9 * row + col on
+every board, so sets need no board to be read. Boards have at most eight columns: the ninth is a guard, into which a
+move off the left or right edge falls, and no set of free cells holds it.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def stages(start: Cell, goal: Cell, free: int) -> list[int]:
 
 @cache
 def around(index: int) -> int:
-    """As `grow`, of the cell with this bit number."""
+    """As ``grow``, of the cell with this bit number."""
     return grow(1 << index)
 
 
@@ -165,8 +165,17 @@ def shortest_routes(start: Cell, goal: Cell, free: int) -> tuple[Route, ...]:
 
 
 def draw_route(start: Cell, goal: Cell, free: int, rng: Random) -> Route:
-    """One shortest route, uniformly among all of them (backward counts, then a weighted walk). The goal must be
-    reachable."""
+    """Draw one shortest route, uniformly among all of them (backward counts, then a weighted walk).
+
+    Args:
+        start: First cell.
+        goal: Last cell; it must be reachable.
+        free: The set of cells that may be entered.
+        rng: Source of the draw.
+
+    Returns:
+        The cells from start to goal.
+    """
     steps = stages(start, goal, free)
     counts: list[dict[int, int]] = [{goal[0] * STRIDE + goal[1]: 1}]
     for stage in steps[-2::-1]:
@@ -205,15 +214,20 @@ def count_routes(start: Cell, free: int, longest: int) -> list[dict[Cell, int]]:
 
 
 def draw_cells(rng: Random, among: int, count: int) -> int:
-    """A random set of `count` cells out of a set (all of them when there are fewer)."""
+    """A random set of ``count`` cells out of a set (all of them when there are fewer)."""
     cells = cells_of(among)
     return bits(rng.sample(cells, min(count, len(cells))))
 
 
 def corridors(free: int, keep: int) -> int:
-    """The dead ends of two cells or more: the set of their last cells.
+    """The dead ends of two cells or more.
 
-    free: cells that may be entered, all connected. keep: the cells of the routes, which are no dead ends.
+    Args:
+        free: The set of cells that may be entered, all connected.
+        keep: The set of cells of the routes, which are no dead ends.
+
+    Returns:
+        The set of their last cells.
     """
     up, down = free << STRIDE, free >> STRIDE
     left, right = free << 1, free >> 1

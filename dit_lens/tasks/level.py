@@ -16,8 +16,14 @@ COLOURS = tuple(p.NAMES[c] for c in p.BALLS)
 
 @dataclass(frozen=True)
 class Level:
-    """draw: a random scene of the given size. size: the usual one. phrases: the wordings, with one ``{}`` for every
-    colour that is named. fits: whether scenes of a size exist."""
+    """One level of a family.
+
+    Attributes:
+        draw: Draws a random scene of the given size.
+        size: The usual size.
+        phrases: The wordings, with one ``{}`` for every colour that is named.
+        fits: Whether scenes of a size exist.
+    """
 
     draw: Callable[[Random, Size], Scene]
     size: Size

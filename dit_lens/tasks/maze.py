@@ -1,4 +1,4 @@
-"""`maze`: walk from the blue agent to the green goal by a shortest way; some mazes have one, some several.
+"""``maze``: walk from the blue agent to the green goal by a shortest way; some mazes have one, some several.
 
 easy: 3 to 6 moves. hard: 8 to 14 moves through one-cell corridors, at least two of which lead nowhere.
 """
@@ -41,8 +41,14 @@ MORE_PHRASES = (
 
 @dataclass(frozen=True)
 class Rules:
-    """moves: bounds of a shortest route's length. walls: bounds of their share of the cells. dead_ends: at least so
-    many corridors of two cells or more that lead nowhere."""
+    """What a level asks of its mazes.
+
+    Attributes:
+        phrases: Wordings of the prompt.
+        moves: Bounds of a shortest route's length.
+        walls: Bounds of their share of the cells.
+        dead_ends: At least so many corridors of two cells or more lead nowhere.
+    """
 
     phrases: tuple[str, ...]
     moves: tuple[int, int]
@@ -61,8 +67,17 @@ HARD = Rules(MORE_PHRASES, (8, 14), (0.12, 0.50), dead_ends=2)
 
 @dataclass(frozen=True)
 class MazeScene:
-    """walls: sorted cells. start, goal: cells as many moves apart as the rules say. route: the shortest route shown as
-    truth. phrase: which wording."""
+    """Walls, an agent and a goal.
+
+    Attributes:
+        walls: Sorted cells.
+        start: The agent's first cell.
+        goal: As many moves from the start as the rules say.
+        route: The shortest route shown as truth.
+        phrase: Which wording.
+        size: Rows, columns and frames.
+        rules: Those of its level.
+    """
 
     walls: tuple[Cell, ...]
     start: Cell
@@ -74,14 +89,17 @@ class MazeScene:
 
     @property
     def prompt(self) -> str:
+        """What the model is told."""
         return self.rules.phrases[self.phrase]
 
     @property
     def truth(self) -> Route:
+        """The route shown."""
         return self.route
 
     @property
     def free(self) -> int:
+        """The set of cells without walls."""
         return self.size.full & ~grid.bits(self.walls)
 
     @cached_property
@@ -90,14 +108,19 @@ class MazeScene:
         return grid.shortest_routes(self.start, self.goal, self.free)
 
     def codes(self) -> np.ndarray:
+        """The truth as palette codes, uint8 (F, R, C, 2)."""
         return self.codes_of(self.route)
 
     def codes_of(self, answer: Any) -> np.ndarray:
+        """The codes of any walk from the start, right or wrong."""
         return walk.draw(self.walls, {self.goal: p.GREEN}, walk.check(answer, self.start, self.size), self.size)
 
     def decoy(self, rng: Random) -> Route | None:
-        """A walk over free cells, as long as a solution and entering no cell twice, that is none. At hard, where there
-        may be no such walk, every other one, and every one that fails, is the way to the end of a dead end."""
+        """A walk over free cells, as long as a solution and entering no cell twice, that is none.
+
+        At hard, where there may be no such walk, every other one, and every one that fails, is the way to the end of a
+        dead end.
+        """
         if self.rules.dead_ends and rng.random() < 0.5:
             return self._astray(rng)
         for _ in range(200):
@@ -115,19 +138,33 @@ class MazeScene:
         return grid.draw_route(self.start, rng.choice(ends), free, rng) if ends else None
 
     def regions(self) -> dict[str, np.ndarray]:
-        """background (bare floor now), walls, agent (now), goal, path (all cells of the truth), trail (left so far),
-        other_paths (cells of other shortest routes that are not on the truth)."""
+        """Regions of the walk, bool (F, R, C).
+
+        Returns:
+            background (bare floor now), walls, agent (now), goal, path (all cells of the truth), trail (left so far),
+            other_paths (cells of other shortest routes that are not on the truth).
+        """
         return walk.regions(self.codes(), self.goal, self.route, self.solutions, self.size)
 
     def answer(self, cells: np.ndarray) -> Route | None:
+        """The route walked; see :func:`dit_lens.tasks.walk.answer`."""
         return walk.answer(cells)
 
     def score(self, cells: np.ndarray) -> Score:
+        """Judge a video; see :func:`dit_lens.tasks.walk.score`."""
         return walk.score(cells, self.codes(), self.start, self.goal, self.free)
 
     def twin(self, kind: str, rng: Random) -> MazeScene:
-        """other_answer: same walls and start, the goal elsewhere. same_answer: other walls, the same route is still
-        shortest."""
+        """Make a counterfactual partner.
+
+        Args:
+            kind: ``"other_answer"``: same walls and start, the goal elsewhere. ``"same_answer"``: other walls, the same
+                route is still shortest.
+            rng: Draws among several.
+
+        Returns:
+            The twin.
+        """
         return self._other_goal(rng) if kind == "other_answer" else self._other_walls(rng)
 
     def _other_goal(self, rng: Random) -> MazeScene:
@@ -211,8 +248,11 @@ def _draw_open(rng: Random, size: Size, rules: Rules) -> MazeScene:
 
 
 def _draw_dense(rng: Random, size: Size, rules: Rules) -> MazeScene:
-    """Corridors of one cell's width with a few loops. In one half of the mazes the goal is where several shortest
-    routes lead, in the other where one does; then a distance uniformly among those on offer."""
+    """Draw corridors of one cell's width with a few loops.
+
+    In one half of the mazes the goal is where several shortest routes lead, in the other where one does; then a
+    distance uniformly among those on offer.
+    """
     several = rng.random() < 0.5
     shortest, longest = rules.moves[0], rules.longest(size)
     while True:

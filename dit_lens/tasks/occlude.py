@@ -1,5 +1,7 @@
-"""`occlude`: the named ball rolls behind a grey screen and must come out on the other side, unchanged; the other ball
-stays."""
+"""``occlude``: the named ball rolls behind a grey screen and must come out on the other side, unchanged.
+
+The other ball stays where it is.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,20 @@ def column(frame: int, left: bool, last: int = LAB.cols - 1) -> int:
 
 @dataclass(frozen=True)
 class OccludeScene:
-    """row, colour, left: the named ball and whether it starts at the left edge; other_*: the ball that stays.
-    screen: left column of the two-column screen. walls: scenery."""
+    """Two balls and a screen of two columns.
+
+    Attributes:
+        row: Of the named ball.
+        colour: Its colour code.
+        left: Whether it starts at the left edge.
+        other_row: Of the ball that stays.
+        other_colour: Its colour code.
+        other_left: Whether it lies at the left edge.
+        screen: Left column of the screen.
+        walls: Scenery.
+        phrase: Which wording.
+        size: Rows, columns and frames.
+    """
 
     row: int
     colour: int
@@ -53,6 +67,7 @@ class OccludeScene:
 
     @property
     def prompt(self) -> str:
+        """What the model is told."""
         return PHRASES[self.phrase].format(p.NAMES[self.colour])
 
     @property
@@ -62,6 +77,7 @@ class OccludeScene:
 
     @property
     def solutions(self) -> tuple[tuple[str, int, int], ...]:
+        """The one right answer."""
         return (self.truth,)
 
     @property
@@ -81,6 +97,7 @@ class OccludeScene:
         return board
 
     def codes(self) -> np.ndarray:
+        """The truth as palette codes, uint8 (F, R, C, 2)."""
         return self.codes_of(self.truth)
 
     def codes_of(self, answer: Any) -> np.ndarray:
@@ -118,8 +135,12 @@ class OccludeScene:
         return rng.choice([answer for answer in self._drawable if answer != self.truth])
 
     def regions(self) -> dict[str, np.ndarray]:
-        """background, walls, screen, ball (the named ball where it can be seen), hidden (its cell while behind the
-        screen), other_ball, path (all cells of its row)."""
+        """Regions of the scene, bool (F, R, C).
+
+        Returns:
+            background, walls, screen, ball (the named ball where it can be seen), hidden (its cell while behind the
+            screen), other_ball, path (all cells of its row).
+        """
         codes = self.codes()
         ball = np.zeros(codes.shape[:-1], bool)
         for f in range(self.size.num_frames):
@@ -139,8 +160,14 @@ class OccludeScene:
         }
 
     def answer(self, cells: np.ndarray) -> tuple[str, int, int] | None:
-        """(colour name, row, column) of the one ball that the last frame shows somewhere it was not at first; else
-        None."""
+        """The one ball that the last frame shows somewhere it was not at first.
+
+        Args:
+            cells: A video's codes (F, R, C, 2).
+
+        Returns:
+            (colour name, row, column); None where there is not exactly one.
+        """
         disc = cells[..., 0]
         balls = np.isin(disc[-1], p.BALLS) & (disc[-1] != self.codes()[0, ..., 0])
         found = np.argwhere(balls)
@@ -152,11 +179,16 @@ class OccludeScene:
     def score(self, cells: np.ndarray) -> Score:
         """Judge a video.
 
-        details: came_out (the last frame has the named ball at the far edge of its row, and no second one), went_behind
-        (it was out of sight at least once, and seen before and after only on its way, never backwards), other_stays,
-        colour_kept (no ball of any other colour, row or place in any frame), scene_kept (screen, walls and floor in
-        every frame), kept_fraction. All are needed for `solved`. value: came_out counts half, the way there a
-        quarter, the other ball a quarter, times the kept share; 0 when the named ball never moved.
+        Args:
+            cells: Its codes (F, R, C, 2).
+
+        Returns:
+            The verdict. details: came_out (the last frame has the named ball at the far edge of its row, and no second
+            one), went_behind (it was out of sight at least once, and seen before and after only on its way, never
+            backwards), other_stays, colour_kept (no ball of any other colour, row or place in any frame), scene_kept
+            (screen, walls and floor in every frame), kept_fraction. All are needed for ``solved``. value: came_out
+            counts half, the way there a quarter, the other ball a quarter, times the kept share; 0 when the named ball
+            never moved.
         """
         disc = cells[..., 0]
         codes = self.codes()
@@ -183,8 +215,16 @@ class OccludeScene:
         return Score(solved, 1.0 if solved else float(min(0.99, share)), details)
 
     def twin(self, kind: str, rng: Random) -> OccludeScene:
-        """other_answer: the same picture, the prompt names the other ball. same_answer: the named ball as it is,
-        another screen, scenery and second ball."""
+        """Make a counterfactual partner.
+
+        Args:
+            kind: ``"other_answer"``: the same picture, the prompt names the other ball. ``"same_answer"``: the named
+                ball as it is, another screen, scenery and second ball.
+            rng: Draws among several.
+
+        Returns:
+            The twin.
+        """
         if kind == "other_answer":
             return replace(
                 self,
@@ -202,8 +242,10 @@ class OccludeScene:
 
 
 def _orderly(seen: list[set[Cell]], columns: list[int | None], hidden: tuple[int, int], start: int, left: bool) -> bool:
-    """Starts at its edge, is hidden at least once, moves at most one cell a frame while in sight and never
-    backwards."""
+    """Whether the ball rolls as it should.
+
+    It starts at its edge, is hidden at least once, moves at most one cell a frame while in sight and never backwards.
+    """
     if columns[0] != start or any(len(s) > 1 for s in seen) or not any(len(s) == 0 for s in seen):
         return False
     far_side = (lambda c: c > hidden[1]) if left else (lambda c: c < hidden[0])

@@ -1,4 +1,4 @@
-"""`order`: two goals in a named order: "first green, then orange". The way to the first must not touch the second.
+"""``order``: two goals in a named order: "first green, then orange". The way to the first must not touch the second.
 
 easy: two goals, 4 to 8 moves in all. hard: 8 to 16 moves, and a third goal that the prompt does not name and that must
 not be touched at all.
@@ -44,8 +44,19 @@ NEAREST = 2  # moves between start, first and second goal, at least
 
 @dataclass(frozen=True)
 class OrderScene:
-    """first, then: the named goals and their colours, in order; more: goals to leave alone. route: the shortest tour
-    shown as truth."""
+    """Goals of different colours, two of which the prompt names in order.
+
+    Attributes:
+        walls: Sorted cells.
+        start: The agent's first cell.
+        first: The goal named first, as (cell, colour).
+        then: The goal named second.
+        more: Goals to leave alone.
+        route: The shortest tour shown as truth.
+        phrase: Which wording.
+        size: Rows, columns and frames.
+        rules: Those of its level.
+    """
 
     walls: tuple[Cell, ...]
     start: Cell
@@ -59,14 +70,17 @@ class OrderScene:
 
     @property
     def prompt(self) -> str:
+        """What the model is told."""
         return self.rules.phrases[self.phrase].format(p.NAMES[self.first[1]], p.NAMES[self.then[1]])
 
     @property
     def truth(self) -> Route:
+        """The tour shown."""
         return self.route
 
     @property
     def goals(self) -> dict[Cell, int]:
+        """Every goal's cell -> its colour code."""
         return dict((self.first, self.then, *self.more))
 
     @property
@@ -82,14 +96,18 @@ class OrderScene:
         return tuple(sorted((*a, *b[1:]) for a in begin for b in end))
 
     def codes(self) -> np.ndarray:
+        """The truth as palette codes, uint8 (F, R, C, 2)."""
         return self.codes_of(self.route)
 
     def codes_of(self, answer: Any) -> np.ndarray:
+        """The codes of any walk from the start, right or wrong."""
         return walk.draw(self.walls, self.goals, walk.check(answer, self.start, self.size), self.size)
 
     def decoy(self, rng: Random) -> Route | None:
-        """A shortest tour that the picture would allow under another prompt: in the other order, by a goal that is not
-        named, or straight to the last goal."""
+        """A shortest tour that the picture would allow under another prompt.
+
+        It goes in the other order, by a goal that is not named, or straight to the last goal.
+        """
         others = [pair for pair in itertools.permutations(self.goals, 2) if pair != (self.first[0], self.then[0])]
         for first, then in rng.sample(others, len(others)):
             if rng.random() < 0.3:
@@ -111,7 +129,7 @@ class OrderScene:
         return (*begin, *grid.draw_route(first, then, free, rng)[1:])
 
     def regions(self) -> dict[str, np.ndarray]:
-        """As in `maze`, with goal the last one, first_goal, and other_goal where there is one that is not named."""
+        """As in ``maze``, with goal the last one, first_goal, and other_goal where there is one that is not named."""
         size = self.size
         out = walk.regions(self.codes(), self.then[0], self.route, self.solutions, size)
         out["first_goal"] = size.still(size.board([self.first[0]]))
@@ -120,13 +138,22 @@ class OrderScene:
         return out
 
     def answer(self, cells: np.ndarray) -> Route | None:
-        """As in `maze`, if every frame shows the agent: tours of different lengths may end alike, and what two of them
-        have in common, as in a blend, is no tour."""
+        """The route walked, as in ``maze``, if every frame shows the agent.
+
+        Tours of different lengths may end alike, and what two of them have in common, as in a blend, is no tour.
+        """
         return None if None in walk.agents(cells) else walk.answer(cells)
 
     def score(self, cells: np.ndarray) -> Score:
-        """As in `maze`, with reached for the last goal, and connected only if no goal is touched too early. details
-        also hold first_reached, and other_goal (one that is not named is touched)."""
+        """Judge a video as in ``maze``.
+
+        Args:
+            cells: Its codes (F, R, C, 2).
+
+        Returns:
+            The verdict, with reached for the last goal, and connected only if no goal is touched too early. details
+            also hold first_reached, and other_goal (one that is not named is touched).
+        """
         first, then = self.first[0], self.then[0]
         early = self.free & ~grid.bit(then)
         between = grid.distance(first, then, self.free) or 0
@@ -146,8 +173,16 @@ class OrderScene:
         return replace(score, details={**score.details, **more})
 
     def twin(self, kind: str, rng: Random) -> OrderScene:
-        """other_answer: the same picture, the prompt names the goals in the other order. same_answer: other walls; the
-        same route stays a shortest tour."""
+        """Make a counterfactual partner.
+
+        Args:
+            kind: ``"other_answer"``: the same picture, the prompt names the goals in the other order.
+                ``"same_answer"``: other walls; the same route stays a shortest tour.
+            rng: Draws among several.
+
+        Returns:
+            The twin.
+        """
         if kind == "other_answer":
             swapped = replace(self, first=self.then, then=self.first)
             route = self._tour(self.then[0], self.first[0], rng)

@@ -3,7 +3,7 @@
 Every cell has two parts, a centred disc and the rest of the square, each in one palette colour at a time. A whole
 video is therefore a small array of *codes*, (frames, R, C, 2) uint8 with the last axis (disc, rest); pictures are
 only a drawing of it. Rows and columns follow from an array's shape. The colours follow Okabe and Ito's
-colour-blind-safe set where a puzzle depends on them.
+colour-blind-safe set where a task depends on them.
 """
 
 from __future__ import annotations
@@ -74,10 +74,17 @@ def part_means(frames: np.ndarray) -> np.ndarray:
 
 
 def read(frames: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
-    """Read generated frames back into codes (F, R, C, 2); `UNKNOWN` (255) where no palette colour is near.
+    """Read generated frames back into codes.
 
-    frames: uint8 0-255 or float 0-1, (F, 16 R, 16 C, 3). A part counts as a colour when its *mean* lies within
-    `tolerance` of it, so pixel noise and soft edges do not matter and blends do.
+    A part counts as a colour when its *mean* lies within ``tolerance`` of it, so pixel noise and soft edges do not
+    matter and blends do.
+
+    Args:
+        frames: uint8 0-255 or float 0-1, (F, 16 R, 16 C, 3).
+        tolerance: Distance in RGB on the 0-255 scale.
+
+    Returns:
+        uint8 (F, R, C, 2); ``UNKNOWN`` (255) where no palette colour is near.
     """
     means = part_means(frames)
     distance = np.linalg.norm(means[..., None, :] - PALETTE.astype(np.float64), axis=-1)  # (F, R, C, 2, 10)
@@ -86,7 +93,17 @@ def read(frames: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
 
 
 def as_rgb255(frames: np.ndarray) -> np.ndarray:
-    """Frames as float64 on the 0-255 scale, checked for shape and range."""
+    """Check frames for shape and range, and put them on the 0-255 scale.
+
+    Args:
+        frames: uint8 0-255 or float 0-1, (F, 16 R, 16 C, 3); floats may leave 0-1 by a quarter, and are clipped.
+
+    Returns:
+        float64, the same shape.
+
+    Raises:
+        TaskError: For another shape, dtype or range, and for NaN or infinity.
+    """
     frames = np.asarray(frames)
     whole = frames.ndim == 4 and frames.shape[3] == 3 and frames.shape[1] % CELL == frames.shape[2] % CELL == 0
     if not whole or frames.size == 0:

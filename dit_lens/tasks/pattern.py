@@ -1,4 +1,4 @@
-"""`pattern`: rows of coloured discs that repeat with a period of at most three; fill the outlined blanks.
+"""``pattern``: rows of coloured discs that repeat with a period of at most three; fill the outlined blanks.
 
 Some beginnings settle the row (A B C _ _ _), some leave several completions (A B _ _ _ _ may go on A B A B or C A B
 C, ...).
@@ -53,8 +53,16 @@ def completions(beginning: Row, length: int = LAB.cols) -> tuple[Row, ...]:
 
 @dataclass(frozen=True)
 class PatternScene:
-    """places: board rows in use, ascending. shown: the visible beginning of each. rows: the truth, a colour for every
-    column. walls: scenery."""
+    """Rows of discs, each with a visible beginning and blanks.
+
+    Attributes:
+        places: Board rows in use, ascending.
+        shown: The visible beginning of each.
+        rows: The truth, a colour code for every column.
+        walls: Scenery.
+        phrase: Which wording.
+        size: Rows, columns and frames.
+    """
 
     places: tuple[int, ...]
     shown: tuple[Row, ...]
@@ -65,6 +73,7 @@ class PatternScene:
 
     @property
     def prompt(self) -> str:
+        """What the model is told."""
         return PHRASES[self.phrase]
 
     @property
@@ -78,6 +87,7 @@ class PatternScene:
         return tuple(sorted(_named(rows) for rows in product(*(completions(s, self.size.cols) for s in self.shown))))
 
     def codes(self) -> np.ndarray:
+        """The truth as palette codes, uint8 (F, R, C, 2)."""
         return self.codes_of(self.truth)
 
     def codes_of(self, answer: Any) -> np.ndarray:
@@ -137,11 +147,15 @@ class PatternScene:
     def score(self, cells: np.ndarray) -> Score:
         """Judge a video.
 
-        details: filled (every blank holds a colour at the end), periodic (the last frame is one of the solutions),
-        stable (a blank, once coloured, keeps its colour), blank_first (the blanks are empty in the first frame),
-        scene_kept (given discs, outlines, walls and floor in every frame), kept_fraction, rows_right. The first five
-        are needed for `solved`. value: the share of blanks that belong to a row completed rightly, times the kept
-        share.
+        Args:
+            cells: Its codes (F, R, C, 2).
+
+        Returns:
+            The verdict. details: filled (every blank holds a colour at the end), periodic (the last frame is one of the
+            solutions), stable (a blank, once coloured, keeps its colour), blank_first (the blanks are empty in the
+            first frame), scene_kept (given discs, outlines, walls and floor in every frame), kept_fraction, rows_right.
+            The first five are needed for ``solved``. value: the share of blanks that belong to a row completed rightly,
+            times the kept share.
         """
         disc, codes = cells[..., 0], self.codes()
         blanks = codes[0, ..., 1] == p.SLOT
@@ -167,8 +181,16 @@ class PatternScene:
         return Score(solved, 1.0 if solved else float(min(0.99, share)), details)
 
     def twin(self, kind: str, rng: Random) -> PatternScene:
-        """other_answer: as few given discs recoloured as make every solution a different one in the blanks.
-        same_answer: the same rows at other places on the board, with other scenery."""
+        """Make a counterfactual partner.
+
+        Args:
+            kind: ``"other_answer"``: as few given discs recoloured as make every solution a different one in the
+                blanks. ``"same_answer"``: the same rows at other places on the board, with other scenery.
+            rng: Draws among several.
+
+        Returns:
+            The twin.
+        """
         return self._recoloured(rng) if kind == "other_answer" else self._moved(rng)
 
     def _recoloured(self, rng: Random) -> PatternScene:
@@ -220,8 +242,10 @@ def _scenery(rng: Random, places: tuple[int, ...], size: Size) -> tuple[Cell, ..
 
 
 def draw(rng: Random, size: Size = LAB) -> PatternScene:
-    """A random scene of 1 to 3 rows; each row's beginning is drawn first, then its truth uniformly among the
-    completions."""
+    """Draw a scene of 1 to 3 rows.
+
+    Each row's beginning is drawn first, then its truth uniformly among the completions.
+    """
     places = tuple(sorted(rng.sample(range(size.rows), rng.randint(1, 3))))
     shown = []
     for _ in places:

@@ -1,8 +1,7 @@
-"""`slide`: a sliding puzzle of coloured tiles with one empty place; slide one tile a frame until it looks like the
-picture.
+"""``slide``: a sliding puzzle of coloured tiles; slide one tile a frame until it looks like the picture.
 
-The tiles are discs in outlined cells, the picture is of whole coloured cells. easy: 2 x 3 tiles, 2 to 4 moves. hard:
-2 x 3 or 3 x 3, 6 to 10 moves.
+One place is empty. The tiles are discs in outlined cells, the picture is of whole coloured cells. easy: 2 x 3 tiles, 2
+to 4 moves. hard: 2 x 3 or 3 x 3, 6 to 10 moves.
 """
 
 from __future__ import annotations
@@ -39,7 +38,13 @@ PHRASES = (
 
 @dataclass(frozen=True)
 class Rules:
-    """moves: bounds of a shortest solution's length. shapes: of the puzzle, (rows, columns)."""
+    """What a level asks of its tiles.
+
+    Attributes:
+        phrases: Wordings of the prompt.
+        moves: Bounds of a shortest solution's length.
+        shapes: Of the tiles, (rows, columns).
+    """
 
     phrases: tuple[str, ...]
     moves: tuple[int, int]
@@ -56,8 +61,19 @@ HARD = Rules(PHRASES, (6, 10), ((2, 3), (3, 2), (3, 3)))
 
 @dataclass(frozen=True)
 class SlideScene:
-    """shape: rows and columns of the puzzle. at, shown_at: top left cells of the tiles and of the picture. tiles,
-    target: colour codes in reading order, 0 the empty place. route: the cells of the empty place, move by move."""
+    """Tiles with one empty place, and the picture that they have to match.
+
+    Attributes:
+        shape: Rows and columns of the tiles.
+        at: Top left cell of the tiles.
+        shown_at: Top left cell of the picture.
+        tiles: Colour codes in reading order, 0 the empty place.
+        target: Those of the picture.
+        route: The cells of the empty place, move by move.
+        phrase: Which wording.
+        size: Rows, columns and frames.
+        rules: Those of its level.
+    """
 
     shape: Shape
     at: Cell
@@ -71,6 +87,7 @@ class SlideScene:
 
     @property
     def prompt(self) -> str:
+        """What the model is told."""
         return self.rules.phrases[self.phrase]
 
     @property
@@ -89,6 +106,7 @@ class SlideScene:
         return tuple(sorted(tuple(self._cell(i, self.at) for i in path) for path in paths))
 
     def codes(self) -> np.ndarray:
+        """The truth as palette codes, uint8 (F, R, C, 2)."""
         return self.codes_of(self.route)
 
     def codes_of(self, answer: Any) -> np.ndarray:
@@ -108,7 +126,7 @@ class SlideScene:
         return codes
 
     def _path(self, answer: Any) -> tuple[int, ...]:
-        """An answer as places of the puzzle, in reading order from 0."""
+        """An answer as places of the tiles, in reading order from 0."""
         cells = {self._cell(i, self.at): i for i in range(len(self.tiles))}
         fits = isinstance(answer, tuple) and 1 < len(answer) <= self.size.num_frames and set(answer) <= set(cells)
         path = tuple(cells[cell] for cell in answer) if fits else ()
@@ -139,8 +157,12 @@ class SlideScene:
         return None
 
     def regions(self) -> dict[str, np.ndarray]:
-        """background, tiles (all but the empty place now), blank (the empty place now), board (both), goal (the
-        picture), path (all places where the truth has the empty place)."""
+        """Regions of the scene, bool (F, R, C).
+
+        Returns:
+            background, tiles (all but the empty place now), blank (the empty place now), board (both), goal (the
+            picture), path (all places where the truth has the empty place).
+        """
         codes, size = self.codes(), self.size
         board = size.board(self._cell(i, self.at) for i in range(len(self.tiles)))
         picture = size.board(self._cell(i, self.shown_at) for i in range(len(self.tiles)))
@@ -164,8 +186,15 @@ class SlideScene:
         return out
 
     def answer(self, cells: np.ndarray) -> Route | None:
-        """The moves that were made, if the empty place moved, only ever to a neighbouring cell, and the last frame
-        shows the tiles that these moves make."""
+        """The moves that were made.
+
+        Args:
+            cells: A video's codes (F, R, C, 2).
+
+        Returns:
+            The cells of the empty place, if it moved, only ever to a neighbouring cell, and the last frame shows the
+            tiles that these moves make; else None.
+        """
         shown = self._arrangements(cells)
         path = _blanks(shown)
         legal = all(b in neighbours(self.shape)[a] for a, b in itertools.pairwise(path))
@@ -175,11 +204,15 @@ class SlideScene:
     def score(self, cells: np.ndarray) -> Score:
         """Judge a video.
 
-        details: tiles_kept (every frame shows tiles and one empty place), starts, legal (from frame to frame nothing
-        changes, or one tile slides), matches (the last frame has the tiles as in the picture), shortest, scene_kept
-        (picture, outlines and floor in every frame), kept_fraction, moves (made until the first illegal one). All but
-        the last two are needed for `solved`. value: the share of the moves that legal moves have saved, times shortest
-        / made moves, times the kept share of scene and tiles.
+        Args:
+            cells: Its codes (F, R, C, 2).
+
+        Returns:
+            The verdict. details: tiles_kept (every frame shows tiles and one empty place), starts, legal (from frame to
+            frame nothing changes, or one tile slides), matches (the last frame has the tiles as in the picture),
+            shortest, scene_kept (picture, outlines and floor in every frame), kept_fraction, moves (made until the
+            first illegal one). All but the last two are needed for ``solved``. value: the share of the moves that legal
+            moves have saved, times shortest / made moves, times the kept share of scene and tiles.
         """
         shown = self._arrangements(cells)
         whole = [tiles for tiles in shown if tiles is not None]
@@ -213,9 +246,17 @@ class SlideScene:
         return (cells[..., 1] == codes[..., 1]) & np.where(board, tile, cells[..., 0] == codes[..., 0])
 
     def twin(self, kind: str, rng: Random) -> SlideScene:
-        """other_answer: the same tiles, another picture, as little changed as it can be with no first move in common,
-        if there is such a one. same_answer: other tiles and another place of the picture; the same moves are a shortest
-        solution."""
+        """Make a counterfactual partner.
+
+        Args:
+            kind: ``"other_answer"``: the same tiles, another picture, as little changed as it can be with no first move
+                in common, if there is such a one. ``"same_answer"``: other tiles and another place of the picture; the
+                same moves are a shortest solution.
+            rng: Draws among several.
+
+        Returns:
+            The twin.
+        """
         return self._other_target(rng) if kind == "other_answer" else self._other_tiles(rng)
 
     def _other_target(self, rng: Random) -> SlideScene:
@@ -282,8 +323,11 @@ def layouts(size: Size, shape: Shape) -> tuple[tuple[Cell, Cell], ...]:
 
 
 def _draw(rng: Random, size: Size, rules: Rules) -> SlideScene:
-    """Tiles of at least three colours, then a number of moves uniformly among those on offer, then a picture that is
-    so far away, then one of the shortest ways to it."""
+    """Draw tiles of at least three colours, and a picture.
+
+    The number of moves is uniform among those on offer, the picture is so far away, and the truth is one of the
+    shortest ways to it.
+    """
     shape = rng.choice([shape for shape in rules.shapes if layouts(size, shape)])
     at, shown_at = rng.choice(layouts(size, shape))
     n = shape[0] * shape[1]

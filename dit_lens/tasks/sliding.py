@@ -1,7 +1,7 @@
-"""Sliding puzzles in themselves: all arrangements that a few moves reach, and the shortest ways to them.
+"""Sliding tiles in themselves: all arrangements that a few moves reach, and the shortest ways to them.
 
 Which arrangements those are does not depend on the tiles' colours, so they are found once for every shape and place of
-the empty place, as permutations; the colours are then looked up in them (fast enough to draw puzzles while training).
+the empty place, as permutations; the colours are then looked up in them (fast enough to draw tasks while training).
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ DEEPEST = 10  # moves; arrangements of 3 x 3 tiles that are so far away are a fe
 
 @dataclass(frozen=True, eq=False)
 class Moves:
-    """order: row k is what arrangement k takes from where, (arrangements, places). depth: moves to it, ascending.
-    paths: all shortest ways to it."""
+    """All arrangements that a few moves reach from one.
+
+    Attributes:
+        order: Row k is what arrangement k takes from where, (arrangements, places).
+        depth: Moves to it, ascending.
+        paths: All shortest ways to it.
+    """
 
     order: np.ndarray
     depth: np.ndarray
@@ -73,8 +78,17 @@ def _numbers(tiles: Tiles, moves: Moves) -> np.ndarray:
 
 
 def draw_target(shape: Shape, tiles: Tiles, depth: int, rng: Random) -> tuple[Tiles, Path] | None:
-    """Colours that are exactly ``depth`` moves away, and one of the shortest ways to them, both without preference;
-    None when no colours are so far away."""
+    """Draw colours that are exactly ``depth`` moves away, and one of the shortest ways to them, without preference.
+
+    Args:
+        shape: Rows and columns of the tiles.
+        tiles: Colour codes in reading order, 0 the empty place.
+        depth: Moves.
+        rng: Source of the draw.
+
+    Returns:
+        (tiles, path); None when no colours are so far away.
+    """
     moves = moves_from(shape, tiles.index(0))
     numbers = _numbers(tiles, moves)
     near, far = moves.depth < depth, np.flatnonzero(moves.depth == depth)

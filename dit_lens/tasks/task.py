@@ -1,7 +1,7 @@
-"""What a task is: a puzzle as a value, with its prompt, first frame, exact truth, regions, twins and scorer.
+"""What a task is: a value with its prompt, first frame, exact truth, regions, twins and scorer.
 
-The families differ only in their *scene*, a small frozen dataclass (one file each: `maze.py`, `choose.py`, ...) that
-follows the `Scene` protocol; `Task` turns a scene into pictures and checks what it is given.
+The families differ only in their *scene*, a small frozen dataclass (one file each: ``maze.py``, ``choose.py``, ...)
+that follows the :class:`Scene` protocol; :class:`Task` turns a scene into pictures and checks what it is given.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ KINDS = ("other_answer", "same_answer")
 
 @dataclass(frozen=True)
 class Score:
-    """A verdict on one generated video.
+    """A verdict on one generated video; true where it is solved.
 
-    solved: every demand of the task is met. value: partial credit in 0-1; a still first frame has 0, a solved video 1.
-    details: the single checks by name (what they are is told in each family's `score`).
+    Attributes:
+        solved: Every demand of the task is met.
+        value: Partial credit in 0-1; a still first frame has 0, a solved video 1.
+        details: The single checks by name; what they are is told in each family's ``score``.
     """
 
     solved: bool
@@ -42,33 +44,73 @@ class Score:
 
 @runtime_checkable
 class Scene(Protocol):
-    """One puzzle of one family. Scenes compare and hash by content."""
+    """One task of one family, on the board of cells. Scenes compare and hash by content."""
 
     @property
-    def size(self) -> Size: ...
+    def size(self) -> Size:
+        """Rows, columns and frames."""
+        ...
+
     @property
-    def prompt(self) -> str: ...
+    def prompt(self) -> str:
+        """What the model is told."""
+        ...
+
     @property
-    def truth(self) -> Hashable: ...
+    def truth(self) -> Hashable:
+        """The answer that :meth:`codes` shows."""
+        ...
+
     @property
-    def solutions(self) -> tuple[Hashable, ...]: ...
-    def codes(self) -> np.ndarray: ...
-    def codes_of(self, answer: Any) -> np.ndarray: ...
-    def decoy(self, rng: Random) -> Hashable | None: ...
-    def regions(self) -> dict[str, np.ndarray]: ...
-    def answer(self, cells: np.ndarray) -> Hashable | None: ...
-    def score(self, cells: np.ndarray) -> Score: ...
-    def twin(self, kind: str, rng: Random) -> Scene: ...
+    def solutions(self) -> tuple[Hashable, ...]:
+        """Every right answer, sorted, canonical and hashable."""
+        ...
+
+    def codes(self) -> np.ndarray:
+        """The truth as palette codes, uint8 (F, R, C, 2), last axis (disc, rest)."""
+        ...
+
+    def codes_of(self, answer: Any) -> np.ndarray:
+        """The codes of a video that gives an answer, right or wrong; a TaskError where it cannot be drawn here."""
+        ...
+
+    def decoy(self, rng: Random) -> Hashable | None:
+        """A wrong answer in the form of the solutions, or None where none is found."""
+        ...
+
+    def regions(self) -> dict[str, np.ndarray]:
+        """Regions on the board of cells, name -> bool (F, R, C)."""
+        ...
+
+    def answer(self, cells: np.ndarray) -> Hashable | None:
+        """The answer that codes (F, R, C, 2) read from a video give, right or wrong; None when they give none."""
+        ...
+
+    def score(self, cells: np.ndarray) -> Score:
+        """Judge codes (F, R, C, 2) read from a video."""
+        ...
+
+    def twin(self, kind: str, rng: Random) -> Scene:
+        """A counterfactual partner; ``kind`` is one of ``KINDS``."""
+        ...
 
 
 @dataclass(frozen=True)
 class Task:
-    """A puzzle with ground truth.
+    """A task with ground truth.
 
-    name, seed, split: where it came from; the same three always give the same task. scene: its content.
-    prompt: what the model is told. frames: the exact answer video, uint8 (F, H, W, 3). image: its first frame, as PIL.
-    regions: name -> bool (F, H, W), whole cells, constant or moving; regions may overlap (the path contains the agent).
-    truth: the answer that `frames` shows; solutions: every right answer, sorted, canonical and hashable.
+    Attributes:
+        name: Family, level and size; name, seed and split together always give the same task.
+        seed: Which task of that name.
+        split: ``"test"``, ``"train"``, or the split of a twin.
+        scene: Its content.
+        prompt: What the model is told.
+        frames: The exact answer video, uint8 (F, H, W, 3).
+        image: Its first frame, as PIL.
+        regions: Name -> bool (F, H, W), whole cells, constant or moving; regions may overlap (the path contains the
+            agent).
+        truth: The answer that ``frames`` shows.
+        solutions: Every right answer, sorted, canonical and hashable.
     """
 
     name: str
@@ -90,23 +132,27 @@ class Task:
 
     @property
     def num_frames(self) -> int:
+        """Frames of the video."""
         return self.scene.size.num_frames
 
     @property
     def family(self) -> str:
-        """The first word of the name, e.g. `"maze"` of `"maze-hard-7x7x17"`."""
+        """The first word of the name, e.g. ``"maze"`` of ``"maze-hard-7x7x17"``."""
         return self.name.partition("-")[0]
 
     @property
     def prompt(self) -> str:
+        """What the model is told."""
         return self.scene.prompt
 
     @property
     def truth(self) -> Hashable:
+        """The answer that :attr:`frames` shows."""
         return self.scene.truth
 
     @cached_property
     def solutions(self) -> tuple[Hashable, ...]:
+        """Every right answer, sorted, canonical and hashable."""
         return self.scene.solutions
 
     @cached_property
@@ -116,6 +162,7 @@ class Task:
 
     @cached_property
     def frames(self) -> np.ndarray:
+        """The exact answer video, uint8 (F, H, W, 3)."""
         return _frozen(palette.render(self.codes))
 
     @property
@@ -135,30 +182,53 @@ class Task:
 
     @cached_property
     def regions(self) -> Mapping[str, np.ndarray]:
+        """The regions in pixels, name -> bool (F, H, W)."""
         return MappingProxyType({k: _frozen(palette.to_pixels(v)) for k, v in self.cell_regions.items()})
 
     def answer(self, frames: np.ndarray) -> Hashable | None:
-        """The answer that a generated video gives, in the form of `solutions`, right or wrong; None when it gives none.
+        """The answer that a generated video gives, right or wrong.
 
-        frames: uint8 0-255 or float 0-1, (F, H, W, 3).
+        Args:
+            frames: uint8 0-255 or float 0-1, (F, H, W, 3).
+
+        Returns:
+            An answer in the form of ``solutions``; None when the video gives none.
         """
         return self.scene.answer(self._read(frames))
 
     def score(self, frames: np.ndarray) -> Score:
-        """Judge a generated video, uint8 0-255 or float 0-1, (F, H, W, 3)."""
+        """Judge a generated video.
+
+        Args:
+            frames: uint8 0-255 or float 0-1, (F, H, W, 3).
+
+        Returns:
+            The verdict; its details are told in each family's ``score``.
+        """
         return self.scene.score(self._read(frames))
 
     def render(self, answer: Hashable) -> np.ndarray:
-        """The video that gives ``answer``, right or wrong, in this scene: uint8 (F, H, W, 3), read back by ``answer``.
+        """Render the video that gives an answer, right or wrong, in this scene.
 
-        answer: in the form of `solutions`. An answer that cannot be drawn here is a TaskError that says why.
+        Args:
+            answer: In the form of ``solutions``. An answer that cannot be drawn here is a TaskError that says why.
+
+        Returns:
+            uint8 (F, H, W, 3), read back by :meth:`answer`.
         """
         return palette.render(self.scene.codes_of(answer))
 
     def decoys(self, n: int, seed: int = 0) -> tuple[Hashable, ...]:
-        """Up to `n` different wrong answers in the form of `solutions`, sorted: the null of whatever counts right ones.
+        """Draw wrong answers: the null of whatever counts right ones.
 
-        What a decoy is like is told in each family's `decoy`. Small scenes have few, perhaps none.
+        What a decoy is like is told in each family's ``decoy``. Small scenes have few, perhaps none.
+
+        Args:
+            n: At most so many.
+            seed: Of the draw.
+
+        Returns:
+            Different wrong answers in the form of ``solutions``, sorted.
         """
         rng = Random(f"dit_lens/decoys/{self.name}/{self.split}/{self.seed}/{seed}")
         found: dict[Hashable, None] = {}
@@ -170,11 +240,20 @@ class Task:
         return tuple(sorted(found))  # type: ignore[type-var]
 
     def twin(self, kind: str, seed: int = 0) -> Task:
-        """A counterfactual partner: `"other_answer"` (same scene, other answer) or `"same_answer"` (other scene, same
-        answer).
+        """Make a counterfactual partner.
 
-        What is changed is the least that the family allows; `seed` chooses among several. The twin of a test task is
-        not guaranteed to lie in the held-out part itself.
+        What is changed is the least that the family allows. The twin of a test task is not guaranteed to lie in the
+        held-out part itself.
+
+        Args:
+            kind: ``"other_answer"`` (same scene, other answer) or ``"same_answer"`` (other scene, same answer).
+            seed: Chooses among several.
+
+        Returns:
+            The twin, with a split such as ``"test/other_answer-0"``.
+
+        Raises:
+            TaskError: For another kind.
         """
         if kind not in KINDS:
             raise TaskError(f"unknown twin {kind!r}; choose one of {', '.join(map(repr, KINDS))}.")

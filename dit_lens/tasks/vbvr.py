@@ -62,8 +62,20 @@ class Graded:
 class Sample:
     """One VBVR sample; made by :func:`load`, and given to ``lens.generate`` as it is.
 
-    ``split`` is "" where the folder does not tell. ``height``, ``width``, ``num_frames``: what to generate. ``regions``
-    (see the property) are in that size.
+    Attributes:
+        folder: Of the sample.
+        split: "" where the folder does not tell.
+        task: Name of its task.
+        index: Its number, as text.
+        prompt: What the model is told.
+        height: Pixels to generate.
+        width: Pixels to generate.
+        num_frames: Frames to generate.
+        fps: Frames per second.
+        image: The first frame.
+        final: The last frame, where there is one.
+        clip: The ground truth, where there is one.
+        regions: In the size to generate; see the property.
     """
 
     folder: Path
@@ -117,10 +129,17 @@ class Sample:
         return MappingProxyType({"changed": changed, "kept": ~changed})
 
     def score(self, video: np.ndarray) -> Graded:
-        """Score a video, uint8 or float (F, H, W, 3), by VBVR-EvalKit, beside the first frame held still.
+        """Score a video by VBVR-EvalKit, beside the first frame held still.
 
-        Errors: :class:`TaskError` without VBVR-EvalKit, for a task it does not know, without a ground truth, and where
-        the scorer itself fails (which EvalKit reports as a score of 0).
+        Args:
+            video: uint8 or float (F, H, W, 3).
+
+        Returns:
+            Both scores and what EvalKit says of each.
+
+        Raises:
+            TaskError: Without VBVR-EvalKit, for a task it does not know, without a ground truth, and where the scorer
+                itself fails (which EvalKit reports as a score of 0).
         """
         frames = as_uint8(video)
         still = np.asarray(_fit(self.image, *frames.shape[1:3]))
@@ -141,11 +160,22 @@ def load(
     task: str | None = None,
     index: str | None = None,
 ) -> Sample:
-    """Read one sample folder. ``size`` (height, width) and ``num_frames`` replace the sample's own; ``split``, ``task``
-    and ``index`` replace what the folder's place says.
+    """Read one sample folder.
 
-    Errors: :class:`TaskError` for a missing, empty or unreadable file, pictures and clip of different sizes, a size or
-    length that no Wan model makes, and names that cannot be part of a path.
+    Args:
+        folder: Of the sample.
+        size: (height, width) in place of the sample's own.
+        num_frames: In place of the sample's own.
+        split: In place of what the folder's place says.
+        task: Likewise.
+        index: Likewise.
+
+    Returns:
+        The sample.
+
+    Raises:
+        TaskError: For a missing, empty or unreadable file, pictures and clip of different sizes, a size or length that
+            no Wan model makes, and names that cannot be part of a path.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -189,7 +219,17 @@ def load(
 
 
 def find(root: str | Path) -> list[Path]:
-    """All sample folders below ``root``, sorted. Errors: :class:`TaskError` when there is none."""
+    """All sample folders below ``root``, sorted.
+
+    Args:
+        root: Folder to search.
+
+    Returns:
+        Every folder that holds a ``first_frame.png``.
+
+    Raises:
+        TaskError: There is none.
+    """
     found = sorted(path.parent for path in Path(root).rglob("first_frame.png"))
     if not found:
         raise TaskError(f"no sample (a folder with first_frame.png) lies below {str(root)!r}")
@@ -197,9 +237,17 @@ def find(root: str | Path) -> list[Path]:
 
 
 def destination(sample: Sample, root: str | Path) -> Path:
-    """Where VBVR-Bench looks for a sample's video: ``root/{split}/{task}/{index}.mp4``.
+    """Where VBVR-Bench looks for a sample's video.
 
-    Errors: :class:`TaskError` when the sample's split is not known.
+    Args:
+        sample: The sample.
+        root: Folder of all videos.
+
+    Returns:
+        ``root/{split}/{task}/{index}.mp4``.
+
+    Raises:
+        TaskError: The sample's split is not known.
     """
     if not sample.split:
         raise TaskError(
@@ -209,7 +257,19 @@ def destination(sample: Sample, root: str | Path) -> Path:
 
 
 def write(video: np.ndarray, sample: Sample, root: str | Path) -> Path:
-    """Write a generated video where VBVR-Bench looks for it; returns the path. Errors: as :func:`destination`."""
+    """Write a generated video where VBVR-Bench looks for it.
+
+    Args:
+        video: uint8 0-255 or float 0-1, (F, H, W, 3).
+        sample: What it was generated for.
+        root: Folder of all videos.
+
+    Returns:
+        The path, as of :func:`destination`.
+
+    Raises:
+        TaskError: As of :func:`destination` and :func:`dit_lens.tasks.clips.write_clip`.
+    """
     return write_clip(destination(sample, root), video, sample.fps)
 
 

@@ -1,4 +1,4 @@
-"""What `maze`, `choose` and `order` share: drawing a walk, reading one from a video, and judging it."""
+"""What ``maze``, ``choose`` and ``order`` share: drawing a walk, reading one from a video, and judging it."""
 
 from __future__ import annotations
 
@@ -44,8 +44,19 @@ def wander(start: Cell, moves: int, free: int, rng: Random) -> Route | None:
 
 
 def draw(walls: tuple[Cell, ...], goals: dict[Cell, int], route: Route, size: Size = LAB) -> np.ndarray:
-    """Codes (F, R, C, 2) of an agent that walks a route, one cell a frame, leaves a trail, and rests on the last
-    cell."""
+    """Codes (F, R, C, 2) of an agent that walks a route, one cell a frame.
+
+    It leaves a trail, and rests on the last cell.
+
+    Args:
+        walls: Cells.
+        goals: Cell -> colour code.
+        route: Cells that the agent enters, at most one a frame.
+        size: Rows, columns and frames.
+
+    Returns:
+        uint8 (F, R, C, 2).
+    """
     codes = size.floor()
     for r, c in walls:
         codes[:, r, c] = p.WALL
@@ -62,7 +73,7 @@ def draw(walls: tuple[Cell, ...], goals: dict[Cell, int], route: Route, size: Si
 def regions(
     codes: np.ndarray, goal: Cell, route: Route, solutions: tuple[Route, ...], size: Size
 ) -> dict[str, np.ndarray]:
-    """Regions of a walk, bool (F, R, C); see `maze.MazeScene.regions`."""
+    """Regions of a walk, bool (F, R, C); see ``maze.MazeScene.regions``."""
     disc = codes[..., 0]
     path = size.board(route)
     others = size.board({cell for other in solutions for cell in other})
@@ -96,6 +107,7 @@ def walked(places: list[Cell | None]) -> Route:
 
 
 def adjacent(a: Cell, b: Cell) -> bool:
+    """Whether two cells share an edge."""
     return abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1
 
 
@@ -108,13 +120,21 @@ def answer(cells: np.ndarray) -> Route | None:
 
 
 def score(cells: np.ndarray, scene_codes: np.ndarray, start: Cell, goal: Cell, free: int) -> Score:
-    """Judge a walk; `free` is the set of cells that may be entered.
+    """Judge a walk.
 
-    details: agent_kept (exactly one agent in every frame), starts, connected (only moves to neighbouring free cells),
-    reached (the last frame has it on the goal), shortest, scene_kept (walls, goals and floor stay as they are in
-    every frame), kept_fraction (the share of cells over all frames for which that holds), trail_kept, route. All but
-    the last three are needed for `solved`. value: the share of the way to the goal that was walked by legal moves,
-    times shortest / walked length, times the kept share of scene and agent.
+    Args:
+        cells: A video's codes (F, R, C, 2).
+        scene_codes: Those of the truth.
+        start: The agent's first cell.
+        goal: Where it has to go.
+        free: The set of cells that may be entered.
+
+    Returns:
+        The verdict. details: agent_kept (exactly one agent in every frame), starts, connected (only moves to
+        neighbouring free cells), reached (the last frame has it on the goal), shortest, scene_kept (walls, goals and
+        floor stay as they are in every frame), kept_fraction (the share of cells over all frames for which that holds),
+        trail_kept, route. All but the last three are needed for ``solved``. value: the share of the way to the goal
+        that was walked by legal moves, times shortest / walked length, times the kept share of scene and agent.
     """
 
     def may_enter(route: Route, cell: Cell) -> bool:
@@ -134,9 +154,18 @@ def judge(
     may_enter: Callable[[Route, Cell], bool],
     left: Callable[[Route], int | None],
 ) -> Score:
-    """As `score`, for a walk whose rules depend on the way so far.
+    """Judge a walk whose rules depend on the way so far; see :func:`score`.
 
-    may_enter: whether a route may go on to a cell. left: how many moves a route is from its end; None for no way.
+    Args:
+        cells: A video's codes (F, R, C, 2).
+        scene_codes: Those of the truth.
+        start: The agent's first cell.
+        goal: Where it has to end.
+        may_enter: Whether a route may go on to a cell.
+        left: How many moves a route is from its end; None for no way.
+
+    Returns:
+        The verdict, as of :func:`score`.
     """
     places = agents(cells)
     route = walked(places)

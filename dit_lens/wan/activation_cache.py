@@ -33,7 +33,15 @@ Names = str | Sequence[str] | Callable[[str], bool] | None
 def paths(wanted: Names, expert: Expert) -> tuple[str, ...]:
     """The point paths that a TransformerLens name filter selects.
 
-    Errors: :class:`AddressError` for an unknown path, and for a filter that matches nothing.
+    Args:
+        wanted: A path, several, a predicate on the path, or None for all.
+        expert: The expert whose points are meant.
+
+    Returns:
+        Full paths, each once, in the order of the points.
+
+    Raises:
+        AddressError: For an unknown path, and for a filter that matches nothing.
     """
     if wanted is None:
         return tuple(expert.hook_dict)
@@ -73,7 +81,11 @@ class AddressedCache(Mapping[Address, Tensor]):
         self._addresses = dict.fromkeys(addresses)
 
     def __getitem__(self, key: Any) -> Tensor:
-        """Errors: :class:`AddressError` (a ``LookupError``, not a ``KeyError``) for what is not in the cache."""
+        """The activation at a key, with one row per run.
+
+        Raises:
+            AddressError: For what is not in the cache (a ``LookupError``, not a ``KeyError``).
+        """
         address = self._address(key)
         if address not in self._addresses:
             hooks = sorted({a.hook for a in self._addresses})
@@ -97,7 +109,18 @@ class AddressedCache(Mapping[Address, Tensor]):
             return False
 
     def at(self, step: int, branch: Branch = "cond") -> dict[str, Tensor]:
-        """The cache of one denoiser call: path -> tensor, as TransformerLens returns it for one forward."""
+        """The cache of one denoiser call.
+
+        Args:
+            step: A step of the plan.
+            branch: ``cond`` or ``uncond``.
+
+        Returns:
+            Path -> tensor, as TransformerLens returns it for one forward.
+
+        Raises:
+            AddressError: For a call outside the plan, or one that was not cached.
+        """
         self.runs[0].plan.at(step, branch)
         found = {point(a.hook).at(a.layer): self[a] for a in self if a.step == step and a.branch == branch}
         if not found:
@@ -109,6 +132,14 @@ class AddressedCache(Mapping[Address, Tensor]):
         """One call as a ``transformer_lens.ActivationCache``: shorthands (``cache["q", 1]``) and stacking work.
 
         Not its decompositions and logit attributions: Wan's parts are gated, and there is no vocabulary.
+
+        Args:
+            step: A step of the plan.
+            branch: ``cond`` or ``uncond``.
+
+        Raises:
+            AddressError: As of :meth:`at`.
+            RecordError: For a cache of reduced activations.
         """
         from transformer_lens import ActivationCache
 
@@ -150,7 +181,7 @@ def run_with_cache(
     reduce: str | Reducer,
     arguments: dict[str, Any],
 ) -> tuple[Any, AddressedCache]:
-    """See :meth:`Lens.run_with_cache`."""
+    """Generate and cache; arguments and results are those of :meth:`Lens.run_with_cache`."""
     chosen = [split_path(path) for path in paths(names_filter, lens.experts["high"])]
     layers: dict[str, tuple[int, ...]] = {}
     for p, layer in chosen:
@@ -184,12 +215,17 @@ class Hooks:
 
     ``fn`` returns the new activation, or None to leave it (writing in place works too). During the call
     ``hook.ctx["call"]`` is the :class:`Call`, so that one function can tell steps and branches apart.
+
+    Attributes:
+        fwd_hooks: The pairs.
+        where: The calls in which they act.
     """
 
     fwd_hooks: tuple[tuple[Any, Callable[..., Any]], ...]
     where: Select = field(default_factory=Select)
 
     def bind(self, context: Context) -> Edit:
+        """See :class:`~dit_lens.wan.editing.Intervention`."""
         return _Hooks(self, context)
 
 
@@ -202,6 +238,7 @@ class _Hooks(Edit):
         self.pairs = [(path, fn) for names, fn in value.fwd_hooks for path in paths(names, context.experts["high"])]
 
     def hooks(self, call: Call, latents: Tensor) -> Sequence[Hook]:
+        """See :class:`~dit_lens.wan.editing.Edit`."""
         return [(path, self._at(call, path, fn)) for path, fn in self.pairs] if call in self.calls else ()
 
     def _at(self, call: Call, path: str, fn: Callable[..., Any]) -> Callable[..., Tensor | None]:

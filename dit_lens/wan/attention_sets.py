@@ -43,7 +43,16 @@ _TEXT = "hook_text_embed"
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v by the fused kernel; q (B, N, H, D), k and v (B, M, H, D), result (B, N, H, D)."""
+    """Attention by the fused kernel: softmax(q k^T / sqrt(D)) v.
+
+    Args:
+        q: Queries (B, N, H, D).
+        k: Keys (B, M, H, D).
+        v: Values (B, M, H, D).
+
+    Returns:
+        Head outputs (B, N, H, D).
+    """
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2)
 
@@ -51,7 +60,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def frozen(tokens: Any) -> Tokens:
     """Tokens as a value that cannot change; a mask, one bool per token, as the indices that it selects.
 
-    Errors: :class:`AddressError` for a mask with more axes.
+    Args:
+        tokens: A name, several names, indices, or a mask.
+
+    Raises:
+        AddressError: For a mask with more axes.
     """
     if isinstance(tokens, str):
         return tokens
@@ -72,7 +85,13 @@ def by_index(tokens: Tokens) -> bool:
 
 
 def check_kind(kind: str, context: Context, error: type[DitLensError]) -> None:
-    """Refuse an attention that the model does not have."""
+    """Refuse an attention that the model does not have.
+
+    Args:
+        kind: The name of the attention.
+        context: The generation.
+        error: The class of the error that is raised.
+    """
     if kind not in get_args(Kind):
         raise error(f"kind={kind!r} is unknown: choose from {list(get_args(Kind))}")
     if kind == "image" and not context.experts["high"].image_context:
@@ -83,9 +102,18 @@ def check_kind(kind: str, context: Context, error: type[DitLensError]) -> None:
 
 
 def video_mask(wanted: Tokens, context: Context) -> Tensor:
-    """Bool (B, N) of the video tokens that ``wanted`` names: a region, ``"frame i"``, ``"all"``, or indices.
+    """The video tokens that a name or indices mean.
 
-    Errors: :class:`AddressError` for an unknown name, :class:`InterventionError` for a region without tokens.
+    Args:
+        wanted: A region, ``"frame i"``, ``"all"``, several names (their union), or indices.
+        context: The generation.
+
+    Returns:
+        Bool (B, N).
+
+    Raises:
+        AddressError: For an unknown name.
+        InterventionError: For a region without tokens.
     """
     if not isinstance(wanted, str) and wanted and not by_index(wanted):
         return torch.stack([video_mask(str(name), context) for name in wanted]).any(0)
@@ -108,7 +136,21 @@ def video_mask(wanted: Tokens, context: Context) -> Tensor:
 
 
 def key_mask(kind: Kind, wanted: Tokens, context: Context, size: int, padding: Tensor | None = None) -> Tensor:
-    """Bool (B, M) of the keys that ``wanted`` names among the ``size`` of an attention; ``padding`` (B, M) of text."""
+    """The keys that a name or indices mean.
+
+    Args:
+        kind: The attention.
+        wanted: A name, several names (their union), or indices.
+        context: The generation.
+        size: How many keys there are, M.
+        padding: Bool (B, M): text tokens that are padding; needed for ``"text"`` and ``"pad"``.
+
+    Returns:
+        Bool (B, M).
+
+    Raises:
+        AddressError: For an unknown name, or an index outside.
+    """
     if kind == "self":
         return video_mask(wanted, context)
     rows = len(context.seeds)
@@ -129,7 +171,15 @@ def key_mask(kind: Kind, wanted: Tokens, context: Context, size: int, padding: T
 
 
 def padding_of(text: Tensor, expert: Expert) -> Tensor:
-    """Bool (B, M): which projected text tokens (B, M, d) came from zeros."""
+    """Which projected text tokens came from zeros.
+
+    Args:
+        text: Text tokens after the projection, (B, M, d).
+        expert: The expert that projected them.
+
+    Returns:
+        Bool (B, M), on the CPU.
+    """
     transformer: Any = expert.transformer
     zeros = text.new_zeros(1, 1, transformer.config.text_dim)
     with torch.no_grad():
@@ -140,13 +190,18 @@ def padding_of(text: Tensor, expert: Expert) -> Tensor:
 
 
 class TextSeen:
-    """Notes, once per branch, which text tokens of a generation are padding."""
+    """Notes, once per branch, which text tokens of a generation are padding.
+
+    Attributes:
+        padding: Branch -> bool (B, M).
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.padding: dict[Branch, Tensor] = {}  # bool (B, M)
 
     def hooks(self, call: Call) -> list[Hook]:
+        """The hooks to hold during a call; none where its branch was seen."""
         if call.branch in self.padding:
             return []
 
@@ -160,7 +215,14 @@ def prompt_words(lens: Any, prompt: str) -> dict[str, tuple[int, ...]]:
     """Text-token indices of each word of a prompt, in order, and of the end mark (``"</s>"``).
 
     Words are cut at white space; a repeated one is numbered (``"the"``, ``"the 2"``). The indices hold for the ``cond``
-    branch of a generation with that prompt. Needs a tokenizer with offsets, as all of Wan's are.
+    branch of a generation with that prompt.
+
+    Args:
+        lens: A lens whose tokenizer tells offsets, as all of Wan's do.
+        prompt: The prompt, which is cleaned as the pipeline cleans it.
+
+    Returns:
+        Word -> token indices.
     """
     from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
@@ -181,7 +243,16 @@ def prompt_words(lens: Any, prompt: str) -> dict[str, tuple[int, ...]]:
 
 
 def named(wanted: Any, context: Context, frames: bool = True) -> tuple[tuple[str, Tokens], ...]:
-    """(name, tokens) pairs from a name, several names, or a mapping; ``"frames"`` stands for every single frame."""
+    """Pairs of a name and the tokens that it means.
+
+    Args:
+        wanted: A name, several names, or a mapping from names to tokens.
+        context: The generation.
+        frames: Whether ``"frames"`` stands for every single frame.
+
+    Returns:
+        (name, tokens) pairs, in the order given.
+    """
     if isinstance(wanted, Mapping):
         pairs = [(str(k), v) for k, v in wanted.items()]
     else:

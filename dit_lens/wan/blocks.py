@@ -33,7 +33,12 @@ INSIDE = slice(1, -1)  # of a block's points: all but its two ends
 
 
 def points_below(prefix: str, image: bool = True) -> tuple[str, ...]:
-    """Attribute names of the HookPoints directly below a module of the block (``""``, ``"attn."``, ...)."""
+    """Attribute names of the HookPoints directly below a module of the block.
+
+    Args:
+        prefix: The module's path in the block: ``""``, ``"attn."``, ...
+        image: Whether the points of an image context are among them.
+    """
     found = []
     for p in POINTS:
         tail = p.path.removeprefix("blocks.{i}.") if p.in_block else ""
@@ -54,7 +59,12 @@ MLP_POINTS = points_below("mlp.")
 
 
 def watched(module: nn.Module, which: slice = slice(None)) -> bool:
-    """Whether anything listens at the points directly below ``module``, or at some of them."""
+    """Whether anything listens at the points directly below a module.
+
+    Args:
+        module: A module that may hold points.
+        which: Of these points, those that are asked for, in order.
+    """
     state = module.__dict__
     if WATCHED in state:
         return True
@@ -65,12 +75,21 @@ def watched(module: nn.Module, which: slice = slice(None)) -> bool:
 
 
 def modulate(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """AdaLN: normalise in fp32, scale and shift, and return to the dtype of the stream."""
+    """AdaLN: normalise in fp32, scale and shift, and return to the dtype of the stream, (B, N, d)."""
     return (norm(x.float()) * (1 + scale) + shift).type_as(x)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply 3-D RoPE to interleaved pairs; ``x`` (B, N, H, D), ``cos`` and ``sin`` (1, N, 1, D) with repeated pairs."""
+    """Apply 3-D RoPE to interleaved pairs.
+
+    Args:
+        x: Queries or keys (B, N, H, D).
+        cos: (1, N, 1, D) with repeated pairs.
+        sin: Likewise.
+
+    Returns:
+        (B, N, H, D), in the dtype of ``x``.
+    """
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, N, H, D/2) each
     cos, sin = cos[..., 0::2], sin[..., 1::2]
     out = torch.empty_like(x)  # written in halves: stacking them costs a third more
@@ -89,6 +108,7 @@ class HookedAttnProcessor(WanAttnProcessor):
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
+        """Upstream's arguments and result; the points fire where they are watched."""
         if not watched(attn):
             return WanAttnProcessor.__call__(
                 self, attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb
@@ -131,6 +151,7 @@ class HookedFeedForward(FeedForward):
     """Upstream's feed-forward with a point on its hidden units."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Upstream's arguments and result; the point fires where it is watched."""
         if not watched(self):
             return FeedForward.forward(self, hidden_states, *args, **kwargs)
         hidden = self.hook_post(self.net[0](hidden_states))  # (B, N, f)
@@ -143,6 +164,7 @@ class HookedBlock(WanTransformerBlock):
     """Upstream's block with points on the stream, on each part's output and on its gated contribution."""
 
     def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, temb: Tensor, rotary_emb: Any) -> Tensor:
+        """Upstream's arguments and result, or the kept stream where the call skips this block."""
         kept = self.__dict__.get(PASSED)
         if kept is not None:
             return kept.to(hidden_states.device)

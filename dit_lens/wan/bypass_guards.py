@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -23,8 +24,12 @@ _HARMLESS_HOOKS = (
 def check_pipeline(pipe: Any) -> None:
     """Refuse what a lens cannot wrap.
 
-    Errors: :class:`LoadError` for the wrong kind of object or configuration, :class:`BypassError` for things that hold
-    on to the forwards that the lens is about to replace.
+    Args:
+        pipe: Anything that was given as a pipeline.
+
+    Raises:
+        LoadError: For the wrong kind of object or configuration.
+        BypassError: For things that hold on to the forwards that the lens is about to replace.
     """
     transformer = getattr(pipe, "transformer", None)
     if type(transformer).__name__ == "OptimizedModule":
@@ -35,6 +40,11 @@ def check_pipeline(pipe: Any) -> None:
             "WanImageToVideoPipeline, a folder in diffusers layout, a hub id, or 'lab'"
         )
     check_kind(type(pipe).__name__)
+    if getattr(pipe, "transformer_2", None) is transformer:
+        raise LoadError(
+            "transformer and transformer_2 are the same model, and a lens needs an expert of its own for each: load "
+            "the second expert, or set pipe.transformer_2 = None and call pipe.register_to_config(boundary_ratio=None)"
+        )
     ratio, second = pipe.config.boundary_ratio, getattr(pipe, "transformer_2", None)
     if ratio is not None and second is None:
         raise LoadError(
@@ -46,13 +56,19 @@ def check_pipeline(pipe: Any) -> None:
             "transformer_2 is there but boundary_ratio is None, so it would never run: call "
             "pipe.register_to_config(boundary_ratio=0.9) for I2V-A14B (0.875 for T2V-A14B)"
         )
+    if any(isinstance(block, HookedBlock) for model in _experts(pipe) for block in getattr(model, "blocks", ())):
+        gc.collect()  # a lens that was dropped in a circle of references
     for model in _experts(pipe):
         _check_running(model)
         _check_modules(model)
 
 
 def check_kind(name: str) -> None:
-    """Refuse a pipeline by the name of its class."""
+    """Refuse a pipeline by the name of its class.
+
+    Raises:
+        LoadError: For a class that a lens cannot wrap.
+    """
     supported = ("WanPipeline", "WanImageToVideoPipeline")
     if name not in supported:
         raise LoadError(
@@ -67,8 +83,11 @@ def _experts(pipe: Any) -> list[Any]:
 
 
 def _own_forward(module: Any) -> bool:
-    """Whether a module runs a forward that is not its class's. Hooks that were removed leave a bound copy of the same
-    forward behind, which would hide a class swap: such a copy means nothing, and is dropped."""
+    """Whether a module runs a forward that is not its class's.
+
+    Hooks that were removed leave a bound copy of the same forward behind, which would hide a class swap: such a copy
+    means nothing, and is dropped.
+    """
     forward = module.__dict__.get("forward")
     function = getattr(forward, "__func__", None)
     if function is not None and (function is type(module).forward or function.__module__.startswith("dit_lens.wan")):
@@ -80,8 +99,12 @@ def _own_forward(module: Any) -> bool:
 def _check_modules(model: Any) -> None:
     for block in model.blocks:
         if isinstance(block, HookedBlock):
-            raise LoadError("this pipeline is already under a lens: use that one, or close it first (lens.close())")
+            raise LoadError(
+                "this pipeline is already under a lens: use that one, or close it first (lens.close(), or "
+                "dit_lens.release(pipe) where the lens is out of reach)"
+            )
         for module in (block, block.ffn, model.patch_embedding, model.condition_embedder, model.proj_out):
+            _check_wrapped(module)
             if hasattr(module, "_hf_hook") or _own_forward(module):
                 raise BypassError(
                     f"{type(module).__name__} carries an offload or other forward hook from before the lens, which "
@@ -94,6 +117,21 @@ def _check_modules(model: Any) -> None:
                     f"attention runs through {type(attn.processor).__name__}, whose insides have no points: call "
                     "transformer.set_default_attn_processor() or set_attn_processor(WanAttnProcessor()) before loading"
                 )
+
+
+def _check_wrapped(module: Any) -> None:
+    """Refuse what replaces forwards under a name of its own, with the cure for it."""
+    what = type(module).__name__
+    if type(module.__dict__.get("forward")).__module__.startswith("nnsight"):
+        raise BypassError(
+            f"{what} is wrapped by NNsight(...), whose forwards would run around the points: load the pipeline again "
+            "and give it to dit_lens.load as it is; lens.trace(...) is nnsight over the same model"
+        )
+    if "group_offloading" in getattr(module.__dict__.get("_diffusers_hook"), "hooks", {}):
+        raise BypassError(
+            f"{what} is under group offloading from before the lens, which holds the forwards that get points: load "
+            "the pipeline again, and call transformer.enable_group_offload(...) after dit_lens.load"
+        )
 
 
 def _check_running(model: Any) -> None:
@@ -135,7 +173,13 @@ def _check_casting(model: Any, computed: torch.dtype) -> None:
 def check_ready(pipe: Any, grad: bool = False) -> None:
     """Refuse a generation whose hooks would be bypassed by something done to the pipeline since it was wrapped.
 
-    Errors: :class:`BypassError`; :class:`LoadError` for layerwise casting between two dtypes.
+    Args:
+        pipe: The wrapped pipeline.
+        grad: Whether gradients are asked for, which gradient checkpointing would spoil.
+
+    Raises:
+        BypassError: With what runs around the points, and the cure.
+        LoadError: For layerwise casting between two dtypes.
     """
     for model in _experts(pipe):
         _check_running(model)
@@ -169,7 +213,11 @@ def check_ready(pipe: Any, grad: bool = False) -> None:
 
 
 def check_floats(latents: torch.Tensor) -> None:
-    """Refuse a run whose latents are NaN or infinite: a generation cannot end so, a changed or loaded run may."""
+    """Refuse a run whose latents are NaN or infinite: a generation cannot end so, a changed or loaded run may.
+
+    Raises:
+        SamplerError: They are.
+    """
     if not torch.isfinite(latents).all():
         raise SamplerError(
             "the latents of this run hold NaN or infinity, and so would all that is read from them: generate it again"

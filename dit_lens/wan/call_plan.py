@@ -31,6 +31,7 @@ class ExplicitGridEuler(FlowMatchEulerDiscreteScheduler):
     """
 
     def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None, **kwargs: Any) -> None:
+        """Lay the grid for a number of steps; without one, as the parent class does with the other arguments."""
         if num_inference_steps is None:
             return super().set_timesteps(device=device, **kwargs)
         u = np.linspace(1, 0, num_inference_steps + 1)[:-1]
@@ -38,8 +39,17 @@ class ExplicitGridEuler(FlowMatchEulerDiscreteScheduler):
 
 
 def preset(name: str) -> Sampling:
-    """A named sampler. ``"paper"``: 50 Euler steps on the explicit grid, shift 5, guidance 5 for both experts, experts
-    changing at 0.875 (the defaults of the paper's released tools; the hub repository itself says UniPC and 0.9)."""
+    """A named sampler.
+
+    ``"paper"``: 50 Euler steps on the explicit grid, shift 5, guidance 5 for both experts, experts changing at 0.875
+    (the defaults of the paper's released tools; the hub repository itself says UniPC and 0.9).
+
+    Args:
+        name: ``"paper"``.
+
+    Raises:
+        SamplerError: For another name.
+    """
     if name != "paper":
         raise SamplerError(
             f"unknown preset {name!r}: the only preset is 'paper'; or give num_inference_steps=, guidance_scale= "
@@ -53,7 +63,15 @@ def preset(name: str) -> Sampling:
 
 @dataclass(frozen=True)
 class Plan:
-    """The calls of one generation, its sigmas (one more than steps: the last is where it ends) and guidance."""
+    """The calls of one generation, with noise levels and guidance.
+
+    Attributes:
+        calls: Every denoiser call, in order.
+        sigmas: Noise levels, one more than steps: the last is where the generation ends.
+        guidance_scale: Guidance of the first expert.
+        guidance_scale_2: Guidance of the low-noise expert.
+        scheduler: The name of the scheduler's class.
+    """
 
     calls: tuple[Call, ...]
     sigmas: tuple[float, ...]
@@ -63,14 +81,24 @@ class Plan:
 
     @property
     def n_steps(self) -> int:
+        """Sampler steps."""
         return len(self.sigmas) - 1
 
     @property
     def branches(self) -> tuple[Branch, ...]:
+        """The branches of every step, in the order in which they are called."""
         return ("cond", "uncond") if self.guidance_scale > 1 else ("cond",)
 
     def at(self, step: int, branch: Branch = "cond") -> Call:
-        """The call of a step and branch."""
+        """The call of a step and branch.
+
+        Args:
+            step: From 0 to ``n_steps - 1``.
+            branch: ``cond`` or ``uncond``.
+
+        Raises:
+            AddressError: There is none.
+        """
         for call in self.calls:
             if call.step == step and call.branch == branch:
                 return call
@@ -80,6 +108,7 @@ class Plan:
         )
 
     def of_step(self, step: int) -> tuple[Call, ...]:
+        """The calls of one step, in order; none for a step outside the plan."""
         return tuple(call for call in self.calls if call.step == step)
 
     def scale(self, expert: ExpertName) -> float:
@@ -107,7 +136,17 @@ class Plan:
 def build(pipe: Any, sampling: Sampling, device: Any = None) -> tuple[Plan, Any]:
     """The plan, and a scheduler of its own that is set up for it (the pipeline's is not touched).
 
-    ``device``: the pipeline's execution device, where the caller has looked it up already (it takes milliseconds).
+    Args:
+        pipe: The pipeline.
+        sampling: Resolved sampling, as ``lens.sampling(...)`` returns it.
+        device: The pipeline's execution device, where the caller has looked it up already (it takes milliseconds).
+
+    Returns:
+        The plan, and the scheduler.
+
+    Raises:
+        SamplerError: For a scheduler that is not supported, too few or too many steps, and experts that do not fit the
+            boundary.
     """
     scheduler = copy.deepcopy(pipe.scheduler if sampling.scheduler is None else sampling.scheduler)
     if not isinstance(scheduler, SUPPORTED):
@@ -127,6 +166,12 @@ def build(pipe: Any, sampling: Sampling, device: Any = None) -> tuple[Plan, Any]
         raise SamplerError(f"{sampling} says not how many steps, or what guidance: lens.sampling(...) resolves it")
     if n_steps < 1:
         raise SamplerError(f"num_inference_steps={n_steps}: at least one denoising step is needed")
+    most = scheduler.config.num_train_timesteps
+    if n_steps > most:
+        raise SamplerError(
+            f"num_inference_steps={n_steps}: the sampler knows {most} noise levels, so more steps would only repeat "
+            f"them; give {most} or fewer (50 is usual)"
+        )
     scheduler.set_timesteps(n_steps, device=pipe._execution_device if device is None else device)
     # The I2V pipeline leaves this out, and with repeated integer timesteps it then starts at the second sigma.
     scheduler.set_begin_index(0)

@@ -21,9 +21,13 @@ from dit_lens.errors import LoadError, SamplerError
 class Conditions:
     """Encoded conditions, batch first; ``None`` where a family has none.
 
-    ``prompt``, ``negative``: (B, M, text width). ``image_context``: CLIP tokens (B, I, width), Wan2.1 I2V.
-    ``image_latents``: channels beside the noisy latents (mask and first frame), or the clean first frame where
-    timesteps are per token (Wan2.2 TI2V). ``frame_mask``: (1, 1, F, h, w), 0 at the given first frame (TI2V).
+    Attributes:
+        prompt: (B, M, text width).
+        negative: Likewise, of the ``uncond`` branch.
+        image_context: CLIP tokens (B, I, width), Wan2.1 I2V.
+        image_latents: Channels beside the noisy latents (mask and first frame), or the clean first frame where
+            timesteps are per token (Wan2.2 TI2V).
+        frame_mask: (1, 1, F, h, w), 0 at the given first frame (TI2V).
     """
 
     prompt: Tensor
@@ -33,12 +37,18 @@ class Conditions:
     frame_mask: Tensor | None = None
 
     def text(self, branch: Branch) -> Tensor:
+        """The text embeddings of a branch, (B, M, text width).
+
+        Raises:
+            SamplerError: For ``uncond`` of a generation without guidance.
+        """
         text = self.prompt if branch == "cond" else self.negative
         if text is None:
             raise SamplerError("this generation has no negative prompt: it ran without guidance, so no uncond branch")
         return text
 
     def to(self, device: Any) -> Conditions:
+        """A copy on a device."""
         moved: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in self.items().items()}
         return Conditions(**moved)
 
@@ -48,11 +58,12 @@ class Conditions:
         return Conditions(**{**one, "frame_mask": self.frame_mask})
 
     def items(self) -> dict[str, Tensor | None]:
+        """The fields by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def stack(rows: Sequence[Conditions]) -> Conditions:
-    """Join single conditions into a batch."""
+    """Join single conditions into a batch; the frame mask is the same for all, and the first one's is taken."""
     if len(rows) == 1:
         return rows[0]
     joined: dict[str, Any] = {}
@@ -74,7 +85,14 @@ class Size:
     num_frames: int
 
     def check(self, pipe: Any) -> Size:
-        """Errors: :class:`SamplerError` where diffusers would round in silence or fail deep inside."""
+        """The size itself, where the model can make it.
+
+        Args:
+            pipe: The pipeline.
+
+        Raises:
+            SamplerError: Where diffusers would round in silence or fail deep inside.
+        """
         patch = pipe.transformer.config.patch_size
         rows, cols = pipe.vae_scale_factor_spatial * patch[1], pipe.vae_scale_factor_spatial * patch[2]
         rows, cols = max(rows, 16), max(cols, 16)
@@ -101,6 +119,7 @@ class Size:
 
 
 def is_image_to_video(pipe: Any) -> bool:
+    """Whether a pipeline starts from an image."""
     return "image_encoder" in pipe.components
 
 
@@ -118,9 +137,24 @@ def encode(
 ) -> tuple[Conditions, Tensor]:
     """Conditions and starting noise of one generation, as the bare pipeline would make them.
 
-    ``prompt``: a string, or a tensor of embeddings (1, M, width). The noise comes from a CPU generator, so a seed means
-    the same on every device. ``device``, ``dtype``: the pipeline's execution device and the transformer's dtype, where
-    the caller has looked them up already (it takes milliseconds).
+    Args:
+        pipe: The pipeline.
+        prompt: A string, or a tensor of embeddings (1, M, width).
+        negative: Text of the ``uncond`` branch.
+        image: The first frame; None for text-to-video.
+        size: A checked size.
+        seed: Seed of the noise, which comes from a CPU generator, so that it means the same on every device.
+        guided: Whether there is an ``uncond`` branch.
+        max_sequence_length: Text tokens, M.
+        device: The pipeline's execution device, where the caller has looked it up already (it takes milliseconds).
+        dtype: The transformer's dtype, likewise.
+
+    Returns:
+        Conditions with batch axis 1, and noise (1, C, F, h, w) in fp32.
+
+    Raises:
+        SamplerError: For a prompt, image or length that does not fit the pipeline.
+        LoadError: ftfy is missing.
     """
     device = pipe._execution_device if device is None else device
     dtype = pipe.transformer.dtype if dtype is None else dtype

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 
-from dit_lens.errors import DriftError
+from dit_lens.errors import BypassError, DriftError
 from dit_lens.wan.expert import Expert
 
 _GRID = (1, 2, 3)  # frames, rows, columns of the small call
@@ -23,8 +23,14 @@ _GRID = (1, 2, 3)  # frames, rows, columns of the small call
 def verify(expert: Expert) -> None:
     """Compare hooked and upstream on random tokens; silent when equal.
 
-    Errors: :class:`DriftError` naming the block. Blocks whose weights are elsewhere (meta or offloaded) are left to the
-    exactness tests.
+    Blocks whose weights are elsewhere (meta or offloaded) are left to the exactness tests.
+
+    Args:
+        expert: An expert with its points in place.
+
+    Raises:
+        DriftError: A block computes something else under its points.
+        BypassError: A block carries hooks of the user's own that change what it computes.
     """
     model: Any = expert.transformer
     for i in sorted({0, expert.n_layers - 1}):
@@ -43,8 +49,15 @@ def verify(expert: Expert) -> None:
                     moved.append(not torch.equal(block(*inputs), plain))
             before = _projected(block, inputs)
             with expert.listening([(f"blocks.{i}.attn.hook_z", lambda x, hook: x + 1)]):
-                after = _projected(block, inputs)
-        if not torch.equal(plain, hooked) or not all(moved) or torch.equal(before, after):
+                moved.append(not torch.equal(_projected(block, inputs), before))
+        own = block._forward_hooks or block._forward_pre_hooks
+        if own and (not torch.equal(plain, hooked) or not all(moved)):
+            raise BypassError(
+                f"block {i} of expert {expert.name!r} carries forward hooks of your own that change what it computes: "
+                "remove them (handle.remove()) before dit_lens.load, and change activations by interventions= or "
+                "lens.run_with_hooks"
+            )
+        if not torch.equal(plain, hooked) or not all(moved):
             raise DriftError(
                 f"block {i} of expert {expert.name!r} computes something else under its points than the installed "
                 "diffusers: install a diffusers version from dit_lens's constraints, and please report both versions"

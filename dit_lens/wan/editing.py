@@ -24,7 +24,17 @@ from dit_lens.wan.token_grid import Grid
 
 @dataclass(frozen=True)
 class Context:
-    """What an edit may know of the generation that it is bound to."""
+    """What an edit may know of the generation that it is bound to.
+
+    Attributes:
+        plan: The calls.
+        experts: ``high`` and, where there is one, ``low``.
+        grid: The token grid.
+        masks: Region name -> bool (B, N).
+        seeds: One per batch row.
+        fingerprint: Of the weights.
+        replay: Runs one recorded call of other runs again, with hooks.
+    """
 
     plan: Plan
     experts: Mapping[str, Expert]
@@ -37,14 +47,27 @@ class Context:
 
     @property
     def n_layers(self) -> int:
-        return self.experts["high"].n_layers
+        """Layers of every expert; see :func:`one_depth`."""
+        return one_depth(self.experts)
 
     @property
     def n_heads(self) -> int:
+        """Attention heads of a layer."""
         return self.experts["high"].cfg.n_heads
 
     def token_mask(self, select: Select) -> Tensor | None:
-        """Bool (B, N) of the selected tokens, or None for all."""
+        """The selected video tokens.
+
+        Args:
+            select: A selection, whose ``tokens`` name a region or are indices.
+
+        Returns:
+            Bool (B, N), or None for all.
+
+        Raises:
+            AddressError: For an unknown region, or an index outside.
+            InterventionError: For a region without tokens.
+        """
         if select.tokens is None:
             return None
         if isinstance(select.tokens, str):
@@ -66,11 +89,33 @@ class Context:
         return mask
 
     def heads(self, select: Select) -> tuple[int, ...] | None:
+        """Indices of the selected heads, or None for all."""
         return None if select.heads is None else indices(select.heads, self.n_heads, "head", "a model")
 
 
+def one_depth(experts: Mapping[str, Expert]) -> int:
+    """The number of layers, where all experts have the same.
+
+    Raises:
+        AddressError: Where they differ, and there is no one number.
+    """
+    depths = {name: expert.n_layers for name, expert in experts.items()}
+    if len(set(depths.values())) > 1:
+        raise AddressError(
+            f"the experts have different numbers of layers, {depths}, and this needs one: ask "
+            "lens.experts['high'].n_layers, and choose layers together with experts='high' or 'low'"
+        )
+    return depths["high"]
+
+
 class Edit:
-    """One intervention at work in one generation. Subclasses override ``latents`` or ``hooks``."""
+    """One intervention at work in one generation. Subclasses override ``latents`` or ``hooks``.
+
+    Attributes:
+        label: What messages and reports call it.
+        fired: Address -> how often it was changed there.
+        remarks: How to read the result.
+    """
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -78,15 +123,32 @@ class Edit:
         self.remarks: list[str] = []
 
     def latents(self, step: int, x: Tensor) -> Tensor:
-        """The latents that enter a step; returning another tensor restarts the sampler's multistep memory."""
+        """The latents that enter a step; returning another tensor restarts the sampler's multistep memory.
+
+        Args:
+            step: The step.
+            x: Latents (B, C, F, h, w), as the step before or an earlier edit left them.
+        """
         return x
 
     def hooks(self, call: Call, latents: Tensor) -> Sequence[Hook]:
-        """The hooks to hold during one call."""
+        """The hooks to hold during one call.
+
+        Args:
+            call: The call.
+            latents: What enters it, (B, C, F, h, w).
+        """
         return ()
 
     def finish(self, complete: bool = True) -> Fired:
-        """The report; an edit that never touched anything in a complete run is an error."""
+        """The report of what was touched.
+
+        Args:
+            complete: Whether the generation ran to its end.
+
+        Raises:
+            InterventionError: The edit touched nothing in a complete run.
+        """
         if complete and not self.fired:
             raise InterventionError(
                 f"{self.label} never fired: nothing it selects ran in this generation. Check its steps and branches "
@@ -97,7 +159,13 @@ class Edit:
 
 @dataclass(frozen=True)
 class Fired:
-    """What one intervention touched: address -> number of times, and remarks on how to read it."""
+    """What one intervention touched.
+
+    Attributes:
+        label: The intervention.
+        touched: Address -> number of times.
+        remarks: How to read it.
+    """
 
     label: str
     touched: Mapping[Address, int]
@@ -121,13 +189,25 @@ class Intervention(Protocol):
     split the batch.
     """
 
-    def bind(self, context: Context) -> Edit: ...
+    def bind(self, context: Context) -> Edit:
+        """The intervention at work in one generation."""
+        ...
 
 
 def keep_selected(old: Tensor, new: Tensor, tokens: Tensor | None, heads: tuple[int, ...] | None) -> Tensor:
-    """``new`` at the selected tokens (bool (B, N)) and heads, ``old`` elsewhere; (B, N, ...) tensors.
+    """``new`` at the selected tokens and heads, ``old`` elsewhere.
 
-    Errors: :class:`InterventionError` when shapes differ or heads are asked of a hook without heads.
+    Args:
+        old: The activation as it is, (B, N, ...).
+        new: What is put in its place, of the same shape.
+        tokens: Bool (B, N), or None for all.
+        heads: Indices, or None for all.
+
+    Returns:
+        The shape, dtype and device of ``old``.
+
+    Raises:
+        InterventionError: Shapes differ, or heads are asked of a hook without heads.
     """
     if new.shape != old.shape:
         raise InterventionError(

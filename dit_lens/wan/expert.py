@@ -19,21 +19,47 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.HookedRootModule import HookedRootModule
 
-from dit_lens.errors import AddressError
+from dit_lens.errors import AddressError, InterventionError, LoadError
 from dit_lens.wan import blocks
 from dit_lens.wan.points import IMAGE_CONTEXT, POINTS
 
 Hook = tuple[str, Callable[..., Tensor | None]]
 _LEVEL = 7_001  # marks the hooks of one library call, so that removing them leaves the user's own in place
+_TAKE_OUT = "_dit_lens_take_out"  # on a transformer under a lens: what takes its points out
 
 #: Upstream module names on the path of a point, and the TransformerLens names for them.
 RENAME = {"attn1": "attn", "attn2": "cross_attn", "ffn": "mlp"}
 
 
-class Expert(HookedRootModule):
-    """One hooked Wan denoiser, ``high`` or ``low``."""
+class TakeOut(list[Callable[[], None]]):
+    """What undoes each change that an expert made to a model.
 
-    def __init__(self, name: str, transformer: nn.Module) -> None:
+    It holds the model's modules, and neither the expert nor the lens.
+    A copy of the model has an empty one: what stands here would take the points out of the original.
+    """
+
+    def __call__(self) -> None:
+        """Take every point out, the last first; a second time does nothing."""
+        while self:
+            self.pop()()
+
+    def __deepcopy__(self, memo: Any) -> TakeOut:
+        return TakeOut()
+
+    def __reduce__(self) -> Any:
+        return TakeOut, ()
+
+
+class Expert(HookedRootModule):
+    """One hooked Wan denoiser, ``high`` or ``low``.
+
+    Args:
+        name: ``high`` or ``low``.
+        transformer: The model that gets points. A failure on the way leaves it as it was.
+        calls: Shared by the experts of one lens: the calls that are running now, one at most.
+    """
+
+    def __init__(self, name: str, transformer: nn.Module, calls: list[str] | None = None) -> None:
         super().__init__()
         # Not registered as a child: the points are, under their TransformerLens names.
         self.__dict__["transformer"] = transformer
@@ -51,9 +77,14 @@ class Expert(HookedRootModule):
             device=None,
             model_name=f"wan-{name}",
         )
-        self._restore: list[Callable[[], None]] = []
-        self._install()
-        self.setup()
+        self._calls = [] if calls is None else calls
+        self.take_out = TakeOut()
+        try:
+            self._install()
+            self.setup()
+        except BaseException:
+            self.close()
+            raise
 
     # -- names
 
@@ -70,7 +101,11 @@ class Expert(HookedRootModule):
         self.mod_dict = dict(self.hook_dict)
 
     def hook(self, path: str) -> HookPoint:
-        """The HookPoint of a full path; an unknown one is an error that lists what is near."""
+        """The HookPoint of a full path.
+
+        Raises:
+            AddressError: There is none; the message lists what is near.
+        """
         try:
             return self.hook_dict[path]
         except KeyError:
@@ -91,27 +126,63 @@ class Expert(HookedRootModule):
     # -- running
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The transformer's own forward."""
         return self.transformer(*args, **kwargs)
 
     @contextmanager
     def listening(self, hooks: Iterable[Hook]) -> Iterator[None]:
-        """Attach ``(path, fn(activation, hook))`` pairs for the time of the block; always removed."""
-        points = []
+        """Attach hooks for the time of the block; they are always removed.
+
+        Args:
+            hooks: Pairs of a path and ``fn(activation, hook)``.
+
+        Raises:
+            AddressError: For an unknown path.
+        """
+        attached = []
         try:
             for path, fn in hooks:
-                hook = self.hook(path)
-                points.append(hook)
-                hook.add_hook(fn, level=_LEVEL)
+                point = self.hook(path)
+                point.add_hook(fn, level=_LEVEL)
+                attached.append((point, point.fwd_hooks[-1]))
             yield
         finally:
-            for hook in points:
-                hook.remove_hooks("fwd", level=_LEVEL)
+            for point, handle in attached:  # these and no others at the same points
+                handle.hook.remove()
+                point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Mark one call of the lens as running.
+
+        Raises:
+            InterventionError: Inside another call, whose hooks would fire in this one, too.
+        """
+        if self._calls:
+            raise InterventionError(
+                "a hook of a running denoiser call cannot run the model again (lens.replay, lens.generate): the hooks "
+                "of the outer call would fire in the inner one. Replay before the generation, or write an Edit that "
+                "replays in prepare(), as dit_lens.patch does"
+            )
+        self._calls.append(self.name)
+        try:
+            yield
+        finally:
+            self._calls.pop()
+
+    def foreign_hooks(self) -> list[str]:
+        """Paths of the points that carry hooks now; between the calls of a lens these are the user's own."""
+        return [path for path, point in self.hook_dict.items() if point._forward_hooks or point._backward_hooks]
 
     @contextmanager
     def starting_at(self, layer: int, stream: Tensor) -> Iterator[None]:
-        """Let calls begin at block ``layer`` with ``stream`` (B, N, d), kept from the same call: earlier blocks pass.
+        """Let calls begin at a later block with a stream kept from the same call: earlier blocks pass.
 
         Through the transformer's own forward, so that offload and parallel hooks still see every block.
+
+        Args:
+            layer: The first block that is computed.
+            stream: What enters it, (B, N, d).
         """
         with _marked(self.transformer.blocks[:layer], blocks.PASSED, stream):
             yield
@@ -127,6 +198,8 @@ class Expert(HookedRootModule):
 
     def _install(self) -> None:
         transformer = self.transformer
+        self.take_out.append(lambda: transformer.__dict__.pop(_TAKE_OUT, None))
+        transformer.__dict__[_TAKE_OUT] = self.take_out
         for block in transformer.blocks:
             self._swap(block, blocks.HookedBlock, blocks.BLOCK_POINTS)
             self._swap(block.ffn, blocks.HookedFeedForward, blocks.MLP_POINTS)
@@ -143,6 +216,15 @@ class Expert(HookedRootModule):
     def _swap(self, module: Any, hooked: type | None, points: tuple[str, ...]) -> None:
         """Give ``module`` the hooked class and its points, and remember how to undo both."""
         original = type(module)
+
+        def undo() -> None:
+            if type(module) is not original:
+                module.__class__ = original
+            module.__dict__.pop(blocks.HELD, None)
+            for name in points:
+                module._modules.pop(name, None)
+
+        self.take_out.append(undo)
         for name in points:
             module.add_module(name, HookPoint())
         if points:
@@ -150,40 +232,56 @@ class Expert(HookedRootModule):
         if hooked is not None:
             module.__class__ = hooked
 
-        def undo() -> None:
-            module.__class__ = original
-            module.__dict__.pop(blocks.HELD, None)
-            for name in points:
-                module._modules.pop(name, None)
-
-        self._restore.append(undo)
-
     def _tap(self, module: Any, tap: type, points: tuple[str, ...]) -> None:
         """Mix ``tap`` into the class of a module outside the blocks; its points live on the transformer itself."""
         root, original = self.transformer, type(module)
+
+        def undo() -> None:
+            if type(module) is not original:
+                module.__class__ = original
+            module.__dict__.pop("_taps", None)
+            for name in points:
+                root._modules.pop(name, None)
+
+        self.take_out.append(undo)
         for name in points:
             root.add_module(name, HookPoint())
         # By dict, not as submodules: a point has one place in the tree, and it is the root.
         module.__dict__["_taps"] = {name: root._modules[name] for name in points}
         module.__class__ = type(original.__name__, (tap, original), {"__module__": original.__module__})
 
-        def undo() -> None:
-            module.__class__ = original
-            module.__dict__.pop("_taps", None)
-            for name in points:
-                root._modules.pop(name, None)
-
-        self._restore.append(undo)
-
     def close(self) -> None:
         """Take every point out and give every module its own class back."""
-        while self._restore:
-            self._restore.pop()()
+        self.take_out()
         self.hook_dict, self.mod_dict = {}, {}
 
     @property
     def installed(self) -> bool:
-        return bool(self._restore)
+        """Whether the points are in place."""
+        return bool(self.take_out)
+
+
+def release(pipe: Any) -> None:
+    """Take the points of a lens out of a pipeline, when the lens itself is out of reach; then load it again.
+
+    A pipeline that is under no lens is left as it is.
+
+    Args:
+        pipe: A diffusers pipeline that ``dit_lens.load`` wrapped.
+
+    Raises:
+        LoadError: For a copy of a wrapped pipeline, whose points only the original's lens could take out.
+    """
+    models = (getattr(pipe, "transformer", None), getattr(pipe, "transformer_2", None))
+    for model in [model for model in models if model is not None]:
+        take_out = model.__dict__.get(_TAKE_OUT, TakeOut())
+        take_out()
+        model.__dict__.pop(_TAKE_OUT, None)
+        if any(isinstance(block, blocks.HookedBlock) for block in getattr(model, "blocks", ())):
+            raise LoadError(
+                "this pipeline is a copy of one that was under a lens, and its points cannot be taken out: load it "
+                "again, or copy a pipeline before dit_lens.load or after lens.close()"
+            )
 
 
 @contextmanager

@@ -33,7 +33,11 @@ _Mark = tuple[Any, int, int]  # storage (weak), address, version
 
 
 class Fingerprint:
-    """The fingerprint of a set of experts; ``read()`` hashes only what changed since the last time."""
+    """The fingerprint of a set of experts; ``read()`` hashes only what changed since the last time.
+
+    Attributes:
+        models: Name -> model.
+    """
 
     def __init__(self, models: Mapping[str, nn.Module]) -> None:
         self.models = models
@@ -42,7 +46,10 @@ class Fingerprint:
         self._hash = ""
 
     def read(self) -> str:
-        """16 hex digits. Weights that an offload hook holds elsewhere (meta) say nothing new: the last hash stays."""
+        """The hash, 16 hex digits.
+
+        Weights that an offload hook holds elsewhere (meta) say nothing new: the last hash stays.
+        """
         weights: list[Tensor] = []
         adapters: list[Any] = []
         for model in self.models.values():
@@ -63,7 +70,14 @@ class Fingerprint:
 
 
 def digest(models: Mapping[str, nn.Module]) -> str:
-    """The hash itself, from the values as they are now."""
+    """The hash itself, from the values as they are now.
+
+    Args:
+        models: Name -> model; names are part of the hash.
+
+    Returns:
+        16 hex digits.
+    """
     found = hashlib.sha256()
     for name, model in models.items():
         for key, value in model.state_dict().items():

@@ -47,13 +47,21 @@ class Gradients:
         self._grad.__exit__(*exc)
 
     def __call__(self, hook: str, layers: Indices | Depth = -1) -> tuple[Tensor, dict[str, Tensor]]:
-        """Velocity (B, C, F, h, w) and the activations of ``hook`` at ``layers`` (the last one unless told).
+        """Run the call with points in the graph.
 
-        Errors: :class:`AddressError` for an unknown hook or a layer that the model does not have.
+        Args:
+            hook: A point's short name, or ``"update"``.
+            layers: Where, in the blocks; the last one by default.
+
+        Returns:
+            The velocity (B, C, F, h, w), and path -> activation, both attached.
+
+        Raises:
+            AddressError: For an unknown hook or a layer that the model does not have.
         """
         p = point(hook)
         kept: dict[str, Tensor] = {}
-        chosen = Select(layers=layers).layers_of(self.lens.n_layers) if p.in_block else (-1,)
+        chosen = Select(layers=layers).layers_of(self.lens.experts[self.call.expert].n_layers) if p.in_block else (-1,)
         hooks: list[Hook] = []
         for layer in chosen:
             hooks += _updates(layer, kept) if p.name == "update" else [_at(p.at(layer), kept)]

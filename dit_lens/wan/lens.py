@@ -7,12 +7,13 @@ exactly as the bare pipeline does, and records or changes what it is told to.
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,37 +21,36 @@ from dit_lens.address import Branch, Call, Select
 from dit_lens.errors import AddressError, SamplerError
 from dit_lens.wan import bypass_guards, drift_check, request, sampler
 from dit_lens.wan import conditions as cond
+from dit_lens.wan.advance import advance, replayed, start_of
 from dit_lens.wan.call_plan import Plan, build, preset
-from dit_lens.wan.editing import Context, Intervention
+from dit_lens.wan.defaults import Defaults
+from dit_lens.wan.editing import Intervention, one_depth
+from dit_lens.wan.exclusive import Exclusive
 from dit_lens.wan.expert import Expert, Hook
 from dit_lens.wan.fingerprint import Fingerprint
-from dit_lens.wan.gradients import Gradients, frozen
+from dit_lens.wan.gradients import Gradients
 from dit_lens.wan.model_identity import identity_of
-from dit_lens.wan.points import point, table, there
-from dit_lens.wan.recording import DEFAULT_LIMIT, Extent, Record, Recorder, check_limit, labels, needed_bytes
+from dit_lens.wan.points import table, there
+from dit_lens.wan.recording import DEFAULT_LIMIT, Extent, Record, check_limit, extent_of, needed_bytes
 from dit_lens.wan.reuse import Replay, Reuse
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling, SamplingArguments, SamplingLike, merged, of_arguments
-from dit_lens.wan.token_grid import Grid, token_regions
+from dit_lens.wan.token_grid import Grid, grid_of_size, token_regions
 from dit_lens.wan.versions import versions
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What ``generate`` takes when it is not told otherwise: a model's own recommended settings."""
+class Lens(Exclusive):
+    """A wrapped pipeline. Make one with :func:`dit_lens.load`.
 
-    height: int = 480
-    width: int = 832
-    num_frames: int = 81
-    num_inference_steps: int = 50
-    guidance_scale: float = 5.0
-    max_sequence_length: int = 512
-    negative_prompt: str = ""
-    fps: int = 16
+    One thread at a time: a second one is refused. A lens can be neither copied nor pickled, since its points are in one
+    pipeline; dropped without :meth:`close`, it takes them out again.
 
-
-class Lens:
-    """A wrapped pipeline. Make one with :func:`dit_lens.load`."""
+    Attributes:
+        pipe: The pipeline, which samples with its own modules.
+        name: What the model is called.
+        defaults: What :meth:`generate` takes when it is not told otherwise.
+        experts: ``high`` and, where there is one, ``low``.
+    """
 
     def __init__(self, pipe: Any, defaults: Defaults | None = None, name: str = "") -> None:
         bypass_guards.check_pipeline(pipe)
@@ -58,22 +58,37 @@ class Lens:
         self.name = name or getattr(pipe.config, "_name_or_path", "") or type(pipe).__name__
         self.defaults = defaults or Defaults()
         self._working = 0  # how many of _loaded() are open
+        super().__init__()
+        self._decode = partial(sampler.decode, pipe)  # no method: a run that is kept does not keep the lens
+        self.experts: dict[str, Expert] = {}
         models = {"high": pipe.transformer, "low": getattr(pipe, "transformer_2", None)}
-        self.experts = {name: Expert(name, model) for name, model in models.items() if model is not None}
-        self._weights = Fingerprint({name: expert.transformer for name, expert in self.experts.items()})
+        calls: list[str] = []
         try:
+            for which, model in models.items():
+                if model is not None:
+                    self.experts[which] = Expert(which, model, calls)
+            self._depths = {which: expert.n_layers for which, expert in self.experts.items()}
+            self._weights = Fingerprint({which: expert.transformer for which, expert in self.experts.items()})
             for expert in self.experts.values():
                 drift_check.verify(expert)
             _ = self.fingerprint  # now, while no offload hides the weights
         except BaseException:
             self.close()
             raise
+        # What undoes the points knows neither the lens nor its experts, so that dropping the lens frees the pipeline.
+        for expert in self.experts.values():
+            weakref.finalize(self, expert.take_out).atexit = False
 
     # -- what there is
 
     @property
     def n_layers(self) -> int:
-        return self.experts["high"].n_layers
+        """Layers of every expert.
+
+        Raises:
+            AddressError: Where the experts have different numbers of layers.
+        """
+        return one_depth(self.experts)
 
     @property
     def fingerprint(self) -> str:
@@ -82,13 +97,20 @@ class Lens:
 
     def points(self) -> str:
         """The table of all points: name, path, shape, meaning."""
-        return table(self.experts["high"].image_context, self.n_layers)
+        return table(self.experts["high"].image_context, max(e.n_layers for e in self.experts.values()))
 
     def sampling(self, sampling: SamplingLike | None = None, **given: Unpack[SamplingArguments]) -> Sampling:
         """The resolved sampling of a generation with these arguments.
 
         What is given goes before its preset, and that before the lens's defaults. Without ``height``, ``width`` and
         ``num_frames`` these are the model's own; a task may bring others.
+
+        Args:
+            sampling: Sampling arguments as one value.
+            **given: The same, flat.
+
+        Raises:
+            SamplerError: For unknown names, a name in both, and wrong values.
         """
         asked, d = merged(sampling, given, Lens.sampling), self.defaults
         base = Sampling(
@@ -103,7 +125,15 @@ class Lens:
         return base.but(**asked.given())
 
     def plan(self, sampling: SamplingLike | None = None, **given: Unpack[SamplingArguments]) -> Plan:
-        """Every denoiser call of a generation, before it happens. Sampling arguments as in :meth:`generate`."""
+        """Every denoiser call of a generation, before it happens.
+
+        Args:
+            sampling: Sampling arguments as one value.
+            **given: The same, flat.
+
+        Raises:
+            SamplerError: For wrong sampling arguments, and a scheduler that is not supported.
+        """
         resolved = self.sampling(merged(sampling, given, Lens.plan))
         return build(self.pipe, resolved, "cpu")[0]  # numbers only, so wherever the model is
 
@@ -113,21 +143,18 @@ class Lens:
 
     def grid(self, size: cond.Size) -> Grid:
         """The token grid of a video size."""
-        patch = self.pipe.transformer.config.patch_size
-        space, time = self.pipe.vae_scale_factor_spatial, self.pipe.vae_scale_factor_temporal
-        return Grid(
-            frames=((size.num_frames - 1) // time + 1) // patch[0],
-            rows=size.height // (space * patch[1]),
-            cols=size.width // (space * patch[2]),
-            pixel_rows=space * patch[1],
-            pixel_cols=space * patch[2],
-            stride=time,
-        )
+        return grid_of_size(self.pipe, size.num_frames, size.height, size.width)
 
     def grid_of(
         self, task: Any = None, sampling: SamplingLike | None = None, **given: Unpack[SamplingArguments]
     ) -> Grid:
-        """The token grid of what ``generate(task, ...)`` makes with these sampling arguments, before it is made."""
+        """The token grid of what ``generate(task, ...)`` makes, before it is made.
+
+        Args:
+            task: A task, whose own size goes before the model's.
+            sampling: Sampling arguments as one value.
+            **given: The same, flat.
+        """
         return self.grid(request.size_for(task, merged(sampling, given, Lens.grid_of), self.defaults))
 
     # -- generating
@@ -138,7 +165,7 @@ class Lens:
         *,
         prompt: Any = None,
         image: Any = None,
-        seed: int | Sequence[int] = 0,
+        seed: int | Sequence[int] | None = None,
         sampling: SamplingLike | None = None,
         regions: Mapping[str, Any] | None = None,
         interventions: Sequence[Intervention] | Intervention = (),
@@ -151,27 +178,50 @@ class Lens:
     ) -> Any:
         """Generate, and record or change what is asked for.
 
-        ``task``: anything with ``prompt``, ``image`` and perhaps ``regions``, ``score``, ``height``, ``width`` and
-        ``num_frames``; or pass ``prompt=`` and ``image=``. A list of tasks, of seeds, or both gives a list of runs with
-        a seed per item. ``batch``: the largest number of items in one denoiser call; None takes all at once. Batched
-        and single results agree only within rounding; ``batch=1`` gives each item's single result bit for bit.
-        ``num_inference_steps``, ``guidance_scale``, ``preset="paper"``, ...: sampling under diffusers' names, flat or
-        as one ``sampling=`` (:class:`dit_lens.Sampling`). ``regions``: name -> bool mask per pixel (frames, H, W),
-        (H, W), or per token. ``interventions``, ``record``: values of ``dit_lens``. ``limit``: bytes that the
-        recordings of all items may hold. ``stop_after``: the last step to do. ``resume``: a run to go on from, e.g.
-        ``run.until(5)``.
+        With no intervention a run equals ``pipe(...)`` bit for bit. Batched and single results agree only within
+        rounding; ``batch=1`` gives each item's single result bit for bit.
 
-        Returns a :class:`Run`, or a list of them. With no intervention it equals ``pipe(...)`` bit for bit.
+        Args:
+            task: Anything with ``prompt``, ``image`` and perhaps ``regions``, ``score``, ``height``, ``width`` and
+                ``num_frames``, or a list of such; or pass ``prompt`` and ``image``.
+            prompt: A text, or embeddings (1, M, width).
+            image: The first frame, for image-to-video.
+            seed: Of the noise, 0 by default. A list of tasks, of seeds, or both gives a list of runs with a seed per
+                item.
+            sampling: Sampling arguments as one :class:`dit_lens.Sampling`.
+            regions: Name -> bool mask per pixel (frames, H, W) or (H, W), or per token; those of the task by default.
+            interventions: What to change, such as ``dl.patch(...)``.
+            record: What to keep, as ``dl.record(...)`` returns it.
+            limit: Bytes that the recordings of all items may hold.
+            stop_after: The last step to do.
+            resume: A run to go on from, e.g. ``run.until(5)``, under its own prompt, seed, sampling and regions.
+            batch: The largest number of items in one denoiser call; all at once by default.
+            **given: Sampling arguments under diffusers' names: ``num_inference_steps``, ``guidance_scale``,
+                ``preset="paper"``, ...
+
+        Returns:
+            A :class:`Run`, or a list of them.
+
+        Raises:
+            SamplerError: For arguments that do not fit together or the model, and latents that become NaN or infinite.
+            AddressError: For a place outside the plan or the model.
+            RecordError: The recordings hold more than ``limit``.
+            InterventionError: An intervention that never fires, or that ``batch`` would part.
+            BypassError: Something done to the pipeline since would run around the points.
         """
         asked = merged(sampling, given, Lens.generate)
-        bypass_guards.check_ready(self.pipe)
         records = (record,) if isinstance(record, Record) else tuple(record)
         edits = tuple(interventions) if isinstance(interventions, Sequence) else (interventions,)
         if resume is not None:
+            own = {"task": task, "prompt": prompt, "image": image, "seed": seed, "regions": regions, "batch": batch}
+            request.check_resumed(own | asked.given())
+            bypass_guards.check_ready(self.pipe)
             with torch.no_grad():
                 return self.fork(resume, edits, records, limit, stop_after)
-        with torch.no_grad(), self._loaded():
-            items, many = request.items_of(task, prompt, image, seed, regions, cond.is_image_to_video(self.pipe))
+        first_seed = 0 if seed is None else seed
+        with self._alone(), torch.no_grad(), self._loaded():
+            bypass_guards.check_ready(self.pipe)
+            items, many = request.items_of(task, prompt, image, first_seed, regions, cond.is_image_to_video(self.pipe))
             at_once = request.at_once(batch, len(items), edits)
             size = request.size_of(items, asked, self.defaults).check(self.pipe)
             used = self.sampling(asked).but(height=size.height, width=size.width, num_frames=size.num_frames)
@@ -197,13 +247,13 @@ class Lens:
             if len(chunks) > 1:  # refused now, not when half is done: all are kept together
                 masks = request.stack_regions([run.regions for run in blank])
                 extent = self._extent(cond.stack([row[0] for row in rows]), grid)
-                check_limit(needed_bytes(records, plan, self.n_layers, extent, grid, masks), limit)
+                check_limit(needed_bytes(records, plan, self._depths, extent, grid, masks), limit)
             runs: list[Run] = []
             for some in chunks:
                 conditions = cond.stack([row[0] for row in rows[some]])
                 noise = torch.cat([row[1] for row in rows[some]])
                 fresh = copy.deepcopy(ready) if len(chunks) > 1 else ready
-                runs += self._advance(blank[some], fresh, conditions, noise, edits, records, limit, stop_after, dtype)
+                runs += advance(self, blank[some], fresh, conditions, noise, edits, records, limit, stop_after, dtype)
         return runs if many else runs[0]
 
     def fork(
@@ -216,7 +266,20 @@ class Lens:
         reuse: Reuse | None = None,
         replay: Replay | None = None,
     ) -> Run:
-        """Go on from a stopped run, as ``generate(resume=run)``; ``reuse``: kept parts of its next calls, exact."""
+        """Go on from a stopped run, as ``generate(resume=run)``.
+
+        Args:
+            run: The stopped run.
+            edits: Interventions.
+            records: What to keep.
+            limit: Bytes that the recordings may hold.
+            stop_after: The last step to do.
+            reuse: Kept parts of its next calls; the result is the same, bit for bit.
+            replay: What edits replay recorded calls with; :meth:`replay` by default.
+
+        Raises:
+            SamplerError: The run is complete, was made with other weights, or is not that of ``reuse``.
+        """
         if run.complete:
             raise SamplerError("this run is complete: fork it first, lens.generate(resume=run.until(step))")
         if run.meta.get("fingerprint") != self.fingerprint:
@@ -228,104 +291,33 @@ class Lens:
             reuse.check(run)
         starts = {} if reuse is None else reuse.starts
         if run.n_steps not in starts:
-            starts[run.n_steps] = self._start(run)
+            starts[run.n_steps] = start_of(self, run)
         scheduler, latents, given, dtype = starts[run.n_steps]
-        with self._loaded():
-            return self._advance(
-                [run], copy.deepcopy(scheduler), given, latents, edits, records, limit, stop_after, dtype, reuse,
+        with self._alone(), self._loaded():
+            return advance(
+                self, [run], copy.deepcopy(scheduler), given, latents, edits, records, limit, stop_after, dtype, reuse,
                 replay or self.replay,
             )[0]  # fmt: skip
 
-    def _start(self, run: Run) -> tuple[Any, Tensor, cond.Conditions, torch.dtype]:
-        """Scheduler, latents, conditions and dtype with which a stopped run goes on."""
-        device = self.pipe._execution_device
-        plan, ready = build(self.pipe, run.sampling, device)
-        if plan != run.plan:
-            raise SamplerError(
-                "the pipeline's scheduler or experts changed since this run: its plan no longer holds here"
-            )
-        bypass_guards.check_floats(run.latents)
-        ready = sampler.rebuild(ready, run.latents[:-1, None].to(device), run.velocity[:, None].to(device), run.edited)
-        return ready, run.latents[-1][None].to(device), run.conditions.to(device), self.pipe.transformer.dtype
-
-    def _advance(
-        self,
-        runs: list[Run],
-        scheduler: Any,
-        conditions: cond.Conditions,
-        latents: Tensor,
-        edits: Sequence[Intervention],
-        records: Sequence[Record],
-        limit: int,
-        stop_after: int | None,
-        dtype: torch.dtype | None = None,
-        reuse: Reuse | None = None,
-        replay: Replay | None = None,
-    ) -> list[Run]:
-        """Take a batch of runs as far as asked, and return them with what was recorded."""
-        plan, grid = runs[0].plan, runs[0].grid
-        begin = runs[0].n_steps
-        end = plan.n_steps if stop_after is None else stop_after + 1
-        if not begin < end <= plan.n_steps:
-            raise SamplerError(f"stop_after={stop_after}: give a step from {begin} to {plan.n_steps - 1}")
-        masks = request.stack_regions([run.regions for run in runs])
-        extent = self._extent(conditions, grid)
-        recorder = Recorder(records, plan, self.n_layers, extent, grid, masks, limit)
-        context = Context(
-            plan,
-            self.experts,
-            grid,
-            masks,
-            tuple(run.seed for run in runs),
-            str(runs[0].meta["fingerprint"]),  # of the weights as they are: generate() and fork() have just read it
-            replay or self.replay,
-        )
-        bound = [edit.bind(context) for edit in edits]
-        done: list[sampler.Step] = []
-        for step in sampler.sample(
-            self.pipe, self.experts, plan, scheduler, conditions, latents, range(begin, end), bound, recorder.hooks,
-            dtype, reuse,
-        ):  # fmt: skip
-            done.append(replace(step, latents=step.latents.cpu(), velocity=step.velocity.cpu(), after=step.after.cpu()))
-        fired = tuple(edit.finish(complete=end == plan.n_steps) for edit in bound)
-        dims = {r.key(h): labels(point(h), r.reduce, extent, grid, masks) for r in records for h in r.hooks}
-        return [
-            replace(
-                run,
-                latents=torch.cat([run.latents[:-1], *(s.latents[n][None] for s in done), done[-1].after[n][None]]),
-                velocity=torch.cat([run.velocity.reshape(-1, *done[0].velocity.shape[1:]).to(done[0].velocity.dtype),
-                                    *(s.velocity[n][None] for s in done)]),
-                activations={**run.activations, **{a: v[n].clone() for a, v in recorder.kept.items()}},
-                dims={**run.dims, **dims},
-                edited=(*run.edited, *(s.step for s in done if s.edited)),
-                fired=(*run.fired, *fired),
-                _cache={},
-            )
-            for n, run in enumerate(runs)
-        ]  # fmt: skip
-
     def replay(self, runs: Sequence[Run] | Run, call: Call, hooks: Sequence[Hook] = ()) -> Tensor:
-        """Run one recorded call again on the run's own latents, with hooks; its velocity (B, C, F, h, w).
+        """Run one recorded call again on the run's own latents, with hooks.
 
         Exact: without hooks it equals what happened. Gradients flow from what a hook makes a leaf, never to weights.
+
+        Args:
+            runs: A run, or several of one plan as a batch.
+            call: The call.
+            hooks: Pairs of a path and ``fn(activation, hook)``.
+
+        Returns:
+            The call's velocity (B, C, F, h, w), before guidance.
+
+        Raises:
+            SamplerError: For a step that was not run, a changed plan, and a second thread.
+            InterventionError: Inside a hook of a running call.
         """
-        runs = [runs] if isinstance(runs, Run) else list(runs)
-        bypass_guards.check_ready(self.pipe, grad=torch.is_grad_enabled())
-        device = self.pipe._execution_device
-        plan, scheduler = build(self.pipe, runs[0].sampling, device)
-        if plan != runs[0].plan:
-            raise SamplerError(
-                "the pipeline's scheduler or experts changed since this run: its plan no longer holds here"
-            )
-        if call.step >= min(run.n_steps for run in runs):
-            raise SamplerError(f"step {call.step} was not run, so it cannot be replayed")
-        conditions = cond.stack([run.conditions for run in runs]).to(device)
-        latents = torch.stack([run.latents[call.step] for run in runs]).to(device)
-        bypass_guards.check_floats(latents)
-        expert = self.experts[call.expert]
-        still = frozen(expert.transformer) if torch.is_grad_enabled() else nullcontext()
-        with still, expert.listening(hooks):
-            return sampler.denoise(self.pipe, conditions, latents, call, scheduler.timesteps[call.step])
+        with self._alone():
+            return replayed(self, [runs] if isinstance(runs, Run) else list(runs), call, hooks)
 
     # -- the two engines
 
@@ -339,14 +331,25 @@ class Lens:
         reduce: Any = "raw",
         **arguments: Any,
     ) -> Any:
-        """TransformerLens's ``run_with_cache``: ``(run, cache)``, where ``cache`` is keyed by address.
+        """TransformerLens's ``run_with_cache`` over a generation.
 
-        ``names_filter``: None (all points), a path (``blocks.3.hook_resid_post``), a list, or a predicate on the path.
-        ``steps``, ``branches``: which calls to keep. The rest goes to :meth:`generate`. See
-        :class:`dit_lens.wan.activation_cache.AddressedCache`.
+        Args:
+            task: As of :meth:`generate`.
+            names_filter: A path (``blocks.3.hook_resid_post``), a list, a predicate on the path, or None for all
+                points.
+            steps: Steps to keep.
+            branches: Branches to keep.
+            reduce: How activations are reduced, as of ``dl.record``.
+            **arguments: As of :meth:`generate`.
 
-        Errors: :class:`AddressError` for a filter that matches nothing, :class:`RecordError` when it cannot fit.
-        """  # fmt: skip
+        Returns:
+            ``(run, cache)``, where ``cache`` is keyed by address:
+            :class:`dit_lens.wan.activation_cache.AddressedCache`.
+
+        Raises:
+            AddressError: For a filter that matches nothing.
+            RecordError: The cache cannot fit.
+        """
         from dit_lens.wan.activation_cache import run_with_cache
 
         return run_with_cache(self, task, names_filter, steps, branches, reduce, arguments)
@@ -360,11 +363,20 @@ class Lens:
         branches: Any = "all",
         **arguments: Any,
     ) -> Any:
-        """TransformerLens's ``run_with_hooks``: generate with ``fwd_hooks=[(path or filter, fn(activation, hook))]``.
+        """TransformerLens's ``run_with_hooks`` over a generation.
 
-        ``hook.ctx["call"]`` is the call being run. Hooks are gone afterwards, also when ``fn`` raises. The other
-        arguments are those of :meth:`run_with_cache`.
-        """  # fmt: skip
+        ``hook.ctx["call"]`` is the call being run. Hooks are gone afterwards, also when one raises.
+
+        Args:
+            task: As of :meth:`generate`.
+            fwd_hooks: Pairs of a path or filter and ``fn(activation, hook)``, which returns a new activation or None.
+            steps: Steps in which they act.
+            branches: Branches in which they act.
+            **arguments: As of :meth:`generate`.
+
+        Returns:
+            A run, or a list of them.
+        """
         from dit_lens.wan.activation_cache import Hooks
 
         given = arguments.pop("interventions", ())
@@ -373,13 +385,25 @@ class Lens:
         return self.generate(task, interventions=(*edits, hooks), **arguments)
 
     def trace(self, task: Any = None, *, step: int | None = None, branch: Branch = "cond", **arguments: Any) -> Any:
-        """nnsight over a generation, ``with lens.trace(task, seed=0) as t``; arguments as of :meth:`generate`.
+        """Trace a generation with nnsight: ``with lens.trace(task, seed=0) as t``.
 
         ``for expert in t.at(step=5, branch="cond"): h = expert.blocks[7].hook_resid_post.output.save()`` reads or, by
         assignment, changes a point; ``t.run`` is the run. ``lens.trace(run, step=5)`` traces one recorded call instead,
         and ``t.run`` is then its velocity. See :mod:`dit_lens.wan.nnsight_tracing`.
+
+        Args:
+            task: As of :meth:`generate`, or a recorded run.
+            step: The call of a recorded run.
+            branch: Likewise.
+            **arguments: As of :meth:`generate`, but for ``batch``.
+
+        Raises:
+            AddressError: For ``batch``, a ``step`` without a run, and other arguments beside a run.
         """
-        from dit_lens.wan.nnsight_tracing import trace
+        from dit_lens.wan.nnsight_mounting import unmounted
+
+        with unmounted():
+            from dit_lens.wan.nnsight_tracing import trace
 
         if arguments.get("batch") is not None:
             raise AddressError(
@@ -389,7 +413,16 @@ class Lens:
         return trace(self, task, step, branch, arguments)
 
     def gradients(self, run: Run, step: int, branch: Branch = "cond") -> Gradients:
-        """One recorded call with its graph kept, for gradients with respect to activations: see :class:`Gradients`."""
+        """One recorded call with its graph kept, for gradients with respect to activations: see :class:`Gradients`.
+
+        Args:
+            run: The recorded run.
+            step: The call's step.
+            branch: The call's branch.
+
+        Raises:
+            AddressError: For a call outside the run's plan.
+        """
         return Gradients(self, run, run.plan.at(step, branch))
 
     def attach(self, run: Run) -> Run:
@@ -399,16 +432,7 @@ class Lens:
     # -- parts
 
     def _extent(self, conditions: cond.Conditions, grid: Grid) -> Extent:
-        config = self.pipe.transformer.config
-        d = config.num_attention_heads * config.attention_head_dim
-        context = conditions.image_context
-        sizes = {
-            "B": conditions.prompt.shape[0], "N": grid.n_tokens, "M": conditions.prompt.shape[1],
-            "I": 0 if context is None else context.shape[1], "d": d, "H": config.num_attention_heads,
-            "D": config.attention_head_dim, "f": config.ffn_dim,
-            "p": config.out_channels * int(np.prod(config.patch_size)),
-        }  # fmt: skip
-        return Extent(sizes, self.experts["high"].image_context, conditions.frame_mask is not None)
+        return extent_of(self.pipe.transformer.config, conditions, grid, self.experts["high"].image_context)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -416,12 +440,15 @@ class Lens:
         return {"model": self.name, "fingerprint": self.fingerprint, "fps": self.defaults.fps, **versions()}
 
     def identity(self, scheduler: Any = None) -> dict[str, Any]:
-        """What numbers of this lens depend on: weights, scheduler (the pipeline's unless another samples), defaults,
-        arithmetic and versions."""
-        return identity_of(self, scheduler)
+        """What numbers of this lens depend on: weights, scheduler, defaults, arithmetic and versions.
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        return sampler.decode(self.pipe, latents)
+        Args:
+            scheduler: The scheduler that samples; the pipeline's by default.
+
+        Returns:
+            Plain JSON values.
+        """
+        return identity_of(self, scheduler)
 
     @contextmanager
     def _loaded(self) -> Iterator[None]:
@@ -437,9 +464,14 @@ class Lens:
     # -- life
 
     def close(self) -> None:
-        """Take every point out again; the pipeline is then as it was found."""
-        for expert in self.experts.values():
-            expert.close()
+        """Take every point out again; the pipeline is then as it was found.
+
+        Raises:
+            SamplerError: While the lens is at work in another thread.
+        """
+        with self._alone():
+            for expert in self.experts.values():
+                expert.close()
 
     def __enter__(self) -> Lens:
         return self

@@ -26,18 +26,24 @@ def load(
     defaults: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """A :class:`Lens` on a Wan pipeline.
+    """Make a :class:`Lens` on a Wan pipeline.
 
-    ``what``: ``"lab"`` (the model in the package, offline), a hub id or a folder in diffusers layout, or a pipeline
-    that you built. ``dtype``: a torch dtype or its name (``"bfloat16"``); float32 without one, whatever the file holds.
-    ``device``: as diffusers takes it. ``offload``: ``"model"`` or ``"sequential"``, enabled *after* the points are in
-    place. ``lora``: LoRA files, the second for the low-noise expert, or a folder or hub id that holds the pair
-    (:mod:`dit_lens.wan.lora`; DiffSynth's names are understood). ``defaults``: what ``generate`` takes unless told
-    otherwise, such as ``{"height": 96, "width": 96, "num_frames": 13}`` or another lens's ``defaults``; a pipeline does
-    not know the size it was trained at, and what is not said here is Wan's own (480 x 832, 81 frames, 50 steps).
-    ``kwargs`` go to ``DiffusionPipeline.from_pretrained``.
+    Args:
+        what: ``"lab"`` (the model in the package, offline), a hub id or a folder in diffusers layout, or a pipeline
+            that you built.
+        dtype: A torch dtype or its name (``"bfloat16"``); float32 without one, whatever the file holds.
+        device: As diffusers takes it.
+        offload: ``"model"`` or ``"sequential"``, enabled *after* the points are in place.
+        lora: LoRA files, the second for the low-noise expert, or a folder or hub id that holds the pair
+            (:mod:`dit_lens.wan.lora`; DiffSynth's names are understood).
+        defaults: What ``generate`` takes unless told otherwise: another lens's ``defaults``, or a mapping such as
+            ``{"height": 96, "width": 96, "num_frames": 13}``. A pipeline does not know the size it was trained at, and
+            what is not said here is Wan's own (480 x 832, 81 frames, 50 steps).
+        **kwargs: For ``DiffusionPipeline.from_pretrained``.
 
-    Errors: :class:`LoadError` for what cannot be used, :class:`BypassError` for hooks that would run around the points.
+    Raises:
+        LoadError: For what cannot be used.
+        BypassError: For hooks that would run around the points.
     """
     from dit_lens.wan import bypass_guards
     from dit_lens.wan import lora as lora_files
@@ -59,32 +65,48 @@ def load(
         raise LoadError(f"{sorted(kwargs)} are for loading from a name; this pipeline is already built")
     else:
         pipe = what
-        if dtype is not None:
-            pipe.to(dtype=dtype)
     bypass_guards.check_pipeline(pipe)
     settings = _defaults(pipe, defaults)
-    if lora is not None:
-        lora_files.add(pipe, lora)
-    if device is not None:
-        pipe.to(device)
-    lens = Lens(pipe, settings, name)
-    if offload is not None:
-        try:
-            getattr(pipe, _OFFLOAD[offload])()
-        except RuntimeError as error:
-            lens.close()
-            raise LoadError(
-                f"offload={offload!r} moves weights to an accelerator: {error}. Without one, leave it out"
-            ) from error
+    if pipe is what and any(change is not None for change in (dtype, lora, device)):
+        Lens(pipe, settings, name).close()  # what cannot be wrapped is refused before anything is changed
+    if pipe is what and dtype is not None:
+        pipe.to(dtype=dtype)
+    added = [] if lora is None else lora_files.add(pipe, lora)
+    try:
+        if device is not None:
+            pipe.to(device)
+        lens = Lens(pipe, settings, name)
+        if offload is not None:
+            _offload(lens, offload)
+    except BaseException:
+        lora_files.remove(added)
+        raise
     return lens
+
+
+def _offload(lens: Any, offload: str) -> None:
+    """Let weights wait off the accelerator; a failure closes the lens."""
+    try:
+        getattr(lens.pipe, _OFFLOAD[offload])()
+    except BaseException as error:
+        lens.close()
+        if not isinstance(error, RuntimeError):
+            raise
+        raise LoadError(
+            f"offload={offload!r} moves weights to an accelerator: {error}. Without one, leave it out"
+        ) from error
 
 
 def outline(what: str | Path) -> Any:
     """A lens on the shape of a model alone, for its points and plans; it cannot generate.
 
-    ``what``: as for :func:`load`, but no pipeline. Configuration files are read, or fetched; no weights are.
+    Configuration files are read, or fetched; no weights are.
 
-    Errors: :class:`LoadError` for what cannot be used.
+    Args:
+        what: As for :func:`load`, but no pipeline.
+
+    Raises:
+        LoadError: For what cannot be used.
     """
     import diffusers
     import torch
@@ -113,7 +135,11 @@ def outline(what: str | Path) -> Any:
 def index_of(what: str | Path) -> dict[str, Any]:
     """``model_index.json`` of a model: its pipeline's class, and its parts.
 
-    Errors: :class:`LoadError` where there is none, or of a pipeline that a lens cannot wrap.
+    Args:
+        what: As for :func:`load`, but no pipeline.
+
+    Raises:
+        LoadError: There is none, or it is of a pipeline that a lens cannot wrap.
     """
     from diffusers import DiffusionPipeline
 
@@ -145,7 +171,7 @@ def _source(what: str | Path) -> str:
 
 def _defaults(pipe: Any, given: Any) -> Any:
     """As given, else as the folder says that the pipeline came from, else Wan's own."""
-    from dit_lens.wan.lens import Defaults
+    from dit_lens.wan.defaults import Defaults
 
     known = Defaults.__dataclass_fields__
     given = asdict(given) if isinstance(given, Defaults) else given or {}
@@ -206,8 +232,11 @@ def _whole(source: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Load lab without bars, which would only flicker, and without remarks on what is so on purpose: its codec is not
-    the one that its pipeline names, and it has no use for torchvision."""
+    """Load lab without bars and remarks.
+
+    Bars would only flicker, and the remarks are on what is so on purpose: its codec is not the one that its pipeline
+    names, and it has no use for torchvision.
+    """
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

@@ -50,7 +50,11 @@ def is_diffsynth(names: Sequence[str]) -> bool:
 def remap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """DiffSynth's names as diffusers reads them; the tensors are the same objects.
 
-    Errors: :class:`LoadError` for names of another kind, a half without its partner, or two adapters in one file.
+    Args:
+        state: The tensors of a LoRA file by name.
+
+    Raises:
+        LoadError: For names of another kind, a half without its partner, or two adapters in one file.
     """
     found: dict[str, Tensor] = {}
     halves: dict[str, dict[str, Tensor]] = {}
@@ -77,10 +81,17 @@ def remap(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def files_of(lora: Any, experts: int) -> list[str]:
-    """The files meant by ``lora=``: one path, several, or a folder or hub id that holds the pair of the two experts.
+    """The files meant by ``lora=``.
 
-    Errors: :class:`LoadError` for more files than experts, a low-noise file in the high-noise place, or a folder
-    without the pair.
+    Args:
+        lora: One path, several, or a folder or hub id that holds the pair of the two experts.
+        experts: How many experts the model has.
+
+    Returns:
+        A file for each expert, high noise first; perhaps fewer than experts.
+
+    Raises:
+        LoadError: For more files than experts, a low-noise file in the high-noise place, or a folder without the pair.
     """
     given = [lora] if isinstance(lora, str | Path) else list(lora)
     files = _pair_of(given[0]) if len(given) == 1 else [str(f) for f in given]
@@ -115,32 +126,65 @@ def _pair_of(source: Any) -> list[str]:
         ) from error
 
 
-def add(pipe: Any, lora: Any) -> None:
+Added = list[tuple[Any, str]]  # (expert, name of the adapter)
+
+
+def add(pipe: Any, lora: Any) -> Added:
     """Load LoRA files into a pipeline's experts, the first into the high-noise one, each as an adapter of its own.
 
-    Errors: :class:`LoadError` where a file cannot be read, or where a layer of it has no place in the model.
+    A failure leaves nothing behind.
+
+    Args:
+        pipe: The pipeline.
+        lora: As of :func:`files_of`.
+
+    Returns:
+        What was added, for :func:`remove`.
+
+    Raises:
+        LoadError: A file cannot be read, or a layer of it has no place in the model.
     """
     experts = (
         [pipe.transformer] if getattr(pipe, "transformer_2", None) is None else [pipe.transformer, pipe.transformer_2]
     )
-    for i, file in enumerate(files_of(lora, len(experts))):
-        adapter = f"lora_{i}"
-        low = {"load_into_transformer_2": True} if i else {}
-        source = _local(file)
-        try:
+    added: Added = []
+    try:
+        for i, file in enumerate(files_of(lora, len(experts))):
+            if f"lora_{i}" not in getattr(experts[i], "peft_config", {}):  # an earlier one of that name is not ours
+                added.append((experts[i], f"lora_{i}"))
+            _add(pipe, experts[i], f"lora_{i}", file, {"load_into_transformer_2": True} if i else {})
+    except BaseException:
+        remove(added)
+        raise
+    return added
+
+
+def remove(added: Added) -> None:
+    """Take adapters out again; the last one of a model takes the LoRA layers with it."""
+    for expert, adapter in reversed(added):
+        there = getattr(expert, "peft_config", {})
+        if list(there) == [adapter]:
+            expert.unload_lora()
+        elif adapter in there:
+            expert.delete_adapters(adapter)
+
+
+def _add(pipe: Any, expert: Any, adapter: str, file: str, low: Mapping[str, bool]) -> None:
+    source = _local(file)
+    try:
+        converted = pipe.lora_state_dict(source)
+        if is_diffsynth(list(converted)):  # on the hub; diffusers took the names for its own
+            source = remap(converted)
             converted = pipe.lora_state_dict(source)
-            if is_diffsynth(list(converted)):  # on the hub; diffusers took the names for its own
-                source = remap(converted)
-                converted = pipe.lora_state_dict(source)
-            # Renamed tensors were converted just now, and doing it twice would scale them twice. Of other files the
-            # name is passed on: what their metadata holds, alpha for one, is read from the file itself.
-            ready = dict(converted) if isinstance(source, dict) else source
-            pipe.load_lora_weights(ready, adapter_name=adapter, **low)
-        except (ValueError, KeyError, RuntimeError, OSError) as error:
-            if isinstance(error, LoadError):
-                raise
-            raise LoadError(f"{file}: diffusers cannot read this LoRA ({error}). Known forms: {_FORMS}") from error
-        _check(experts[i], converted, adapter, file)
+        # Renamed tensors were converted just now, and doing it twice would scale them twice. Of other files the
+        # name is passed on: what their metadata holds, alpha for one, is read from the file itself.
+        ready = dict(converted) if isinstance(source, dict) else source
+        pipe.load_lora_weights(ready, adapter_name=adapter, **low)
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
+        if isinstance(error, LoadError):
+            raise
+        raise LoadError(f"{file}: diffusers cannot read this LoRA ({error}). Known forms: {_FORMS}") from error
+    _check(expert, converted, adapter, file)
 
 
 def _local(file: str) -> Any:
@@ -174,8 +218,6 @@ def _check(expert: Any, converted: Mapping[str, Tensor], adapter: str, file: str
         if not torch.equal(there.detach().cpu(), value.to(there.dtype).cpu()):
             missing.append(layer)
     if missing or not layers:
-        if adapter in getattr(expert, "peft_config", {}):
-            expert.delete_adapters(adapter)  # a refused file leaves nothing behind
         some = ", ".join(missing[:3]) or "none was recognised"
         raise LoadError(
             f"{file}: {len(layers) - len(missing)} of {len(layers)} LoRA layers found a place in this model ({some}). "

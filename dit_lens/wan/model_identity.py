@@ -11,7 +11,15 @@ _VERSIONS = ("dit-lens", "torch", "diffusers", "transformers")
 
 
 def identity_of(lens: Any, scheduler: Any = None) -> dict[str, Any]:
-    """The identity of a :class:`~dit_lens.wan.lens.Lens`, as plain JSON values."""
+    """The identity of a :class:`~dit_lens.wan.lens.Lens`.
+
+    Args:
+        lens: The lens.
+        scheduler: The scheduler that samples; the pipeline's by default.
+
+    Returns:
+        Plain JSON values.
+    """
     pipe = lens.pipe
     encoders = {k: getattr(pipe, k, None) for k in ("vae", "text_encoder", "image_encoder")}
     return {

@@ -37,6 +37,7 @@ from dit_lens.address import Branch, Call
 from dit_lens.errors import AddressError
 from dit_lens.wan.blocks import HookedBlock
 from dit_lens.wan.expert import RENAME
+from dit_lens.wan.nnsight_mounting import mounted
 from dit_lens.wan.run import Run
 
 
@@ -51,6 +52,7 @@ class _Block(Envoy):
 
     @property
     def input(self) -> Any:
+        """The stream that enters the block, (B, N, d)."""
         return self.hook_resid_pre.output
 
     @input.setter
@@ -59,6 +61,7 @@ class _Block(Envoy):
 
     @property
     def output(self) -> Any:
+        """The stream that leaves the block, (B, N, d)."""
         return self.hook_resid_post.output
 
     @output.setter
@@ -67,13 +70,16 @@ class _Block(Envoy):
 
     @property
     def inputs(self) -> Any:
+        """Refused: a block is read by its points."""
         raise self._refusal("inputs")
 
     @property
     def source(self) -> Any:
+        """Refused: a block is read by its points."""
         raise self._refusal("source")
 
     def skip(self, replacement: Any) -> None:
+        """Refused: a block is undone by its points."""
         raise self._refusal("skip")
 
     def _refusal(self, what: str) -> AddressError:
@@ -91,16 +97,20 @@ class _Calls(Interleaver):
         self.place: tuple[Call, int] | None = None  # the call that ``at`` is in, and its number in its expert
 
     def instrument(self, envoy: Any) -> None:
+        """Leave blocks alone: they are read by their points."""
         if not isinstance(envoy._module, HookedBlock):
             super().instrument(envoy)
 
     def done(self, call: Call) -> int:
+        """How many calls of the call's expert are over."""
         return self.counts.get(f"model.{call.expert}.output", 0)
 
     def begun(self, call: Call) -> int:
+        """How many calls of the call's expert began."""
         return self.counts.get(f"model.{call.expert}.input", 0)
 
     def check_dangling_mediators(self) -> None:
+        """Name the call in which a read that was never served waited."""
         for mediator in self.mediators:
             if mediator.alive and self.place is not None and mediator.pending is not None:
                 mediator.worker.throw(_missed(self.place[0], mediator.pending.provider))
@@ -120,9 +130,11 @@ def _missed(call: Call, location: Any) -> AddressError:
 
 
 class Trace(InterleavingTracer):
-    """What ``lens.trace`` returns. ``run``: the traced run, once the block is done (None after ``t.stop()``).
+    """What ``lens.trace`` returns.
 
-    ``high``, ``low``: the experts as nnsight envoys; outside ``at`` they mean an expert's first call, as in nnsight.
+    Attributes:
+        run: The traced run, once the block is done (None after ``t.stop()``).
+        calls: The denoiser calls that the trace runs, in order.
     """
 
     def __init__(self, lens: Any, calls: tuple[Call, ...], fn: Callable[[], Any]) -> None:
@@ -133,21 +145,31 @@ class Trace(InterleavingTracer):
     def at(self, step: int, branch: Branch = "cond") -> Iterator[Any]:
         """The expert that runs at a step and branch, positioned there: ``for expert in t.at(step=5): ...``.
 
-        Errors: :class:`AddressError` for a call outside the plan, one that is over, and reads out of order.
+        Args:
+            step: A step of the plan.
+            branch: ``cond`` or ``uncond``.
+
+        Raises:
+            AddressError: For a call outside the plan, one that is over, and reads out of order.
         """
         call = self._find(step, branch)
         return self._within(call, [c for c in self.calls if c.expert == call.expert].index(call))
 
     @property
     def high(self) -> Any:
+        """The high-noise expert as an nnsight envoy; outside ``at``, this expert's first call, as in nnsight."""
         return self.envoy.high
 
     @property
     def low(self) -> Any:
+        """The low-noise expert, likewise."""
         return self.envoy.low
 
     def execute(self, code: CodeType) -> None:
+        """Run the body of the trace, with modules wrapped meanwhile."""
         with ExitStack() as stack:
+            stack.enter_context(self.lens._alone())
+            stack.enter_context(mounted())
             for expert in self.lens.experts.values():
                 stack.enter_context(expert.watching())
             self.envoy = stack.enter_context(_wrapped(self.lens))
@@ -207,7 +229,7 @@ class Trace(InterleavingTracer):
 
 @contextmanager
 def _wrapped(lens: Any) -> Iterator[Any]:
-    """nnsight's tree over the experts; afterwards every module has the forward that it had."""
+    """The tree of nnsight over the experts; afterwards every module has the forward that it had."""
     root = nn.Module()
     for name, expert in lens.experts.items():
         root.add_module(name, expert.transformer)
@@ -244,7 +266,7 @@ def _replays_unwatched(lens: Any, interleaver: Interleaver) -> Iterator[None]:
 
 
 def trace(lens: Any, task: Any, step: int | None, branch: Branch, arguments: dict[str, Any]) -> Trace:
-    """See :meth:`Lens.trace`."""
+    """Open a trace; arguments and result are those of :meth:`Lens.trace`."""
     if isinstance(task, Run):
         if step is None or arguments:
             raise AddressError(

@@ -21,7 +21,14 @@ from dit_lens.errors import AddressError
 
 @dataclass(frozen=True)
 class Point:
-    """One named place: its short name, its path below an expert, its shape, and what it holds."""
+    """One named place.
+
+    Attributes:
+        name: Its short name.
+        path: Its path below an expert, with ``{i}`` for the layer.
+        shape: Its axes, as letters of the module docstring.
+        meaning: What it holds.
+    """
 
     name: str
     path: str
@@ -30,10 +37,12 @@ class Point:
 
     @property
     def in_block(self) -> bool:
+        """Whether every layer has one."""
         return "{i}" in self.path
 
     @property
     def per_head(self) -> bool:
+        """Whether it has a head axis."""
         return self.shape.endswith("H D")
 
     @property
@@ -94,7 +103,14 @@ IMAGE_CONTEXT = ("image_embed", "cross_k_img", "cross_v_img", "cross_z_img")
 
 
 def point(name: str) -> Point:
-    """Look a point up by short name (``resid_post``) or by path (``hook_resid_post``, ``attn.hook_q``)."""
+    """Look a point up.
+
+    Args:
+        name: Its short name (``resid_post``) or its path (``hook_resid_post``, ``attn.hook_q``).
+
+    Raises:
+        AddressError: There is none of that name.
+    """
     if name in BY_NAME:
         return BY_NAME[name]
     for p in POINTS:
@@ -104,9 +120,13 @@ def point(name: str) -> Point:
 
 
 def split_path(path: str) -> tuple[Point, int]:
-    """From a full path (``blocks.7.attn.hook_q``) to its point and layer (-1 outside the blocks)."""
+    """From a full path (``blocks.7.attn.hook_q``) to its point and layer (-1 outside the blocks).
+
+    Raises:
+        AddressError: No point has this path.
+    """
     parts = path.split(".")
-    if parts[0] == "blocks" and len(parts) > 2 and parts[1].isdigit():
+    if parts[0] == "blocks" and len(parts) > 2 and parts[1].isdecimal():
         return point(_B + ".".join(parts[2:])), int(parts[1])
     return point(path), -1
 
@@ -117,7 +137,12 @@ def there(image_context: bool = True) -> list[Point]:
 
 
 def table(image_context: bool = True, n_layers: int | None = None) -> str:
-    """The table as text, as ``print(lens)`` shows it."""
+    """The table as text, as ``print(lens)`` shows it.
+
+    Args:
+        image_context: Whether the model has one.
+        n_layers: Its layers, named in the head of the table.
+    """
     rows = there(image_context)
     last = "" if n_layers is None else f"   (i = 0 to {n_layers - 1})"
     width = max(len(p.name) for p in rows), max(len(p.path) for p in rows), max(len(p.shape) for p in rows)

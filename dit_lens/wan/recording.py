@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dit_lens.address import Address, Call, Depth, Indices, Places, Select, select
+from dit_lens.checks import number
 from dit_lens.errors import AddressError, RecordError
 from dit_lens.wan.call_plan import Plan
 from dit_lens.wan.expert import Hook
@@ -18,12 +19,20 @@ from dit_lens.wan.points import IMAGE_CONTEXT, Point, point
 from dit_lens.wan.reduce import Masks, Reducer, TokenNorm, reducer
 from dit_lens.wan.token_grid import Grid
 
+Depths = Mapping[str, int]  # layers of each expert
 DEFAULT_LIMIT = 4 * 2**30  # bytes one generation may keep unless the caller says otherwise
 
 
 @dataclass(frozen=True)
 class Record:
-    """What to keep: ``hooks`` at the places of ``where``, reduced by ``reduce``, under ``name`` (the hook's own)."""
+    """What to keep.
+
+    Attributes:
+        hooks: Short names of points.
+        where: Calls and layers.
+        reduce: How each activation is reduced.
+        name: The name to file it under; the hook's own by default.
+    """
 
     hooks: tuple[str, ...]
     where: Select
@@ -31,6 +40,7 @@ class Record:
     name: str | None = None
 
     def key(self, hook: str) -> str:
+        """The name under which a hook's activations are filed."""
         return hook if self.name is None else self.name
 
 
@@ -80,7 +90,13 @@ def record(
 
 @dataclass(frozen=True)
 class Extent:
-    """The sizes behind the letters of the point table, for one expert and one video."""
+    """The sizes behind the letters of the point table, for one expert and one video.
+
+    Attributes:
+        sizes: Letter -> size.
+        image_context: Whether the model has one.
+        per_token_time: Whether timesteps are per token (Wan2.2 TI2V).
+    """
 
     sizes: Mapping[str, int]
     image_context: bool
@@ -94,21 +110,62 @@ class Extent:
         return tuple(6 * self.sizes["d"] if a == "6d" else self.sizes[a] for a in axes)
 
 
-def needed_bytes(records: Sequence[Record], plan: Plan, n_layers: int, extent: Extent, grid: Grid, masks: Masks) -> int:
-    """Bytes that a recording will hold: exact in fp32, an upper bound where raw activations are narrower."""
+def extent_of(config: Any, conditions: Any, grid: Grid, image_context: bool) -> Extent:
+    """The sizes of a denoiser's activations for given conditions on a grid."""
+    heads, width = config.num_attention_heads, config.attention_head_dim
+    context = conditions.image_context
+    sizes = {
+        "B": conditions.prompt.shape[0], "N": grid.n_tokens, "M": conditions.prompt.shape[1],
+        "I": 0 if context is None else context.shape[1], "d": heads * width, "H": heads, "D": width,
+        "f": config.ffn_dim, "p": config.out_channels * math.prod(config.patch_size),
+    }  # fmt: skip
+    return Extent(sizes, image_context, conditions.frame_mask is not None)
+
+
+def needed_bytes(
+    records: Sequence[Record], plan: Plan, depths: Depths, extent: Extent, grid: Grid, masks: Masks
+) -> int:
+    """Bytes that a recording will hold: exact in fp32, an upper bound where raw activations are narrower.
+
+    Args:
+        records: What is kept.
+        plan: The calls.
+        depths: Layers of each expert.
+        extent: Sizes, with the batch.
+        grid: The token grid.
+        masks: Region name -> bool (B, N).
+
+    Raises:
+        RecordError: A reducer does not fit its hook.
+        AddressError: A place outside the plan or an expert.
+    """
     total = 0
     for r in records:
-        calls = len(r.where.calls_of(plan.calls))
+        calls = r.where.calls_of(plan.calls)
         for hook in r.hooks:
             p = point(hook)
-            places = calls * (len(r.where.layers_of(n_layers)) if p.in_block else 1)
+            places = sum(len(layers_at(r.where, call, depths)) for call in calls) if p.in_block else len(calls)
             total += places * 4 * math.prod(_reduced(p, extent.shape(p), r.reduce, grid, masks))
     return total
 
 
+def layers_at(where: Select, call: Call, depths: Depths) -> tuple[int, ...]:
+    """The layers that a selection means in one call: those of its expert.
+
+    Raises:
+        AddressError: For a layer that this expert does not have.
+    """
+    name = "a model" if len(set(depths.values())) == 1 else f"expert {call.expert!r} (choose experts= as well)"
+    return where.layers_of(depths[call.expert], name)
+
+
 def check_limit(needed: int, limit: int) -> None:
-    """Errors: :class:`RecordError` when a recording would hold more bytes than allowed."""
-    if needed > limit:
+    """Refuse a recording that would hold more bytes than allowed.
+
+    Raises:
+        RecordError: It would, or the limit is no number.
+    """
+    if needed > number(limit, "limit", 0, error=RecordError):
         raise RecordError(
             f"this recording needs {needed / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB: "
             "choose fewer steps or layers, a reducer (reduce='token_norm', 'region_mean', 'frame_mean', ...), or "
@@ -128,13 +185,17 @@ def _reduced(p: Point, shape: tuple[int, ...], reduce: Reducer, grid: Grid, mask
 
 
 class Recorder:
-    """Collects the recorded activations of one live generation, batch axis first."""
+    """Collects the recorded activations of one live generation, batch axis first.
+
+    Attributes:
+        kept: Address -> reduced activation, on the CPU.
+    """
 
     def __init__(
         self,
         records: Sequence[Record],
         plan: Plan,
-        n_layers: int,
+        depths: Depths,
         extent: Extent,
         grid: Grid,
         masks: Masks,
@@ -144,7 +205,7 @@ class Recorder:
             for hook in r.hooks:
                 if not extent.image_context and point(hook).name in IMAGE_CONTEXT:
                     raise RecordError(f"{hook!r} exists only in Wan2.1 I2V models, which see the image through CLIP")
-        check_limit(needed_bytes(records, plan, n_layers, extent, grid, masks), limit)
+        check_limit(needed_bytes(records, plan, depths, extent, grid, masks), limit)
         self.grid, self.masks = grid, masks
         self.kept: dict[Address, Tensor] = {}
         self._by_call: dict[int, list[tuple[str, str, int, Reducer, str]]] = {}
@@ -160,7 +221,7 @@ class Recorder:
             for call in r.where.calls_of(plan.calls):
                 for hook in r.hooks:
                     p = point(hook)
-                    for layer in r.where.layers_of(n_layers) if p.in_block else (-1,):
+                    for layer in layers_at(r.where, call, depths) if p.in_block else (-1,):
                         address = Address(call.step, call.branch, layer, r.key(hook))
                         if address in taken:
                             raise RecordError(f"{address} is asked for twice: give one of the records name='...'")
@@ -185,7 +246,12 @@ class Recorder:
 
 
 def update_hooks(layer: int, use: Any) -> list[Hook]:
-    """Hooks that call ``use(update)`` with what block ``layer`` adds to the stream, in fp32, (B, N, d)."""
+    """Hooks that read what a block adds to the stream.
+
+    Args:
+        layer: The block.
+        use: Called as ``use(update)``, with the update in fp32, (B, N, d).
+    """
     entering: list[Tensor] = []
 
     def enter(x: Tensor, hook: Any) -> None:
@@ -205,7 +271,18 @@ def update_paths(layers: Iterable[int]) -> set[str]:
 def labels(
     p: Point, reduce: Reducer, extent: Extent, grid: Grid, masks: Masks
 ) -> dict[str, tuple[str, ...] | int | None]:
-    """Axis names of a reduced activation without its batch axis, in order."""
+    """Axis names of a reduced activation without its batch axis, in order.
+
+    Args:
+        p: The point.
+        reduce: The reducer.
+        extent: Sizes.
+        grid: The token grid.
+        masks: Region name -> bool (B, N).
+
+    Returns:
+        Axis -> coordinates, a size, or None where the axis is the activation's own.
+    """
     dims = dict(reduce.dims(grid, masks))
     if len(extent.shape(p)) == 2:  # one vector a call: no token axis
         dims.pop("token", None)

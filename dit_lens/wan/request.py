@@ -19,7 +19,15 @@ from dit_lens.wan.sampling import Sampling
 
 @dataclass(frozen=True)
 class Item:
-    """One generation asked for: what it is made from."""
+    """One generation asked for: what it is made from.
+
+    Attributes:
+        prompt: A text, or embeddings.
+        image: The first frame, or None.
+        seed: Of the noise.
+        task: What the rest was taken from, or None.
+        regions: Name -> bool mask.
+    """
 
     prompt: Any
     image: Any
@@ -29,9 +37,21 @@ class Item:
 
 
 def items_of(task: Any, prompt: Any, image: Any, seed: Any, regions: Any, takes_image: bool) -> tuple[list[Item], bool]:
-    """The items, and whether several were asked for (a list of one is several, too).
+    """The items of a generation.
 
-    Errors: :class:`SamplerError` where tasks and seeds do not pair up, or there is nothing to generate from.
+    Args:
+        task: A task, a list, or None.
+        prompt: Goes before the tasks' own.
+        image: Goes before the tasks' own.
+        seed: A seed or a list.
+        regions: Go before the tasks' own.
+        takes_image: Whether the pipeline starts from an image; where it does not, pictures of tasks are left out.
+
+    Returns:
+        The items, and whether several were asked for (a list of one is several, too).
+
+    Raises:
+        SamplerError: Tasks and seeds do not pair up, or there is nothing to generate from.
     """
     tasks = list(task) if isinstance(task, Sequence) and not isinstance(task, str) else [task]
     if isinstance(task, str):
@@ -58,8 +78,31 @@ def items_of(task: Any, prompt: Any, image: Any, seed: Any, regions: Any, takes_
     return items, many
 
 
+def check_resumed(given: Mapping[str, Any]) -> None:
+    """Refuse arguments that a resumed run would ignore.
+
+    Args:
+        given: Arguments beside ``resume=``, by name; None means not given.
+
+    Raises:
+        SamplerError: Naming them.
+    """
+    ignored = [name for name, value in given.items() if value is not None]
+    if ignored:
+        raise SamplerError(
+            f"resume= goes on with the run's own prompt, seed, sampling and regions, so it would ignore "
+            f"{', '.join(ignored)}: leave {'it' if len(ignored) == 1 else 'them'} out, or generate anew without resume="
+        )
+
+
 def size_for(task: Any, sampling: Sampling, defaults: Any) -> Size:
-    """The size of one item: as given, else its task's own, else the model's."""
+    """The size of one item: as given, else its task's own, else the model's.
+
+    Args:
+        task: A task, or None.
+        sampling: What was given.
+        defaults: The model's.
+    """
     names = ("height", "width", "num_frames")
     return Size(*(first(getattr(sampling, n), getattr(task, n, None), getattr(defaults, n)) for n in names))
 
@@ -67,7 +110,13 @@ def size_for(task: Any, sampling: Sampling, defaults: Any) -> Size:
 def size_of(items: Sequence[Item], sampling: Sampling, defaults: Any) -> Size:
     """The size of all items: as given, else their tasks' own, else the model's.
 
-    Errors: :class:`SamplerError` where tasks differ.
+    Args:
+        items: The items.
+        sampling: What was given.
+        defaults: The model's.
+
+    Raises:
+        SamplerError: Tasks differ.
     """
     sizes = {size_for(item.task, sampling, defaults) for item in items}
     if len(sizes) > 1:
@@ -79,7 +128,17 @@ def size_of(items: Sequence[Item], sampling: Sampling, defaults: Any) -> Size:
 
 
 def at_once(batch: int | None, items: int, edits: Sequence[Intervention]) -> int:
-    """How many items go through the denoiser together."""
+    """How many items go through the denoiser together.
+
+    Args:
+        batch: The largest number; None for all.
+        items: How many there are.
+        edits: Interventions, some of which may mix the rows of a batch.
+
+    Raises:
+        SamplerError: ``batch`` is no positive integer.
+        InterventionError: ``batch`` would part items that an intervention mixes.
+    """
     if batch is None:
         return items
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
@@ -101,6 +160,13 @@ def first(*values: Any) -> Any:
 
 
 def stack_regions(regions: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
-    """Token masks of a batch, name -> bool (B, N), of the regions that every item has."""
+    """Token masks of a batch, of the regions that every item has.
+
+    Args:
+        regions: Of each item, name -> bool (N,).
+
+    Returns:
+        Name -> bool (B, N).
+    """
     shared = [name for name in regions[0] if all(name in r for r in regions)]
     return {name: torch.from_numpy(np.stack([r[name] for r in regions])) for name in shared}

@@ -29,8 +29,11 @@ Replay = Callable[[Sequence[Any], Call, Sequence[Hook]], Tensor]
 class Reuse:
     """Kept parts of the calls of one run, by call index. Fill it with :func:`capture`.
 
-    ``streams``: call -> layer -> what enters that block, (B, N, d); the layer after the last one is what leaves it.
-    ``velocities``: call -> velocity of its branch (B, C, F, h, w).
+    Attributes:
+        kept_by: The run.
+        streams: Call -> layer -> what enters that block, (B, N, d); the layer after the last one is what leaves it.
+        velocities: Call -> velocity of its branch (B, C, F, h, w).
+        starts: Steps done -> what the lens goes on from there with.
     """
 
     kept_by: Any  # the run
@@ -39,18 +42,30 @@ class Reuse:
     starts: dict[int, Any] = field(default_factory=dict)  # steps done -> what the lens goes on from there with
 
     def entry(self, call: Call, hooks: Iterable[Hook]) -> tuple[int, Tensor] | None:
-        """The latest kept stream that a call with these hooks may begin from, as (layer, stream)."""
+        """The latest kept stream that a call may begin from.
+
+        Args:
+            call: The call.
+            hooks: What will be held during it.
+
+        Returns:
+            (layer, stream), or None.
+        """
         kept = self.streams.get(call.index, {})
         first = min((_layer(path) for path, _ in hooks), default=_LAST)
         layer = max((layer for layer in kept if layer <= first), default=None)
         return None if layer is None else (layer, kept[layer])
 
     def finished(self, call: Call, hooks: Sequence[Hook]) -> Tensor | None:
-        """The velocity of a call that no hook touches."""
+        """The velocity of a call that no hook touches, (B, C, F, h, w); None where it has to run."""
         return None if hooks else self.velocities.get(call.index)
 
     def check(self, run: Any) -> None:
-        """Errors: :class:`SamplerError` for a run whose next calls are not those that were kept."""
+        """Refuse a run whose next calls are not those that were kept.
+
+        Raises:
+            SamplerError: They are not.
+        """
         mine, n = self.kept_by, run.n_steps
         same = run.plan == mine.plan and run.conditions is mine.conditions and run.edited == mine.until(n).edited
         same = same and torch.equal(run.latents, mine.latents[: n + 1]) and torch.equal(run.velocity, mine.velocity[:n])
@@ -59,9 +74,13 @@ class Reuse:
 
 
 def capture(replay: Replay, run: Any, calls: Mapping[Call, Collection[int]], n_layers: int) -> Reuse:
-    """Run calls of a recorded run once more and keep the streams that enter ``calls[call]``, and the velocities.
+    """Run calls of a recorded run once more and keep streams and velocities.
 
-    A layer of ``n_layers`` means what leaves the last block.
+    Args:
+        replay: As ``lens.replay``.
+        run: The run.
+        calls: Call -> layers whose entering stream is kept; a layer of ``n_layers`` means what leaves the last block.
+        n_layers: Layers of the experts.
     """
     kept = Reuse(run)
     for call, layers in calls.items():
@@ -77,8 +96,11 @@ def capture(replay: Replay, run: Any, calls: Mapping[Call, Collection[int]], n_l
 class Remembered:
     """A replay that keeps the activations of recorded runs, so that many edits with one source run it once a call.
 
-    ``wanted``: (run, call, paths) of what will be asked for; the paths of a call are all kept at the first request.
     Anything else is run again: slower, never different.
+
+    Args:
+        replay: As ``lens.replay``.
+        wanted: (run, call, paths) of what will be asked for; the paths of a call are all kept at the first request.
     """
 
     def __init__(self, replay: Replay, wanted: Iterable[tuple[Any, Call, Collection[str]]]) -> None:

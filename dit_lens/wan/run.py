@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,32 @@ from dit_lens.wan.sampler import x0_hat
 from dit_lens.wan.sampling import Sampling
 from dit_lens.wan.token_grid import Grid
 
+HOOKED = "user hooks"  # in ``meta``: points that carried hooks which the user had put there by hand
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """Everything one generation recorded. Tensors are on the CPU.
 
-    ``latents``: (S + 1, C, F, h, w), what entered each of the S steps done, and what left the last. ``velocity``:
-    (S, C, F, h, w), after guidance. ``activations``: address -> reduced activation, without batch axis; read them with
-    ``run[...]`` or ``run.array(...)``. ``task``: whatever was generated from (prompt, truth, scorer), or None.
+    Attributes:
+        plan: Its denoiser calls.
+        sampling: How it was sampled.
+        size: Pixels and frames.
+        grid: The token grid.
+        seed: Of the noise.
+        prompt: The text, or ``(embeddings)``.
+        latents: (S + 1, C, F, h, w), what entered each of the S steps done, and what left the last.
+        velocity: (S, C, F, h, w), after guidance.
+        conditions: Encoded text and image.
+        activations: Address -> reduced activation, without batch axis; read them with ``run[...]`` or
+            ``run.array(...)``.
+        dims: Hook -> axes of its activations.
+        regions: Name -> bool (n_tokens,).
+        edited: Steps before which an intervention changed the latents.
+        fired: What each intervention touched.
+        task: Whatever was generated from (prompt, truth, scorer), or None.
+        meta: Model, fingerprint and versions; ``"traced"`` where a trace had a body, ``"user hooks"`` where points
+            carried hooks that were put there by hand (``point.add_hook``), which ``fired`` cannot know.
     """
 
     plan: Plan
@@ -63,14 +82,26 @@ class Run:
 
     @property
     def complete(self) -> bool:
+        """Whether all steps of the plan are done."""
         return self.n_steps == self.plan.n_steps
 
     @property
     def sigmas(self) -> tuple[float, ...]:
+        """Noise levels, one more than steps of the plan."""
         return self.plan.sigmas
 
     def x0_hat(self, step: int) -> Tensor:
-        """The clean latents that the model expects at a step, (C, F, h, w): x - sigma v (paper, eq. 2)."""
+        """The clean latents that the model expects at a step: x - sigma v (paper, eq. 2).
+
+        Args:
+            step: A step that was done; negative ones count from the end.
+
+        Returns:
+            (C, F, h, w).
+
+        Raises:
+            AddressError: The step was not run.
+        """
         i = self._step(step)
         return x0_hat(self.latents[i][None], self.velocity[i][None], self.sigmas[i], self.conditions)[0]
 
@@ -89,19 +120,34 @@ class Run:
         return self._cache["video"]
 
     def film(self, steps: Sequence[int] | None = None) -> np.ndarray:
-        """x0_hat of each step as video, float32 in [0, 1], (steps, frames, H, W, 3)."""
+        """The x0_hat of each step as video.
+
+        Args:
+            steps: Which steps; all by default.
+
+        Returns:
+            float32 in [0, 1], (steps, frames, H, W, 3).
+        """
         chosen = range(self.n_steps) if steps is None else steps
         return np.stack([self.decode(self.x0_hat(step)) for step in chosen])
 
     def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents (C, F, h, w) to video (frames, H, W, 3)."""
+        """Latents (C, F, h, w) to video, float32 in [0, 1], (frames, H, W, 3).
+
+        Raises:
+            RecordError: The run was loaded without its model.
+        """
         if self._decode is None:
             raise RecordError("this run was loaded without its model: lens.attach(run) gives it back a decoder")
         return self._decode(latents[None])[0].permute(0, 2, 3, 1).float().cpu().numpy()
 
     @property
     def score(self) -> Any:
-        """The task's verdict on the video."""
+        """The task's verdict on the video.
+
+        Raises:
+            RecordError: The run has no task that can score it.
+        """
         if self.task is None or not hasattr(self.task, "score"):
             raise RecordError("this run has no task that can score it: generate from dit_lens.tasks.load(...)")
         return self.task.score(self.video)
@@ -109,17 +155,29 @@ class Run:
     # -- activations
 
     def __getitem__(self, address: str | Address) -> Tensor:
-        """One recorded activation: ``run["step=5 layer=7 hook=resid_post branch=cond"]``."""
+        """One recorded activation: ``run["step=5 layer=7 hook=resid_post branch=cond"]``.
+
+        Raises:
+            AddressError: Nothing was recorded there.
+        """
         place = Address.parse(address) if isinstance(address, str) else address
         if place not in self.activations:
             raise AddressError(f"nothing was recorded at {place}; {self._recorded()}")
         return self.activations[place]
 
     def array(self, hook: str, branch: Branch | None = None) -> xr.DataArray:
-        """All recorded activations of one hook as a labelled array (step, branch, layer, ...); NaN where not recorded.
+        """All recorded activations of one hook as a labelled array.
 
-        Steps carry their ``sigma`` and ``expert``. Points outside the blocks have no ``layer`` axis. ``branch`` picks
-        one and drops the axis.
+        Args:
+            hook: The name under which they are filed.
+            branch: Picks one and drops the axis.
+
+        Returns:
+            (step, branch, layer, ...), float32, NaN where not recorded. Steps carry their ``sigma`` and ``expert``.
+            Points outside the blocks have no ``layer`` axis.
+
+        Raises:
+            AddressError: Nothing was recorded of that hook.
         """
         found = {a: v for a, v in self.activations.items() if a.hook == hook and (branch is None or a.branch == branch)}
         if not found:
@@ -150,7 +208,14 @@ class Run:
     # -- going on
 
     def until(self, step: int) -> Run:
-        """The run as it stood when ``step`` was about to begin: ``lens.generate(resume=run.until(5))`` forks there."""
+        """The run as it stood when a step was about to begin: ``lens.generate(resume=run.until(5))`` forks there.
+
+        Args:
+            step: From 0 to the number of steps done.
+
+        Raises:
+            AddressError: For another step.
+        """
         if not 0 <= step <= self.n_steps:
             raise AddressError(f"cannot go back to step {step}: this run did steps 0 to {self.n_steps - 1}")
         return replace(
@@ -190,6 +255,17 @@ class Run:
         """What numbers that are made from this run depend on."""
         return {"run": describe(self.latents), "seed": self.seed}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The decoder is the pipeline's: a run travels without, and lens.attach(run) gives it back.
+        return {**self.__dict__, "_decode": None, "_cache": {}}
+
+    def __copy__(self) -> Run:
+        return replace(self, _cache={})
+
+    def __deepcopy__(self, memo: Any) -> Run:
+        own = {f.name: copy.deepcopy(getattr(self, f.name), memo) for f in fields(self) if not f.name.startswith("_")}
+        return replace(self, **own, _cache={})
+
     def _step(self, step: int) -> int:
         i = step + self.n_steps if step < 0 else step
         if not 0 <= i < self.n_steps:
@@ -200,6 +276,8 @@ class Run:
         done = "" if self.complete else f" (stopped after {self.n_steps} of {self.plan.n_steps} steps)"
         kept = f", {len(self.activations)} activations" if self.activations else ""
         edits = "".join(f"\n  {f}" for f in self.fired)
+        if self.meta.get(HOOKED):
+            edits += f"\n  hooks of your own, put on points by hand: {', '.join(self.meta[HOOKED])}"
         return f"Run of {self.prompt!r}, seed {self.seed}: {self.plan.n_steps} steps{done}, {self.grid}{kept}{edits}"
 
     def _repr_html_(self) -> str:

@@ -26,7 +26,15 @@ from dit_lens.wan.reuse import Reuse
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did: ``latents`` that entered it, guided ``velocity``, ``after`` what left it; (B, C, F, h, w)."""
+    """What one step did.
+
+    Attributes:
+        step: The step.
+        latents: What entered it, (B, C, F, h, w).
+        velocity: After guidance, likewise.
+        after: What left it, likewise.
+        edited: Whether an intervention changed the latents that entered.
+    """
 
     step: int
     latents: Tensor
@@ -36,7 +44,18 @@ class Step:
 
 
 def model_input(conditions: Conditions, latents: Tensor, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The denoiser's input and timestep for latents at a sampler timestep, for every family."""
+    """The denoiser's input and timestep, for every family.
+
+    Args:
+        conditions: The conditions of the batch.
+        latents: (B, C, F, h, w).
+        t: The sampler's timestep, a scalar.
+        dtype: The model's.
+
+    Returns:
+        The input (B, C', F, h, w) in ``dtype``, and timesteps (B,), or (B, N) where each token has its own (Wan2.2
+        TI2V).
+    """
     mask, image = conditions.frame_mask, conditions.image_latents
     if mask is not None:
         # Wan2.2 TI2V: one timestep a token, zero at the given frame, which enters clean.
@@ -53,7 +72,16 @@ def denoise(
 ) -> Tensor:
     """One denoiser call through the expert's own forward, so that offload and parallel hooks still work.
 
-    ``dtype``: ``pipe.transformer.dtype``, which diffusers looks for in the whole model each time it is asked.
+    Args:
+        pipe: The pipeline.
+        conditions: The conditions of the batch.
+        latents: (B, C, F, h, w).
+        call: The call.
+        t: The sampler's timestep.
+        dtype: ``pipe.transformer.dtype``, which diffusers looks for in the whole model each time it is asked.
+
+    Returns:
+        The velocity of the call's branch, (B, C, F, h, w).
     """
     model = pipe.transformer if call.expert == "high" else pipe.transformer_2
     x, timestep = model_input(conditions, latents, t, pipe.transformer.dtype if dtype is None else dtype)
@@ -66,16 +94,30 @@ def denoise(
 
 
 def guided(plan: Plan, call: Call, cond: Tensor, uncond: Tensor | None) -> Tensor:
-    """Classifier-free guidance: v = v_u + g (v_c - v_u)."""
+    """Classifier-free guidance: v = v_u + g (v_c - v_u).
+
+    Args:
+        plan: Knows g of each expert.
+        call: A call of the step.
+        cond: v_c, (B, C, F, h, w).
+        uncond: v_u, likewise; None without guidance.
+    """
     if uncond is None:
         return cond
     return uncond + plan.scale(call.expert) * (cond - uncond)
 
 
 def x0_hat(latents: Tensor, velocity: Tensor, sigma: float, conditions: Conditions | None = None) -> Tensor:
-    """The clean video that the model expects: x - sigma v (paper, eq. 2), with velocity after guidance.
+    """The clean video that the model expects: x - sigma v (paper, eq. 2).
 
-    Where the first frame is given clean (Wan2.2 TI2V), that frame is the given one.
+    Args:
+        latents: x, (B, C, F, h, w).
+        velocity: v after guidance, likewise.
+        sigma: The step's noise level.
+        conditions: Where they give the first frame clean (Wan2.2 TI2V), that frame is the given one.
+
+    Returns:
+        (B, C, F, h, w).
     """
     estimate = latents - sigma * velocity
     if conditions is not None and conditions.frame_mask is not None and conditions.image_latents is not None:
@@ -99,8 +141,13 @@ def forget(scheduler: Any) -> None:
 def rebuild(scheduler: Any, latents: Tensor, velocity: Tensor, edited: Sequence[int]) -> Any:
     """The scheduler as it stood after the recorded steps: its arithmetic is repeated on what was stored.
 
-    ``latents``, ``velocity``: (steps, B, C, F, h, w). Exact, because a scheduler's state depends on nothing else; no
-    denoiser is called.
+    Exact, because a scheduler's state depends on nothing else; no denoiser is called.
+
+    Args:
+        scheduler: A scheduler that is set up; it is copied.
+        latents: What entered each step, (steps, B, C, F, h, w).
+        velocity: After guidance, likewise.
+        edited: Steps whose latents an intervention changed.
     """
     scheduler = copy.deepcopy(scheduler)
     for step in range(len(velocity)):
@@ -123,9 +170,23 @@ def sample(
     dtype: torch.dtype | None = None,
     reuse: Reuse | None = None,
 ) -> Iterator[Step]:
-    """Yield the steps of a generation. ``hooks`` are held after the edits' own, so recordings see what was changed.
+    """Yield the steps of a generation.
 
-    ``reuse``: kept parts of the calls of the *first* step, of no use where an edit changes the latents that enter it.
+    Args:
+        pipe: The pipeline.
+        experts: Its experts, with their points.
+        plan: The calls.
+        scheduler: Set up for the plan, with the history of the steps before; it is changed.
+        conditions: The conditions of the batch.
+        latents: What enters the first of the steps, (B, C, F, h, w).
+        steps: The steps to do.
+        edits: Interventions at work.
+        hooks: Further hooks of each call, held after the edits' own, so that recordings see what was changed.
+        dtype: The model's, where the caller has looked it up already.
+        reuse: Kept parts of the calls of the *first* step, of no use where an edit changes the latents that enter it.
+
+    Raises:
+        SamplerError: The latents became NaN or infinite.
     """
     dtype = pipe.transformer.dtype if dtype is None else dtype
     for step in steps:
@@ -151,6 +212,7 @@ def sample(
                     entry = reuse.entry(call, wanted)
                     if entry is not None:
                         stack.enter_context(experts[call.expert].starting_at(*entry))
+                stack.enter_context(experts[call.expert].running())
                 stack.enter_context(experts[call.expert].listening(wanted))
                 velocities[call.branch] = denoise(pipe, conditions, latents, call, t, dtype)
         velocity = guided(plan, plan.at(step), velocities["cond"], velocities.get("uncond"))
@@ -165,7 +227,15 @@ def sample(
 
 
 def decode(pipe: Any, latents: Tensor) -> Tensor:
-    """Latents (B, C, F, h, w) to video in [0, 1], (B, frames, 3, H, W), by the pipeline's VAE."""
+    """Latents to video, by the pipeline's VAE.
+
+    Args:
+        pipe: The pipeline.
+        latents: (B, C, F, h, w).
+
+    Returns:
+        In [0, 1], (B, frames, 3, H, W).
+    """
     vae = pipe.vae
     with torch.no_grad():
         z = latents.to(device=vae.device if vae.device.type != "meta" else pipe._execution_device, dtype=vae.dtype)

@@ -10,17 +10,21 @@ everywhere and a misspelt one is an error::
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 from typing import Any, TypedDict
 
+from dit_lens import checks
 from dit_lens.errors import SamplerError
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How a generation is sampled. ``None`` means: as the preset, the task, the lens or the pipeline has it.
+
+    Numbers are finite, and integers where a count is meant.
 
     Args:
         num_inference_steps: Denoising steps.
@@ -34,6 +38,9 @@ class Sampling:
         scheduler: A scheduler to use instead of the pipeline's (it is copied, never changed).
         preset: A named sampler, ``"paper"``; what else is given goes before it.
         boundary_ratio: Noise level at which the low-noise expert takes over, from 0 to 1.
+
+    Raises:
+        SamplerError: For NaN, infinity and other types.
     """
 
     num_inference_steps: int | None = None
@@ -47,6 +54,23 @@ class Sampling:
     scheduler: Any = None
     preset: str | None = None
     boundary_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_inference_steps", "height", "width", "num_frames", "max_sequence_length"):
+            self._set(name, checks.count, -math.inf)
+        for name in ("guidance_scale", "guidance_scale_2"):
+            self._set(name, checks.number)
+        self._set("boundary_ratio", checks.number, 0, 1)
+        for name in ("negative_prompt", "preset"):
+            if not isinstance(getattr(self, name), str | None):
+                raise SamplerError(f"{name}={getattr(self, name)!r}: give a text")
+
+    def _set(self, name: str, check: Callable[..., Any], *bounds: float) -> None:
+        """Check a number; numpy's become Python's, which files can hold."""
+        value = getattr(self, name)
+        if value is not None:
+            value = check(value, name, *bounds)
+            object.__setattr__(self, name, value.item() if hasattr(value, "item") else value)
 
     def given(self) -> dict[str, Any]:
         """The fields that are not None, by name."""

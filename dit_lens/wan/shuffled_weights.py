@@ -10,8 +10,14 @@ from dit_lens.wan.lens import Lens
 def shuffled_weights(lens: Lens, seed: int = 0) -> Lens:
     """The same model with the entries of every weight tensor of every expert shuffled: same norms, nothing learned.
 
-    A lens of its own with new experts; text encoder, VAE and scheduler are shared. Needs the memory of the experts once
-    more.
+    Needs the memory of the experts once more.
+
+    Args:
+        lens: The lens, which is left as it is.
+        seed: Of the permutations.
+
+    Returns:
+        A lens of its own with new experts; text encoder, VAE and scheduler are shared.
     """
     pipe = lens.pipe
     generator = torch.Generator().manual_seed(seed)

@@ -68,7 +68,7 @@ def test_by_depth_on_the_lab_model(lens: Any) -> None:
     )
     assert set(found.enrichment.dims) == {"task", "step", "layer", "head", "query", "key", "kind"}
     assert found.sizes["layer"] == lens.n_layers and list(found.step.values) == [0, 2] and len(said) == 5
-    assert list(found.task.values) == ["choose", "occlude"] * 2
+    assert list(found.family.values) == ["choose", "occlude"] * 2
     one = found.enrichment.sel(key=["foreground", "rest"], kind="region", query="all")
     assert bool(np.isfinite(one).all()) and bool((one > 0).all())
     # Foreground and rest are a partition: their mean enrichment, weighed by size, is one.
@@ -80,13 +80,13 @@ def test_by_depth_on_the_lab_model(lens: Any) -> None:
     named = found.enrichment.sel(key="named", kind="region", query="all")
     assert bool(np.isfinite(named.isel(task=0)).all()) and bool(np.isnan(named.isel(task=1)).all())
     assert shift(found, "named").sizes["task"] == 2, "puzzles without a pair are left out"
-    assert list(found.bucket.values) == ["text", "pad"] and bool(np.isfinite(found.text).all())
+    assert list(found.region.values) == ["text", "pad"] and bool(np.isfinite(found.text).all())
 
 
 def test_knockouts_on_the_lab_model(lens: Any) -> None:
     some = tasks.batch("choose", 2)
     found = knockouts(lens, some, [("all", "goal")], {"first": range(3)}, num_inference_steps=2)
-    assert found.changed.dims == ("task", "edge", "window", "kind") and found.changed.shape == (2, 1, 1, 2)
+    assert found.changed.dims == ("task", "edge", "layer", "kind") and found.changed.shape == (2, 1, 1, 2)
     assert list(found.edge.values) == ["all -> goal"] and bool((found.moved > 0).all())
     assert set(np.unique(found.changed)) <= {0, 1} and set(np.unique(found.base_solved)) <= {0, 1}
     # By hand: the cut itself, and the same queries cut from as many tokens elsewhere.
@@ -96,7 +96,7 @@ def test_knockouts_on_the_lab_model(lens: Any) -> None:
         run = lens.generate(
             some[1], seed=1, num_inference_steps=2, interventions=[knockout("all", to, layers=range(3))]
         )
-        here = found.isel(task=1, edge=0, window=0).sel(kind=kind)
+        here = found.isel(task=1, edge=0, layer=0).sel(kind=kind)
         assert float(here.moved) == pytest.approx(float((run.final - base.final).std() / base.final.std()), rel=1e-6)
         assert float(here.changed) == (some[1].answer(run.video) != some[1].answer(base.video))
         assert float(here.solved) == bool(run.score)
@@ -118,7 +118,7 @@ def test_mistakes(lens: Any) -> None:
         knockouts(lens, bare)
     with pytest.raises(AddressError, match="'goal'"):
         knockouts(lens, one * 2, [("cat", "goal")], num_inference_steps=1)
-    with pytest.raises(MeasureError, match="no region of this puzzle"):
+    with pytest.raises(MeasureError, match="is not a region of this task"):
         knockouts(lens, one * 2, [("all", "cat")], num_inference_steps=1)
     with pytest.raises(InterventionError, match="every key"):
         knockouts(lens, one * 2, [("all", "all")], kind="cross", num_inference_steps=1)

@@ -80,7 +80,7 @@ def test_candidates_are_those_of_the_runs(found: xr.Dataset, runs: dict[Any, Any
 def test_the_dims_are_named(found: xr.Dataset) -> None:
     assert found.motion.dims == ("task", "seed", "reference", "step")
     assert found.sizes == {"task": 2, "seed": 2, "reference": 3, "step": STEPS, "region": found.sizes["region"]}
-    assert list(found.puzzle.values) == ["maze 1", "maze 2"]
+    assert list(found.task.values) == ["maze 1", "maze 2"]
     assert list(found.seed) == list(SEEDS)
     assert list(found.expert.values)[-1] == "low"
     assert found.attrs["n_steps"] == STEPS
@@ -115,7 +115,7 @@ def test_tasks_without_answers_get_curves_only(lens: Lens) -> None:
 
     found = chain_of_steps(lens, [Bare(1), Bare(2)], (0,), sampling={"num_inference_steps": 2})
     assert "kind" not in found and "solved" not in found
-    assert list(found.to.values) == ["final", "other task"]
+    assert list(found.reference.values) == ["final", "other task"]
     assert np.isfinite(found.motion).all()
 
 

@@ -42,7 +42,7 @@ def measured(lab: Lens) -> xr.Dataset:
 
 
 def test_energy_is_that_of_a_run(lab: Lens, measured: xr.Dataset) -> None:
-    sizes = {"task": 4, "hook": 2, "source": 2, "step": 2, "layer": LAYERS + 1, "kind": 3, "frame": 4}
+    sizes = {"task": 4, "hook": 2, "region": 2, "step": 2, "layer": LAYERS + 1, "kind": 3, "frame": 4}
     assert dict(measured.sizes) == sizes
     assert measured["layer"].values.tolist() == list(range(-1, LAYERS)) and measured["family"].values[1] == "choose"
     wanted = record("resid_post", "update", reduce="token_norm", branches="cond")
@@ -50,7 +50,7 @@ def test_energy_is_that_of_a_run(lab: Lens, measured: xr.Dataset) -> None:
     mask = region_mask(run, ["agent", "goal", "other_goal"])
     for hook in ("resid_post", "update"):
         direct = energy_ratio(run, mask, hook).sel(branch="cond", kind="region")
-        mine = measured["energy"].sel(hook=hook, source="regions", kind="region", task=1).sel(layer=slice(0, None))
+        mine = measured["energy"].sel(hook=hook, region="regions", kind="region").isel(task=1).sel(layer=slice(0, None))
         np.testing.assert_allclose(mine, direct, rtol=1e-6)
     entry = measured["energy"].sel(layer=-1)
     np.testing.assert_array_equal(entry.sel(hook="update"), entry.sel(hook="resid_post"))  # before any block
@@ -67,8 +67,8 @@ def test_a_users_mask_and_a_still_video(lab: Lens, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setitem(experiments.energy.__globals__, "change_mask", nothing)
     found = experiments.energy(lab, tasks.batch("maze", 2), foreground=top, num_inference_steps=1, draws=2)
-    assert found["energy"].sel(source="difference").isnull().all()
-    assert found["energy"].sel(source="regions").notnull().all()
+    assert found["energy"].sel(region="difference").isnull().all()
+    assert found["energy"].sel(region="regions").notnull().all()
     assert found.attrs["foreground"] == "own function"
 
 
@@ -92,7 +92,7 @@ def read(lab: Lens) -> xr.Dataset:
 
 
 def test_read_outs_are_those_of_the_measure(lab: Lens, read: xr.Dataset) -> None:
-    assert dict(read.sizes) == {"weights": 2, "task": 2, "step": 2, "layer": 5, "readout": 2}
+    assert dict(read.sizes) == {"kind": 2, "task": 2, "step": 2, "layer": 5, "reading": 2}
     np.testing.assert_array_equal(read["error"].sel(layer=11), 0)  # of shuffled weights as well
     runs = [lab.generate(t, seed=10_000 + i, num_inference_steps=2) for i, t in
             enumerate(tasks.batch(["maze", "choose"], 2, split="train"))]  # fmt: skip
@@ -100,9 +100,9 @@ def test_read_outs_are_those_of_the_measure(lab: Lens, read: xr.Dataset) -> None
     run = lab.generate(tasks.load("choose", 0), seed=1, num_inference_steps=2)
     direct = layer_lens(lab, run, layers=[0, 5, 8, 11], translators=translators)
     for name in ("cosine", "error", "x0_cosine"):
-        np.testing.assert_allclose(read[name].sel(weights="trained", task=1), direct[name], atol=1e-6)
-    assert read[["answer", "choice"]].sel(weights="shuffled").to_array().isnull().all()
-    assert (read["choice"].sel(weights="trained", layer=11) == 1).all()
+        np.testing.assert_allclose(read[name].sel(kind="trained").isel(task=1), direct[name], atol=1e-6)
+    assert read[["answer", "choice"]].sel(kind="shuffled").to_array().isnull().all()
+    assert (read["choice"].sel(kind="trained", layer=11) == 1).all()
     assert len(read_claims("layer_lens", {"readout": read})) == 3
 
 
@@ -127,5 +127,5 @@ def test_readout_errors(lab: Lens) -> None:
     for measure, fit in ((two[:1], two), (two, [])):
         with pytest.raises(TaskError, match="split='train'"):
             layer_readout(lab, measure, fit)
-    with pytest.raises(MeasureError, match="fitted on this puzzle"):
+    with pytest.raises(MeasureError, match="fitted on this task"):
         layer_readout(lab, two, two[:1], num_inference_steps=1, layers=[0, 11], null=False, answers=False)

@@ -47,16 +47,16 @@ def euler(lens: Any, tasks: Any) -> xr.Dataset:
 
 
 def test_shape_and_labels(euler: xr.Dataset, lens: Any) -> None:
-    assert dict(euler.sizes) == {"task": 2, "kind": 5, "step": 3, "later": 4, "hook": 3, "metric": 2}
+    assert dict(euler.sizes) == {"task": 2, "kind": 5, "step": 3, "other_step": 4, "hook": 3, "metric": 2}
     assert list(euler["kind"].values) == list(KINDS) and list(euler["task"].values) == ["maze 0", "choose 0"]
     assert list(euler["expert"].values) == [lens.plan(**EULER).at(s).expert for s in range(3)]
-    assert np.isnan(euler["dissimilarity"].sel(hook="resid_post", later=3)).all()
-    assert np.isfinite(euler["dissimilarity"].sel(later=[0, 1, 2])).all()
+    assert np.isnan(euler["dissimilarity"].sel(hook="resid_post", other_step=3)).all()
+    assert np.isfinite(euler["dissimilarity"].sel(other_step=[0, 1, 2])).all()
     assert np.isfinite(euler["dissimilarity"].sel(hook=["latents", "x0_hat"])).all()
 
 
 def test_before_the_injection_nothing_differs(euler: xr.Dataset) -> None:
-    before = euler["dissimilarity"].where(euler["later"] < euler["step"])
+    before = euler["dissimilarity"].where(euler["other_step"] < euler["step"])
     assert float(before.max()) == float(before.min()) == 0
 
 
@@ -85,12 +85,12 @@ def test_the_map_is_the_cka_of_the_states(euler: xr.Dataset, lens: Any, tasks: A
     assert torch.equal(run.latents[1], draw(run.latents.shape[1:], 1, 0, 1))
     for later in (1, 2, 3):
         x, y = (r.latents[later].flatten(1).T.numpy() for r in (base, run))
-        found = euler["dissimilarity"].sel(kind="unit", step=1, later=later, hook="latents", metric="biased")[0]
+        found = euler["dissimilarity"].sel(kind="unit", step=1, other_step=later, hook="latents", metric="biased")[0]
         assert float(found) == pytest.approx(1 - linear_cka(x, y), abs=1e-12)
     assert float(euler["score"].sel(kind="unit", step=1)[0]) == run.score.value
     other = lens.generate(tasks[1], seed=1, **EULER)
     x, y = (r.final.flatten(1).T.numpy() for r in (base, other))
-    found = euler["unrelated"].sel(later=3, hook="latents", metric="biased")[0]
+    found = euler["unrelated"].sel(other_step=3, hook="latents", metric="biased")[0]
     assert float(found) == pytest.approx(1 - linear_cka(x, y), abs=1e-12)
 
 
@@ -171,7 +171,7 @@ def test_sensitivity_is_the_mean_over_later_states() -> None:
     assert np.allclose(curve[:3], [12 / 20, 10 / 18, 8 / 16])
     assert np.allclose(curve[3:], np.exp(-(((found["step"][3:] / 20 - 0.5) / 0.15) ** 2)))
     # The injected state itself is not counted, nor what came before.
-    found["dissimilarity"][:] = xr.where(found["later"] <= found["step"], 99.0, 1.0)
+    found["dissimilarity"][:] = xr.where(found["other_step"] <= found["step"], 99.0, 1.0)
     assert (noise_injection.sensitivity(found) == 1).all()
 
 
@@ -189,7 +189,7 @@ def test_peak_of_nothing_is_anywhere() -> None:
 
 def test_peak_refusals() -> None:
     curve = noise_injection.score_lost(noise_map(0.5)).sel(kind="unit")
-    with pytest.raises(MeasureError, match="at least two puzzles"):
+    with pytest.raises(MeasureError, match="at least two tasks"):
         noise_injection.peak(curve.isel(task=[0]), 20)
     with pytest.raises(MeasureError, match="finite"):
         noise_injection.peak(curve.where(curve.step > 3), 20)
@@ -208,7 +208,7 @@ def test_refusals(lens: Any, tasks: Any) -> None:
         noise_injection.noise_at_step(lens, tasks, [3], sampling=EULER)
     with pytest.raises(AddressError, match="0 to 3"):
         noise_injection.noise_at_frame(lens, tasks, [4], sampling=EULER)
-    with pytest.raises(MeasureError, match="'latent' or as 'pixel'"):
+    with pytest.raises(MeasureError, match="give 'latent' or 'pixel'"):
         noise_injection.noise_at_frame(lens, tasks, unit="second", sampling=EULER)
     with pytest.raises(MeasureError, match="choose from unit"):
         injection("pink", 0, None, None)  # type: ignore[arg-type]

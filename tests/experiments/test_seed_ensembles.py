@@ -243,7 +243,7 @@ def test_scores_of_the_task_by_default(lens: Any, tasks: list[Any]) -> None:
     )
     assert found["metric"].values.tolist() == ["value", "solved"]
     runs = lens.generate(tasks[0], seed=[50, 51], num_inference_steps=2, guidance_scale=1.0)
-    mine = found["raw"].sel(kind="alone", repeat=0, task=0)
+    mine = found["raw"].sel(kind="alone", draw=0).isel(task=0)
     assert mine.sel(metric="value", reading="all") == pytest.approx(np.mean([run.score.value for run in runs]))
     assert mine.sel(metric="solved", reading="one") == runs[0].score.solved
     assert np.isnan(found["repeat_low"]).all()  # one repeat has no spread
@@ -259,8 +259,8 @@ def test_mistakes_name_their_cure(lens: Any, tasks: list[Any], alone: Any) -> No
             ensembles(lens, given, **{"num_inference_steps": 1, "guidance_scale": 1.0, **more})
 
     refused(MeasureError, "at least two members; the paper takes k=3", k=1)
-    refused(MeasureError, "at least two puzzles and one repeat", tasks[:1])
-    refused(MeasureError, "at least two puzzles and one repeat", repeats=0)
+    refused(MeasureError, "at least two tasks and one repeat", tasks[:1])
+    refused(MeasureError, "at least two tasks and one repeat", repeats=0)
     mute = SimpleNamespace(prompt=tasks[0].prompt, image=tasks[0].image)
     refused(TaskError, r"score\(video\), or pass", [mute, tasks[0]])
     refused(TaskError, "pass scorers", scorers={})
@@ -280,7 +280,7 @@ def test_alpha_lies_between(alpha: float) -> None:
 def test_modes_refuse_what_has_no_meaning_for_them(alone: Any, velocity: Any) -> None:
     with pytest.raises(InterventionError, match="use mode='alpha'"):
         ensemble_mode("lockstep", alpha=0.5)
-    with pytest.raises(InterventionError, match="are for mode='cached'"):
+    with pytest.raises(InterventionError, match="is for mode='cached'"):
         ensemble_mode("updates", sources=alone)
     for edit in (ensemble_mode("updates"), ensemble_mode("cached"), noise_mean()):
         with pytest.raises(InterventionError, match=r"at least two members"):

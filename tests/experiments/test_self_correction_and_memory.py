@@ -124,7 +124,7 @@ def test_planting_nothing_changes_nothing(lens: Any) -> None:
 
 def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
     found = self_correction.plant_mistakes(lens, [tasks.load("choose", 3)], [1, 3], num_inference_steps=4)
-    found = found["outcome"].isel(task=0)
+    found = found["outcome"].isel(task=0).transpose("kind", "step", "ending")
     assert found.sum("ending").values.tolist() == [[1, 1]] * 3
     assert found.sel(kind="own", ending="own").all() and found.sel(kind="kept", ending="twin").all()
     assert found.sel(kind="planted", step=1, ending="own") and found.sel(kind="planted", step=3, ending="twin")
@@ -132,7 +132,7 @@ def test_planted_mistakes_are_put_right_early_and_kept_late(lens: Any) -> None:
 
 def test_what_cannot_be_planted_is_refused(lens: Any) -> None:
     task = tasks.load("choose", 0)
-    with pytest.raises(MeasureError, match="only the instruction may differ"):
+    with pytest.raises(MeasureError, match="give a twin that differs only in the instruction"):
         self_correction.plant_mistakes(lens, [task], [1], twin=lambda t: t.twin("same_answer"), num_inference_steps=2)
     for at in ([0], [2]):
         with pytest.raises(MeasureError, match="plant at steps from 1 to 1"):

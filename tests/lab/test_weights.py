@@ -11,7 +11,7 @@ import torch
 
 import dit_lens.lab as lab
 from dit_lens import tasks
-from dit_lens.lab import text
+from dit_lens.lab.training import text
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_settings_name_every_default():
 
 
 def test_training_embeds_prompts_as_the_pipeline_does(pipe):
-    prompts = [*list(text.prompts())[:6], ""]
+    prompts = [*list(tasks.prompts(tasks.names()))[:6], ""]
     expected, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=64)
     assert torch.allclose(text.embed(prompts, pipe.tokenizer, pipe.text_encoder), expected, atol=1e-6)
 

@@ -87,7 +87,7 @@ EVIL = '<script>alert("x")</script>'
 def test_a_map_says_what_it_found(found) -> None:
     """In words and as HTML: model, puzzles, the cut with its p, the largest effect beside its placebo with n."""
     told = repr(found)
-    assert told.startswith("Map of lab: 2 puzzles of choose\n") and 6 <= len(told.splitlines()) <= 10
+    assert told.startswith("Map of lab: 2 tasks of choose\n") and 6 <= len(told.splitlines()) <= 10
     assert "Expert high: " in told and "p = " in told and told.count("placebo") == 2 and "n = 2" in told
     page = replace(found, about={**found.about, "model": EVIL, "control": EVIL})._repr_html_()
     assert EVIL not in page and page.count("&lt;script&gt;") == 3
@@ -109,16 +109,16 @@ def test_probes_are_evidence(lens, tmp_path) -> None:
             raise KeyboardInterrupt
 
     how = {"tasks": ["choose"], "n": 2, "steps": (0,), "scenes": 12, "folder": kept}
-    with pytest.raises(KeyboardInterrupt, match="stopped with 4 parts done; run the same map with folder="):
+    with pytest.raises(KeyboardInterrupt, match="stopped with 4 of 6 parts done; run the same map with folder="):
         dl.map(lens, **how, progress=stop)
-    assert len(told) == 4 + 12 + 4 and len(list((kept / "decodable" / "control").glob("*.safetensors"))) == 3
+    assert len(told) == 4 + 12 + 4 and len(list((kept / "parts" / "decodable").rglob("control/**/*.safetensors"))) == 3
     told = []
     found = dl.map(lens, **how, progress=lambda *row: told.append(row))
     assert [what for *_, what in told] == [f"probing the control, features of scene {i}" for i in range(3, 12)] + [
         "writing"
     ]
     assert told[-1][:2] == (50, 50)  # 2 puzzles and 12 scenes, in the model and in the control
-    assert not (kept / "decodable").exists() and (kept / "decodable.nc").is_file()
+    assert not (kept / "parts").exists() and len(list((kept / "items").glob("decodable.*.nc"))) == 1
     wall = found.decodable.sel(label="wall", step=0)
     assert wall["value"].sel(layer=slice(2, None)).min() > 0.95 > wall["input"] + 0.1
     assert (wall["null"] < 0.9).all() and (wall["n"] <= 12).all()
@@ -162,7 +162,7 @@ def test_tasks_of_ones_own(lens, tmp_path) -> None:
 
 
 def test_one_puzzle_is_not_a_map(lens) -> None:
-    with pytest.raises(dl.TaskError, match="n >= 2"):
+    with pytest.raises(dl.TaskError, match="give n=2 or more"):
         dl.map(lens, tasks=["choose"], n=1)
 
 

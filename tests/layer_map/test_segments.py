@@ -58,7 +58,7 @@ def test_evidence_that_is_constant_or_missing_is_left_out() -> None:
     values = planted((4, 8), 12, 0.01, rng)
     more = np.column_stack([values, np.ones(12), np.full(12, np.nan)])
     assert segments(profile(more), draws=99).starts == segments(profile(values), draws=99).starts == (0, 4, 8)
-    with pytest.raises(dl.MeasureError, match="nothing to cut"):
+    with pytest.raises(dl.MeasureError, match="give evidence that differs between layers"):
         segments(profile(np.ones((12, 1))))
 
 

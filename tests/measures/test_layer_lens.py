@@ -103,7 +103,7 @@ def test_layers_that_do_nothing_are_read_as_the_final_one() -> None:
         silence(blocks[LAYERS - 1])
         run = generate(lens, family)
         found = layer_lens(lens, run)
-        assert found["cosine"].dims == ("step", "layer", "readout") and found["layer"].values.tolist() == [-1, 0, 1, 2]
+        assert found["cosine"].dims == ("step", "layer", "reading") and found["layer"].values.tolist() == [-1, 0, 1, 2]
         np.testing.assert_allclose(found["cosine"].sel(layer=[1, 2]), 1, rtol=1e-6)
         np.testing.assert_array_equal(found["error"].sel(layer=[1, 2]), 0)
         assert (found["error"].sel(layer=[-1, 0]) > 1e-3).all()
@@ -118,7 +118,7 @@ def test_the_measures_are_what_they_say() -> None:
     family = FAMILIES["i2v22"]
     with load(family.build()) as lens:
         run = generate(lens, family)
-        found = layer_lens(lens, run, steps=1, layers=0, entry=False).isel(step=0, layer=0, readout=0)
+        found = layer_lens(lens, run, steps=1, layers=0, entry=False).isel(step=0, layer=0, reading=0)
         mine, real = layer_velocity(lens, run, 1, layers=0)[0].double(), run.velocity[1].double()
         cosine = torch.nn.functional.cosine_similarity(mine.flatten(), real.flatten(), dim=0)
         assert float(found["cosine"]) == pytest.approx(float(cosine), abs=1e-6)
@@ -247,8 +247,8 @@ def test_translation_helps_on_a_held_out_puzzle(lab: Lens, fitted: tuple[list[Ru
     run = lab.generate(tasks.load("maze", seed=1), seed=9, num_inference_steps=STEPS)
     found = layer_lens(lab, run, layers=[1, 6, 11], translators=fitted[1], answers=True)
     middle = found.sel(layer=[1, 6])
-    assert (middle["error"].sel(readout="translated") < middle["error"].sel(readout="raw")).all()
-    assert (middle["cosine"].sel(readout="translated") > middle["cosine"].sel(readout="raw")).all()
+    assert (middle["error"].sel(reading="translated") < middle["error"].sel(reading="raw")).all()
+    assert (middle["cosine"].sel(reading="translated") > middle["cosine"].sel(reading="raw")).all()
     last = found.sel(layer=11)
     assert (last["error"] == 0).all()
     said = [run.task.answer(v) is not None for v in run.film()]
@@ -279,7 +279,7 @@ def test_choice_is_among_drawn_answers(lab: Lens) -> None:
 
 def test_puzzles_that_were_fitted_are_refused(lab: Lens, fitted: tuple[list[Run], Translators]) -> None:
     runs, translators = fitted
-    with pytest.raises(MeasureError, match=r"fitted on this puzzle.*measure on runs of other puzzles"):
+    with pytest.raises(MeasureError, match=r"fitted on this task.*measure on runs of other tasks"):
         layer_lens(lab, runs[0], layers=1, translators=translators)
     again = lab.generate(
         runs[0].task, seed=77, num_inference_steps=1

@@ -56,29 +56,29 @@ def run(lens: Lens) -> Run:
 
 def test_moments_are_those_of_the_tokens(run: Run) -> None:
     found = token_maps.channel_variance(run)
-    assert found.dims == ("step", "branch", "layer", "region", "side", "channel")
+    assert found.dims == ("step", "branch", "layer", "region", "part", "channel")
     assert found.shape == (2, 2, LAYERS, 3, 2, D)
     for step, branch, layer in ((0, "cond", 0), (1, "uncond", 2)):
         raw = run[Address(step, branch, layer, "resid_post")].double().numpy()  # type: ignore[arg-type]
         here = found.sel(step=step, branch=branch, layer=layer)
         for name, mask in REGIONS.items():
-            rest = here.sel(region=name, side="rest")
+            rest = here.sel(region=name, part="rest")
             np.testing.assert_allclose(rest, raw[~mask].var(0), rtol=1e-3, atol=1e-5)
             if mask.any():
-                np.testing.assert_allclose(here.sel(region=name, side="in"), raw[mask].var(0), rtol=1e-3, atol=1e-5)
+                np.testing.assert_allclose(here.sel(region=name, part="in"), raw[mask].var(0), rtol=1e-3, atol=1e-5)
                 label = f"{name}: in mean"
                 mean = run.array("moments", "cond").sel(step=0, layer=0, moment=label)
                 direct = run["step=0 layer=0 hook=resid_post"].numpy()[mask].mean(0)
                 np.testing.assert_allclose(mean, direct, rtol=1e-4, atol=1e-5)
-    assert found.sel(region="nothing", side="in").isnull().all()
-    assert (found.sel(region="one", side="in") <= 1e-4).all()
+    assert found.sel(region="nothing", part="in").isnull().all()
+    assert (found.sel(region="one", part="in") <= 1e-4).all()
 
 
 def test_heads_stay_apart(run: Run) -> None:
     raw = run["step=1 layer=1 hook=z_raw"].double().numpy()
     found = token_maps.channel_variance(run, "z_moments")
-    assert found.dims == ("step", "branch", "layer", "region", "side", "head", "channel")
-    here = found.sel(step=1, branch="cond", layer=1, region="half", side="in")
+    assert found.dims == ("step", "branch", "layer", "region", "part", "head", "channel")
+    here = found.sel(step=1, branch="cond", layer=1, region="half", part="in")
     np.testing.assert_allclose(here, raw[HALF].var(0), rtol=1e-3, atol=1e-6)
     assert token_maps.variance_ratio(run, "z_moments").dims == ("step", "branch", "layer", "region", "head")
 

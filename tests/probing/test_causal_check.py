@@ -103,22 +103,22 @@ def planted(lab: Lens, rows: np.ndarray, reddish: list[Reddish]) -> xr.Dataset:
 def test_a_direction_that_decides_the_answer_is_found(planted: xr.Dataset) -> None:
     """More velocity along red means less red in x - sigma v: one push flips every answer, the other none."""
     found = planted.sel(when="once")
-    np.testing.assert_array_equal(found["changed"].sel(arm="steer +1"), 1)
-    np.testing.assert_array_equal(found["reached"].sel(arm="steer +1"), 1)
-    np.testing.assert_array_equal(found["changed"].sel(arm="steer -1"), 0)
-    assert (found["score"].sel(arm="steer +1") < -BAR).all() and (found["score"].sel(arm="steer -1") > 0.04).all()
+    np.testing.assert_array_equal(found["changed"].sel(kind="steer +1"), 1)
+    np.testing.assert_array_equal(found["reached"].sel(kind="steer +1"), 1)
+    np.testing.assert_array_equal(found["changed"].sel(kind="steer -1"), 0)
+    assert (found["score"].sel(kind="steer +1") < -BAR).all() and (found["score"].sel(kind="steer -1") > 0.04).all()
     # Random directions are written into the latents as strongly, but not as red (a little by clipping to [0, 1]).
-    steered = found.sel(arm=["steer +1", "steer -1"])
+    steered = found.sel(kind=["steer +1", "steer -1"])
     assert not steered["changed_null"].any() and np.abs(steered["score_null"]).max() < 0.05
     assert float(steered["size_null"].mean()) > 0.5 * float(steered["size"].mean())
-    s = summary(planted).sel(measure="changed", when="once", arm="steer +1")
+    s = summary(planted).sel(metric="changed", when="once", kind="steer +1")
     assert float(s["difference"]) == 1 == float(s["difference_low"]) and int(s["n"]) == 3
     assert float(s["null"]) == 0 == float(s["null_high"])
 
 
 def test_the_result_says_what_it_is(planted: xr.Dataset, reddish: list[Reddish]) -> None:
-    assert planted["changed"].dims == ("task", "when", "arm") and planted["changed_null"].dims[-1] == "draw"
-    assert planted["arm"].values.tolist() == ["steer +1", "steer -1", "erase"]
+    assert planted["changed"].dims == ("task", "when", "kind") and planted["changed_null"].dims[-1] == "draw"
+    assert planted["kind"].values.tolist() == ["steer +1", "steer -1", "erase"]
     assert planted["task"].values.tolist() == [f"reddish {i}" for i in range(3)]
     assert planted.attrs["at"] == "step=2 branch=cond hook=final_norm" and planted.attrs["n_steps"] == STEPS
     assert all(planted[name].attrs["long_name"] and planted[name].attrs["units"] for name in MEASURES)
@@ -185,11 +185,11 @@ def test_steering_is_in_deviations_of_the_base_at_the_probes_place(tiny: Lens) -
             for when, where in (("once", {"step": 1, "layers": 1}), ("held", {"steps": [0, 2], "layers": range(2)})):
                 edits = [dl.steer(v, side * s * sd, tokens=signs == side, **where) for side in (1, -1)]
                 run = tiny.generate(TASK, seed=5, interventions=edits, **HOW)
-                one = found.sel(when=when, arm=f"{name} {s:+d}")
+                one = found.sel(when=when, kind=f"{name} {s:+d}")
                 assert float(one["size"]) == pytest.approx(size(run, base), rel=1e-4)
                 assert 0 < float(one["cosine"]) < 1
     assert np.isnan(found["changed"]).all() and np.isnan(found["score"]).all() and "reached" not in found
-    assert summary(found.expand_dims("task"))["n"].sel(measure="changed").max() == 0
+    assert summary(found.expand_dims("task"))["n"].sel(metric="changed").max() == 0
 
 
 def test_relative_steering_is_in_norms(tiny: Lens) -> None:
@@ -198,7 +198,7 @@ def test_relative_steering_is_in_norms(tiny: Lens) -> None:
     base = tiny.generate(TASK, seed=5, **HOW)
     edit = dl.steer(u, 0.3, step=1, layers=1, relative=True, branches="cond")
     run = tiny.generate(TASK, seed=5, interventions=edit, **HOW)
-    assert float(found["size"].sel(when="once", arm="steer +0.3")) == pytest.approx(size(run, base), rel=1e-5)
+    assert float(found["size"].sel(when="once", kind="steer +0.3")) == pytest.approx(size(run, base), rel=1e-5)
     assert found.attrs["unit"] == "norm"
 
 
@@ -210,11 +210,11 @@ def test_erasing_takes_the_eraser_of_each_place(tiny: Lens) -> None:
     }
     base = tiny.generate(TASK, seed=5, **HOW)
     edits = {a: erase(e, step=a.step, layers=a.layer, branches="cond") for a, e in erasers.items()}
-    found = check(tiny, probe_along(normal(), AT), eraser=erasers)["size"].sel(arm="erase")
+    found = check(tiny, probe_along(normal(), AT), eraser=erasers)["size"].sel(kind="erase")
     for when, chosen in (("once", [edits[place]]), ("held", list(edits.values()))):
         run = tiny.generate(TASK, seed=5, interventions=chosen, **HOW)
         assert float(found.sel(when=when)) == pytest.approx(size(run, base), rel=1e-6)
-    one = check(tiny, probe_along(normal(), AT), eraser=erasers[place], steps=[0, 1])["size"].sel(arm="erase")
+    one = check(tiny, probe_along(normal(), AT), eraser=erasers[place], steps=[0, 1])["size"].sel(kind="erase")
     run = tiny.generate(TASK, seed=5, interventions=erase(erasers[place], steps=[0, 1], layers=1), **HOW)
     assert float(one.sel(when="held")) == pytest.approx(size(run, base), rel=1e-6)
 
@@ -224,7 +224,7 @@ def test_without_an_eraser_all_normals_are_taken_out_about_the_training_mean(tin
     normals = np.stack([*normals, normals[0] - normals[1]])  # three, of rank two
     probe = probe_along(normals, AT)
     probe.pipeline[0].mean_ = normal(4)
-    found = check(tiny, probe, contrast=(0, 2))["size"].sel(arm="erase", when="once")
+    found = check(tiny, probe, contrast=(0, 2))["size"].sel(kind="erase", when="once")
     q, _ = np.linalg.qr(normals[:2].T)
     base = tiny.generate(TASK, seed=5, **HOW)
     run = tiny.generate(TASK, seed=5, interventions=erase(q @ q.T, normal(4), step=1, layers=1), **HOW)
@@ -237,7 +237,7 @@ def test_a_contrast_is_the_difference_of_two_normals(tiny: Lens) -> None:
     base = tiny.generate(TASK, seed=5, **HOW)
     edit = dl.steer(normals[0] - normals[2], 0.5, step=1, layers=1, relative=True)
     run = tiny.generate(TASK, seed=5, interventions=edit, **HOW)
-    assert float(found["size"].sel(when="once", arm="steer +0.5")) == pytest.approx(size(run, base), rel=1e-5)
+    assert float(found["size"].sel(when="once", kind="steer +0.5")) == pytest.approx(size(run, base), rel=1e-5)
 
 
 def test_a_regression_can_be_pushed_and_its_generation_is_the_default(tiny: Lens) -> None:
@@ -257,7 +257,7 @@ def test_random_directions_may_be_drawn_by_the_user_and_are_orthogonal(tiny: Len
     found = check(tiny, probe_along(u, AT), strengths=(0.5,), relative=True, random=lambda rng: u + 3 * np.eye(D)[4])
     base = tiny.generate(TASK, seed=5, **HOW)
     run = tiny.generate(TASK, seed=5, interventions=dl.steer(np.eye(D)[4], 0.5, step=1, layers=1, relative=True), **HOW)
-    null = found["size_null"].sel(when="once", arm="steer +0.5").item()
+    null = found["size_null"].sel(when="once", kind="steer +0.5").item()
     assert null == pytest.approx(size(run, base), rel=1e-5)
 
 
@@ -276,9 +276,9 @@ def test_a_turned_eraser_moves_every_token_as_far_and_elsewhere(seed: int, k: in
 
 
 def made(effect: np.ndarray, null: np.ndarray) -> xr.Dataset:
-    """A result with one measure: effect (task, when, arm), null (task, when, arm, draw)."""
-    dims = ("task", "when", "arm")
-    coords = {"when": ["once", "held"], "arm": [f"arm {i}" for i in range(effect.shape[2])]}
+    """A result with one measure: effect (task, when, kind), null (task, when, kind, draw)."""
+    dims = ("task", "when", "kind")
+    coords = {"when": ["once", "held"], "kind": [f"arm {i}" for i in range(effect.shape[2])]}
     return xr.Dataset({"score": (dims, effect), "score_null": ((*dims, "draw"), null)}, coords=coords)
 
 
@@ -288,8 +288,8 @@ def test_the_summary_is_paired_and_corrected_for_its_arms() -> None:
     null = level[..., None] + rng.normal(size=(12, 2, 3, 2))
     effect = level + rng.normal(size=(12, 2, 3))
     effect[:, 1, 2] += 4
-    s = summary(made(effect, null)).sel(measure="score")
-    there = s.sel(when="held", arm="arm 2")
+    s = summary(made(effect, null)).sel(metric="score")
+    there = s.sel(when="held", kind="arm 2")
     assert float(there["difference_low"]) > 2 and float(there["p"]) < 0.01
     assert float(there["low"]) < float(there["null_high"])  # unpaired, nothing would be seen
     others = s["p"].values.ravel()[:-1]
@@ -344,7 +344,7 @@ def test_a_probe_of_another_width_is_refused(tiny: Lens) -> None:
         check(tiny, probe_along(np.ones(12), AT))
 
 
-def test_progress_is_told_puzzle_by_puzzle(tiny: Lens) -> None:
+def test_progress_is_told_task_by_task(tiny: Lens) -> None:
     said: list[Any] = []
     causal(
         tiny,
@@ -355,4 +355,4 @@ def test_progress_is_told_puzzle_by_puzzle(tiny: Lens) -> None:
         sampling=HOW,
         progress=lambda *a: said.append(a),
     )
-    assert said == [(0, 2, "causal check, puzzle 0"), (1, 2, "causal check, puzzle 1")]
+    assert [row[:2] for row in said] == [(0, 2), (1, 2), (2, 2)]

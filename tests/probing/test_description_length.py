@@ -134,8 +134,8 @@ def test_the_same_seed_gives_the_same_message_and_scenes_may_have_names() -> Non
     named = np.array([f"scene {g:02d}" for g in groups])
     one, two = online_code(x, y, groups), online_code(x, y, named)
     np.testing.assert_array_equal(one["bits"], two["bits"])
-    assert list(two["scene"].values[:2]) == ["scene 00", "scene 01"]
-    assert len({round(float(b), 6) for b in one["bits"].sum("scene")}) == 5  # orders differ
+    assert list(two["task"].values[:2]) == ["scene 00", "scene 01"]
+    assert len({round(float(b), 6) for b in one["bits"].sum("task")}) == 5  # orders differ
     assert float(one["compression_low"]) <= float(one["compression_mean"]) <= float(one["compression_high"])
 
 

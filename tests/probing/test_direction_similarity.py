@@ -26,7 +26,7 @@ def test_one_direction_everywhere_and_another_at_one_place(tmp_path: Path, halve
         return halves[i][:, None] * (v if (step, layer) == (1, 1) else u)
 
     found = directions(planted(tmp_path, 40, steps=(0, 1, 2), add=add), halves)
-    assert found.dims == ("half", "step", "layer", "channel")
+    assert found.dims == ("part", "step", "layer", "channel")
     np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-6)
     assert (np.abs(found.sel(channel=0).values[:, [0, 1, 2], [0, 0, 1]]) > 0.95).all()
     steps = similarity(found, "step").sel(layer=1)

@@ -39,8 +39,8 @@ def test_without_a_named_pair_its_claim_is_untestable() -> None:
 def cuts(by_window: dict[str, float], random: float) -> xr.Dataset:
     changed = np.zeros((4, 1, len(by_window), 2))
     changed[..., 0], changed[..., 1] = list(by_window.values()), random
-    dims = ("task", "edge", "window", "kind")
-    coords = {"edge": ["all -> goal"], "window": list(by_window), "kind": ["cut", "random"]}
+    dims = ("task", "edge", "layer", "kind")
+    coords = {"edge": ["all -> goal"], "layer": list(by_window), "kind": ["cut", "random"]}
     one = xr.DataArray(changed, dims=dims, coords=coords)
     return xr.Dataset({"changed": one, "solved": 1 - one, "base_solved": ("task", np.ones(4))})
 

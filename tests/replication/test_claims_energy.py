@@ -27,11 +27,11 @@ def planted(early: float, later: float, deep: float, seed: int = 0, n: int = 20)
     variance[..., 0] += np.where(depth >= 2 / 3, deep, 0.0)
     return xr.Dataset(
         {
-            "energy": (("task", "hook", "source", "step", "layer", "kind"), energy),
+            "energy": (("task", "hook", "region", "step", "layer", "kind"), energy),
             "variance": (("task", "hook", "step", "layer", "kind"), variance),
         },
         coords={
-            "hook": ["resid_post", "update"], "source": sources, "kind": kinds,
+            "hook": ["resid_post", "update"], "region": sources, "kind": kinds,
             "layer": layers, "depth": ("layer", depth),
             "expert": ("step", ["high", "high", "low", "low"]), "family": ("task", ["maze"] * n),
         },

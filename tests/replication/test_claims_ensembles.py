@@ -18,12 +18,12 @@ def read_rows(found: xr.Dataset) -> list[Claim]:
 def result(gains: dict[str, float], n: int = 30) -> xr.Dataset:
     """A planted result: every condition scores .5 plus its gain, in every puzzle, give or take a little noise."""
     names = list(dict.fromkeys(["alone", "random of 3", "best of 3", PLACEBO, "velocity mean", *gains]))
-    coords = {"kind": names, "reading": ["one", "all"], "metric": ["value"], "repeat": [0, 1, 2]}
+    coords = {"kind": names, "reading": ["one", "all"], "metric": ["value"], "draw": [0, 1, 2]}
     raw = xr.DataArray(np.zeros((len(names), 2, 1, 3, n)), dims=(*coords, "task"), coords=coords)
     raw[:] = 0.5 + 0.01 * np.random.default_rng(0).standard_normal(raw.shape)
     for name, gain in gains.items():
         raw.loc[{"kind": name}] += gain
-    return _table(raw).assign_attrs(k=3, steps="0", sampling_steps=3, remarks=[])
+    return _table(raw).assign_attrs(k=3, steps="0", num_inference_steps=3, remarks=[])
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_verdicts_follow_the_numbers(middle: float, early: float, whole: float, 
     assert rows[0].value == pytest.approx(middle, abs=0.01) and rows[0].n == 30
     assert rows[1].value == pytest.approx(middle - max(early, whole), abs=0.01)
     assert all(claim.low <= claim.value <= claim.high for claim in rows)
-    gain = summarise((found["raw"].sel(kind="updates 6-8") - found["raw"].sel(kind="alone")).mean("repeat"))
+    gain = summarise((found["raw"].sel(kind="updates 6-8") - found["raw"].sel(kind="alone")).mean("draw"))
     assert rows[0].low == gain["low"].sel(reading="one").item()
 
 

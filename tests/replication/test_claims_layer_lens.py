@@ -18,14 +18,14 @@ def planted_read(settle: float, null: float, answer: float, n: int = 12) -> xr.D
     cosine = np.broadcast_to(np.where(above, 0.95, 0.2), (2, n, 3, len(layers), 2)).copy()
     shares = np.broadcast_to((depth >= answer)[None, None, None, :, None], cosine.shape).astype(float).copy()
     shares[1] = np.nan
-    dims = ("weights", "task", "step", "layer", "readout")
+    dims = ("kind", "task", "step", "layer", "reading")
     return xr.Dataset(
         {
             "cosine": (dims, cosine), "x0_cosine": (dims, cosine),
             "choice": (dims, shares), "answer": (dims, shares.copy()),
         },
         coords={
-            "weights": list(WEIGHTS), "readout": ["raw", "translated"], "layer": layers,
+            "kind": list(WEIGHTS), "reading": ["raw", "translated"], "layer": layers,
             "depth": ("layer", depth), "family": ("task", ["maze"] * n),
         },
         attrs={"n_layers": 40},

@@ -18,19 +18,19 @@ def table(score: tuple[float, float], exploring: tuple[float, float], n: int = 1
     noise -= noise.mean(0)  # the means are exactly as planted
     values = {"score": score, "exploring": exploring, "commit_sigma": (0.9, 0.9)}
     return xr.Dataset(
-        {k: (("task", "steps"), np.array(v) + 0.01 * noise) for k, v in values.items()},
-        coords={"steps": [4, 20]},
+        {k: (("task", "num_inference_steps"), np.array(v) + 0.01 * noise) for k, v in values.items()},
+        coords={"num_inference_steps": [4, 20]},
     )
 
 
 def curve() -> xr.Dataset:
     return xr.Dataset(
-        {k: (("task", "frames"), np.ones((12, 2))) for k in ("score", "cut", "still")}, {"frames": [5, 13]}
+        {k: (("task", "num_frames"), np.ones((12, 2))) for k in ("score", "cut", "still")}, {"num_frames": [5, 13]}
     )
 
 
 def test_claims_follow_the_data() -> None:
-    again = table((0, 0.9), (0, 6)).sel(steps=[20])
+    again = table((0, 0.9), (0, 6)).sel(num_inference_steps=[20])
     lower, squeezed, frames = read_claims(table((0.6, 0.9), (1, 6)), again)
     assert lower.verdict == squeezed.verdict == "supported"
     assert lower.value == pytest.approx(0.3, abs=0.02) and squeezed.value == pytest.approx(5, abs=0.02)

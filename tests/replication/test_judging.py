@@ -21,9 +21,9 @@ def branches(differ: list[float], changed: list[float], fresh: float, n: int = 2
     some = np.where(np.arange(n) % 10 == 0, 0.05, 0)
     grid = {"differ": np.add.outer(some, differ), "changed": np.add.outer(some, changed)}
     return xr.Dataset(
-        {name: (("puzzle", "step"), value) for name, value in grid.items()}
-        | {"fresh_differ": ("puzzle", some + fresh), "placebo_changed": (("puzzle", "step"), np.zeros((n, 3)))},
-        coords={"step": [1, 3, 16], "puzzle": range(n)},
+        {name: (("task", "step"), value) for name, value in grid.items()}
+        | {"fresh_differ": ("task", some + fresh), "placebo_changed": (("task", "step"), np.zeros((n, 3)))},
+        coords={"step": [1, 3, 16], "task": range(n)},
         attrs={"n_steps": 20},
     )
 
@@ -53,15 +53,15 @@ def test_the_noise_page_has_the_placebos_answer() -> None:
     steps, one = noise_map(0.5, n=30), noise_map(0.5, n=30).sel(kind=["unit", "renewed"], step=[10, 12])
     steps["dissimilarity"].loc[{"kind": "renewed"}] = steps["dissimilarity"].sel(kind="unit").values
     flat = xr.Dataset(
-        {k: (("puzzle", "kind", "frame"), np.ones((30, 2, 4))) for k in ("score", "elsewhere")}
-        | {k: ("puzzle", np.ones(30)) for k in ("clean_score", "clean_elsewhere")},
+        {k: (("task", "kind", "frame"), np.ones((30, 2, 4))) for k in ("score", "elsewhere")}
+        | {k: ("task", np.ones(30)) for k in ("clean_score", "clean_elsewhere")},
         coords={"kind": ["unit", "restart"]},
     )
     page = judge({"noise": {"steps": steps, "frames": flat, "one": one}})
     assert page["noise/persists"].outcome == PLACEBO_TOO
     assert page["noise/peak-of-score"].outcome == "supported"
-    few = judge({"noise": {"steps": steps[{"puzzle": slice(12)}], "frames": flat[{"puzzle": slice(12)}],
-                           "one": one[{"puzzle": slice(12)}]}})  # fmt: skip
+    few = judge({"noise": {"steps": steps[{"task": slice(12)}], "frames": flat[{"task": slice(12)}],
+                           "one": one[{"task": slice(12)}]}})  # fmt: skip
     assert few["noise/peak-of-score"].outcome == "undecided", "twelve equal peaks leave room for others"
 
 
@@ -75,7 +75,7 @@ def test_p_is_corrected_over_the_rows_of_all_experiments() -> None:
 
 
 def test_what_cannot_be_tested_stays_and_what_was_not_taken_is_left_out() -> None:
-    mute = xr.Dataset({"score": (("puzzle", "frames"), np.ones((6, 1)))}, {"frames": [5]})
+    mute = xr.Dataset({"score": (("task", "num_frames"), np.ones((6, 1)))}, {"num_frames": [5]})
     frames = mute.assign(cut=mute["score"], still=mute["score"])
     row = next(row for row in TABLE["schedules"] if row.id == "schedules/frames")
     assert isinstance(row.verdict({"frames": frames}), Untestable)
@@ -83,7 +83,7 @@ def test_what_cannot_be_tested_stays_and_what_was_not_taken_is_left_out() -> Non
 
 
 def reading(effect: list[float], null: list[float]) -> Reading:
-    return Reading(xr.DataArray(effect, dims="puzzle"), xr.DataArray(null, dims="puzzle"))
+    return Reading(xr.DataArray(effect, dims="task"), xr.DataArray(null, dims="task"))
 
 
 def test_one_number_is_found_however_often_it_is_told() -> None:
@@ -95,8 +95,8 @@ def test_one_number_is_found_however_often_it_is_told() -> None:
 
 
 def test_an_unpaired_null_enters_as_a_number() -> None:
-    effect = xr.DataArray(np.ones(12), dims="puzzle")
-    null = xr.DataArray(np.zeros(5), dims="puzzle")
+    effect = xr.DataArray(np.ones(12), dims="task")
+    null = xr.DataArray(np.zeros(5), dims="task")
     row = Row("t/x", "p", "m", "share", "n", lambda m: Reading(effect, null, paired=False), ABOVE_NULL,
               smallest=0.1, zero_null=True, bounds=(0, 1))  # fmt: skip
     found = row.verdict({})
@@ -108,13 +108,13 @@ def test_an_unpaired_null_enters_as_a_number() -> None:
 
 def test_the_chance_of_each_puzzle_is_what_draws_give() -> None:
     rng = np.random.default_rng(0)
-    states = xr.DataArray(rng.integers(0, 3, (40, 6)), dims=("puzzle", "step"), coords={"step": range(6)})
+    states = xr.DataArray(rng.integers(0, 3, (40, 6)), dims=("task", "step"), coords={"step": range(6)})
     exact, drawn = expected_corrections(states), chance_events(states, draws=2000)
-    assert float(exact.mean()) == pytest.approx(float(drawn["corrected"][0]), abs=0.006)
+    assert float(exact.mean()) == pytest.approx(float(drawn["corrected"]), abs=0.006)
     assert exact.sizes == events(states)["corrected"].sizes
 
 
 def test_the_chance_is_by_hand_where_two_puzzles_swap() -> None:
     """Wrong to right and right to wrong, one step: every wrong one flips for sure."""
-    states = xr.DataArray([[WRONG, RIGHT], [RIGHT, WRONG], [NONE, NONE]], dims=("puzzle", "step"))
+    states = xr.DataArray([[WRONG, RIGHT], [RIGHT, WRONG], [NONE, NONE]], dims=("task", "step"))
     assert expected_corrections(states).values.tolist() == [1.0, 0.0, 0.0]

@@ -12,6 +12,7 @@ import pytest
 from dit_lens import load, replication
 from dit_lens.errors import MeasureError
 from dit_lens.replication import TABLE, Row
+from dit_lens.stats import Verdict
 
 ROWS = [row for rows in TABLE.values() for row in rows]
 #: Arguments of small measurements on the lab model.
@@ -63,9 +64,13 @@ def test_the_rows_are_made_from_runs(lens: Any, name: str) -> None:
             assert claim.remark
             continue
         assert np.isfinite([claim.value, claim.low, claim.high, claim.null]).all()
-        assert claim.low <= claim.value <= claim.high and claim.n >= 2
+        # Ends are percentiles of float32 draws; of two puzzles one may give no answer that can flip.
+        assert claim.low - 1e-6 <= claim.value <= claim.high + 1e-6 and claim.n >= 1
         reading = row.read(measured)
         assert isinstance(reading, replication.Reading)
         assert reading.effect.ndim == reading.null.ndim == 1
         if reading.paired:
             assert reading.effect.sizes == reading.null.sizes
+    page = replication.judge({name: measured})
+    assert list(page) == [row.id for row in TABLE[name]]
+    assert all(v.outcome == "undecided" for v in page.values() if isinstance(v, Verdict) and v.n < 5)

@@ -19,7 +19,7 @@ import dit_lens as dl
 from dit_lens.runner import Sweep
 from dit_lens.runner.cell_engine import Engine
 from dit_lens.store import folder as store_folder
-from dit_lens.store import open_store
+from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe
 from dit_lens.wan.run import Run
 

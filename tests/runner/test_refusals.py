@@ -40,7 +40,7 @@ def fixed_step(**_: Any) -> Any:
 
 #: Arguments, the error, and what its message says.
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "steps outside the plan": ({"steps": [0, 3]}, dl.AddressError, "outside a sweep of 3 steps: use 0 to 2"),
+    "steps outside the plan": ({"steps": [0, 3]}, dl.AddressError, "outside a model or plan of 3 steps: use 0 to 2"),
     "layers outside the model": ({"layers": [7]}, dl.AddressError, "of 3 layers: use 0 to 2"),
     "no steps": ({"steps": []}, dl.AddressError, "no steps selected"),
     "a step that is none": ({"steps": 1.5}, dl.AddressError, "give 'all', or a list"),
@@ -75,7 +75,9 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "twins of nothing": ({"base": object()}, dl.MeasureError, "needs tasks with twins"),
     "what a sweep sets": ({"sampling": {"stop_after": 1}}, dl.SamplerError, "unknown argument .stop_after."),
     "an edit without places": ({"edit": dl.noise}, dl.InterventionError, "edit=lambda steps, .*hooks=None"),
-    "an edit that is none": ({"edit": lambda **_: 3}, dl.InterventionError, "returned a int: return dit_lens.patch"),
+    "an edit that is none": (
+        {"edit": lambda **_: 3}, dl.InterventionError, "returned a int: return an intervention, such as dit_lens.patch"
+    ),
     "an edit elsewhere": ({"edit": fixed_step}, dl.InterventionError, "pass the steps that it is called with"),
     "a wrong placebo edit": ({"placebo": fixed_step}, dl.InterventionError, "pass the steps"),
     "an ensemble": ({"edit": dl.ensemble}, dl.InterventionError, r"mixes the members .* lens.generate\(task, seed="),

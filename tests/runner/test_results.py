@@ -15,7 +15,7 @@ import dit_lens as dl
 from dit_lens.experiments.local_effects import local_effects
 from dit_lens.runner import Sweep, cost
 from dit_lens.runner.progress_meter import ProgressMeter, human_size, human_time, progress_bar
-from dit_lens.store import open_store
+from dit_lens.store.folder import open_store
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +277,6 @@ def test_clips_of_a_cell(model: Any) -> None:
     assert sweep.cell(step="0", layer="1") == sweep.cells[0]
     with pytest.raises(dl.MeasureError, match=r"step=5 is not in this sweep: choose from \['0', '1-2'\]"):
         sweep.cell(step=5, layer="1")
-    with pytest.raises(dl.MeasureError, match="no axes of a sweep"):
+    with pytest.raises(dl.MeasureError, match="are not axes of this sweep"):
         sweep.cell(step="0", layer="1", neuron=3)
     assert "8 cells" in repr(sweep)

@@ -83,7 +83,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(loaded: Any, tmp
                 break
         told = child.stderr.read()
         assert child.wait() == 130 and child.stdout.read() == ""
-    assert f"what is done is kept in {tmp_path}: the same command goes on" in told and "Traceback" not in told
+    assert f"what is done is kept in {tmp_path}: the same command continues there" in told and "Traceback" not in told
     assert files(tmp_path) == ["items", "manifest.json"]
     kept = unfinished(tmp_path)
     assert 3 <= kept.n_steps < STEPS and f"stopped after {kept.n_steps} of 30 steps" in told
@@ -188,7 +188,7 @@ def test_the_same_command_reads_what_is_finished_and_others_replace_it(
     assert again.exit_code == 0 and counted == [] and "going on after 30 of 30 steps" in again.stderr
     (tmp_path / "run" / "run.safetensors").write_bytes(b"")
     assert run(*WORDS, tmp_path).exit_code == 0 and counted == list(range(STEPS))
-    assert run(*WORDS, tmp_path, "--steps", 3).exit_code == 0
+    assert run(*WORDS, tmp_path, "--num-inference-steps", 3).exit_code == 0
     assert dl.load_run(tmp_path / "run").n_steps == 3
     assert files(tmp_path) == ["film.png", "manifest.json", "run", "video.mp4"]
 
@@ -196,7 +196,7 @@ def test_the_same_command_reads_what_is_finished_and_others_replace_it(
 @pytest.mark.parametrize("name", ["video.mp4", "film.png", "notes.txt", "run"])
 def test_a_users_own_file_is_never_overwritten(loaded: Any, tmp_path: Path, name: str) -> None:
     if name == "run":
-        whole(loaded, steps=2).save(tmp_path / name)
+        whole(loaded, num_inference_steps=2).save(tmp_path / name)
     else:
         (tmp_path / name).write_text("mine")
     told = run(*WORDS, tmp_path)

@@ -12,7 +12,7 @@ from dit_lens.stats.sign_flips import sign_vectors, t_statistics
 
 
 def cells(values: np.ndarray, *dims: str) -> xr.DataArray:
-    return xr.DataArray(values, dims=("puzzle", *(dims or ("layer",))))
+    return xr.DataArray(values, dims=("task", *(dims or ("layer",))))
 
 
 # -- rows
@@ -53,7 +53,7 @@ def test_false_discoveries_over_rows() -> None:
 
 
 def related(rng: np.random.Generator, n: int, count: int, rho: float) -> np.ndarray:
-    """Cells of nothing that go together by ``rho`` within a task."""
+    """Cells without an effect that correlate by ``rho``."""
     return np.sqrt(rho) * rng.normal(size=(n, 1)) + np.sqrt(1 - rho) * rng.normal(size=(n, count))
 
 
@@ -131,10 +131,10 @@ def test_missing_tasks_and_empty_cells() -> None:
 def test_levels_below_the_task_do_not_multiply_it() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(0.5, 1, (10, 1, 4)).repeat(5, 1)
-    deep = max_statistic(xr.DataArray(x, dims=("puzzle", "seed", "layer")), over=("puzzle", "seed"))
+    deep = max_statistic(xr.DataArray(x, dims=("task", "seed", "layer")), over=("task", "seed"))
     flat = max_statistic(cells(x[:, 0]))
     np.testing.assert_allclose(deep["p_corrected"], flat["p_corrected"])
-    assert deep.attrs["interval_over"] == "puzzle"
+    assert deep.attrs["interval_over"] == "task"
 
 
 def test_what_is_no_pair_is_refused() -> None:
@@ -143,4 +143,4 @@ def test_what_is_no_pair_is_refused() -> None:
         with pytest.raises(MeasureError, match="same tasks and cells"):
             call(x, y)
         with pytest.raises(MeasureError, match="same tasks and cells"):
-            call(x.assign_coords(puzzle=list("abcd")), x.assign_coords(puzzle=list("abdc")))
+            call(x.assign_coords(task=list("abcd")), x.assign_coords(task=list("abdc")))

@@ -19,7 +19,7 @@ NAN = np.nan
 
 
 def tasks(values: object, *dims: str) -> xr.DataArray:
-    return xr.DataArray(np.asarray(values, dtype=float), dims=dims or ("puzzle",), attrs={"units": "u"})
+    return xr.DataArray(np.asarray(values, dtype=float), dims=dims or ("task",), attrs={"units": "u"})
 
 
 def ends(found: xr.Dataset) -> tuple[float, float]:
@@ -34,7 +34,7 @@ def test_without_skewness_it_is_students_interval() -> None:
     assert float(found["value"]) == 5 and int(found["n"]) == 7 and not found["exact"]
     half = student.ppf(0.75, 6) * x.std(ddof=1) / np.sqrt(7)
     assert ends(found) == pytest.approx((5 - half, 5 + half), rel=1e-4)
-    assert found.attrs["level"] == 0.5 and found.attrs["units"] == "u" and found.attrs["interval_over"] == "puzzle"
+    assert found.attrs["level"] == 0.5 and found.attrs["units"] == "u" and found.attrs["interval_over"] == "task"
 
 
 def test_the_transformation_is_undone() -> None:
@@ -68,7 +68,7 @@ def test_missing_values_are_left_out_cell_by_cell() -> None:
     x = rng.normal(size=(9, 3))
     x[[2, 5], 1] = NAN
     x[:, 2] = NAN
-    found = mean_interval(tasks(x, "puzzle", "layer"))
+    found = mean_interval(tasks(x, "task", "layer"))
     assert found["n"].values.tolist() == [9, 7, 0]
     alone = mean_interval(tasks(np.delete(x[:, 1], [2, 5])))
     for name in ("value", "low", "high"):
@@ -123,20 +123,20 @@ def test_levels_are_averaged_below_the_task_and_tasks_weigh_equally() -> None:
     x = np.full((6, 3), NAN)
     x[:, 0] = [0, 0, 1, 1, 0, 1]
     x[0] = [0, 1, 1]  # one task has three seeds
-    found = mean_interval(tasks(x, "puzzle", "seed"), over=("puzzle", "seed"))
+    found = mean_interval(tasks(x, "task", "seed"), over=("task", "seed"))
     assert float(found["value"]) == pytest.approx((2 / 3 + 3) / 6) and int(found["n"]) == 6
     assert found.attrs["averaged_over"] == "seed"
-    share = share_interval(tasks(x, "puzzle", "seed"), over=("puzzle", "seed"))
+    share = share_interval(tasks(x, "task", "seed"), over=("task", "seed"))
     assert float(share["value"]) == pytest.approx((2 / 3 + 3) / 6)
-    assert share.attrs["method"] == "Wilson, clustered" and share.attrs["interval_over"] == "puzzle"
+    assert share.attrs["method"] == "Wilson, clustered" and share.attrs["interval_over"] == "task"
 
 
 def test_seeds_that_agree_are_worth_no_more_than_their_task() -> None:
     x = np.repeat(np.array([1.0] * 6 + [0.0] * 2)[:, None], 4, 1)
-    clustered = share_interval(tasks(x, "puzzle", "seed"), over=("puzzle", "seed"))
+    clustered = share_interval(tasks(x, "task", "seed"), over=("task", "seed"))
     assert ends(clustered) == pytest.approx(ends(share_interval(tasks(x[:, 0]))), abs=0.02)
     every = np.ones((8, 4))
-    assert ends(share_interval(tasks(every, "puzzle", "seed"), over=("puzzle", "seed"))) == pytest.approx(
+    assert ends(share_interval(tasks(every, "task", "seed"), over=("task", "seed"))) == pytest.approx(
         ends(share_interval(tasks(every[:, 0])))
     )
 

@@ -14,11 +14,11 @@ from dit_lens.stats.pairs import Pairs
 
 
 def tasks(values: object, *dims: str) -> xr.DataArray:
-    return xr.DataArray(np.asarray(values, dtype=float), dims=("puzzle", *dims))
+    return xr.DataArray(np.asarray(values, dtype=float), dims=("task", *dims))
 
 
 def arms(rng: np.random.Generator, n: int, draws: int, shift: float) -> tuple[xr.DataArray, xr.DataArray]:
-    """Two arms that go together by .8, the first higher by ``shift`` standard deviations; (puzzle, draw)."""
+    """Two arms that correlate by .8, the first higher by ``shift`` standard deviations; (puzzle, draw)."""
     common = np.sqrt(0.8) * rng.normal(size=(n, draws))
     a, b = (common + np.sqrt(0.2) * rng.normal(size=(n, draws)) for _ in range(2))
     return tasks(a + shift, "draw"), tasks(b, "draw")
@@ -82,9 +82,9 @@ def test_a_task_missing_in_one_arm_is_left_out_of_both() -> None:
 def test_levels_below_the_task_are_averaged() -> None:
     rng = np.random.default_rng(0)
     a, b = tasks(rng.normal(1, 1, (8, 3)), "seed"), tasks(rng.normal(size=(8, 3)), "seed")
-    deep, flat = paired(a, b, over=("puzzle", "seed")), paired(a.mean("seed"), b.mean("seed"))
+    deep, flat = paired(a, b, over=("task", "seed")), paired(a.mean("seed"), b.mean("seed"))
     assert float(deep["value"]) == pytest.approx(float(flat["value"])) and float(deep["p"]) == float(flat["p"])
-    assert deep.attrs["interval_over"] == "puzzle"
+    assert deep.attrs["interval_over"] == "task"
     each = paired(a, b)
     assert each["p"].dims == ("seed",)
 
@@ -104,7 +104,7 @@ def test_shares_of_the_same_tasks() -> None:
 
 @pytest.mark.parametrize(("n", "a", "b"), [(8, 0.8, 0.8), (8, 0.9, 0.5), (16, 0.95, 0.95), (30, 0.5, 0.3)])
 def test_coverage_of_a_difference_of_shares(n: int, a: float, b: float) -> None:
-    """Arms that go together: half of the tasks draw one number for both."""
+    """Arms that correlate: half of the tasks draw one number for both."""
     rng = np.random.default_rng(n)
     draws, covered, wrong = 1500, 0, 0
     for _ in range(draws):

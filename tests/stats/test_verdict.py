@@ -16,7 +16,7 @@ INF = float("inf")
 
 
 def tasks(values: object, *dims: str) -> xr.DataArray:
-    return xr.DataArray(np.asarray(values, dtype=float), dims=("puzzle", *dims))
+    return xr.DataArray(np.asarray(values, dtype=float), dims=("task", *dims))
 
 
 def arms(
@@ -83,6 +83,14 @@ def test_less_turns_the_claim_around() -> None:
     share, none = tasks([0.0] * 11 + [1.0]), tasks([1.0] * 11 + [0.0])
     found = verdict(share, none, less=True, bounds=(0, 1))
     assert found.outcome == "supported" and 0 < found.low < found.high <= 1
+
+
+def test_equal_differences_ask_for_bounds() -> None:
+    same = tasks([0.4] * 12)
+    found = verdict(same, same)
+    assert found.outcome == "undecided" and "unless bounds are stated" in found.why
+    found = verdict(tasks([0.9] * 12), tasks([0.4] * 12), within=(0.91, INF), bounds=(0, 1))
+    assert found.outcome == "undecided" and found.detectable == pytest.approx(found.difference - found.low)
 
 
 def test_few_tasks_decide_nothing() -> None:

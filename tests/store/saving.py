@@ -21,7 +21,7 @@ FAMILY = FAMILIES["i2v22"]
 
 
 def go(lens: Any, family: Family = FAMILY, **more: Any) -> Any:
-    return lens.generate(**{**family.call, "seed": 3, "steps": STEPS, "guidance": 5.0, **more})
+    return lens.generate(**{**family.call, "seed": 3, "num_inference_steps": STEPS, "guidance_scale": 5.0, **more})
 
 
 def same_tensor(a: Any, b: Any) -> bool:

@@ -77,7 +77,8 @@ def test_narrow_activations(dtype: torch.dtype, tmp_path: Path) -> None:
 
 def test_schedulers_of_a_run_come_back(lens: Any, tmp_path: Path) -> None:
     euler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    for i, more in enumerate(({"scheduler": euler}, {"preset": "paper", "steps": 3}, {"guidance_2": 2.0})):
+    paper = {"preset": "paper", "num_inference_steps": 3}
+    for i, more in enumerate(({"scheduler": euler}, paper, {"guidance_scale_2": 2.0})):
         run = go(lens, **more)
         run.save(tmp_path / str(i))
         back = dl.load_run(tmp_path / str(i))
@@ -153,7 +154,8 @@ def test_any_names_and_values_come_back(
 def test_a_lab_run_scores_and_goes_on(tmp_path: Path) -> None:
     task = dl.tasks.load("maze", seed=3).twin("other_answer")
     with dl.load("lab") as lens:
-        begun = lens.generate(task, seed=0, steps=2, stop_after=0, record=dl.record("resid_post", reduce="region_mean"))
+        means = dl.record("resid_post", reduce="region_mean")
+        begun = lens.generate(task, seed=0, num_inference_steps=2, stop_after=0, record=means)
         begun.save(tmp_path / "run")
         back = dl.load_run(tmp_path / "run")
         assert (

@@ -15,6 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from families import FAMILIES, Family
+from pipeline_state import state
 from torch import Tensor
 
 from dit_lens.wan.call_plan import ExplicitGridEuler
@@ -254,21 +255,6 @@ def test_paper_preset_with_one_expert() -> None:
 
 
 # -- closing
-
-
-def state(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """Everything of a pipeline that a lens could leave behind."""
-    found: dict[str, Any] = {"pipe": {k: id(v) for k, v in vars(pipe).items()}, "config": dict(pipe.config)}
-    found["scheduler"] = {k: str(v) for k, v in vars(pipe.scheduler).items()}
-    found["backend"] = _AttentionBackendRegistry._active_backend
-    for i, model in enumerate(experts_of(pipe)):
-        found[f"keys {i}"] = list(model.state_dict())
-        found[f"pointers {i}"] = [p.data_ptr() for p in model.parameters()]
-        found[f"modules {i}"] = [(n, type(m), m.training, sorted(m.__dict__)) for n, m in model.named_modules()]
-        found[f"hooks {i}"] = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
-        processors = [a.processor for b in model.blocks for a in (b.attn1, b.attn2)]
-        found[f"processors {i}"] = [(type(p), str(vars(p))) for p in processors]
-    return found
 
 
 def test_close_leaves_the_pipeline_as_found(pipe: DiffusionPipeline, family: Family) -> None:

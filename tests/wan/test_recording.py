@@ -204,7 +204,7 @@ def test_the_announced_size_is_the_size_held(name: str) -> None:
             record(*widths["wide"], reduce=Project(BASIS)),
         ]  # fmt: skip
         for request in requests:
-            needed = needed_bytes([request], plan, LAYERS, extent, run.grid, masks)
+            needed = needed_bytes([request], plan, lens._depths, extent, run.grid, masks)
             kept = lens.generate(
                 **family.call, num_inference_steps=2, guidance_scale=5.0, regions=REGIONS, record=request, limit=needed
             ).activations
@@ -221,7 +221,7 @@ def test_in_bf16_the_size_is_an_upper_bound() -> None:
     with load(pipe) as lens:
         run = lens.generate(**family.call, num_inference_steps=1, record=record("resid_post"))
         needed = needed_bytes(
-            [record("resid_post")], run.plan, LAYERS, lens._extent(run.conditions, run.grid), run.grid, {}
+            [record("resid_post")], run.plan, lens._depths, lens._extent(run.conditions, run.grid), run.grid, {}
         )
         assert sum(v.nbytes for v in run.activations.values()) == needed // 2
 
@@ -320,6 +320,6 @@ def test_recorder_files_nothing_of_other_calls() -> None:
     with load(family.build()) as lens:
         run = lens.generate(**family.call, num_inference_steps=2)
         extent = lens._extent(run.conditions, run.grid)
-        recorder = Recorder([record("z", steps=1, layers=2)], run.plan, LAYERS, extent, run.grid, {})
+        recorder = Recorder([record("z", steps=1, layers=2)], run.plan, lens._depths, extent, run.grid, {})
         assert [len(recorder.hooks(call)) for call in run.plan] == [0, 0, 1, 1]
         assert recorder.hooks(run.plan.at(1))[0][0] == "blocks.2.attn.hook_z"

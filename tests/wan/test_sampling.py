@@ -8,13 +8,15 @@ from typing import Any, get_type_hints
 
 import pytest
 import torch
+from families import FAMILIES
 
 import dit_lens as dl
 from dit_lens.errors import SamplerError
-from dit_lens.wan.lens import Defaults, Lens
+from dit_lens.runner.options import Options
+from dit_lens.wan.defaults import Defaults
+from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 from dit_lens.wan.sampling import NAMES, Sampling, SamplingArguments, merged
-from tests.families import FAMILIES
 
 FAMILY = FAMILIES["i2v22"]
 CALL = {k: v for k, v in FAMILY.call.items() if k in ("prompt", "image")}
@@ -102,7 +104,7 @@ def test_own_arguments_of_a_function_are_suggested_too(lens: Any) -> None:
     with pytest.raises(SamplerError, match="unknown argument 'sed': did you mean seed"):
         lens.generate(**CALL, sed=1)
     with pytest.raises(SamplerError, match="did you mean branches"):
-        dl.experiments.swap(lens, [1, 2], branch="cond")
+        dl.experiments.swap(lens, [dl.tasks.load("maze", seed=seed) for seed in (1, 2)], branch="cond")
 
 
 def test_the_same_name_twice_is_an_error_with_the_cure(lens: Any) -> None:
@@ -139,5 +141,9 @@ def generating() -> list[Callable[..., Any]]:
 @pytest.mark.parametrize("function", generating(), ids=lambda f: f.__qualname__)
 def test_what_generates_takes_both_forms_and_no_other_names(function: Callable[..., Any]) -> None:
     parameters = inspect.signature(function).parameters
-    assert "sampling" in parameters and parameters["given"].kind is inspect.Parameter.VAR_KEYWORD
+    (rest,) = (p for p in parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD)
+    if rest.name == "options":  # of all long work
+        assert "sampling" not in parameters and {"sampling", *NAMES} <= get_type_hints(Options).keys()
+    else:
+        assert "sampling" in parameters and "SamplingArguments" in str(rest.annotation)
     assert not {"num_steps", "guidance", "guidance_2", "generate", "preset_name", "arguments"} & set(parameters)

@@ -134,8 +134,9 @@ def closed_lens(case: Case) -> None:
 
 @refused(LoadError, r"lens\.close\(\)")
 def hooked_twice(case: Case) -> None:
+    held = case.lens()
     case.lens()
-    case.lens()
+    held.close()
 
 
 @refused(errors.DriftError, "constraints")

@@ -1,12 +1,12 @@
 """Words for the lab: a byte tokenizer, a two-layer UMT5 encoder, its short training, and the table of known prompts.
 
 As in the real Wan the text encoder is trained apart from the video model and then frozen. Here its only lesson is to
-say, from the mean over a prompt's bytes, which task it is about and which colour it names.
+say, from the mean over a prompt's bytes, which task it is about and which colours it names, in their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from dit_lens.tasks import choose, maze, occlude, pattern
 from dit_lens.tasks.palette import BALLS, NAMES
 
 MAX_LENGTH = 64
@@ -59,22 +58,20 @@ def encoder() -> Any:
     )
 
 
-def prompts() -> dict[str, tuple[str, str | None]]:
-    """Every prompt that the tasks use -> (task, named colour or None)."""
-    out: dict[str, tuple[str, str | None]] = {}
-    for name, module in (("maze", maze), ("choose", choose), ("occlude", occlude), ("pattern", pattern)):
-        for phrase in module.PHRASES:
-            for colour in COLOURS if "{}" in phrase else (None,):
-                out[phrase.format(colour)] = (name, colour)
-    return out
-
-
 @torch.no_grad()
-def embed(texts: list[str], tok: Any, enc: Any) -> torch.Tensor:
-    """Prompt embeddings (n, 64, 64) exactly as `WanImageToVideoPipeline.encode_prompt` makes them: zero beyond each
-    text's end."""
+def embed(texts: Sequence[str], tok: Any, enc: Any) -> torch.Tensor:
+    """Prompt embeddings exactly as ``WanImageToVideoPipeline.encode_prompt`` makes them.
+
+    Args:
+        texts: The n prompts.
+        tok: Tokenizer.
+        enc: Text encoder.
+
+    Returns:
+        (n, 64 bytes, 64), zero beyond each text's end.
+    """
     batch = tok(
-        texts, padding="max_length", max_length=MAX_LENGTH, truncation=True, add_special_tokens=True,
+        list(texts), padding="max_length", max_length=MAX_LENGTH, truncation=True, add_special_tokens=True,
         return_attention_mask=True, return_tensors="pt",
     )  # fmt: skip
     states = enc(batch.input_ids, batch.attention_mask).last_hidden_state
@@ -89,38 +86,80 @@ def load(folder: Path) -> tuple[Any, Any]:
     return PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"), enc.eval().requires_grad_(False)
 
 
-def train(seed: int = 0, iterations: int = 600, batch: int = 48, log: Callable[[str], None] = print) -> tuple[Any, Any]:
-    """Teach a fresh encoder to tell task and colour; returns (tokenizer, frozen encoder). About a minute on one core.
+class Words:
+    """Prompt embeddings by lookup: the encoder is frozen and the prompts are few.
+
+    Attributes:
+        empty: Embedding of the empty prompt, (64, 64).
+    """
+
+    def __init__(self, prompts: Sequence[str], folder: Path):
+        known = [*prompts, ""]
+        self.table = embed(known, *load(folder))
+        self.index = {prompt: i for i, prompt in enumerate(known)}
+        self.empty = self.table[-1]
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """The embeddings of n known prompts, (n, 64, 64), a copy."""
+        return self.table[[self.index[p] for p in prompts]]
+
+
+def train(
+    prompts: Mapping[str, tuple[str, tuple[str, ...]]],
+    seed: int = 0,
+    iterations: int = 600,
+    batch: int = 48,
+    log: Callable[[str], None] = print,
+) -> tuple[Any, Any]:
+    """Teach a fresh encoder to tell task and named colours, first and second apart.
 
     Wordings are varied (prefix, suffix, capitals) so that the encoder must find the words and not count bytes.
+
+    Args:
+        prompts: Prompt -> (task, colours named in order), as ``tasks.prompts`` gives them.
+        seed: Of weights and draws.
+        iterations: About 25 a second on one core.
+        batch: Prompts of an iteration.
+        log: Takes a line now and then.
+
+    Returns:
+        (tokenizer, frozen encoder).
     """
     torch.manual_seed(seed)
     rng = Random(seed)
     tok, enc = tokenizer(), encoder()
-    known = list(prompts().items())
-    tasks = sorted({task for task, _ in prompts().values()})
-    heads = nn.ModuleDict({"task": nn.Linear(WIDTH, len(tasks)), "colour": nn.Linear(WIDTH, len(COLOURS) + 1)})
+    known = list(prompts.items())
+    tasks = sorted({task for task, _ in prompts.values()})
+    most = max(len(named) for _, named in prompts.values())
+    heads = nn.ModuleDict({"task": nn.Linear(WIDTH, len(tasks))})
+    for i in range(most):
+        heads[f"colour{i}"] = nn.Linear(WIDTH, len(COLOURS) + 1)
     parameters = [*enc.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=iterations)
     for it in range(iterations):
         picked = [known[rng.randrange(len(known))] for _ in range(batch)]
         texts = [_reworded(text, rng) for text, _ in picked]
-        task = torch.tensor([tasks.index(t) for _, (t, _) in picked])
-        colour = torch.tensor([COLOURS.index(c) if c else len(COLOURS) for _, (_, c) in picked])
         inputs = tok(texts, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
         states = enc(inputs.input_ids, inputs.attention_mask).last_hidden_state
         mask = inputs.attention_mask.unsqueeze(-1)
         pooled = (states * mask).sum(1) / mask.sum(1)
-        loss = nn.functional.cross_entropy(heads["task"](pooled), task)
-        loss = loss + nn.functional.cross_entropy(heads["colour"](pooled), colour)
+        loss = nn.functional.cross_entropy(
+            heads["task"](pooled), torch.tensor([tasks.index(t) for _, (t, _) in picked])
+        )
+        right = torch.ones(batch, dtype=torch.bool)
+        for i in range(most):
+            wanted = torch.tensor([COLOURS.index(c[i]) if i < len(c) else len(COLOURS) for _, (_, c) in picked])
+            scores = heads[f"colour{i}"](pooled)
+            loss = loss + nn.functional.cross_entropy(scores, wanted)
+            right &= scores.argmax(-1) == wanted
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         if it % 100 == 0 or it == iterations - 1:
-            log(f"text {it} loss {loss.item():.4f}")
+            log(f"text {it} colours right {right.float().mean():.2f} loss {loss.item():.4f}")
     return tok, enc.eval().requires_grad_(False)
 
 

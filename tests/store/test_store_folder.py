@@ -17,8 +17,11 @@ import torch
 import xarray as xr
 
 import dit_lens as dl
-from dit_lens.store import Content, Store, base, open_store, part_of
+from dit_lens.store import base
 from dit_lens.store import folder as store_folder
+from dit_lens.store.base import Store
+from dit_lens.store.folder import open_store, part_of
+from dit_lens.store.items import Content
 
 TABLES = {
     "effect": xr.Dataset(
@@ -226,10 +229,8 @@ def test_a_full_disk_loses_only_what_is_in_flight(
 
     with monkeypatch.context() as m:
         m.setattr(os, call, full)
-        with pytest.raises(
-            dl.StoreError,
-            match=r"keep b of a map .*No space left.*kept before is safe; make room, then run the same map",
-        ):
+        said = r"keep b of a map .*No space left.*kept before is safe; make room, then run the same map"
+        with pytest.raises(dl.StoreError, match=said):
             store.put("b", value)
     assert store.keys() == {"a"} and len(list((tmp_path / "items").iterdir())) == 1
     store.put("b", value)

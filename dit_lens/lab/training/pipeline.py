@@ -1,4 +1,4 @@
-"""From parts to a stock `WanImageToVideoPipeline`, and to the folder that ships."""
+"""From parts to a stock ``WanImageToVideoPipeline``, and to the folder that ships."""
 
 from __future__ import annotations
 
@@ -11,59 +11,79 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 
 from dit_lens.lab.codec import LabVAE
-from dit_lens.lab.config import LabConfig
-from dit_lens.lab.data import Batch
-from dit_lens.lab.text import MAX_LENGTH
+from dit_lens.lab.training.data import Batch
+from dit_lens.lab.training.spec import Spec
+from dit_lens.lab.training.text import MAX_LENGTH
 from dit_lens.store.atomic import new_folder
-from dit_lens.tasks.palette import FPS, FRAMES, SIZE
+from dit_lens.tasks.palette import CELL, FPS
 
 STEPS = 20
 
 
-def scheduler(config: LabConfig) -> UniPCMultistepScheduler:
+def scheduler(spec: Spec) -> UniPCMultistepScheduler:
+    """The sampler of a recipe."""
     return UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=config.shift
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=spec.shift
     )
 
 
 def build(
-    config: LabConfig,
+    spec: Spec,
     high: dict[str, torch.Tensor],
     low: dict[str, torch.Tensor],
     words: tuple[Any, Any],
     statistics: dict[str, list[float]],
 ) -> WanImageToVideoPipeline:
-    """The pipeline. high, low: the experts' state dicts. words: (tokenizer, text encoder).
-    statistics: mean and std per channel."""
+    """Build the pipeline.
+
+    Args:
+        spec: The recipe.
+        high: State of the high-noise expert.
+        low: State of the low-noise expert.
+        words: (tokenizer, text encoder).
+        statistics: "mean" and "std" per channel.
+
+    Returns:
+        A stock pipeline with the lab's codec.
+    """
     experts = []
     for state in (high, low):
-        model = WanTransformer3DModel(**config.transformer())
+        model = WanTransformer3DModel(**spec.transformer())
         model.load_state_dict(state)
         experts.append(model.eval())
     return WanImageToVideoPipeline(
         tokenizer=words[0],
         text_encoder=words[1],
-        vae=LabVAE(latents_mean=statistics["mean"], latents_std=statistics["std"]),
-        scheduler=scheduler(config),
+        vae=LabVAE(latents_mean=statistics["mean"], latents_std=statistics["std"], scale_factor_spatial=spec.pixels),
+        scheduler=scheduler(spec),
         transformer=experts[0],
         transformer_2=experts[1],
-        boundary_ratio=config.boundary,
+        boundary_ratio=spec.boundary,
     )
 
 
-def save(pipe: WanImageToVideoPipeline, folder: Path | str, guidance_scale: float, note: str = "") -> Path:
-    """Write the pipeline in diffusers layout, experts rounded to half precision; an older folder is replaced in one
-    move.
+def save(pipe: WanImageToVideoPipeline, spec: Spec, folder: Path | str, guidance_scale: float, note: str = "") -> Path:
+    """Write the pipeline in diffusers layout, experts rounded to half precision.
 
-    Codec and text encoder stay in single precision: they are tiny, and a rounded codec would not be lossless.
+    An older folder is replaced in one move. Codec and text encoder stay in single precision: they are tiny, and a
+    rounded codec would not be lossless.
+
+    Args:
+        pipe: What :func:`build` made.
+        spec: Its recipe.
+        folder: To write.
+        guidance_scale: For the saved settings.
+        note: Likewise.
+
+    Returns:
+        The folder.
     """
     folder = Path(folder)
-    pipe.transformer.half()
-    pipe.transformer_2.half()
+    size = spec.usual
     settings = {
-        "height": SIZE,
-        "width": SIZE,
-        "num_frames": FRAMES,
+        "height": size.rows * CELL,
+        "width": size.cols * CELL,
+        "num_frames": size.num_frames,
         "fps": FPS,
         "steps": STEPS,
         "guidance_scale": guidance_scale,
@@ -72,6 +92,8 @@ def save(pipe: WanImageToVideoPipeline, folder: Path | str, guidance_scale: floa
         "note": note,
     }
     with new_folder(folder) as fresh:
+        pipe.transformer.half()
+        pipe.transformer_2.half()
         pipe.save_pretrained(fresh)
         pipe.transformer.float()
         pipe.transformer_2.float()
@@ -93,17 +115,27 @@ def sample(
     batch: Batch,
     embeddings: torch.Tensor,
     empty: torch.Tensor,
-    config: LabConfig,
+    spec: Spec,
     seed: int,
     steps: int = STEPS,
     guidance: float = 1.0,
 ) -> torch.Tensor:
     """Generate a whole batch at once with the stock scheduler (quicker than the pipeline, equal to it within rounding).
 
-    velocity(x, t, text) -> v; batch: `data.Batch`; embeddings (B, 64, 64); empty (64, 64). Returns latents (B, 16, 4,
-    12, 12).
+    Args:
+        velocity: Of (x, t, text) -> v.
+        batch: The conditions, with x0 of the right shape.
+        embeddings: Of the prompts, (B, 64, 64).
+        empty: Of the empty prompt, (64, 64).
+        spec: The recipe.
+        seed: Of the noise.
+        steps: Of the sampler.
+        guidance: Scale; 1 means none.
+
+    Returns:
+        Latents (B, 16, T, h, w).
     """
-    unipc = scheduler(config)
+    unipc = scheduler(spec)
     unipc.set_timesteps(steps)
     x = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(seed))
     for t in unipc.timesteps:

@@ -1,0 +1,158 @@
+"""How often intervals hold the truth, and what paired tests find: the tables of docs/statistics.md.
+
+    python benchmarks/coverage.py            # ten minutes on one core; writes the page's sections
+    python benchmarks/coverage.py --quick    # 400 draws, printed only
+
+Nothing here runs a model: outcomes are drawn from distributions whose mean is known (``dit_lens.stats.OUTCOMES``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from page import write
+from scipy.stats import bootstrap
+from scipy.stats import t as student
+
+from dit_lens.stats import OUTCOMES, coverage, max_statistic, summarise, verdict
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "statistics.md"
+SIZES, RESAMPLES, CHUNK = (8, 16, 30), 999, 200
+
+
+def by_chunks(ends: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Callable[[xr.DataArray], xr.Dataset]:
+    """An interval of samples (draws, n) as one of values (puzzle, draw)."""
+
+    def interval(values: xr.DataArray) -> xr.Dataset:
+        x = values.values.T
+        found = [ends(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK)]
+        low, high = (np.concatenate([pair[side] for pair in found]) for side in (0, 1))
+        return xr.Dataset({"low": ("draw", low), "high": ("draw", high)})
+
+    return interval
+
+
+def t_interval(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Student's."""
+    n = x.shape[1]
+    half = student.ppf(0.975, n - 1) * x.std(1, ddof=1) / np.sqrt(n)
+    return x.mean(1) - half, x.mean(1) + half
+
+
+def percentile(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap."""
+    return _scipy(x, "percentile")
+
+
+def bca(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bias-corrected and accelerated bootstrap."""
+    return _scipy(x, "BCa")
+
+
+def _scipy(x: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # equal values: no interval
+        ci = bootstrap((x,), np.mean, axis=1, n_resamples=RESAMPLES, method=method, rng=rng).confidence_interval
+    return ci.low, ci.high
+
+
+def bootstrap_t(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Studentised bootstrap: the resamples' own t statistics in place of Student's quantiles."""
+    n = x.shape[1]
+    mean, error = x.mean(1), x.std(1, ddof=1) / np.sqrt(n)
+    again = x[:, np.random.default_rng(0).integers(0, n, (RESAMPLES, n))]  # (draws, resamples, n)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = (again.mean(2) - mean[:, None]) / (again.std(2, ddof=1) / np.sqrt(n))
+    t = np.sort(np.nan_to_num(t, nan=0.0, posinf=np.inf, neginf=-np.inf), axis=1)
+    last = round(0.975 * (RESAMPLES + 1)) - 1
+    return mean - t[:, last] * error, mean - t[:, RESAMPLES - 1 - last] * error
+
+
+METHODS = {
+    "t": by_chunks(t_interval), "percentile": by_chunks(percentile), "BCa": by_chunks(bca),
+    "bootstrap-t": by_chunks(bootstrap_t),
+}  # fmt: skip
+
+
+def intervals(draws: int) -> str:
+    """Coverage and median width of the library's interval, and the coverage of four others."""
+    rows = ["| outcome | n | ours | width | " + " | ".join(METHODS) + " |", "|---|---|---|---|" + "---|" * len(METHODS)]
+    for name, outcome in OUTCOMES.items():
+        for n in SIZES:
+            own = coverage(outcome, n, draws)
+            cells = [f"**{own.covered:.3f}**", f"{own.width:.2f}"]
+            for method in METHODS.values():
+                found = coverage(outcome, n, draws, interval=method)
+                cells.append(f"{np.nan_to_num(found.covered) * (1 - found.missing):.3f}")
+            rows.append(f"| {name} | {n} | " + " | ".join(cells) + " |")
+            print(rows[-1], flush=True)
+    return "\n".join(rows)
+
+
+def arms(rng: np.random.Generator, n: int, shift: float) -> tuple[xr.DataArray, xr.DataArray]:
+    """Two arms that correlate by .8, the first higher by ``shift`` standard deviations."""
+    common = np.sqrt(0.8) * rng.normal(size=n)
+    a, b = (common + np.sqrt(0.2) * rng.normal(size=n) for _ in range(2))
+    return xr.DataArray(a + shift, dims="puzzle"), xr.DataArray(b, dims="puzzle")
+
+
+def verdicts(draws: int) -> str:
+    """How often the paired verdict says what, and how often the old rule called the same data supported."""
+    rows = ["| shift | n | supported | contradicted | undecided | unpaired rule |", "|---|---|---|---|---|---|"]
+    for shift in (0.6, 0.3, 0.0, -0.6):
+        for n in SIZES:
+            rng = np.random.default_rng(n)
+            outcomes, old = [], 0
+            for i in range(draws):
+                pair = arms(rng, n, shift)
+                outcomes.append(verdict(*pair, smallest=0.3).outcome)
+                if i < draws // 5:  # a thousand resamples each
+                    a, b = (summarise(arm) for arm in pair)
+                    old += bool(a["low"] > b["high"])
+            shares = [outcomes.count(word) / draws for word in ("supported", "contradicted", "undecided")]
+            rows.append(f"| {shift:g} | {n} | " + " | ".join(f"{s:.3f}" for s in (*shares, old / (draws // 5))) + " |")
+            print(rows[-1], flush=True)
+    return "\n".join(rows)
+
+
+def cells(draws: int) -> str:
+    """Sweeps of 48 cells without any effect: share with any cell below .05."""
+    rows = ["| correlation of cells | n | plain p | corrected p |", "|---|---|---|---|"]
+    for rho in (0.0, 0.5, 0.9):
+        for n in (8, 12, 16):
+            rng = np.random.default_rng(n)
+            plain = held = 0
+            for i in range(draws):
+                x = np.sqrt(rho) * rng.normal(size=(n, 1)) + np.sqrt(1 - rho) * rng.normal(size=(n, 48))
+                found = max_statistic(xr.DataArray(x, dims=("puzzle", "cell")), seed=i)
+                plain += bool((found["p"] <= 0.05).any())
+                held += bool((found["p_corrected"] <= 0.05).any())
+            rows.append(f"| {rho:g} | {n} | {plain / draws:.3f} | {held / draws:.3f} |")
+            print(rows[-1], flush=True)
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Simulate, print, and write the sections."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="400 draws, printed only")
+    quick = parser.parse_args().quick
+    for name, table, draws in (("intervals", intervals, 4000), ("verdicts", verdicts, 2000), ("cells", cells, 500)):
+        began = time.time()
+        text = table(draws // 10 if quick else draws)
+        print(f"{name}: {time.time() - began:.0f} s", flush=True)
+        if not quick:
+            made = f"`python benchmarks/coverage.py`, {date.today()}, {draws:,} draws a row."
+            write(PAGE, name, f"{text}\n\n{made}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""A recipe's phases in order: text encoder, trunk on all noise levels, then the two experts.
+
+    python -m dit_lens.lab.training --spec lab40 --out DIR                # everything, resuming what DIR already holds
+    python -m dit_lens.lab.training --spec lab40 --out DIR --phase trunk  # one phase: text, trunk, high, low, save
+
+The trunk's learning rate warms up and then stays; the experts' finetuning is at the same time its decay. So experts
+can be branched off any trunk checkpoint, and the trunk itself can always be trained further (give it more iterations
+and run it again).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from dit_lens import tasks
+from dit_lens.errors import LoadError, StoreError
+from dit_lens.lab.training import machine, text
+from dit_lens.lab.training.data import statistics
+from dit_lens.lab.training.fit import Log, fit, phase
+from dit_lens.lab.training.machine import Way
+from dit_lens.lab.training.pipeline import build, save
+from dit_lens.lab.training.spec import LAB, SPECS, Spec
+
+PHASES = ("text", "trunk", "high", "low", "save")
+
+
+def prepare(spec: Spec, out: Path, log: Log) -> None:
+    """Phase text: the frozen text encoder and the latent statistics."""
+    if (out / "statistics.json").exists():
+        return
+    tok, enc = text.train(tasks.prompts(spec.mixture), spec.seed, spec.text_iterations, log=log)
+    tok.save_pretrained(out / "tokenizer")
+    enc.save_pretrained(out / "text_encoder")
+    mean, std = statistics(list(spec.mixture), spec.seed)
+    (out / "statistics.json").write_text(json.dumps({"mean": mean, "std": std}))
+
+
+def ship(spec: Spec, out: Path, folder: Path, guidance: float, note: str = "") -> Path:
+    """Phase save: build the pipeline from what there is (an expert not yet trained is the trunk) and write it."""
+    states = []
+    for name in ("high", "low"):
+        path = out / f"{name}.pt"
+        states.append(torch.load(path if path.exists() else out / "trunk.pt", weights_only=True)["ema"])
+    stats = json.loads((out / "statistics.json").read_text())
+    return save(build(spec, states[0], states[1], text.load(out), stats), spec, folder, guidance, note)
+
+
+def train(
+    spec: Spec | None = None,
+    out: Path | str = "lab",
+    resume: bool = True,
+    phases: Sequence[str] = PHASES,
+    workers: int = 2,
+    guidance: float = 2.0,
+    minutes: float | None = None,
+    compiled: bool = True,
+) -> Path:
+    """Run a recipe.
+
+    Args:
+        spec: The recipe, ``LAB`` by default.
+        out: Folder of the run.
+        resume: Go on from the checkpoints in ``out``; False refuses a folder that holds any.
+        phases: Which of ``PHASES``.
+        workers: Processes for the trunk, one thread each (the experts always take one each, side by side).
+        guidance: Scale written into the saved settings.
+        minutes: Stop every fitting phase after so long and keep its checkpoint.
+        compiled: Whether the blocks may be compiled, which needs a C++ compiler.
+
+    Returns:
+        The folder of the pipeline, ``out/pipeline``; without phase save, ``out``.
+
+    Raises:
+        LoadError: Where the folder holds a run of another recipe.
+    """
+    spec = spec or LAB
+    out = Path(out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    log = Log(out)
+    _claim(spec, out, resume)
+    if "text" in phases:
+        prepare(spec, out, log)
+    experts = [(name, 0, 1) for name in ("high", "low") if name in phases]
+    if experts or "trunk" in phases:
+        torch.set_num_threads(1)
+        way = machine.choose(spec, log, compiled)
+        if "trunk" in phases:
+            _processes([("trunk", rank, workers) for rank in range(workers)], spec, out, minutes, way)
+        if experts:
+            _processes(experts, spec, out, minutes, way)
+    return ship(spec, out, out / "pipeline", guidance) if "save" in phases else out
+
+
+def _claim(spec: Spec, out: Path, resume: bool) -> None:
+    """Write the recipe beside its checkpoints, or check that it is the one they were made with (lengths may differ)."""
+    path = out / "spec.json"
+    if path.exists():
+        if not resume:
+            raise LoadError(f"{out} already holds a training run; resume it, or choose another folder.")
+        kept = Spec(**json.loads(path.read_text()))
+        if _of_no_length(kept) != _of_no_length(spec):
+            raise LoadError(f"{out} was made with another recipe ({path.name}); choose another folder.")
+    path.write_text(json.dumps(spec.as_dict(), indent=2) + "\n")
+
+
+def _of_no_length(spec: Spec) -> Spec:
+    return replace(spec, trunk_iterations=0, expert_iterations=0)
+
+
+def _processes(tasks: list[tuple[str, int, int]], spec: Spec, out: Path, minutes: float | None, way: Way) -> None:
+    """Run (phase, rank, world) side by side, one thread each, and fail if one fails. One alone runs in this process."""
+    if len(tasks) == 1:
+        _worker(*tasks[0], spec, out, minutes, way)
+        return
+    meeting = out / "meeting"
+    meeting.unlink(missing_ok=True)
+    context = torch.multiprocessing.get_context("spawn")
+    running = [context.Process(target=_worker, args=(*t, spec, out, minutes, way)) for t in tasks]
+    for process in running:
+        process.start()
+    while any(p.is_alive() for p in running) and not any(p.exitcode for p in running):
+        for process in running:
+            process.join(timeout=1)
+    failed = [p.exitcode for p in running if p.exitcode]
+    for process in running:
+        process.terminate()
+        process.join()
+    if failed:
+        raise StoreError(f"a training process ended with code {failed[0]}; see the lines above and {out / 'log.txt'}.")
+
+
+def _worker(name: str, rank: int, world: int, spec: Spec, out: Path, minutes: float | None, way: Way) -> None:
+    torch.set_num_threads(1)
+    if world > 1:
+        where = f"file://{out / 'meeting'}"
+        torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=world)
+    fit(spec, phase(name, spec), out, Log(out), rank, world, minutes, way)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line: see the module's text."""
+    parser = argparse.ArgumentParser(prog="dit-lens lab train", description="Train a lab model.")
+    parser.add_argument("--out", required=True, help="folder for checkpoints, log and pipeline")
+    parser.add_argument("--spec", default=LAB.name, choices=SPECS, help="the recipe")
+    parser.add_argument("--phase", action="append", choices=PHASES, help="only this phase (may be repeated)")
+    parser.add_argument("--workers", type=int, default=2, help="processes for the trunk, one thread each")
+    parser.add_argument("--minutes", type=float, help="stop each fitting phase after so many minutes")
+    parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale written into the saved settings")
+    parser.add_argument("--eager", action="store_true", help="do not compile (no C++ compiler needed)")
+    parser.add_argument("--fresh", action="store_true", help="refuse to resume")
+    numbers = ("trunk_iterations", "expert_iterations", "seed", "text_iterations")
+    for name in numbers:
+        parser.add_argument("--" + name.replace("_", "-"), type=int, help="instead of the recipe's")
+    a = parser.parse_args(argv)
+    spec = replace(SPECS[a.spec], **{n: getattr(a, n) for n in numbers if getattr(a, n) is not None})
+    train(spec, a.out, not a.fresh, a.phase or PHASES, a.workers, a.guidance, a.minutes, not a.eager)

@@ -1,0 +1,74 @@
+"""What a phase of training has on disk: a checkpoint to go on from, and snapshots to study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+from safetensors.torch import save_file
+
+from dit_lens.lab.training.optim import Both
+from dit_lens.lab.training.spec import Spec
+from dit_lens.store.atomic import new_file
+
+FIRST_SNAPSHOT = 100
+
+
+class Training:
+    """Model, optimizer and moving average of one phase, as they stand on disk.
+
+    A phase other than the trunk begins from the trunk's checkpoint.
+    """
+
+    def __init__(self, spec: Spec, name: str, out: Path, half: torch.dtype = torch.bfloat16):
+        self.out, self.name = out, name
+        self.path = out / f"{name}.pt"
+        torch.manual_seed(spec.seed)
+        self.model = WanTransformer3DModel(**spec.transformer()).train()
+        self.optimizer = Both(self.model, spec.muon_lr, spec.adam_lr, half)
+        self.done = 0
+        if not self.path.exists() and name == "trunk":
+            self.ema = {k: v.clone() for k, v in self.model.state_dict().items()}
+            return
+        state = torch.load(self.path if self.path.exists() else out / "trunk.pt", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema = state["ema"]
+        self.done = state["done"] if self.path.exists() else 0
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Move the average towards the model."""
+        state = self.model.state_dict()
+        torch._foreach_lerp_([self.ema[k] for k in state], list(state.values()), 1 - decay)
+
+    def save(self) -> None:
+        """The checkpoint, in one move: a reader sees the old file or the new one."""
+        content = {"model": self.model.state_dict(), "ema": self.ema, "done": self.done}
+        with new_file(self.path) as fresh:
+            torch.save({**content, "optimizer": self.optimizer.state_dict()}, fresh)
+
+    def snapshot(self) -> Path:
+        """The moving average in half precision, ``snapshots/<phase>-<iterations>.safetensors``."""
+        path = self.out / "snapshots" / f"{self.name}-{self.done:06d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        with new_file(path) as fresh:
+            save_file(halved(self.ema), fresh, {"iterations": str(self.done)})
+        return path
+
+
+def halved(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy in half precision."""
+    return {k: v.half().contiguous() for k, v in state.items()}
+
+
+def due(done: int) -> bool:
+    """Whether a snapshot is taken after so many iterations: 100, 150, 200, 300, 400, 600, 800, 1200 and so on."""
+    if done < FIRST_SNAPSHOT:
+        return False
+    unit = FIRST_SNAPSHOT // 2
+    while done > 4 * unit - 1:
+        unit *= 2
+    return done in (2 * unit, 3 * unit)

@@ -1,0 +1,47 @@
+"""Checkpoints and snapshots."""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import load_file
+
+from dit_lens.lab.training.spec import Spec
+from dit_lens.lab.training.state import Training, due
+
+TINY = Spec(layers=1, ffn=64)
+
+
+def test_snapshots_are_log_spaced():
+    taken = [n for n in range(3300) if due(n)]
+    assert taken == [100, 150, 200, 300, 400, 600, 800, 1200, 1600, 2400, 3200]
+    assert sum(due(n) for n in range(20_000)) >= 12
+
+
+def test_a_snapshot_is_the_average_in_half_precision(tmp_path):
+    run = Training(TINY, "trunk", tmp_path)
+    with torch.no_grad():
+        for p in run.model.parameters():
+            p.add_(1)
+    run.average(0.75)
+    run.done = 200
+    path = run.snapshot()
+    assert path == tmp_path / "snapshots" / "trunk-000200.safetensors"
+    kept, now = load_file(path), run.model.state_dict()
+    assert kept.keys() == now.keys()
+    assert all(v.dtype == torch.float16 for v in kept.values())
+    name = "blocks.0.attn1.to_q.weight"
+    assert torch.allclose(kept[name].float(), now[name] - 0.75, atol=1e-3)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_checkpoint_is_replaced_in_one_move(tmp_path):
+    run = Training(TINY, "trunk", tmp_path)
+    run.done = 7
+    run.save()
+    again = Training(TINY, "trunk", tmp_path)
+    assert again.done == 7
+    assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), again.model.parameters(), strict=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["trunk.pt"]
+    expert = Training(TINY, "high", tmp_path)  # begins where the trunk is, with its own count
+    assert expert.done == 0
+    assert torch.equal(expert.ema["patch_embedding.bias"], run.ema["patch_embedding.bias"])
