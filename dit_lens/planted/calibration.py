@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def calibrate(
         for seed in seeds:
             for method in some:
                 if method.concerns(spec):
-                    work.add("plants", {"plant": name, "approach": method.name, "seed": seed}, _scored(method, spec))
+                    place = {"plant": name, "approach": method.name, "seed": seed}
+                    work.add("plants", place, _scored(method, spec), spec)
     for name, spec in suite.GRADED.items() if rests else ():
         for rest in rests:
             for seed in seeds:
@@ -113,7 +115,7 @@ def calibrate(
                     noisy = replace(spec, rest=rest)
                     if method.concerns(noisy):
                         place = {"plant": name, "rest": rest, "approach": method.name, "seed": seed}
-                        work.add("graded", place, _scored(method, noisy))
+                        work.add("graded", place, _scored(method, noisy), noisy)
     for kind in nulls.KINDS:
         for model in range(models):
             for method in some:
@@ -124,10 +126,10 @@ def calibrate(
             work.add("untrained", {"model": model, "approach": method.name}, _found(method, "random", linked=True))
     for name in ranked:
         for rest in rests or (0.0,):
-            work.add("faithfulness", {"plant": name, "rest": rest}, _curves(suite.PLANTS[name], rest))
+            work.add("faithfulness", {"plant": name, "rest": rest}, _curves(suite.PLANTS[name], rest), suite.PLANTS[name])
     for spec in maps:
         place = {"shape": spec.shape, "layers": spec.n_layers, "seed": spec.drawn}
-        work.add("maps", place, _mapped(spec))
+        work.add("maps", place, _mapped(spec), spec)
     run(work, Running(folder=folder, progress=progress))
     return Calibration(**{name: work.table(name) for name in Calibration.__dataclass_fields__})
 
@@ -159,8 +161,12 @@ class _Work:
         self.items: dict[str, tuple[str, Mapping[str, Any], Make]] = {}
         self.rows: Mapping[str, xr.Dataset] = {}
 
-    def add(self, table: str, place: Mapping[str, Any], make: Make) -> None:
-        self.items["-".join([table, *map(str, place.values())])] = table, place, make
+    def add(self, table: str, place: Mapping[str, Any], make: Make, spec: Spec | None = None) -> None:
+        """Add a measurement; one of a spec is kept under its contents, since names of specs are the caller's."""
+        parts = [table, *map(str, place.values())]
+        if spec is not None:
+            parts.append(sha256(repr(spec).encode()).hexdigest()[:8])
+        self.items["-".join(parts)] = table, place, make
 
     @property
     def units(self) -> list[_Unit]:

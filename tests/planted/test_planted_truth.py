@@ -148,5 +148,5 @@ def test_heads_that_only_attend_are_no_members() -> None:
 
 def test_truth_of_a_layer_is_its_own() -> None:
     with plant(LayerPlant(layer=0, component="cross_attention", n_layers=2, n_steps=1)) as made:
-        assert made.truth.writes_read_out().values.tolist() == [True, False]
-        assert not made.truth.writes_at_key().any()
+        assert made.truth.writes_read_out(made.tasks(2)).values.tolist() == [True, False]
+        assert not made.truth.writes_at_key(made.tasks(2)).any()
