@@ -22,6 +22,7 @@ from typing import Any
 
 import calibration_page
 import torch
+from calibration_tables import packed
 
 import dit_lens as dl
 from dit_lens.planted import suite
@@ -65,7 +66,7 @@ def measure(name: str, folder: Path | None, progress: Callable[..., None]) -> di
         asked["ranked"] = RANKED
     found = dl.planted.calibrate(folder=folder, progress=progress, **asked)
     tables = {
-        key: calibration_page.packed(getattr(found, key))
+        key: packed(getattr(found, key))
         for key in type(found).__dataclass_fields__
         if getattr(found, key)
     }

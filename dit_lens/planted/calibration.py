@@ -126,7 +126,8 @@ def calibrate(
             work.add("untrained", {"model": model, "approach": method.name}, _found(method, "random", linked=True))
     for name in ranked:
         for rest in rests or (0.0,):
-            work.add("faithfulness", {"plant": name, "rest": rest}, _curves(suite.PLANTS[name], rest), suite.PLANTS[name])
+            spec = suite.PLANTS[name]
+            work.add("faithfulness", {"plant": name, "rest": rest}, _curves(spec, rest), spec)
     for spec in maps:
         place = {"shape": spec.shape, "layers": spec.n_layers, "seed": spec.drawn}
         work.add("maps", place, _mapped(spec), spec)

@@ -141,7 +141,8 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         "energy", "presence", reading.update_energy, lambda made, tasks: made.truth.writes_at_key(tasks),
-        lambda spec: spec.rest > 0 and _has(Units, decoys=True)(spec), smallest=0.5, one_sided=True, undecided=_responds,
+        lambda spec: spec.rest > 0 and _has(Units, decoys=True)(spec), smallest=0.5, one_sided=True,
+        undecided=_responds,
     ),
     Method(
         "layer lens", "presence", reading.lens_answer, lambda made, tasks: abs(made.truth.shown(tasks)) > SOME,

@@ -187,6 +187,7 @@ class BranchPlant(Spec):
         return (Units(self.layer, gate("red", {"green": 1.0, "flag": mine}, "answer", gain)),)
 
     def context(self) -> tuple[Part, ...]:
+        """The part that reads the branch in the text."""
         return (Tell(self.layer, "flag", "flag"),)
 
 
