@@ -224,7 +224,7 @@ def _scored(method: Method, spec: Spec) -> Make:
 
 def _found(method: Method, kind: nulls.Kind, linked: bool) -> Make:
     def make(place: Mapping[str, Any], tasks: int) -> xr.Dataset:
-        with nulls.null_model(kind, place["model"]) as made:
+        with nulls.null_model(kind, place["model"], method.guided) as made:
             found = method.measure(made, made.tasks(tasks * method.tasks, place["model"], linked))
         called = judge(found, method.smallest, method.one_sided)["called"]
         return xr.Dataset({"found": float(called.any()), "share": float(called.mean()), "cells": float(called.size)})

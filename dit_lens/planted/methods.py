@@ -37,6 +37,7 @@ class Method:
         members: The cells that are true, bool.
         concerns: Which specs it is tried on.
         exact: What the number has to be, cell by cell, where that is known.
+        guided: Whether networks without a mechanism are sampled with guidance for it.
         undecided: Cells of which the truth does not tell whether they are true, so that they do not count, bool.
         smallest: Smallest effect of interest, in the method's own unit.
         one_sided: Whether only more than the null counts.
@@ -52,6 +53,7 @@ class Method:
     smallest: float = 0.1
     one_sided: bool = False
     tasks: int = 1
+    guided: bool = False
     undecided: Callable[[Planted, Tasks], xr.DataArray] | None = None
 
 
@@ -114,7 +116,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         "patch branches", "use", measuring.patch_branches,
         lambda made, tasks: abs(_held(made, tasks, branches=True)) > SOME, lambda spec: isinstance(spec, BranchPlant),
-        lambda made, tasks: _held(made, tasks, branches=True),
+        lambda made, tasks: _held(made, tasks, branches=True), guided=True,
     ),
     Method(
         "patch windows", "use", measuring.patch_windows, lambda made, tasks: abs(_windows(made, tasks)) > SOME,

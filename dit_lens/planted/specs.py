@@ -412,3 +412,10 @@ class Nothing(Spec):
     def mechanism(self) -> tuple[Part, ...]:
         """No parts."""
         return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NothingGuided(Nothing):
+    """The same, sampled with guidance."""
+
+    guidance: ClassVar[float] = BranchPlant.guidance
