@@ -21,7 +21,8 @@ from dit_lens.planted import faithfulness, nulls, suite, whole_maps
 from dit_lens.planted.judging import judge, score
 from dit_lens.planted.methods import Method, chosen
 from dit_lens.planted.planting import plant
-from dit_lens.planted.specs import Spec, WholeMap
+from dit_lens.planted.specs import Spec
+from dit_lens.planted.whole_specs import WholeMap
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.options import Running
 from dit_lens.runner.work import run

@@ -20,7 +20,8 @@ from dit_lens.planted import measuring, reading
 from dit_lens.planted.measuring import Found, Tasks, every_step, horizon, windows
 from dit_lens.planted.mechanism import Attend, Units
 from dit_lens.planted.planting import Planted
-from dit_lens.planted.specs import BranchPlant, LabelPlant, LayerPlant, Nothing, Spec, UnusedLabel
+from dit_lens.planted.specs import BranchPlant, LabelPlant, LayerPlant, Spec, UnusedLabel
+from dit_lens.planted.whole_specs import Nothing
 
 SOME = 0.05  # an exact effect below this counts as none where membership is read off effects
 

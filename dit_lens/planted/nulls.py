@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 from dit_lens.errors import MeasureError
 from dit_lens.planted.mechanism import COMPONENTS
 from dit_lens.planted.planting import Planted, plant
-from dit_lens.planted.specs import BranchPlant, LayerPlant, Nothing, NothingGuided, Spec
+from dit_lens.planted.specs import BranchPlant, LayerPlant, Spec
+from dit_lens.planted.whole_specs import Nothing, NothingGuided
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
 Kind = Literal["random", "shuffled"]

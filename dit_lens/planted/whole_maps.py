@@ -12,7 +12,7 @@ import xarray as xr
 
 from dit_lens.layer_map.roles import by_layer, puzzle_evidence, roles
 from dit_lens.planted.planting import plant
-from dit_lens.planted.specs import WholeMap
+from dit_lens.planted.whole_specs import WholeMap
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
 #: Each evidence, and the planted profile that it has to follow.
