@@ -180,11 +180,13 @@ def nulls(tables: Mapping[str, Any]) -> str:
         if method.name not in found["approach"].values:
             continue
         one = found.sel(approach=method.name).stack(network=("kind", "model")).reset_index("network", drop=True)
+        if not bool(one.notnull().any()):
+            continue
         rate = share_interval(one.dropna("network"), "network")
         seen = ""
         if untrained is not None and method.name in untrained["approach"].values:
             some = untrained["found"].sel(approach=method.name)
-            seen = f"{int(some.sum())} of {some.sizes['model']}"
+            seen = f"{int(some.sum())} of {int(some.notnull().sum())}"
         rows.append(
             (method.name, method.claims, f"{int(one.sum())} of {int(rate['n'])}", number(rate["value"].item()),
              f"{number(rate['low'].item())} to {number(rate['high'].item())}", seen)

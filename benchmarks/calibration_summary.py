@@ -13,7 +13,7 @@ from dit_lens.planted import suite
 from dit_lens.planted.methods import METHODS, Method
 from dit_lens.stats import share_interval
 
-RECALL, FALSE = 0.95, 0.05  # what was promised before anything was measured
+RECALL, FALSE, NULLS = 0.95, 0.05, 40  # targets; false findings are asked of at least so many networks
 
 #: When a method is not to be believed: each is measured below on a plant that was built for it.
 BELIEVE: Mapping[str, str] = {
@@ -63,6 +63,7 @@ class Row:
     high: float
     decoys: int
     decoyed: int
+    noisy: bool = False
 
     @property
     def false(self) -> float:
@@ -72,7 +73,10 @@ class Row:
     def missed(self) -> tuple[str, ...]:
         """Targets that are not met; recall and decoys are promised of methods that claim use."""
         use = self.method.claims == "use"
-        asked = {"recall": use and self.recall < RECALL, "decoys": use and self.decoys > 0, "false": self.false > FALSE}
+        asked = {
+            "recall": use and not self.recall >= RECALL, "decoys": use and self.decoys > 0,
+            "false": self.false > FALSE, "nulls": self.nulls < NULLS,
+        }  # fmt: skip
         return tuple(name for name, bad in asked.items() if bad)
 
 
@@ -90,16 +94,21 @@ def rows(tables: Mapping[str, Any]) -> list[Row]:
         if method.name not in plants["approach"].values:
             continue
         exact = over(plants, method.name, suite.EXACT)
+        noisy = not bool(exact["recall"].notnull().any())  # a method that needs layers which are not silent
+        if noisy:
+            exact = over(plants, method.name, suite.NOISY)
         decoys = over(plants, method.name, [*suite.DECOYS, "loud update, in noise"])
         n, hits, low, high = 0, 0, float("nan"), float("nan")
         if nulls is not None and method.name in nulls["approach"].values:
             one = nulls.sel(approach=method.name).stack(network=("kind", "model")).reset_index("network", drop=True)
             one = one.dropna("network")
-            rate = share_interval(one, "network")
-            n, hits, low, high = one.size, int(one.sum()), float(rate["low"]), float(rate["high"])
+            n, hits = one.size, int(one.sum())
+            if n:
+                rate = share_interval(one, "network")
+                low, high = float(rate["low"]), float(rate["high"])
         found.append(
             Row(method, int(exact["recall"].notnull().sum()), recall(exact), hits, n, low, high,
-                int(decoys["decoys"].sum()), int(decoys["cells"].notnull().sum()))
+                int(decoys["decoys"].sum()), int(decoys["cells"].notnull().sum()), noisy)
         )  # fmt: skip
     return found
 
@@ -115,8 +124,7 @@ def summary(tables: Mapping[str, Any]) -> str:
         if row.method.claims == "presence":
             decoys = "claims no use"
         lines.append((
-            row.method.name, row.method.claims, _bold(f"{number(row.recall)} ({row.networks})", "recall" in missed)
-            if row.networks else "", _bold(nulls, "false" in missed), _bold(decoys, "decoys" in missed),
+            row.method.name, row.method.claims, _bold(_recalled(row), "recall" in missed), _bold(nulls, "false" in missed), _bold(decoys, "decoys" in missed),
             BELIEVE[row.method.name],
         ))  # fmt: skip
     head = ("method", "what it claims", "recall", "false findings on nulls", "decoys believed",
@@ -126,7 +134,7 @@ def summary(tables: Mapping[str, Any]) -> str:
 Recall: share of the mechanism's cells that are found, on exact plants (how many networks). False findings: networks
 without a mechanism in which anything is called, after correction (95 % interval by Wilson). Decoys believed: called
 cells that hold a decoy. **Bold**: a target is missed. Targets: recall of at least {number(RECALL)} and no decoy for
-methods that claim use, false findings in at most {number(FALSE)} of the nulls for all.
+methods that claim use, false findings in at most {number(FALSE)} of {NULLS} nulls or more for all.
 
 {_missed(there)}
 """
@@ -137,7 +145,15 @@ def _missed(there: Sequence[Row]) -> str:
         f"- **{row.method.name}**, {what}: {_said(row, what)}. {WHY.get((row.method.name, what), 'Not explained.')}"
         for row in there
         for what in row.missed()
+        if what != "nulls"
     ]
+    few = [f"{row.method.name} ({row.nulls})" for row in there if "nulls" in row.missed()]
+    if few:
+        lines.append(
+            f"- False findings are measured on fewer than {NULLS} networks, too few for the target, for "
+            f"{', '.join(few)}. Their rate is open until "
+            '`python benchmarks/calibration.py nulls "nulls of causal checks"` has gone through.'
+        )
     return "\n".join(["Missed:", "", *lines]) if lines else "All targets are met."
 
 
@@ -147,6 +163,10 @@ def _said(row: Row, what: str) -> str:
         "decoys": f"{row.decoys} decoys believed",
         "false": f"something is called in {row.found} of {row.nulls} null networks",
     }[what]
+
+
+def _recalled(row: Row) -> str:
+    return f"{number(row.recall)} ({row.networks}{', in noise' if row.noisy else ''})" if row.networks else ""
 
 
 def _bold(text: str, bold: bool) -> str:

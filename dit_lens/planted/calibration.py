@@ -27,6 +27,7 @@ from dit_lens.progress import Progress, silent
 from dit_lens.runner.options import Running
 from dit_lens.runner.work import run
 from dit_lens.stats import share_interval
+from dit_lens.store import open_store
 from dit_lens.store.base import Store
 from dit_lens.wan.versions import versions
 
@@ -73,6 +74,7 @@ def calibrate(
     ranked: Sequence[str] = (),
     maps: Sequence[WholeMap] = (),
     folder: str | Path | Store | None = None,
+    kept: bool = False,
     progress: Progress = silent,
 ) -> Calibration:
     """Run methods on plants and on nulls.
@@ -88,13 +90,14 @@ def calibrate(
         ranked: Plants whose circuits are measured.
         maps: Whole maps.
         folder: Finished measurements are kept there.
+        kept: Measure nothing, and tabulate what the folder holds of this.
         progress: Called with the number of finished measurements.
 
     Returns:
         The tables.
 
     Raises:
-        MeasureError: For names that do not exist.
+        MeasureError: For names that do not exist, or ``kept`` without a folder.
         StoreError: For a folder of other versions.
     """
     some = chosen(methods)
@@ -132,6 +135,11 @@ def calibrate(
     for spec in maps:
         place = {"shape": spec.shape, "layers": spec.n_layers, "seed": spec.drawn}
         work.add("maps", place, _mapped(spec), spec)
+    if kept:
+        if folder is None:
+            raise MeasureError("kept=True tabulates what a folder holds: give folder=, or leave kept out")
+        there = open_store(folder, work.kind, work.identity()).keys()
+        work.items = {key: item for key, item in work.items.items() if key in there}
     run(work, Running(folder=folder, progress=progress))
     return Calibration(**{name: work.table(name) for name in Calibration.__dataclass_fields__})
 

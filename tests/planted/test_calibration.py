@@ -103,6 +103,10 @@ def test_nulls_are_asked_and_kept(tmp_path: Path) -> None:
     again = calibrate(**asked)
     assert not any("nulls" in what for what in told[5:]) and again.nulls.equals(first.nulls)
     assert first.false_rate()["n"].item() == 4
+    more = calibrate(**{**asked, "models": 3, "methods": ["patch", "ablate"], "kept": True})
+    assert more.nulls.equals(first.nulls)  # nothing is measured, and nothing else is there
+    with pytest.raises(MeasureError, match="give folder="):
+        calibrate(["patch"], [], kept=True)
     with pytest.raises(dl.StoreError, match="tasks"):
         calibrate(**{**asked, "tasks": 5})
 
