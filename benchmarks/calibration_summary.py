@@ -124,7 +124,8 @@ def summary(tables: Mapping[str, Any]) -> str:
         if row.method.claims == "presence":
             decoys = "claims no use"
         lines.append((
-            row.method.name, row.method.claims, _bold(_recalled(row), "recall" in missed), _bold(nulls, "false" in missed), _bold(decoys, "decoys" in missed),
+            row.method.name, row.method.claims, _bold(_recalled(row), "recall" in missed),
+            _bold(nulls, "false" in missed), _bold(decoys, "decoys" in missed),
             BELIEVE[row.method.name],
         ))  # fmt: skip
     head = ("method", "what it claims", "recall", "false findings on nulls", "decoys believed",
