@@ -94,7 +94,7 @@ def save(
         "width": size.cols * CELL,
         "num_frames": size.num_frames,
         "fps": FPS,
-        "steps": steps,
+        "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
         "max_sequence_length": MAX_LENGTH,
         "negative_prompt": "",

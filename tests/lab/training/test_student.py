@@ -90,7 +90,7 @@ def test_a_walk_resumes_and_the_student_opens_as_a_pipeline(taught):
     folder = train(TINY, taught, phases=("walks", "student", "save-student"), guidance=1.5, compiled=False)
     assert {p.name: p.stat().st_mtime_ns for p in (taught / "walks").iterdir()} == kept
     settings = json.loads((folder / "lab.json").read_text())
-    assert (settings["steps"], settings["guidance_scale"]) == (4, 1.0)
+    assert (settings["num_inference_steps"], settings["guidance_scale"]) == (4, 1.0)
     pipe = DiffusionPipeline.from_pretrained(folder)
     assert pipe.scheduler.config.solver_order == 1
     weight = "blocks.0.attn1.to_q.weight"
