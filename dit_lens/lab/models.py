@@ -65,7 +65,8 @@ class Model:
                 getattr(pipe, part).load_state_dict(load(content))
             except RuntimeError as error:
                 raise LoadError(
-                    f"{path} has tensors of other names or shapes than {part} of {self.folder.name!r}: check both out again"
+                    f"{path} has tensors of other names or shapes than {part} of {self.folder.name!r}: check both out "
+                    "again"
                 ) from error
         if self.scheduler:
             pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **self.scheduler})
