@@ -12,7 +12,7 @@ from dit_lens.address import ALL
 from dit_lens.experiments.attention_by_depth import attention_by_depth, knockouts, shift
 from dit_lens.experiments.energy_by_depth import SHIFT
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_NULL, SHARE, SMALLEST, Measured, Reading, Row, Untestable, text
+from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, Untestable, text
 from dit_lens.wan.lens import Lens
 
 WINDOW = 3  # layers of one causal window, a quarter of the lab model
@@ -98,8 +98,8 @@ def _cut(m: Measured) -> Reading | None:
         cuts["changed"].sel(layer="all", drop=True),
         "kind",
         ("cut", "random"),
-        f"Solved: without a cut {text(cuts['base_solved'])}; cut {text(solved.sel(kind='cut'))}; random "
-        f"{text(solved.sel(kind='random'))}.",
+        f"Solved: without a cut {text(cuts['base_solved'], SHARE)}; cut {text(solved.sel(kind='cut'), SHARE)}; "
+        f"random {text(solved.sel(kind='random'), SHARE)}.",
         {"edge": cuts["edge"].item()},
     )
 
@@ -116,7 +116,8 @@ def _cut_later(m: Measured) -> Reading | None:
         return None
     grown = changed.sel(layer=later).mean("layer") - changed.sel(layer=early).mean("layer")
     each = "; ".join(
-        f"{w}: {text(changed.sel(layer=w, kind='cut'))}, random {text(changed.sel(layer=w, kind='random'))}"
+        f"{w}: {text(changed.sel(layer=w, kind='cut'), SHARE)}, random "
+        f"{text(changed.sel(layer=w, kind='random'), SHARE)}"
         for w in windows
     )
     return Reading.along(
@@ -138,21 +139,21 @@ ROWS = (
         "attention/background",
         "Layers 0 to 9 of 40 attend to background and global structure.",
         "minus log2 enrichment of the foreground in self-attention, layers below depth .225",
-        "log2 ratio", MASKS, _background, ABOVE_NULL,
+        "log2 ratio", MASKS, _background,
         smallest=SMALLEST["log2"], nothing=0.0,
     ),
     Row(
         "attention/foreground",
         f"{_LATER}.",
         "log2 enrichment of the foreground in self-attention, layers from depth .225 on minus layers below",
-        "log2 ratio", MASKS, partial(_foreground, query="all"), ABOVE_NULL,
+        "log2 ratio", MASKS, partial(_foreground, query="all"),
         smallest=SMALLEST["log2"], nothing=0.0,
     ),
     Row(
         "attention/foreground-from-rest",
         f"{_LATER}, seen from the rest of the video.",
         "the same from tokens outside the foreground only",
-        "log2 ratio", MASKS, partial(_foreground, query="rest"), ABOVE_NULL,
+        "log2 ratio", MASKS, partial(_foreground, query="rest"),
         smallest=SMALLEST["log2"], nothing=0.0,
     ),
     *(
@@ -161,7 +162,7 @@ ROWS = (
             "From about layer 9 of 40 on, attention shifts to the things that the prompt names.",
             f"log2 enrichment of the goal that the prompt names over the other goal, {where}, layers from depth .225 "
             "on minus layers below",
-            "log2 ratio", MASKS, partial(_named, keys=keys, untestable=first), ABOVE_NULL,
+            "log2 ratio", MASKS, partial(_named, keys=keys, untestable=first),
             smallest=SMALLEST["log2"], nothing=0.0,
         )
         for where, keys, first in _PAIRS
@@ -170,14 +171,14 @@ ROWS = (
         "attention/cut",
         "Attention to the things that the prompt names carries the answer (our causal reading of Fig. 6a).",
         "answers changed by cutting {edge} at every layer and step",
-        "share of puzzles", ELSEWHERE, _cut, ABOVE_NULL,
+        "share of puzzles", ELSEWHERE, _cut,
         smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
     ),
     Row(
         "attention/cut-later",
         "That attention matters from about layer 9 of 40 on, more than before (our causal reading of Fig. 6a).",
         "answers changed by cutting {edge} in one window of {window} layers, later windows minus the first",
-        "share of puzzles", ELSEWHERE, _cut_later, ABOVE_NULL,
+        "share of puzzles", ELSEWHERE, _cut_later,
         smallest=SMALLEST["share"], bounds=(-1.0, 1.0),
     ),
 )  # fmt: skip
