@@ -7,12 +7,12 @@ from typing import Any
 
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.address import ALL
 from dit_lens.experiments.attention_by_depth import attention_by_depth, knockouts, shift
 from dit_lens.experiments.energy_by_depth import SHIFT
 from dit_lens.progress import Progress, silent
 from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, Untestable, text
+from dit_lens.tasks import batch, names
 from dit_lens.wan.lens import Lens
 
 WINDOW = 3  # layers of one causal window, a quarter of the lab model
@@ -33,11 +33,11 @@ def measured(lens: Lens, n: int = 12, seed: int = 0, progress: Progress = silent
         ``attention`` on tasks of all families; ``cuts`` of attention to the named goal of ``choose`` tasks, everywhere
         and in windows of three layers.
     """
-    names = puzzles.names()
+    families = names()
     found = attention_by_depth(
-        lens, puzzles.batch(names, n * len(names), seed), seed=seed, progress=progress, **arguments
+        lens, batch(families, n * len(families), seed), seed=seed, progress=progress, **arguments
     )
-    chosen = puzzles.batch("choose", n, seed)
+    chosen = batch("choose", n, seed)
     windows = {f"{a}-{a + WINDOW - 1}": range(a, a + WINDOW) for a in range(0, lens.n_layers - WINDOW + 1, WINDOW)}
     cuts = knockouts(
         lens, chosen, [("all", "goal")], {"all": ALL, **windows}, seed=seed, progress=progress, **arguments
@@ -69,7 +69,7 @@ def _named(m: Measured, keys: tuple[str, str], untestable: bool) -> Reading | Un
     if "attention" not in m:
         return None
     if "named" not in m["attention"]["key"].values:
-        why = "no puzzle with a named and an unnamed thing of one kind was measured"
+        why = "no task with a named and an unnamed thing of one kind was measured"
         return Untestable(why) if untestable else None
     pair = shift(m["attention"], keys[0]) - shift(m["attention"], keys[1])
     also = "" if "first" in keys[0] else "The agent comes to one of the two: that draws attention, too."
@@ -171,14 +171,14 @@ ROWS = (
         "attention/cut",
         "Attention to the things that the prompt names carries the answer (our causal reading of Fig. 6a).",
         "answers changed by cutting {edge} at every layer and step",
-        "share of puzzles", ELSEWHERE, _cut,
+        "share of tasks", ELSEWHERE, _cut,
         smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
     ),
     Row(
         "attention/cut-later",
         "That attention matters from about layer 9 of 40 on, more than before (our causal reading of Fig. 6a).",
         "answers changed by cutting {edge} in one window of {window} layers, later windows minus the first",
-        "share of puzzles", ELSEWHERE, _cut_later,
+        "share of tasks", ELSEWHERE, _cut_later,
         smallest=SMALLEST["share"], bounds=(-1.0, 1.0),
     ),
 )  # fmt: skip

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.experiments.energy_by_depth import HOOKS, SHIFT, energy
 from dit_lens.measures.energy import profile_stability
 from dit_lens.progress import Progress, silent
@@ -23,6 +22,7 @@ from dit_lens.replication.row import (
     Row,
     mean,
 )
+from dit_lens.tasks import batch, names
 from dit_lens.wan.lens import Lens
 
 WHAT = {"resid_post": "stream after the block", "update": "what the block adds"}
@@ -43,7 +43,7 @@ def measured(lens: Lens, n: int = 24, seed: int = 0, progress: Progress = silent
     Returns:
         ``energy`` on tasks of all families.
     """
-    tasks = puzzles.batch(puzzles.names(), n, seed)
+    tasks = batch(names(), n, seed)
     return {"energy": energy(lens, tasks, seed=seed, progress=progress, **arguments)}
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.experiments.readout_by_depth import WEIGHTS, layer_readout
 from dit_lens.measures.layer_lens import settles
 from dit_lens.progress import Progress, silent
 from dit_lens.replication.row import HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, Untestable, mean
+from dit_lens.tasks import batch, names
 from dit_lens.wan.lens import Lens
 
 
@@ -32,8 +32,8 @@ def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent
     """
     last = lens.plan(**arguments).n_steps - 1
     at = sorted({round(q * last) for q in (0, 0.15, 0.3, 0.5, 0.7, 0.85, 1)})
-    fit = puzzles.batch(puzzles.names(), n, seed, split="train")
-    tasks = puzzles.batch(puzzles.names(), n, seed)
+    fit = batch(names(), n, seed, split="train")
+    tasks = batch(names(), n, seed)
     return {"readout": layer_readout(lens, tasks, fit, steps=at, seed=seed, progress=progress, **arguments)}
 
 
