@@ -193,7 +193,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="400 draws, printed only")
     quick = parser.parse_args().quick
-    for name, table, draws in (("intervals", intervals, 4000), ("shares", shares, 0), ("verdicts", verdicts, 2000), ("cells", cells, 500)):
+    tables: dict[str, tuple[Callable[[int], str], int]] = {
+        "intervals": (intervals, 4000), "shares": (shares, 0), "verdicts": (verdicts, 2000), "cells": (cells, 500),
+    }  # fmt: skip
+    for name, (table, draws) in tables.items():
         began = time.time()
         text = table(draws // 10 if quick else draws)
         print(f"{name}: {time.time() - began:.0f} s", flush=True)

@@ -245,8 +245,8 @@ def _table(cells: xr.DataArray) -> xr.Dataset:
         "effect": ("change projected on source minus base", "0 = base, 1 = source"),
     }
     for metric in METRICS:
-        arms = (cells.sel(metric=metric, kind=kind, drop=True) for kind in KINDS)
-        summary = summarise(*arms, bounds=None if metric == "effect" else (0, 1))
+        own, null = (cells.sel(metric=metric, kind=kind, drop=True) for kind in KINDS)
+        summary = summarise(own, null, bounds=None if metric == "effect" else (0, 1))
         found |= {metric if part == "value" else f"{metric}_{part}": summary[part] for part in summary.data_vars}
         found[metric].attrs |= dict(zip(("long_name", "units"), texts[metric], strict=True))
     return xr.Dataset(found | {"raw": cells})

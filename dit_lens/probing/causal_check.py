@@ -61,7 +61,7 @@ MEASURES = {
     "cosine": ("final latents like the base's", "cosine"),
     "reached": ("the answer is the target's", "share"),
 }
-_BOUNDS = {"changed": (0.0, 1.0), "score": (-1.0, 1.0), "reached": (0.0, 1.0)}
+_BOUNDS = {"changed": (0.0, 1.0), "reached": (0.0, 1.0)}
 Erasers = Eraser | Mapping[Address, Eraser]
 
 
