@@ -191,7 +191,7 @@ def nulls(tables: Mapping[str, Any]) -> str:
             (method.name, method.claims, f"{int(one.sum())} of {int(rate['n'])}", number(rate["value"].item()),
              f"{number(rate['low'].item())} to {number(rate['high'].item())}", seen)
         )  # fmt: skip
-    head = ("method", "claims", "networks with any", "share", "95 % interval (Wilson)", "untrained, asked what it sees")
+    head = ("method", "claims", "networks with any", "share", "95 % interval (Blaker)", "untrained, asked what it sees")
     return f"""## Networks without a mechanism
 
 Random networks, and planted ones with the entries of every weight tensor shuffled, of three layers, on tasks whose

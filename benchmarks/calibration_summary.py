@@ -133,7 +133,7 @@ def summary(tables: Mapping[str, Any]) -> str:
     return f"""{table(head, lines, left=(0, 1, 5))}
 
 Recall: share of the mechanism's cells that are found, on exact plants (how many networks). False findings: networks
-without a mechanism in which anything is called, after correction (95 % interval by Wilson). Decoys believed: called
+without a mechanism in which anything is called, after correction (95 % interval by Blaker). Decoys believed: called
 cells that hold a decoy. **Bold**: a target is missed. Targets: recall of at least {number(RECALL)} and no decoy for
 methods that claim use, false findings in at most {number(FALSE)} of {NULLS} nulls or more for all.
 

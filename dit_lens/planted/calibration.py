@@ -57,7 +57,7 @@ class Calibration:
     maps: xr.Dataset
 
     def false_rate(self) -> xr.Dataset:
-        """Share of networks without a mechanism in which a method finds anything, with Wilson's interval."""
+        """Share of networks without a mechanism in which a method finds anything, with its interval (Blaker)."""
         found = self.nulls["found"].stack(network=("kind", "model"))
         return share_interval(found.reset_index("network", drop=True), "network")
 
