@@ -189,7 +189,7 @@ def nulls(tables: Mapping[str, Any]) -> str:
             seen = f"{int(some.sum())} of {int(some.notnull().sum())}"
         rows.append(
             (method.name, method.claims, f"{int(one.sum())} of {int(rate['n'])}", number(rate["value"].item()),
-             f"{number(rate['low'].item())} to {number(rate['high'].item())}", seen)
+             f"{number(rate['low'].item())} to {number(rate['high'].item())}" if rate["low"].notnull() else "", seen)
         )  # fmt: skip
     head = ("method", "claims", "networks with any", "share", "95 % interval (Blaker)", "untrained, asked what it sees")
     return f"""## Networks without a mechanism

@@ -87,12 +87,13 @@ def null_findings(tables: Mapping[str, Any]) -> xr.DataArray | None:
 
 
 def rows(tables: Mapping[str, Any]) -> list[Row]:
-    """One row for each method that was measured on plants."""
+    """One row for each method; numbers that were not measured are NaN, or counts of 0."""
     plants, nulls = tables["plants"]["plants"], null_findings(tables)
     found = []
     for method in METHODS:
         if method.name not in plants["approach"].values:
-            continue
+            plants = xr.concat([plants, plants.isel(approach=[0]).where(False).assign_coords(approach=[method.name])],
+                               "approach")  # fmt: skip
         exact = over(plants, method.name, suite.EXACT)
         noisy = not bool(exact["recall"].notnull().any())  # a method that needs layers which are not silent
         if noisy:
@@ -119,7 +120,8 @@ def summary(tables: Mapping[str, Any]) -> str:
     lines = []
     for row in there:
         missed = row.missed()
-        nulls = f"{row.found} of {row.nulls} ({number(row.low)} to {number(row.high)})" if row.nulls else ""
+        ends = f" ({number(row.low)} to {number(row.high)})" if row.low == row.low else ""  # none below n = 5
+        nulls = f"{row.found} of {row.nulls}{ends}" if row.nulls else ""
         decoys = f"{row.decoys} ({row.decoyed} networks)" if row.decoyed else ""
         if row.method.claims == "presence":
             decoys = "claims no use"

@@ -18,6 +18,8 @@ KEPT = json.loads((HOUSE / "docs" / "calibration.json").read_text(encoding="utf-
 PAGE = (HOUSE / "docs" / "calibration.md").read_text(encoding="utf-8")
 #: Targets that are missed, each explained on the page. All others are held.
 MISSED = {("causal check, normal", "recall"), ("layer lens, cosine", "false")}
+#: Methods that have not been tried on forty null networks yet, which the page says; empty once they have.
+FEW = {method.name for method in METHODS}
 
 
 @pytest.fixture
@@ -59,22 +61,24 @@ def test_targets_hold_but_for_those_that_the_page_names(made: Any) -> None:
     found = rows(made)
     assert set(found) == {method.name for method in METHODS}
     missed = {(name, what) for name, row in found.items() for what in row.missed()}
-    assert missed == MISSED
-    for name, what in missed:
+    assert missed == MISSED | {(name, "nulls") for name in FEW}
+    for name, what in MISSED:
         why = made("calibration_summary").WHY[name, what]
         assert f"- **{name}**, {what}: " in PAGE and why in PAGE
     assert not any("decoys" in row.missed() for row in found.values())
-    assert all(row.nulls >= 40 for row in found.values()), {name: row.nulls for name, row in found.items()}
+    assert {name for name, row in found.items() if row.nulls < 40} == FEW
+    assert all(f"{name} ({found[name].nulls})" in PAGE for name in FEW)
 
 
 def test_a_missed_target_is_not_passed_over(made: Any) -> None:
     """Known numbers: one network in ten is too many, and so are a recall of .9 and one decoy of a method of use."""
     summary = made("calibration_summary")
     use, presence = (next(m for m in METHODS if m.claims == claim) for claim in ("use", "presence"))
-    good = {"networks": 4, "recall": 1.0, "found": 1, "nulls": 40, "low": 0.0, "high": 0.1, "decoys": 0, "decoyed": 2}
+    good = {"networks": 4, "recall": 1.0, "found": 2, "nulls": 40, "low": 0.0, "high": 0.1, "decoys": 0, "decoyed": 2}
     assert summary.Row(use, **good).missed() == ()
-    bad = {**good, "found": 4, "recall": 0.9, "decoys": 1}
-    assert summary.Row(use, **bad).missed() == ("recall", "decoys", "false")
+    bad = {**good, "found": 3, "nulls": 39, "recall": 0.9, "decoys": 1}
+    assert summary.Row(use, **bad).missed() == ("recall", "decoys", "false", "nulls")
+    assert summary.Row(use, **{**good, "recall": float("nan")}).missed() == ("recall",)
     assert summary.Row(presence, **{**good, "recall": 0.9, "decoys": 1}).missed() == ()
 
 
