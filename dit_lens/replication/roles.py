@@ -127,7 +127,7 @@ ROWS = (
             "supported when the best cut beats that of shuffled layers in every expert, p below .05 over all",
             lambda a, b: False,  # decided by the cuts' own test
         ),
-        smallest=SMALLEST["share"],
+        smallest=SMALLEST["variance"],
     ),
     Row(
         "roles/order",
