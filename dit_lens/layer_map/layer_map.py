@@ -220,9 +220,14 @@ def _by_cell(clips: xr.DataArray) -> dict[tuple[int, int], dict[str, np.ndarray]
 
 def _effect(cell: xr.Dataset) -> str:
     value, low, high, null = (float(cell[k]) for k in ("value", "low", "high", "null"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}], placebo {null:.2f}, n = {int(cell['n'])} (0 = base, 1 = source)"
+    return f"{value:.2f}{_ends(low, high)}, placebo {null:.2f}, n = {int(cell['n'])} (0 = base, 1 = source)"
 
 
 def _number(cell: xr.Dataset, name: str) -> str:
     value, low, high, null = (float(cell[f"{name}{end}"]) for end in ("", "_low", "_high", "_null"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}], control {null:.2f}, n = {int(cell[f'{name}_n'])}"
+    return f"{value:.2f}{_ends(low, high)}, control {null:.2f}, n = {int(cell[f'{name}_n'])}"
+
+
+def _ends(low: float, high: float) -> str:
+    """`` [low, high]``; nothing below five tasks, which give no interval."""
+    return f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else ""
