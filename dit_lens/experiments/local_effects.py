@@ -39,7 +39,8 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
         steps: Steps to patch, each by itself.
 
     Returns:
-        (step, layer, kind) with kinds ``"effect"`` and ``"placebo"``: 0 is the base, 1 the source.
+        (step, layer, kind) with kinds ``"effect"`` and ``"placebo"``: 0 is the base, 1 the source. One pair of runs has
+        no interval and no p: over tasks, :class:`dit_lens.runner.Sweep` gives both.
 
     Raises:
         MeasureError: The runs cannot be compared, or source and base agree at a step.
