@@ -16,23 +16,24 @@ mixture of answers that all fill the place is then found exactly.)
   ``fewest`` a lower one: the smallest set of alive answers that together make every mark that alive answers make.
 - The null is wrong answers (``task.decoys``) under the same criterion.
 
-**Multi-path or superposition.** For two alive answers let p be the mean contrast of the marks that the first makes
-and the second does not, p' the reverse; the pair taken is the one with the largest smaller side. In any *mixture*
-sum_a w_a V_a, with w >= 0 and sum w = 1, a third answer that agrees with the first in one respect does not agree with
-the second in the same, so
+**Multi-path or superposition.** Do the answers that are alive stand at *separate places*, as routes do, or on top of
+each other, as shapes and colours of one object do? Of two answers take the places where they differ, and among these
+the ones that each marks: their *overlap* is the share of places marked by both, of the fewer places that one of them
+marks. ``same_place`` is its mean over all pairs that are alive, weighted by the contrast of the pair's weaker side. Below
+a half the kind is ``multi-path``, from there on ``superposition``. With fewer than two alive it is ``one`` or ``none``;
+a mixture of more than 1 / ``seen`` answers is ``none`` too, and ``blur``, the effective number of values at a place
+where right answers differ, tells it from an empty clip (1: every place is sharp). ``undecided``: answers that do not
+exclude each other, so that one clip can give both.
 
-    p + p'  <=  1        ("bound": computed for the pair; 1 where answers exclude each other)
-
-while two answers drawn *side by side*, each at full contrast, have p + p' = 2. The criterion is the middle: from
-(bound + 2) / 2 on, ``multi-path``: more is shown than a mixture can hold; below, ``superposition``: the answers share
-one unit of contrast. With fewer than two alive: ``one`` or ``none``; a mixture of more than 1 / ``seen`` answers is
-``none`` too, and ``blur``, the effective number of values at a place where right answers differ, tells it from an empty
-clip (1: every place is sharp, in one answer as in several side by side). ``same_place`` tells the other sense of "side
-by side": the share of the pair's rival marks that lie at one place (1: they blur into each other; 0: each has places
-of its own).
+**A mixture, or more.** Where two answers stand is no evidence that more is shown than an average. For the pair with
+the largest smaller side let p be the mean contrast of the marks that the first makes and the second does not, p' the
+reverse. In any *mixture* sum_a w_a V_a, with w >= 0 and sum w = 1, p + p' <= 1 (``bound``: computed for the pair; 1
+where answers exclude each other), while two answers that are each drawn at full contrast have p + p' = 2
+(``together``).
 
 When not to use: on the number itself as "paths explored". x0_hat of an ideal denoiser is a posterior mean, hence a
-mixture; where decoding is linear, ``multi-path`` is then impossible, and a count above one says what is *undecided*.
+mixture, and shows several answers at separate places as well: compare with
+:func:`dit_lens.measures.ideal_denoiser`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ from dit_lens.measures.commitment import clips_of
 from dit_lens.wan.run import Run
 
 SEEN = 0.25
+#: Overlap of places from which answers are one on top of the other.
+OVERLAP = 0.5
 KINDS = ("none", "one", "superposition", "multi-path", "undecided")
 
 
@@ -68,6 +71,7 @@ class Reading:
         second: p' of that pair.
         together: Their sum, to be compared with ``bound``.
         bound: The largest sum that a mixture can have.
+        same_place: Overlap of the places of answers that are alive, 0 to 1.
         blur: Effective number of values at a place, 1 / sum_i q_i^2 with q_0, averaged.
     """
 
@@ -125,12 +129,15 @@ class _Place:
 class Pool:
     """Answers, which marks each makes, and how to read a clip for them. Make one with :func:`pool`.
 
-    ``makes``: bool (answers, K), who makes which mark. ``deciding``: bool (K,), not made by all right answers.
+    ``makes``: bool (answers, K), who makes which mark. ``deciding``: bool (K,), not made by all right answers. ``right``:
+    bool (K,), made by a right answer. ``contested``: bool (K,), not made by every answer, right or wrong.
     """
 
     answers: tuple[Hashable, ...]
     makes: np.ndarray = field(repr=False)
     deciding: np.ndarray = field(repr=False)
+    right: np.ndarray = field(repr=False)
+    contested: np.ndarray = field(repr=False)
     places: tuple[_Place, ...] = field(repr=False)
     frames: tuple[int, ...]
     patch: tuple[int, int]
@@ -183,6 +190,18 @@ class Pool:
             self.answers[best], float(q[self.makes[best]].min()), *numbers,
         )  # fmt: skip
 
+    def support(self, q: np.ndarray) -> float:
+        """The share of what is shown that right answers show.
+
+        Args:
+            q: The contrast of each mark, (K,).
+
+        Returns:
+            0 to 1; NaN where nothing is shown.
+        """
+        shown = q * self.contested
+        return float(shown[self.right].sum() / shown.sum()) if shown.sum() > 0 else np.nan
+
     def _blur(self, q: np.ndarray) -> float:
         """Mean over contested places of 1 / (q_0^2 + sum_i q_i^2)."""
         each = []
@@ -192,12 +211,14 @@ class Pool:
         return float(np.mean(each))
 
     def _pair(self, q: np.ndarray, alive: np.ndarray) -> tuple[Any, ...]:
-        """(kind, first, second, together, bound, same_place) of the pair whose weaker side is strongest."""
+        """(kind, first, second, together, bound, same_place); the numbers are of the pair whose weaker side is
+        strongest."""
         own = self.makes
         some = own[alive].astype(float)
-        total, count = some @ q, some.sum(1)
+        total, same = some @ q, some @ some.T  # same: marks that both make
+        apart = some.sum(1)[:, None] - same  # marks of the first that the second does not make
         with np.errstate(invalid="ignore", divide="ignore"):  # one that only repeats another's marks gives 0 / 0
-            side = (total[:, None] - (some * q) @ some.T) / (count[:, None] - some @ some.T)
+            side = (total[:, None] - (some * q) @ some.T) / apart
         weaker = np.nan_to_num(np.minimum(side, side.T), nan=-1.0)
         np.fill_diagonal(weaker, -1.0)
         i, j = np.unravel_index(weaker.argmax(), weaker.shape)
@@ -208,10 +229,12 @@ class Pool:
         first, second = sorted((float(side[i, j]), float(side[j, i])), reverse=True)
         # The most that one answer, and so any mixture of answers, can show of both at once.
         bound = float((own[:, mine].mean(1) + own[:, theirs].mean(1)).max())
-        together = first + second
-        kind = "multi-path" if together >= (bound + 2) / 2 else "superposition"
-        same = float(np.isin(self.place[mine], self.place[theirs]).mean())
-        return "undecided" if bound > 1.99 else kind, first, second, together, bound, same
+        marked = some @ (self.place[:, None] == np.unique(self.place))  # (alive, places): an answer marks a place once
+        overlap = (marked @ marked.T - same) / np.maximum(np.minimum(apart, apart.T), 1)
+        weight = np.clip(weaker, 0, None)
+        same_place = float((weight * overlap).sum() / weight.sum())
+        kind = "undecided" if bound > 1.99 else "multi-path" if same_place < OVERLAP else "superposition"
+        return kind, first, second, first + second, bound, same_place
 
 
 def pool(
@@ -272,7 +295,10 @@ def pool(
         )
     keep = [i for i, ok in enumerate(told) if ok and (i >= len(right) or not decoys)]
     kept = tuple(listed[i] for i in keep)
-    return Pool(kept, made[keep], np.asarray(deciding), tuple(places), tuple(frames), patch, shape)
+    by_right = made[: len(right)].any(0) if decoys else np.ones(made.shape[1], bool)
+    return Pool(
+        kept, made[keep], np.asarray(deciding), by_right, ~made.all(0), tuple(places), tuple(frames), patch, shape
+    )
 
 
 def candidates(
@@ -300,7 +326,9 @@ def candidates(
 
     Returns:
         Variables over ``step``. ``alive``, ``fewest``: upper and lower count of right answers. ``share``: alive / right
-        answers; ``null``: alive / decoys, NaN where the task has none; ``wrong``: their count. ``strongest``: the
+        answers; ``null``: alive / decoys, NaN where the task has none; ``wrong``: their count. ``support``: the share of
+        the contrast of all marks, of right and wrong answers, that right answers make; NaN without decoys.
+        ``strongest``: the
         answer that is shown best, as its position in ``task.solutions``; ``strength``: the contrast of its weakest
         mark. ``kind``: one of :data:`KINDS`; ``first``, ``second``, ``together``, ``bound``, ``blur``, ``same_place``:
         see the module docstring. ``attrs`` hold ``solutions`` and ``decoys``, how many there were.
@@ -316,25 +344,28 @@ def candidates(
     wrong = task.decoys(wanted) if wanted and hasattr(task, "decoys") else ()
     null = pool(task, wrong, frames=frames, patch=patch, decoys=True) if wrong else None
     n, n_wrong = len(right.answers), 0 if null is None else len(null.answers)
-    found, noise = [], []
+    found, noise, support = [], [], []
     for clip in clips:
         found.append(right.read(clip, seen))
-        noise.append(len(null.read(clip, seen).alive) if null and n_wrong else np.nan)
+        other = null.read(clip, seen) if null and n_wrong else None
+        noise.append(np.nan if other is None else len(other.alive))
+        support.append(np.nan if null is None or other is None else null.support(other.contrast))
     columns: dict[str, tuple[Any, str, str]] = {
         "alive": ([len(r.alive) for r in found], "right answers visible, at most", "answers"),
         "fewest": ([r.fewest for r in found], "right answers visible, at least", "answers"),
         "share": ([len(r.alive) / n for r in found], "right answers visible", "share"),
         "null": (np.array(noise) / max(n_wrong, 1), "wrong answers visible", "share"),
         "wrong": (noise, "wrong answers visible", "answers"),
+        "support": (support, "shown by right answers", "share of what is shown"),
         "strongest": ([right.answers.index(r.strongest) for r in found], "strongest answer", "place in task.solutions"),
         "strength": ([r.strength for r in found], "weakest mark of the strongest answer", "contrast"),
         "kind": ([r.kind for r in found], "how they are shown", ""),
         "first": ([r.first for r in found], "contrast of the pair's stronger answer", "1 = drawn in full"),
         "second": ([r.second for r in found], "contrast of the pair's weaker answer", "1 = drawn in full"),
-        "together": ([r.together for r in found], "contrast of the pair, summed", "1 = shared, 2 = side by side"),
+        "together": ([r.together for r in found], "contrast of the pair, summed", "1 = shared, 2 = each in full"),
         "bound": ([r.bound for r in found], "most that a mixture shows of the pair", "contrast"),
         "blur": ([r.blur for r in found], "values at a contested place", "effective number, 1 = sharp"),
-        "same_place": ([r.same_place for r in found], "rival marks at one place", "share"),
+        "same_place": ([r.same_place for r in found], "overlap of the places of rival answers", "share"),
     }
     return xr.Dataset(
         {key: ("step", np.array(v), {"long_name": name, "units": unit}) for key, (v, name, unit) in columns.items()},

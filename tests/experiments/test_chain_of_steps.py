@@ -11,9 +11,12 @@ import xarray as xr
 
 from dit_lens import tasks
 from dit_lens.errors import MeasureError
-from dit_lens.experiments.chain_of_steps import chain_of_steps, over_puzzles
+from dit_lens.experiments.chain_of_steps import chain_of_steps
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
+from dit_lens.measures.excess import excess
+from dit_lens.measures.ideal_denoiser import ideal_denoiser
+from dit_lens.runner import noise_seed
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 
@@ -41,7 +44,9 @@ def found(lens: Lens, mazes: list[tasks.Task]) -> xr.Dataset:
 @pytest.fixture(scope="module")
 def runs(lens: Lens, mazes: list[tasks.Task]) -> dict[tuple[int, int], Any]:
     return {
-        (p, s): lens.generate(task, seed=s, num_inference_steps=STEPS) for p, task in enumerate(mazes) for s in SEEDS
+        (p, s): lens.generate(task, seed=noise_seed(s, task, p), num_inference_steps=STEPS)
+        for p, task in enumerate(mazes)
+        for s in SEEDS
     }
 
 
@@ -77,33 +82,42 @@ def test_candidates_are_those_of_the_runs(found: xr.Dataset, runs: dict[Any, Any
     assert found.solutions.dims == ("task",)
 
 
+def test_the_ideal_denoiser_is_read_at_the_states_of_the_same_run(
+    lens: Lens, found: xr.Dataset, runs: dict[Any, Any], mazes: list[tasks.Task]
+) -> None:
+    for p, task in enumerate(mazes):
+        ideal = ideal_denoiser(task, lens)
+        wrong = task.decoys(len(task.solutions))
+        run, here = runs[p, 5], found.isel(task=p).sel(seed=5)
+        alone = excess(run, ideal, ideal_denoiser(task, lens, answers=(*task.solutions, *wrong)))
+        for name in alone.data_vars:
+            mine = here[name].sel(answer=alone.answer) if "answer" in alone[name].dims else here[name]
+            np.testing.assert_array_equal(mine, alone[name], err_msg=str(name))
+        curves = commitment(run, {"other seed": runs[p, 0], "other task": runs[1 - p, 5]}, film=ideal.film(run))
+        np.testing.assert_array_equal(here["ideal_motion"], curves["motion"])
+    weight = found["ideal_weight"]
+    assert weight.dims == ("task", "seed", "step", "answer")
+    assert np.isnan(weight[0, :, :, 2]).all() and np.isfinite(weight[1]).all()  # two answers, three answers
+
+
+def test_no_two_tasks_share_their_noise(found: xr.Dataset, runs: dict[Any, Any]) -> None:
+    assert len(set(found["noise_seed"].values.ravel().tolist())) == 4
+    starts = [run.latents[0].flatten() for run in runs.values()]
+    for i, one in enumerate(starts):
+        for other in starts[:i]:
+            assert abs(float(one @ other) / one.numel()) < 0.06  # sd .01
+
+
 def test_the_dims_are_named(found: xr.Dataset) -> None:
     assert found.motion.dims == ("task", "seed", "reference", "step")
-    assert found.sizes == {"task": 2, "seed": 2, "reference": 3, "step": STEPS, "region": found.sizes["region"]}
+    assert found.sizes == {
+        "task": 2, "seed": 2, "reference": 3, "step": STEPS, "region": found.sizes["region"], "answer": 3,
+    }  # fmt: skip
     assert list(found.task.values) == ["maze 1", "maze 2"]
     assert list(found.seed) == list(SEEDS)
     assert list(found.expert.values)[-1] == "low"
     assert found.attrs["n_steps"] == STEPS
     assert found["motion"].attrs == {"long_name": "motion like the end's", "units": "cosine"}  # for the figures' axes
-
-
-def test_seeds_are_averaged_and_puzzles_resampled(found: xr.Dataset) -> None:
-    summary = over_puzzles(found["motion"])
-    assert (summary["n"] == 2).all()
-    np.testing.assert_allclose(summary["value"], found["motion"].mean(("seed", "task")))
-    assert (summary["low"] <= summary["value"] + 1e-6).all()
-    assert "seed" not in summary.dims
-
-
-def test_the_interval_of_a_commit_step_is_over_puzzles() -> None:
-    """Two seeds that differ by as much in every puzzle leave no interval; puzzles that differ do."""
-    same = xr.DataArray([[1.0, 5.0]] * 4, dims=("task", "seed"))
-    told = over_puzzles(same)
-    assert [float(told[k]) for k in ("value", "low", "high", "n")] == [3, 3, 3, 4]
-    apart = xr.DataArray([[1.0, 1.0], [3.0, 3.0], [np.nan, 8.0], [np.nan, np.nan]], dims=("task", "seed"))
-    told = over_puzzles(apart)
-    assert float(told["value"]) == 4 and int(told["n"]) == 3  # one that never commits is left out
-    assert 1 <= float(told["low"]) < 3 and 4 < float(told["high"]) <= 8
 
 
 def test_tasks_without_answers_get_curves_only(lens: Lens) -> None:
@@ -114,7 +128,7 @@ def test_tasks_without_answers_get_curves_only(lens: Lens) -> None:
             self.image = tasks.load("maze", seed).image
 
     found = chain_of_steps(lens, [Bare(1), Bare(2)], (0,), sampling={"num_inference_steps": 2})
-    assert "kind" not in found and "solved" not in found
+    assert "kind" not in found and "solved" not in found and "ideal_motion" not in found
     assert list(found.reference.values) == ["final", "other task"]
     assert np.isfinite(found.motion).all()
 
