@@ -57,7 +57,7 @@ def excess(
         Over ``step``: every variable of ``candidates`` for the ideal denoiser with the prefix ``ideal_``; ``apart``,
         total variation between network and ideal at contested places, 0 to 1; ``agree``, whether the network shows the
         ideal's best answer best, NaN with one answer; ``blind_support``, NaN without ``blind``. ``ideal_weight`` (step,
-        answer): the posterior.
+        candidate): the posterior.
 
     Raises:
         MeasureError: Denoisers of another task, and as ``candidates`` says.

@@ -11,7 +11,7 @@ network's x0_hat shows: *several candidates early, one late* needs no reasoning 
 a network has to compute is which answers are right (the support); the weights among them follow from the state.
 
     ideal = ideal_denoiser(task, lens)
-    ideal.weights(run)                                   # (step, answer)
+    ideal.weights(run)                                   # (step, candidate)
     candidates(run, film=ideal.film(run))                # read as the network's x0_hat is
 
 The states are those of the recorded run, so that network and ideal are compared at the same x and sigma. In
@@ -114,7 +114,7 @@ class IdealDenoiser:
             steps: All by default.
 
         Returns:
-            (step, answer), each step summing to 1; ``answer`` counts along :attr:`answers`.
+            (step, candidate), each step summing to 1; ``candidate`` counts along :attr:`answers`.
 
         Raises:
             MeasureError: As :meth:`posterior` says.
@@ -124,8 +124,12 @@ class IdealDenoiser:
         found = [self.posterior(run.latents[s], run.sigmas[s], None if mask is None else mask[0]) for s in chosen]
         return xr.DataArray(
             np.array(found),
-            dims=("step", "answer"),
-            coords={"step": chosen, "answer": range(len(self.answers)), "sigma": ("step", [run.sigmas[s] for s in chosen])},
+            dims=("step", "candidate"),
+            coords={
+                "step": chosen,
+                "candidate": range(len(self.answers)),
+                "sigma": ("step", [run.sigmas[s] for s in chosen]),
+            },
             name="weight",
             attrs={"long_name": "ideal denoiser's weight of the answer", "units": "share"},
         )

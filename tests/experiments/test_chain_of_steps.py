@@ -91,12 +91,12 @@ def test_the_ideal_denoiser_is_read_at_the_states_of_the_same_run(
         run, here = runs[p, 5], found.isel(task=p).sel(seed=5)
         alone = excess(run, ideal, ideal_denoiser(task, lens, answers=(*task.solutions, *wrong)))
         for name in alone.data_vars:
-            mine = here[name].sel(answer=alone.answer) if "answer" in alone[name].dims else here[name]
+            mine = here[name].sel(candidate=alone.candidate) if "candidate" in alone[name].dims else here[name]
             np.testing.assert_array_equal(mine, alone[name], err_msg=str(name))
         curves = commitment(run, {"other seed": runs[p, 0], "other task": runs[1 - p, 5]}, film=ideal.film(run))
         np.testing.assert_array_equal(here["ideal_motion"], curves["motion"])
     weight = found["ideal_weight"]
-    assert weight.dims == ("task", "seed", "step", "answer")
+    assert weight.dims == ("task", "seed", "step", "candidate")
     assert np.isnan(weight[0, :, :, 2]).all() and np.isfinite(weight[1]).all()  # two answers, three answers
 
 
@@ -111,7 +111,7 @@ def test_no_two_tasks_share_their_noise(found: xr.Dataset, runs: dict[Any, Any])
 def test_the_dims_are_named(found: xr.Dataset) -> None:
     assert found.motion.dims == ("task", "seed", "reference", "step")
     assert found.sizes == {
-        "task": 2, "seed": 2, "reference": 3, "step": STEPS, "region": found.sizes["region"], "answer": 3,
+        "task": 2, "seed": 2, "reference": 3, "step": STEPS, "region": found.sizes["region"], "candidate": 3,
     }  # fmt: skip
     assert list(found.task.values) == ["maze 1", "maze 2"]
     assert list(found.seed) == list(SEEDS)

@@ -58,7 +58,7 @@ def test_an_ideal_network_has_no_excess(run: Run, denoisers: tuple[IdealDenoiser
     np.testing.assert_array_equal(found["agree"], 1)
     np.testing.assert_allclose(found["ideal_support"], 1, atol=1e-3)
     assert (found["ideal_wrong"] == 0).all()
-    assert found["ideal_weight"].sizes == {"step": STEPS, "answer": 2}
+    assert found["ideal_weight"].sizes == {"step": STEPS, "candidate": 2}
 
 
 def test_a_denoiser_that_does_not_know_the_task_shows_wrong_answers_at_first(

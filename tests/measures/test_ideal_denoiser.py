@@ -118,8 +118,8 @@ def test_answers_survive_the_codec_and_the_run_ends_in_the_likeliest(lens: Lens,
     for answer, latents in zip(ideal.answers, ideal.latents, strict=True):
         np.testing.assert_allclose(run.decode(latents), run.task.render(answer) / 255, atol=1e-4)
     weights = ideal.weights(run)
-    assert weights.dims == ("step", "answer") and weights.sizes == {"step": 6, "answer": len(run.task.solutions)}
-    np.testing.assert_allclose(weights.sum("answer"), 1)
+    assert weights.dims == ("step", "candidate") and weights.sizes == {"step": 6, "candidate": len(run.task.solutions)}
+    np.testing.assert_allclose(weights.sum("candidate"), 1)
     assert abs(weights[0] - 0.5).max() < 0.01, "sigma is nearly 1"
     last = ideal.answers[int(weights.values[-1].argmax())]
     assert weights[-1].max() > 0.99 and last == run.task.answer(run.video)
