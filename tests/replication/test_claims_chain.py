@@ -13,14 +13,14 @@ from dit_lens.replication import judge
 from dit_lens.replication.table import rows_of
 from dit_lens.stats.verdict import PLACEBO_TOO, Verdict
 
-N, STEPS = 24, 20
+N, STEPS = 120, 20  # many, as shares of 0 and 1 among few tasks exclude little
 SHAPE = (N, 2, STEPS)
 ALONG = ("task", "seed", "reference", "step")
 YES, NO = "supported", "contradicted"
 
 
 def made(**numbers: Any) -> xr.Dataset:
-    """A chain of 24 puzzles, the last 8 with one right answer. Network and ideal alike unless numbers are given: the
+    """A chain of 120 puzzles, the last 40 with one right answer. Network and ideal alike unless numbers are given: the
     motion of the scene, the first answer from the start, one candidate and never a wrong one."""
     own = np.zeros((N, 2, 3, STEPS))
     own[:, :, 0] = 1
@@ -33,7 +33,7 @@ def made(**numbers: Any) -> xr.Dataset:
     }  # fmt: skip
     both = ("motion", "leads", "fewest", "share", "kind", "together", "bound")
     values = plain | {f"ideal_{name}": plain[name] for name in both} | numbers
-    solutions = np.where(np.arange(N) < 16, 3, 1)
+    solutions = np.where(np.arange(N) < 80, 3, 1)
     dims = {name: ALONG for name in values if name.endswith(("motion", "leads"))}
     return xr.Dataset(
         {name: (dims.get(name, ("task", "seed", "step")), value) for name, value in values.items()}
@@ -137,6 +137,6 @@ def test_an_answer_that_is_missing_at_first_unfolds() -> None:
 
 def test_claims_need_both_kinds_of_puzzle() -> None:
     data = made()
-    for some in (slice(0, 10), slice(16, 24)):
+    for some in (slice(0, 10), slice(80, 90)):
         with pytest.raises(MeasureError, match="raise n"):
             outcomes(data.isel(task=some))
