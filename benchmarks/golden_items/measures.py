@@ -109,7 +109,7 @@ def statistics(lens: Any) -> Numbers:
     return flat({
         "summary": m.summarise(values), "beside": m.beside(values, null), "few": m.summarise(values, "step", 50, 3),
         "share": m.share((null > 0).astype(float)), "wilson": [m.wilson(3, 7), m.wilson(0, 5)],
-        "peak": dl.experiments.peak(curve, 5), "over_puzzles": dl.experiments.over_puzzles(seeds),
+        "peak": dl.experiments.peak(curve, 5), "over_puzzles": m.summarise(seeds.mean("seed")),
         "corrections": m.corrections(states, resamples=50),
     })  # fmt: skip
 

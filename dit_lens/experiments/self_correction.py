@@ -14,12 +14,12 @@ nulls: ``fade-in``, the finished video faded in over the still first frame, in w
 tasks whose motion is determined (one solution). x0_hat averages the motions that are still possible, so a lag that
 exists only where several are possible is uncertainty about the way, not an order of seeing and moving.
 
-*Self-correction* is :func:`dit_lens.measures.answers_over_steps.after_errors` of the verdicts: it is asked where an error
-occurs, and blends of several answers are errors of their own kind (``blend``), because the ideal denoiser at the same
-states (``ideal_verdict``, ``ideal_blend``) shows them as well and ends right without correcting anything.
+*Self-correction* is :func:`dit_lens.measures.answers_over_steps.after_errors` of the verdicts: it is asked where an
+error occurs, and blends of several answers are errors of their own kind (``blend``), because the ideal denoiser at the
+same states (``ideal_verdict``, ``ideal_blend``) shows them as well and ends right without correcting anything.
 ``plant_mistakes`` asks for self-correction where the film shows no mistakes: a generation begins under another
-instruction (the twin of the same picture) and continues under its own from step k (``planted``), beside the same without
-the change (``kept``) and the task's own instruction throughout (``own``).
+instruction (the twin of the same picture) and continues under its own from step k (``planted``), beside the same
+without the change (``kept``) and the task's own instruction throughout (``own``).
 
 When not to use: ``identified`` as the time when the model *knows*. It measures the pixels of x0_hat; a probe may read
 the same earlier.
@@ -175,8 +175,8 @@ def plant_mistakes(
 
     Returns:
         ``outcome`` (kind, task, step, ending): is the final answer right for the task (``own``), for the twin, or
-        neither? A blend of answers is neither. Kinds are ``planted``, ``kept`` and ``own`` (the module docstring). ``shows`` (task, step): whether
-        x0_hat of step k - 1 already gave the twin's answer.
+        neither? A blend of answers is neither. Kinds are ``planted``, ``kept`` and ``own`` (the module docstring).
+        ``shows`` (task, step): whether x0_hat of step k - 1 already gave the twin's answer.
 
     Raises:
         MeasureError: A twin with another picture, or a step with nothing before or after it.

@@ -5,7 +5,7 @@ Each file holds one idea and explains it in its module docstring; the public fun
 
 from __future__ import annotations
 
-from dit_lens.measures.answers_over_steps import corrections, verdicts
+from dit_lens.measures.answers_over_steps import after_errors, corrections, read_answers, verdicts
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.cka import debiased_cka, dissimilarity, linear_cka
 from dit_lens.measures.commitment import commit_step, commitment, motion_energy
@@ -29,10 +29,10 @@ from dit_lens.stats.summary import beside, share, summarise, wilson
 from dit_lens.wan.attention_sets import prompt_words
 
 __all__ = [
-    "ChannelMoments", "IdealDenoiser", "Translators", "beside", "candidates", "change_mask", "channel_variance", "commit_step",
-    "commitment", "corrections", "debiased_cka", "dissimilarity", "energy_map", "energy_ratio", "excess", "fit_components",
-    "fit_translators", "given_mask", "ideal_denoiser", "layer_energy", "layer_film", "layer_lens", "layer_velocity", "linear_cka",
-    "motion_energy", "pca_map", "prompt_words", "region_attention", "region_energy", "region_mask",
-    "rgb", "settles", "share", "shuffled_mask", "summarise", "top_channels", "variance_ratio", "verdicts",
-    "watch_attention", "watched_attention", "wilson",
+    "ChannelMoments", "IdealDenoiser", "Translators", "after_errors", "beside", "candidates", "change_mask",
+    "channel_variance", "commit_step", "commitment", "corrections", "debiased_cka", "dissimilarity", "energy_map",
+    "energy_ratio", "excess", "fit_components", "fit_translators", "given_mask", "ideal_denoiser", "layer_energy",
+    "layer_film", "layer_lens", "layer_velocity", "linear_cka", "motion_energy", "pca_map", "prompt_words",
+    "read_answers", "region_attention", "region_energy", "region_mask", "rgb", "settles", "share", "shuffled_mask",
+    "summarise", "top_channels", "variance_ratio", "verdicts", "watch_attention", "watched_attention", "wilson",
 ]  # fmt: skip

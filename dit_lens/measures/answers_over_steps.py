@@ -1,7 +1,7 @@
 """Answers over steps: the answer in every step's x0_hat, and the step from which a curve stays above a level.
 
-``read_answers`` reads each step's x0_hat and the finished video as *none*, *wrong* or *right*. A clip that draws parts of
-several answers is *wrong*, whatever the task's reader makes of it (:mod:`dit_lens.measures.blends`), and marked as a
+``read_answers`` reads each step's x0_hat and the finished video as *none*, *wrong* or *right*. A clip that draws parts
+of several answers is *wrong*, whatever the task's reader makes of it (:mod:`dit_lens.measures.blends`), and marked as a
 ``blend``, so that what is merely undecided can be told from an answer that is in error.
 
 ``corrections`` asks how often an answer that is wrong at step s is right at the end, and the reverse, beside two nulls:
@@ -17,8 +17,8 @@ several answers is *wrong*, whatever the task's reader makes of it (:mod:`dit_le
 * *unrelated*: the verdict at step s carries no information about the end: P(right at the end) over all tasks. Fewer
   corrections than that means that early mistakes persist.
 
-``after_errors`` asks it of each task from its first error on, and of no task without one: where nothing was wrong, nothing
-can be corrected, and tasks that were right all along would only dilute the number.
+``after_errors`` asks it of each task from its first error on, and of no task without one: where nothing was wrong,
+nothing can be corrected, and tasks that were right all along would only dilute the number.
 
 ``onset`` is the first step from which a curve stays at or above a level; ``fade_in`` is the null for the order of
 onsets: a film in which the finished video only fades in over the still first frame, as far at each step as x0_hat got.
@@ -52,9 +52,9 @@ def read_answers(run: Run, film: np.ndarray | None = None) -> xr.Dataset:
         film: The decoded pictures (n_steps + 1, F, H, W, 3), if they are at hand; decoded here by default.
 
     Returns:
-        Over ``step``, of which n_steps stands for the finished video: ``verdict``, int8, an index into ``VERDICTS``; and
-        ``blend``, whether a *wrong* is the picture of several answers at once. Of a task that cannot draw its answers
-        blends are not seen.
+        Over ``step``, of which n_steps stands for the finished video: ``verdict``, int8, an index into ``VERDICTS``;
+        and ``blend``, whether a *wrong* is the picture of several answers at once. Of a task that cannot draw its
+        answers blends are not seen.
 
     Raises:
         MeasureError: The run was stopped, its task has no answers, or ``film`` has another length.

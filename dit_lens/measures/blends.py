@@ -2,9 +2,9 @@
 
 x0_hat averages what may still come. A task's own reader is made for finished videos: it looks for one agent or one
 colour within a tolerance, so a blend may have no answer for it, or that of its strongest part. Neither says what is
-shown. Here a clip is a *blend* if no single answer, right or wrong, makes all the marks that it shows with a contrast of
-at least ``seen`` (marks and contrasts are those of :mod:`dit_lens.measures.candidates`). One answer, sharp or faint, is
-never a blend, nor is an empty clip, nor a mixture of so many answers that none of them shows.
+shown. Here a clip is a *blend* if no single answer, right or wrong, makes all the marks that it shows with a contrast
+of at least ``seen`` (marks and contrasts are those of :mod:`dit_lens.measures.candidates`). One answer, sharp or faint,
+is never a blend, nor is an empty clip, nor a mixture of so many answers that none of them shows.
 
 A blend of two right answers is not a right answer: nobody can walk two routes.
 

@@ -19,11 +19,11 @@ mixture of answers that all fill the place is then found exactly.)
 **Multi-path or superposition.** Do the answers that are alive stand at *separate places*, as routes do, or on top of
 each other, as shapes and colours of one object do? Of two answers take the places where they differ, and among these
 the ones that each marks: their *overlap* is the share of places marked by both, of the fewer places that one of them
-marks. ``same_place`` is its mean over all pairs that are alive, weighted by the contrast of the pair's weaker side. Below
-a half the kind is ``multi-path``, from there on ``superposition``. With fewer than two alive it is ``one`` or ``none``;
-a mixture of more than 1 / ``seen`` answers is ``none`` too, and ``blur``, the effective number of values at a place
-where right answers differ, tells it from an empty clip (1: every place is sharp). ``undecided``: answers that do not
-exclude each other, so that one clip can give both.
+marks. ``same_place`` is its mean over all pairs that are alive, weighted by the contrast of the pair's weaker side.
+Below a half the kind is ``multi-path``, from there on ``superposition``. With fewer than two alive it is ``one`` or
+``none``; a mixture of more than 1 / ``seen`` answers is ``none`` too, and ``blur``, the effective number of values at a
+place where right answers differ, tells it from an empty clip (1: every place is sharp). ``undecided``: answers that do
+not exclude each other, so that one clip can give both.
 
 **A mixture, or more.** Where two answers stand is no evidence that more is shown than an average. For the pair with
 the largest smaller side let p be the mean contrast of the marks that the first makes and the second does not, p' the
@@ -129,8 +129,8 @@ class _Place:
 class Pool:
     """Answers, which marks each makes, and how to read a clip for them. Make one with :func:`pool`.
 
-    ``makes``: bool (answers, K), who makes which mark. ``deciding``: bool (K,), not made by all right answers. ``right``:
-    bool (K,), made by a right answer. ``contested``: bool (K,), not made by every answer, right or wrong.
+    ``makes``: bool (answers, K), who makes which mark. ``deciding``: bool (K,), not made by all right answers.
+    ``right``: bool (K,), made by a right answer. ``contested``: bool (K,), not made by every answer, right or wrong.
     """
 
     answers: tuple[Hashable, ...]
@@ -211,8 +211,10 @@ class Pool:
         return float(np.mean(each))
 
     def _pair(self, q: np.ndarray, alive: np.ndarray) -> tuple[Any, ...]:
-        """(kind, first, second, together, bound, same_place); the numbers are of the pair whose weaker side is
-        strongest."""
+        """(kind, first, second, together, bound, same_place).
+
+        All but kind and same_place are of the pair whose weaker side is strongest.
+        """
         own = self.makes
         some = own[alive].astype(float)
         total, same = some @ q, some @ some.T  # same: marks that both make
@@ -295,9 +297,10 @@ def pool(
         )
     keep = [i for i, ok in enumerate(told) if ok and (i >= len(right) or not decoys)]
     kept = tuple(listed[i] for i in keep)
-    by_right = made[: len(right)].any(0) if decoys else np.ones(made.shape[1], bool)
+    by_right = np.asarray(made[: len(right)].any(0)) if decoys else np.ones(made.shape[1], bool)
+    contested = np.asarray(~made.all(0))
     return Pool(
-        kept, made[keep], np.asarray(deciding), by_right, ~made.all(0), tuple(places), tuple(frames), patch, shape
+        kept, made[keep], np.asarray(deciding), by_right, contested, tuple(places), tuple(frames), patch, shape
     )
 
 
@@ -326,8 +329,8 @@ def candidates(
 
     Returns:
         Variables over ``step``. ``alive``, ``fewest``: upper and lower count of right answers. ``share``: alive / right
-        answers; ``null``: alive / decoys, NaN where the task has none; ``wrong``: their count. ``support``: the share of
-        the contrast of all marks, of right and wrong answers, that right answers make; NaN without decoys.
+        answers; ``null``: alive / decoys, NaN where the task has none; ``wrong``: their count. ``support``: the share
+        of the contrast of all marks, of right and wrong answers, that right answers make; NaN without decoys.
         ``strongest``: the
         answer that is shown best, as its position in ``task.solutions``; ``strength``: the contrast of its weakest
         mark. ``kind``: one of :data:`KINDS`; ``first``, ``second``, ``together``, ``bound``, ``blur``, ``same_place``:

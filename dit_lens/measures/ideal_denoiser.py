@@ -77,8 +77,8 @@ class IdealDenoiser:
         """
         if x.shape != self.latents.shape[1:]:
             raise MeasureError(
-                f"a state of shape {tuple(x.shape)} cannot be compared with answers of {tuple(self.latents.shape[1:])}: "
-                "generate in the task's own size and length"
+                f"a state of shape {tuple(x.shape)} cannot be compared with answers of "
+                f"{tuple(self.latents.shape[1:])}: generate in the task's own size and length"
             )
         if not (0 <= sigma <= 1 and bool(torch.isfinite(x).all())):
             raise MeasureError(f"the state holds NaN or sigma={sigma} lies outside 0 to 1: pass a step of a finite run")

@@ -49,8 +49,8 @@ def _corrected(m: Measured) -> Reading | Untestable:
     erred, n = int(fate["corrected"].notnull().sum()), drawn.sizes["task"]
     if erred < FEWEST:
         return Untestable(
-            f"A wrong answer is read at some step of {erred} of {n} generations, of which {int(fate['corrected'].sum())} "
-            "end right: where nothing is wrong, nothing can be corrected."
+            f"A wrong answer is read at some step of {erred} of {n} generations, of which "
+            f"{int(fate['corrected'].sum())} end right: where nothing is wrong, nothing can be corrected."
         )
     lost = ((drawn == RIGHT).isel(step=slice(None, -1)).any("step") & (drawn.isel(step=-1) != RIGHT)).sum()
     remark = f"{erred} of {n} generations show a wrong answer; right at some step and not at the end: {int(lost)}."
@@ -66,13 +66,13 @@ def _sharpened(m: Measured) -> Reading | Untestable:
         ends.append((answers[f"{who}verdict"].isel(step=-1) == RIGHT).astype(float).where(seen))
     blended, n = int(ends[0].notnull().sum()), ends[0].sizes["task"]
     if int((ends[0].notnull() & ends[1].notnull()).sum()) < FEWEST:
-        return Untestable(f"{blended} of {n} generations show a blend of answers at some step: there is nothing to choose.")
+        return Untestable(f"{blended} of {n} generations show a blend of answers at some step: too few to compare.")
     first = answers.isel(step=0)
     remark = (
         f"Generations with a blend: {blended} of {n}, of the ideal denoiser {int(ends[1].notnull().sum())}; at step 0: "
         f"{int(first['blend'].sum())} and {int(first['ideal_blend'].sum())}."
     )
-    return Reading(*ends, remark=remark)
+    return Reading(ends[0], ends[1], remark)
 
 
 def _put_right(m: Measured) -> Reading:

@@ -105,22 +105,24 @@ def _pruned(m: Measured) -> Reading:
         f"{who} {text(arm.isel(step=0))} to {text(arm.isel(step=-1))}"
         for who, arm in zip(("network", "ideal"), arms, strict=True)
     )
-    return Reading(*(arm.isel(step=0) - arm.isel(step=-1) for arm in arms), remark=ends)
+    fewer, ideal = (arm.isel(step=0) - arm.isel(step=-1) for arm in arms)
+    return Reading(fewer, ideal, ends)
 
 
 def _kind(m: Measured, kind: str) -> Reading:
     films = _films(m)[0]
-    return Reading(*(by_puzzle((films[name] == kind).any("step")) for name in ("kind", "ideal_kind")))
+    found, ideal = (by_puzzle((films[name] == kind).any("step")) for name in ("kind", "ideal_kind"))
+    return Reading(found, ideal)
 
 
 def _beyond(m: Measured) -> Reading:
     """From half-way between the bound of mixtures and two full drawings."""
     films = _films(m)[0]
-    more = [
+    more, ideal = (
         by_puzzle((films[f"{who}together"] >= (films[f"{who}bound"] + 2) / 2).any("step")) for who in ("", "ideal_")
-    ]
+    )
     shared = by_puzzle(films["together"].isel(step=0))
-    return Reading(*more, remark=f"summed contrast of the two strongest answers at step 0: {text(shared)}")
+    return Reading(more, ideal, f"summed contrast of the two strongest answers at step 0: {text(shared)}")
 
 
 def _unfolds(m: Measured) -> Reading:
@@ -155,7 +157,7 @@ ROWS = (
         "chain/support",
         "The candidates of early steps are plausible ones (Figs 1, 2)",
         "share of what x0_hat shows at step 0 that right answers show, beside wrong ones",
-        "share", "an average over right and wrong answers, which knows the state and not the task", _support, ABOVE_NULL,
+        "share", "an average over right and wrong answers, which knows only the state", _support, ABOVE_NULL,
         smallest=SMALLEST["share"], bounds=SHARE,
     ),
     Row(

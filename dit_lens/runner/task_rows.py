@@ -10,9 +10,9 @@ An experiment is a function ``row(item) -> xr.Dataset`` that measures one task; 
 
 Noise seeds are fixed here. Task i is generated with noise seed ``seed + i``. An experiment that takes several seeds of
 each task derives the noise of (task, seed) with :func:`noise_seed`, so that no two tasks share a noise, whichever seeds
-they have: with one noise for all tasks, tasks would not be independent samples. :meth:`Item.sites` loops over the places of one task (steps, layers,
-kinds of noise) and keeps each of them, so that an interrupted task continues where it was. All variables that the row
-function takes from its enclosing scope belong to the identity of the kept work.
+they have: with one noise for all tasks, tasks would not be independent samples. :meth:`Item.sites` loops over the
+places of one task (steps, layers, kinds of noise) and keeps each of them, so that an interrupted task continues where
+it was. All variables that the row function takes from its enclosing scope belong to the identity of the kept work.
 
 When not to use: for one intervention at many (step, layer) places; :class:`dit_lens.runner.Sweep` computes once what
 such cells share.
@@ -282,7 +282,7 @@ class TaskRows:
 
 
 def noise_seed(seed: int, task: Any, index: int) -> int:
-    """The noise seed that a task has under a seed: the same for a task wherever it stands, another for every other task.
+    """The noise seed of a task under a seed: the same wherever the task stands, another for every other task.
 
     Args:
         seed: What the user calls the seed.

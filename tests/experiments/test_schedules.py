@@ -65,8 +65,8 @@ def test_planted_commitment_and_exploration(lens: Any, maze: Any) -> None:
 
 
 def test_exploration_is_a_share_of_the_schedule(lens: Any, maze: Any) -> None:
-    """The null: a model that explores for the first half of any schedule explores as much in 4 steps as in 10, though in
-    fewer of them; one that stops earlier explores less."""
+    """The null: a model that explores for the first half of any schedule explores as much in 4 steps as in 10, though
+    in fewer of them; one that stops earlier explores less."""
     a, b = (maze.render(route) / 255 for route in maze.solutions)
     both = (a + b) / 2
     short, long = plant(lens, maze, [both] * 2 + [a] * 2), plant(lens, maze, [both] * 5 + [a] * 5)

@@ -22,7 +22,6 @@ from dit_lens.measures.answers_over_steps import (
     corrections,
     fade_in,
     onset,
-    read_answers,
     verdicts,
 )
 from dit_lens.measures.label_decoding import choice, decode, shuffled
@@ -123,7 +122,7 @@ def test_nothing_that_changes_gives_nothing() -> None:
 
 
 def test_self_correction_is_asked_where_an_error_occurs() -> None:
-    """By hand: two err at step 0, one of which is corrected; one errs at step 1; the fourth never, and is not counted."""
+    """By hand: two err at step 0, one of which is corrected; one errs at step 1; the fourth never, and is left out."""
     states = puzzles([[WRONG, RIGHT, RIGHT], [WRONG, WRONG, WRONG], [NONE, WRONG, RIGHT], [RIGHT, RIGHT, RIGHT]])
     fate = after_errors(states)
     np.testing.assert_array_equal(fate["first"], [0, 0, 1, np.nan])

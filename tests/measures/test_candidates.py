@@ -1,4 +1,4 @@
-"""Counting answers in planted clips: one, several apart, several overlapping, none; and the laws behind the criteria."""
+"""Counting answers in planted clips: one, several apart, several overlapping, none; the laws behind the criteria."""
 
 from __future__ import annotations
 

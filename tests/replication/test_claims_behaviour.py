@@ -37,7 +37,7 @@ def wrong_with(recovered: bool, n: int = 12) -> xr.Dataset:
 
 
 def answers_with(wrong: int, corrected: int, blended: int = 0, n: int = 60, ends: int = RIGHT) -> xr.Dataset:
-    """Of n generations so many show a wrong answer at first, of which some are corrected; others begin as a blend, which
+    """Of n generations so many show a wrong answer at first, some of which are corrected; others begin as a blend that
     ends as told. The ideal denoiser blends wherever the network does and ends right."""
     start = [WRONG] * (wrong + blended) + [RIGHT] * (n - wrong - blended)
     end = [RIGHT] * corrected + [WRONG] * (wrong - corrected) + [ends] * blended + [RIGHT] * (n - wrong - blended)
@@ -73,7 +73,7 @@ def test_verdicts_follow_the_numbers(there: bool) -> None:
 
 
 def test_without_errors_there_is_nothing_to_correct() -> None:
-    """Four wrong answers among sixty, all corrected: too few to say anything, and the sixty do not stand in for them."""
+    """Four wrong answers among sixty, all corrected: too few to say anything; the sixty do not stand in for them."""
     found = outcome("corrected", answers_with(4, 4))
     assert isinstance(found, Untestable) and "4 of 60" in found.why and "4 end right" in found.why
     found = outcome("corrected", answers_with(0, 0, blended=40))
