@@ -39,17 +39,17 @@ mixture, and shows several answers at separate places as well: compare with
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from einops import rearrange
-from scipy.optimize import Bounds, LinearConstraint, milp, nnls
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.commitment import clips_of
+from dit_lens.measures.marks import Place, distinct, tiles
 from dit_lens.wan.run import Run
 
 SEEN = 0.25
@@ -90,42 +90,6 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
-    """One patch of one frame, and the values marked there. Pixels at which these all look alike are averaged."""
-
-    index: int
-    still: np.ndarray  # (P, 3)
-    group: np.ndarray  # (P,) which group of pixels each belongs to
-    weight: np.ndarray  # (G,) square root of their number
-    values: np.ndarray  # (G * 3, n), v_i - still, weighted
-
-    @classmethod
-    def of(cls, index: int, still: np.ndarray, values: np.ndarray) -> _Place:
-        """From uint8 pixels: still (P, 3), values (n, P, 3)."""
-        _, group = _distinct(np.concatenate([still[None], values]).swapaxes(0, 1))
-        blank = cls(index, still / 255, group, np.sqrt(np.bincount(group)), np.zeros((0, 0)))
-        return replace(blank, values=np.stack([blank.change(v / 255) for v in values], 1))
-
-    def change(self, tile: np.ndarray) -> np.ndarray:
-        """The difference of a tile (P, 3) to the still frame, (G * 3,)."""
-        sums = np.zeros((len(self.weight), 3))
-        np.add.at(sums, self.group, tile - self.still)
-        return (sums / self.weight[:, None]).reshape(-1)
-
-    def contrast(self, tile: np.ndarray) -> np.ndarray:
-        """Contrast q of each value, (n,): see the module docstring."""
-        change, n = self.change(tile), self.values.shape[1]
-        scale = 1e3 * float(np.abs(self.values).max())
-        rows = np.zeros((len(change) + 2, n + 1))
-        rows[: len(change), :n] = self.values
-        rows[-2] = scale  # the sum is one, all but exactly
-        rows[-1, n] = 1e-6 * scale  # the least q_0 among equals
-        q = nnls(rows, np.concatenate([change, [scale, 0.0]]))[0][:n]
-        left = np.linalg.norm(change - self.values @ q) / np.linalg.norm(self.values, axis=0)
-        return np.asarray(q * np.clip(1 - left, 0, None))
-
-
-@dataclass(frozen=True, eq=False)
 class Pool:
     """Answers, which marks each makes, and how to read a clip for them. Make one with :func:`pool`.
 
@@ -138,7 +102,7 @@ class Pool:
     deciding: np.ndarray = field(repr=False)
     right: np.ndarray = field(repr=False)
     contested: np.ndarray = field(repr=False)
-    places: tuple[_Place, ...] = field(repr=False)
+    places: tuple[Place, ...] = field(repr=False)
     frames: tuple[int, ...]
     patch: tuple[int, int]
     shape: tuple[int, ...]  # of the videos that it reads, (F, H, W, 3)
@@ -166,8 +130,8 @@ class Pool:
                 f"a clip of shape {clip.shape} cannot be compared with answers drawn as {self.shape}: generate in the "
                 "task's own size and length"
             )
-        tiles = _tiles(clip[list(self.frames)].astype(np.float64), self.patch)
-        return np.concatenate([place.contrast(tiles[place.index]) for place in self.places])
+        parts = tiles(clip[list(self.frames)].astype(np.float64), self.patch)
+        return np.concatenate([place.contrast(parts[place.index]) for place in self.places])
 
     def read(self, clip: np.ndarray, seen: float = SEEN) -> Reading:
         """Which answers a clip shows, and how; see the module docstring.
@@ -274,21 +238,21 @@ def pool(
     if not given:
         raise MeasureError("no answers to look for: pass answers=, e.g. task.solutions or task.decoys(5)")
     shape = task.render(listed[0]).shape
-    shown = np.stack([_tiles(task.render(a)[list(frames)], patch) for a in listed])  # (answers, places, D) uint8
-    still = _tiles(np.repeat(task.first_frame[None], len(frames), 0), patch)
+    shown = np.stack([tiles(task.render(a)[list(frames)], patch) for a in listed])  # (answers, places, D) uint8
+    still = tiles(np.repeat(task.first_frame[None], len(frames), 0), patch)
     makes, places = [], []
     for where in range(shown.shape[1]):
-        first, which = _distinct(shown[:, where])
+        first, which = distinct(shown[:, where])
         marked = [i for i, answer in enumerate(first) if not np.array_equal(shown[answer, where], still[where])]
         if marked:
             makes += [which == i for i in marked]
-            places.append(_Place.of(where, still[where], shown[first[marked], where]))
+            places.append(Place.of(where, still[where], shown[first[marked], where]))
     if not makes:
         raise MeasureError(f"no answer differs from the first frame in frames {list(frames)}: choose later ones")
     made = np.stack(makes, 1)  # (answers, K)
     reference = made[: len(right)] if decoys else made
     deciding = ~reference.all(0) if len(reference) > 1 or decoys else np.ones(made.shape[1], bool)
-    _, group = _distinct(made)
+    _, group = distinct(made)
     told = made.any(1) & (np.bincount(group)[group] == 1)
     if not decoys and not told.all():
         raise MeasureError(
@@ -379,23 +343,6 @@ def candidates(
         },
         attrs={"solutions": n, "decoys": n_wrong, "seen": seen, "frames": list(frames)},
     )
-
-
-def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Among rows (n, ...) of bytes: an index of each distinct one, and which of these every row equals, (n,)."""
-    flat = np.ascontiguousarray(rows.reshape(len(rows), -1))
-    _, first, which = np.unique(flat.view(f"V{flat.shape[1]}")[:, 0], return_index=True, return_inverse=True)
-    return first, which.reshape(-1)
-
-
-def _tiles(clip: np.ndarray, patch: tuple[int, int]) -> np.ndarray:
-    """(F, H, W, 3) -> (places, P, 3): patches of frames, frame-major."""
-    if clip.shape[-3] % patch[0] or clip.shape[-2] % patch[1]:
-        raise MeasureError(
-            f"frames of {clip.shape[-3]} x {clip.shape[-2]} do not divide into patches of {patch}: choose another "
-            "patch="
-        )
-    return rearrange(clip, "f (r a) (c b) k -> (f r c) (a b) k", a=patch[0], b=patch[1])
 
 
 def _fewest(own: np.ndarray) -> int:
