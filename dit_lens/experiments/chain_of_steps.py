@@ -63,7 +63,9 @@ def chain_of_steps(
         tasks that can draw their answers also the variables of ``candidates`` (task, seed, step), ``leads`` (task,
         seed, reference, step): whether the answer shown best is the one that the run ends in, NaN for ends that are no
         right answer; ``solutions``, ``decoys`` (task): how many there are; the variables of ``excess`` (..., step);
-        ``ideal_answer``, ``ideal_motion`` (..., reference, step), ``ideal_leads``: the same for the ideal denoiser.
+        ``ideal_answer``, ``ideal_motion``, ``ideal_leads`` (..., reference, step): the same for the ideal denoiser; and
+        ``ideal_likeliest``, whether its largest weight is on the end's answer. (Where routes cross, the answer shown
+        best need not be the likeliest.)
         ``noise_seed`` (task, seed): what the noise was drawn with.
 
     Raises:
@@ -141,6 +143,7 @@ def _one(
         ideal_answer=of_ideal["answer"],
         ideal_motion=of_ideal["motion"],
         ideal_leads=_leads(beyond["ideal_strongest"], ends),
+        ideal_likeliest=_leads(beyond["ideal_weight"].argmax("candidate"), ends),
     )
 
 

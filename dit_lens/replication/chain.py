@@ -24,7 +24,7 @@ EARLY = 0.125  # of the schedule: where the related work reads its commitment (s
 by_puzzle = partial(by_task, over=("task", "seed"))
 _BOTH = ("motion", "fewest", "share", "kind", "together", "bound", "leads")  # of the network, and of the ideal denoiser
 _READ = [*_BOTH, *(f"ideal_{name}" for name in _BOTH)]
-_READ += ["wrong", "support", "blind_support", "apart", "agree", "solutions", "decoys"]
+_READ += ["ideal_likeliest", "wrong", "support", "blind_support", "apart", "agree", "solutions", "decoys"]
 
 
 def measured(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent) -> Measured:
@@ -72,11 +72,12 @@ def _motion(m: Measured) -> Reading:
 
 def _choice(m: Measured) -> Reading:
     several, _, early = _films(m)
-    leads, ideal = (by_puzzle(several[name]) for name in ("leads", "ideal_leads"))
-    first = ideal.sel(reference="final").isel(step=0)
+    leads, ideal, likeliest = (by_puzzle(several[name]) for name in ("leads", "ideal_leads", "ideal_likeliest"))
+    first = likeliest.sel(reference="final").isel(step=0)
+    other = leads.sel(reference="other seed").isel(step=early)
     remark = (
-        f"it is the final one of the other seed: {text(leads.sel(reference='other seed').isel(step=early))}; of the "
-        f"ideal denoiser at step 0: {text(first)}; network and ideal show the same one best: "
+        f"it is the final one of the other seed: {text(other)}; the answer that the ideal denoiser finds likeliest at "
+        f"step 0 is the final one: {text(first)}; network and ideal show the same one best: "
         f"{text(by_puzzle(several['agree'].isel(step=early)))}"
     )
     leads, ideal = (one.sel(reference="final").isel(step=early) for one in (leads, ideal))

@@ -95,6 +95,10 @@ def test_the_ideal_denoiser_is_read_at_the_states_of_the_same_run(
             np.testing.assert_array_equal(mine, alone[name], err_msg=str(name))
         curves = commitment(run, {"other seed": runs[p, 0], "other task": runs[1 - p, 5]}, film=ideal.film(run))
         np.testing.assert_array_equal(here["ideal_motion"], curves["motion"])
+        answer = task.answer(run.video)
+        if answer in task.solutions:
+            wanted = alone["ideal_weight"].argmax("candidate") == task.solutions.index(answer)
+            np.testing.assert_array_equal(here["ideal_likeliest"].sel(reference="final"), wanted)
     weight = found["ideal_weight"]
     assert weight.dims == ("task", "seed", "step", "candidate")
     assert np.isnan(weight[0, :, :, 2]).all() and np.isfinite(weight[1]).all()  # two answers, three answers

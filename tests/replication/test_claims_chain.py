@@ -32,9 +32,10 @@ def made(**numbers: Any) -> xr.Dataset:
         "apart": np.zeros(SHAPE), "agree": np.ones(SHAPE),
     }  # fmt: skip
     both = ("motion", "leads", "fewest", "share", "kind", "together", "bound")
+    plain["ideal_likeliest"] = own
     values = plain | {f"ideal_{name}": plain[name] for name in both} | numbers
     solutions = np.where(np.arange(N) < 80, 3, 1)
-    dims = {name: ALONG for name in values if name.endswith(("motion", "leads"))}
+    dims = {name: ALONG for name in values if name.endswith(("motion", "leads", "likeliest"))}
     return xr.Dataset(
         {name: (dims.get(name, ("task", "seed", "step")), value) for name, value in values.items()}
         | {"solutions": ("task", solutions), "decoys": ("task", solutions)},
