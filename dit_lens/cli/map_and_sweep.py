@@ -19,9 +19,9 @@ from dit_lens.cli.common import (
     groups,
     load,
     progress,
-    puzzles,
     resumable,
     sampled,
+    tasks_of,
     tell_json,
 )
 
@@ -60,7 +60,7 @@ def map_(
 def sweep(
     model: Model = "lab",
     task: Task = None,
-    n: Annotated[int, typer.Option(help="tasks of each family")] = 4,
+    n: Annotated[int, typer.Option(help="tasks of each family; six in all, for any p below .05")] = 6,
     seed: Annotated[int, typer.Option(help="first seed")] = 0,
     steps: Annotated[str, typer.Option(help="'all', or groups such as 0,5,8-19 (8-19 is held as one)")] = "all",
     layers: Annotated[str, typer.Option(help="'all', or groups such as 1,4,0-5")] = "all",
@@ -87,7 +87,7 @@ def sweep(
     import dit_lens
 
     at: dict[str, Any] = {"steps": groups(steps), "layers": groups(layers)}
-    tasks = puzzles(task, n, seed)
+    tasks = tasks_of(task, n, seed)
     lens = load(model, device, dtype, offload)
     work = dit_lens.Sweep(
         lens,

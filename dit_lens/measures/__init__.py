@@ -25,7 +25,6 @@ from dit_lens.measures.token_maps import (
 )
 from dit_lens.measures.token_masks import change_mask, given_mask, region_mask, shuffled_mask
 from dit_lens.measures.tuned_lens import Translators, fit_translators
-from dit_lens.stats.summary import beside, share, summarise, wilson
 from dit_lens.wan.attention_sets import prompt_words
 
 __all__ = [

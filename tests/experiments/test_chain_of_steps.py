@@ -23,6 +23,7 @@ from dit_lens.wan.loading import load
 STEPS = 3
 PUZZLES = (1, 2)  # two and three right answers
 SEEDS = (0, 5)
+LEVELS = ("task", "seed")
 
 
 @pytest.fixture(scope="module")

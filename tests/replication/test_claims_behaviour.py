@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import every_row, supported
 
 from dit_lens.measures.answers_over_steps import RIGHT, WRONG
 from dit_lens.replication import judge, read

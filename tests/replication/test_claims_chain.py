@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import every_row
 
 from dit_lens.errors import MeasureError
 from dit_lens.replication import judge

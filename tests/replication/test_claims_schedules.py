@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import every_row, supported
 
 from dit_lens.replication import Claim, read
 from dit_lens.replication.table import rows_of
 
 
 def read_claims(steps: xr.Dataset, again: xr.Dataset) -> list[Claim]:
-    return read("schedules", {"steps": steps, "again": again, "frames": curve()})
+    return every_row("schedules", {"steps": steps, "again": again, "frames": curve()})
 
 
 def table(score: tuple[float, float], exploring: tuple[float, float], n: int = 12) -> xr.Dataset:
