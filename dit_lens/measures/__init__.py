@@ -28,10 +28,10 @@ from dit_lens.measures.tuned_lens import Translators, fit_translators
 from dit_lens.wan.attention_sets import prompt_words
 
 __all__ = [
-    "ChannelMoments", "IdealDenoiser", "Translators", "after_errors", "beside", "candidates", "change_mask",
+    "ChannelMoments", "IdealDenoiser", "Translators", "after_errors", "candidates", "change_mask",
     "channel_variance", "commit_step", "commitment", "corrections", "debiased_cka", "dissimilarity", "energy_map",
     "energy_ratio", "excess", "fit_components", "fit_translators", "given_mask", "ideal_denoiser", "layer_energy",
     "layer_film", "layer_lens", "layer_velocity", "linear_cka", "motion_energy", "pca_map", "prompt_words",
-    "read_answers", "region_attention", "region_energy", "region_mask", "rgb", "settles", "share", "shuffled_mask",
-    "summarise", "top_channels", "variance_ratio", "verdicts", "watch_attention", "watched_attention", "wilson",
+    "read_answers", "region_attention", "region_energy", "region_mask", "rgb", "settles", "shuffled_mask",
+    "top_channels", "variance_ratio", "verdicts", "watch_attention", "watched_attention",
 ]  # fmt: skip

@@ -37,7 +37,7 @@ import xarray as xr
 from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.blends import Blends, blends_of
-from dit_lens.stats.summary import wilson
+from dit_lens.stats.intervals import share_interval
 from dit_lens.wan.run import Run
 
 VERDICTS = ("none", "wrong", "right")

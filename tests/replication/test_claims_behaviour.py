@@ -10,7 +10,7 @@ import xarray as xr
 from planted_results import every_row, supported
 
 from dit_lens.measures.answers_over_steps import RIGHT, WRONG
-from dit_lens.replication import judge, read
+from dit_lens.replication import judge
 from dit_lens.replication.row import Untestable
 from dit_lens.stats.verdict import PLACEBO_TOO, Verdict
 
@@ -62,9 +62,10 @@ def outcome(name: str, answers: xr.Dataset) -> Verdict | Untestable:
 @pytest.mark.parametrize("there", [True, False])
 def test_verdicts_follow_the_numbers(there: bool) -> None:
     answers = answers_with(20, 20 if there else 0)
-    found = read("behaviour", {"seen": seen_with(3 if there else 0), "answers": answers, "wrong": wrong_with(there)})
+    seen = seen_with(3 if there else 0)
+    found = every_row("behaviour", {"seen": seen, "answers": answers, "wrong": wrong_with(there)})
     corrected, sharpened, planted, lag, fixed = found
-    assert [one.verdict for one in (corrected, planted, lag, fixed)] == ["supported" if there else "not supported"] * 4
+    assert supported([corrected, planted, lag, fixed]) == [there] * 4
     assert corrected.value == there and corrected.n == 20
     assert sharpened.verdict == "cannot be tested on this model"
     assert planted.value == there and planted.null == 0 and planted.n == 12
@@ -85,7 +86,7 @@ def test_generations_without_an_error_do_not_dilute_it() -> None:
     """The share is of those that erred, whatever their number among all; it was 18 / 30 and 18 / 200."""
     for n in (30, 200):
         measured = {"seen": seen_with(0), "answers": answers_with(20, 18, n=n), "wrong": wrong_with(True)}
-        corrected = read("behaviour", measured)[0]
+        corrected = every_row("behaviour", measured)[0]
         assert corrected.value == pytest.approx(0.9) and corrected.n == 20 and corrected.null < 0.7
 
 

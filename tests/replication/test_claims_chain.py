@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from planted_results import every_row
 
 from dit_lens.errors import MeasureError
 from dit_lens.replication import judge
