@@ -24,7 +24,6 @@ from dit_lens.wan.shuffled_weights import shuffled_weights
 __all__ = [
     "attention_by_depth", "branching", "chain_of_steps", "decodable_while_hidden", "energy", "ensembles",
     "few_steps", "fork", "frames_curve", "knockouts", "layer_readout", "local_effects", "noise_at_frame",
-    "noise_at_step",
-    "peak", "perception_lag", "plant_mistakes", "score_lost", "sensitivity", "several",
+    "noise_at_step", "peak", "perception_lag", "plant_mistakes", "score_lost", "sensitivity", "several",
     "shuffled_weights", "swap", "used_while_hidden", "watch_answers", "Hiding",
 ]  # fmt: skip

@@ -14,7 +14,9 @@ import xarray as xr
 from dit_lens import load, tasks
 from dit_lens.errors import MeasureError
 from dit_lens.experiments import self_correction, working_memory
-from dit_lens.measures.answers_over_steps import RIGHT
+from dit_lens.measures.answers_over_steps import RIGHT, judged
+from dit_lens.measures.blends import blends_of
+from dit_lens.measures.ideal_denoiser import ideal_denoiser
 from dit_lens.tasks import palette as p
 from dit_lens.wan.token_grid import Grid
 
@@ -99,14 +101,20 @@ def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
     for i, task in enumerate(batch):
         run = lens.generate(task, seed=i, num_inference_steps=3)
         film = [*run.film(), run.video]
-        right = [task.answer(video) in task.solutions for video in film]
+        blends = blends_of(task)
+        assert blends is not None
+        right = [task.answer(video) in task.solutions and not blends(video) for video in film]
         assert (found["verdict"][i] == RIGHT).values.tolist() == right
+        assert found["blend"][i].values.tolist() == [judged(task, video, blends)[1] for video in film]
+        best = ideal_denoiser(task, lens).film(run)
+        ideal = [judged(task, video, blends)[0] for video in (*best, best[-1])]
+        assert found["ideal_verdict"][i].values.tolist() == ideal and ideal[-1] == RIGHT
         np.testing.assert_allclose(
             found["motion"][i].sel(kind="x0_hat"), self_correction.shown_curves(task, np.stack(film))["motion"]
         )
         np.testing.assert_allclose(found["motion"][i][:, -1], found["motion"][i, 0, -1], atol=1e-6)
     alone = self_correction.watch_answers(lens, batch[:1], curves=None, num_inference_steps=3)
-    assert list(alone.data_vars) == ["verdict", "solutions"]
+    assert list(alone.data_vars) == ["verdict", "blend", "ideal_verdict", "ideal_blend", "solutions"]
     with pytest.raises(MeasureError, match="no tasks to watch"):
         self_correction.watch_answers(lens, [])
 
