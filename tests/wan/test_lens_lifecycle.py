@@ -407,6 +407,25 @@ def test_a_hook_put_on_a_point_by_hand_is_in_the_run(lens: Any, base: Run, tmp_p
         dl.Sweep(lens, run, base, steps=[0], layers=[0])
 
 
+def test_hooks_put_on_by_hand_stay_the_users(lens: Any, base: Run) -> None:
+    """A generation that listens at the same point takes its own hooks away, and no others."""
+    path, seen = "blocks.1.hook_resid_post", []
+    points = [expert.hook_dict[path] for expert in lens.experts.values()]
+    for point in points:
+        point.add_hook(lambda x, hook: seen.append(x), level=7001)  # the level that the lens uses, too
+    try:
+        lens.generate(**HOW, seed=3, record=dl.record("resid_post", reduce="token_norm"))
+        lens.run_with_hooks(**HOW, seed=3, fwd_hooks=[(path, lambda x, hook: None)])
+        before = len(seen)
+        lens.replay(base, base.plan.at(0))
+        assert before == 2 * len(base.plan) and len(seen) == before + 1
+        assert [len(point.fwd_hooks) for point in points] == [1, 1]
+    finally:
+        for point in points:
+            point.remove_hooks()
+    assert "user hooks" not in lens.generate(**HOW).meta and len(seen) == before + 1
+
+
 # -- a call inside a call
 
 
