@@ -373,12 +373,13 @@ def test_in_a_fresh_process_and_beside_a_users_own_nnsight() -> None:
     """The first trace imports nnsight, which gives every object a ``save``; a user's own import keeps it."""
     head = "import sys; sys.path.insert(0, 'tests'); from families import FAMILIES; "
     tail = (
+        "import torch; before = torch.Tensor.backward\n"
         "import dit_lens; lens = dit_lens.load(FAMILIES['t2v21'].build())\n"
         "with lens.trace(**FAMILIES['t2v21'].call, num_inference_steps=1) as t:\n"
         "    for e in t.at(step=0): x = e.blocks[0].hook_resid_post.output.save()\n"
-        "print(hasattr(3, 'save'), x.ndim)"
+        "print(hasattr(3, 'save'), x.ndim, torch.Tensor.backward is before)"
     )
-    for first, expected in (("", "False 3"), ("import nnsight; ", "True 3")):
+    for first, expected in (("", "False 3 True"), ("import nnsight; ", "True 3 True")):
         code = f"{head}{first}\n{tail}"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
         assert done.stdout.strip() == expected, done.stderr[-2000:]
