@@ -150,6 +150,8 @@ def test_a_label_stays_short() -> None:
     assert str(dl.patch(step=1, tokens=[1, 2])) == "patch(update, steps=1, layers=all, tokens=(1, 2))"
     assert str(dl.patch(step=1, tokens=range(900))) == "patch(update, steps=1, layers=all, tokens=range(0, 900))"
     assert str(dl.patch(step=1, tokens=np.ones(900, dtype=bool))).endswith("layers=all, tokens=900 of them)")
+    assert str(dl.patch(tokens=[1, 2, 3, 5, 7, 9])).endswith("tokens=(1, 2, 3, 5, 7, 9))")
+    assert str(dl.patch(tokens=[1, 2, 3, 5, 7, 9, 11])).endswith("tokens=7 of them)")
 
 
 def test_hooks_go_by_any_of_their_names() -> None:

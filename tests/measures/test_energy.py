@@ -235,8 +235,9 @@ def test_a_small_change_is_no_foreground_however_few_change_more(real: Run) -> N
 def test_what_changed_errors(real: Run) -> None:
     with pytest.raises(MeasureError, match=r"nothing changed.*use region_mask"):
         token_masks.change_mask(real, moved(real, {}, noise=0.01))
-    with pytest.raises(MeasureError, match="share=2 must lie between 0 and 1"):
-        token_masks.change_mask(real, moved(real, {(0, 0): 0.5}), share=2)
+    for share in (2, 1, 0, -0.5):
+        with pytest.raises(MeasureError, match=f"share={share} must lie between 0 and 1"):
+            token_masks.change_mask(real, moved(real, {(0, 0): 0.5}), share=share)
     with pytest.raises(MeasureError, match="no first and final frame"):
         token_masks.change_mask(real, np.zeros((1, *real.grid.size, 3)))
     everywhere = {(r, c): 0.5 for r in range(GRID[1]) for c in range(GRID[2])}
