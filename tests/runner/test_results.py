@@ -153,6 +153,15 @@ def test_intervals_are_over_tasks_or_else_seeds(tasks: int, seeds: int, over: st
     assert found.attrs["interval_over"] == over
 
 
+def test_one_item_whose_base_and_source_measure_the_same_is_refused(model: Any) -> None:
+    """Of several such items some may differ: they are left out of the means instead."""
+    sweep = make(model, steps=[0], layers=[0], metric=lambda *_: 1.0, placebo="none")
+    with pytest.raises(dl.MeasureError, match="is 1 for both base and source, so effects cannot be normalised: choose"):
+        sweep.item(0)
+    assert sweep.but(seeds=[0, 1]).item(0).source is not None
+    assert make(model, source=None, edit=dl.ablate, steps=[0], layers=[0], placebo="none").item(0).source is None
+
+
 def test_one_item_has_no_interval(model: Any) -> None:
     found = make(model, steps=[0], layers=[0]).run(progress=quiet).squeeze()
     assert int(found["n"]) == 1 and np.isnan(found["low"]) and np.isnan(found["high"])
