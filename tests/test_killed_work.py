@@ -140,10 +140,11 @@ def findings(lens: Lens, folder: Path | None) -> Any:
     """The whole page, with a stand-in for each claim that takes a generation."""
     page = findings_page()
 
-    def claims(lens: Lens, name: str) -> list[Claim]:
+    def claims(lens: Lens, name: str, **arguments: Any) -> list[Claim]:
         run = lens.generate(PUZZLES[0], seed=len(name), **SAMPLING)
         value = float(run.latents.double().mean())
-        return [Claim(name, "mean", "", value, value, value, 1, np.float32(0), 0, 0, "", "", "supported")]  # type: ignore[arg-type]
+        zero = np.float32(0)
+        return [Claim(name, name, "mean", "", value, value, value, 1, zero, 0, 0, "", "", None)]  # type: ignore[arg-type]
 
     page.replication = SimpleNamespace(claims=claims, TABLE=replication.TABLE)
     return entries(page, lens, list(replication.TABLE), folder)
