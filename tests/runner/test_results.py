@@ -184,6 +184,28 @@ def test_one_item_whose_base_and_source_measure_the_same_is_refused(model: Any) 
     assert make(model, source=None, edit=dl.ablate, steps=[0], layers=[0], placebo="none").item(0).source is None
 
 
+def test_the_time_of_a_block_and_of_a_video(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of our own: a call takes 6 seconds, the first one 60 more, and decoding half a second."""
+    lens, puzzle, _ = model
+    now, calls = [0.0], [0]
+
+    def replay(*_: Any) -> None:
+        now[0] += 6 if calls[0] else 66
+        calls[0] += 1
+
+    def decode(*_: Any) -> None:
+        now[0] += 0.5
+
+    class Judged(Puzzle):
+        def score(self, video: Any) -> None: ...
+
+    monkeypatch.setattr(type(lens), "replay", replay)
+    monkeypatch.setattr("dit_lens.wan.run.Run.decode", decode)
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    assert cost.calibrated(make(model)) == (6 / lens.n_layers, 0.0)
+    assert cost.calibrated(make(model, tasks=[Judged(image=puzzle.image)], metric="score")) == (6 / lens.n_layers, 0.5)
+
+
 def test_one_item_has_no_interval(model: Any) -> None:
     found = make(model, steps=[0], layers=[0]).run(progress=quiet).squeeze()
     assert int(found["n"]) == 1 and np.isnan(found["low"]) and np.isnan(found["high"])
