@@ -249,6 +249,7 @@ def test_the_source_must_fit(lens: Any, base: Run) -> None:
     refused(go(lens, num_frames=5), "same size and frame count")
     stopped = go(lens, stop_after=0)
     refused(stopped, "stopped after 1 steps and cannot give step 2: patch steps below 1, or finish it")
+    refused(stopped, "stopped after 1 steps and cannot give step 1", step=1)  # the first step that it lacks
     assert torch.equal(go(lens, dl.patch(step=0, source=stopped)).final, base.final)
     with load(FAMILY.build(seed=1)) as stranger:
         refused(go(stranger), "other weights: generate it with this lens")

@@ -220,6 +220,17 @@ def test_what_changed_is_found(real: Run) -> None:
     assert token_masks.change_mask(real).shape == (N,)  # of the run's own video
 
 
+def test_a_place_that_changed_by_less_than_the_least_is_never_foreground(real: Run) -> None:
+    """By either threshold: Otsu's lies between 0 and .018 here, and three places are asked for by share."""
+    expected = np.zeros(GRID, bool)
+    expected[:, 0, 0] = True
+    small = moved(real, {(0, 0): 0.03, (0, 1): 0.018})
+    np.testing.assert_array_equal(token_masks.change_mask(real, small), expected.reshape(-1))
+    few = moved(real, {(0, 0): 0.5, (0, 1): 0.018, (1, 2): 0.018})
+    np.testing.assert_array_equal(token_masks.change_mask(real, few, share=3 / 8), expected.reshape(-1))
+    assert token_masks.change_mask(real, small, least=0.01).sum() == 2 * GRID[0]
+
+
 def test_what_changed_errors(real: Run) -> None:
     with pytest.raises(MeasureError, match=r"nothing changed.*use region_mask"):
         token_masks.change_mask(real, moved(real, {}, noise=0.01))
