@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from dit_lens.experiments.seed_ensembles import PLACEBO, _table
-from dit_lens.replication import Claim, read
-from dit_lens.stats.summary import summarise
+from dit_lens.experiments.seed_ensembles import FRESH, PLACEBO, _table
+from dit_lens.replication import Claim, judge, read
+from dit_lens.stats import Verdict, paired
 
 
 def read_rows(found: xr.Dataset) -> list[Claim]:
@@ -17,7 +17,7 @@ def read_rows(found: xr.Dataset) -> list[Claim]:
 
 def result(gains: dict[str, float], n: int = 30) -> xr.Dataset:
     """A planted result: every condition scores .5 plus its gain, in every puzzle, give or take a little noise."""
-    names = list(dict.fromkeys(["alone", "random of 3", "best of 3", PLACEBO, "velocity mean", *gains]))
+    names = list(dict.fromkeys(["alone", "random of 3", "best of 3", PLACEBO, "velocity mean", *gains, FRESH]))
     coords = {"kind": names, "reading": ["one", "all"], "metric": ["value"], "draw": [0, 1, 2]}
     raw = xr.DataArray(np.zeros((len(names), 2, 1, 3, n)), dims=(*coords, "task"), coords=coords)
     raw[:] = 0.5 + 0.01 * np.random.default_rng(0).standard_normal(raw.shape)
@@ -42,10 +42,32 @@ def test_verdicts_follow_the_numbers(middle: float, early: float, whole: float, 
     assert rows[0].value == pytest.approx(middle, abs=0.01) and rows[0].n == 30
     assert rows[1].value == pytest.approx(middle - max(early, whole), abs=0.01)
     assert all(claim.low <= claim.value <= claim.high for claim in rows)
-    gain = summarise((found["raw"].sel(kind="updates 6-8") - found["raw"].sel(kind="alone")).mean("draw"))
-    assert rows[0].low == gain["low"].sel(reading="one").item()
+    each = found["raw"].sel(reading="one", metric="value").mean("draw")
+    gain = paired(each.sel(kind="updates 6-8", drop=True), each.sel(kind="alone", drop=True))
+    assert rows[0].low == gain["low"].item()
 
 
-def test_a_placebo_that_gains_as_much_is_no_support() -> None:
-    rows = read_rows(result({"updates 6-8": 0.1, PLACEBO: 0.2}))
+def test_fresh_seeds_that_gain_as_much_are_no_support() -> None:
+    rows = read_rows(result({"updates 6-8": 0.1, FRESH: 0.2}))
     assert [claim.verdict for claim in rows] == ["not supported"]
+    assert rows[0].null == pytest.approx(0.2, abs=0.01) and "fresh seeds" in rows[0].null_name
+
+
+def judged(gains: dict[str, float], n: int = 30, seed: int = 0) -> dict[str, str]:
+    """Outcomes of the page. Seeds of a task differ by far more than the gains; fresh ones were lucky or not."""
+    found = result({"updates 0-2": 0.0, "updates 0-11": 0.0, **gains}, n)["raw"]
+    rng = np.random.default_rng(seed)
+    found = found + xr.DataArray(rng.normal(0, 0.1, n), dims="task") * (found["kind"] != FRESH)
+    found = (found + xr.DataArray(rng.normal(0, 0.1, n), dims="task") * (found["kind"] == FRESH)).clip(0, 1)
+    page = judge({"ensembles": {"ensembles": _table(found, (0, 1)).assign_attrs(k=3, steps="0", remarks=[],
+                                                                                num_inference_steps=3)}})  # fmt: skip
+    return {id: one.outcome for id, one in page.items() if isinstance(one, Verdict)}
+
+
+def test_the_paired_verdict_is_on_the_same_seeds_with_and_without_sharing() -> None:
+    there = judged({"updates 6-8": 0.05})
+    assert there == {"ensembles/updates": "supported", "ensembles/window": "supported"}
+    assert set(judged({"updates 6-8": 0.0}).values()) == {"contradicted"}, "smaller than what is of interest"
+    assert judged({"updates 6-8": -0.05})["ensembles/updates"] == "contradicted"
+    lucky = judged({"updates 6-8": 0.05, FRESH: -0.3})
+    assert lucky == there, "luck of the fresh seeds does not enter"
