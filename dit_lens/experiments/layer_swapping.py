@@ -241,6 +241,7 @@ def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(cells: xr.DataArray) -> xr.Dataset:
+    cells = cells.drop_vars("read_in", errors="ignore")  # of a result that is tabled again
     found: dict[str, xr.DataArray] = {}
     texts = {
         "flipped": ("answers turned into the source's", "share of tasks"),
@@ -257,7 +258,8 @@ def _table(cells: xr.DataArray) -> xr.Dataset:
         effect, placebo = (cells.sel(metric=metric, kind=kind, drop=True) for kind in KINDS)
         tested = [max_statistic(effect.sel(horizon=h), placebo.sel(horizon=h)) for h in cells["horizon"].values]
         for part in ("p", "p_corrected"):
-            found[f"{metric}_{part}"] = xr.concat([one[part] for one in tested], "horizon").transpose(*effect.dims[:-1])
+            joined = xr.concat([one[part] for one in tested], "horizon", coords="minimal", compat="override")
+            found[f"{metric}_{part}"] = joined.transpose(*effect.dims[:-1])
         found[metric].attrs |= dict(zip(("long_name", "units"), texts[metric], strict=True))
     read_in = [READ_IN[str(h)] for h in cells["horizon"].values]
     return xr.Dataset(found | {"raw": cells}).assign_coords(read_in=("horizon", read_in))

@@ -36,7 +36,7 @@ def found(lens: Any, fit: list[Any]) -> xr.Dataset:
 
 
 def test_before_the_prompt_is_read_nothing_tells_the_two_runs_apart(found: xr.Dataset) -> None:
-    """Same picture and noise: at step 0 what enters block 0 is one stream, own to one run and the other's to the other."""
+    """Same picture and noise: at step 0 one stream enters block 0, for one run its own, for the other the other's."""
     start = found.sel(step=0, layer=-1)
     for name in ("decodable", "decodable_null", "readable"):
         assert (start[name] == 0.5).all(), name

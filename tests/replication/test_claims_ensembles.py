@@ -55,7 +55,7 @@ def test_fresh_seeds_that_gain_as_much_are_no_support() -> None:
 
 def judged(gains: dict[str, float], n: int = 30, seed: int = 0) -> dict[str, str]:
     """Outcomes of the page. Seeds of a task differ by far more than the gains; fresh ones were lucky or not."""
-    found = result({"updates 0-2": 0.0, "updates 0-11": 0.0, **gains}, n)["raw"]
+    found = result({**gains, "updates 0-2": 0.0, "updates 0-11": 0.0}, n)["raw"]
     rng = np.random.default_rng(seed)
     found = found + xr.DataArray(rng.normal(0, 0.1, n), dims="task") * (found["kind"] != FRESH)
     found = (found + xr.DataArray(rng.normal(0, 0.1, n), dims="task") * (found["kind"] == FRESH)).clip(0, 1)
