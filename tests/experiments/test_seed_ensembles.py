@@ -231,12 +231,12 @@ def test_a_gain_is_seen_and_a_fresh_seed_gains_nothing() -> None:
     assert float(one["gain_low"]) > 0.03, "paired: the spread of seeds, .15, is not in it"
     assert float(found["gain_p_corrected"].sel(kind="alpha 6-8")) > 0.05
     assert found["gain_p_corrected"].sel(kind=["alone", PLACEBO, FRESH, "best of 3"]).isnull().all()
-    nulls = [planted(0.0, fresh=True, seed=seed).sel(reading="one", metric="value") for seed in range(200)]
-    assert np.mean([null["null"].item() for null in nulls]) == pytest.approx(0, abs=0.01)
-    assert np.mean([(null["null_low"] <= 0 <= null["null_high"]).item() for null in nulls]) >= 0.92
+    nulls = [planted(0.0, fresh=True, seed=seed).sel(reading="one", metric="value") for seed in range(60)]
+    assert np.mean([null["null"].item() for null in nulls]) == pytest.approx(0, abs=0.02)
+    assert np.mean([(null["null_low"] <= 0 <= null["null_high"]).item() for null in nulls]) >= 0.88  # .95 less two standard errors of 60 draws
     # A mode that only draws another seed: called in one study of twenty, over all modes.
     called = [bool((null["gain_p_corrected"] <= 0.05).any()) for null in nulls]
-    assert np.mean(called) <= 0.085
+    assert np.mean(called) <= 0.1
 
 
 def test_repeats_have_a_t_interval(found: xr.Dataset) -> None:

@@ -243,10 +243,10 @@ def test_what_the_prompt_tells_every_token_is_read_from_random_ones_as_well() ->
         label = number % 2
         shape = ("run", "step", "layer", "channel")
         sign = (2 * label - 1) * np.eye(8)[0]
-        one = {name: 0.3 * rng.standard_normal((2, 1, 1, 8)) for name in ("hidden", "random", "elsewhere")}
+        one = {name: 0.15 * rng.standard_normal((2, 1, 1, 8)) for name in ("hidden", "random", "elsewhere")}
         one["hidden"] += sign
         one["random"] += sign * everywhere
-        wide = {name: 0.3 * rng.standard_normal((2, 1, 1, 3, 8)) for name in ("choices", "aside", "far")}
+        wide = {name: 0.15 * rng.standard_normal((2, 1, 1, 3, 8)) for name in ("choices", "aside", "far")}
         wide["choices"][..., label, :] += np.eye(8)[1]
         wide["aside"][..., label, :] += np.eye(8)[1] * everywhere
         return xr.Dataset(

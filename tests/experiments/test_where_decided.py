@@ -73,8 +73,8 @@ def test_the_result_is_labelled(found: xr.Dataset) -> None:
 
 def test_two_noises_have_no_patch_and_one_answer_has_no_row(lens: Any, fit: list[Any]) -> None:
     tasks = several("choose", 2)
-    many = [task for task in dl.tasks.batch("choose", 12, split="train") if len(task.solutions) > 2][:2]
-    ways = where_decided(lens, tasks, many, pair=other_noise, num_inference_steps=2, steps=[1])
+    many = [task for task in dl.tasks.batch("choose", 12, split="train") if len(task.solutions) > 2][:4]
+    ways = where_decided(lens, tasks, many, pair=other_noise, num_inference_steps=4, steps=[3])
     assert ways["used"].isnull().all() and ways["sufficient"].isnull().all()
     seen = ways["readable"].notnull().all(("step", "layer"))
     assert seen.any() and (ways["readable"].sel(layer=11)[seen] == 1).all()
@@ -83,7 +83,7 @@ def test_two_noises_have_no_patch_and_one_answer_has_no_row(lens: Any, fit: list
         """One run, twice, for the tasks that are measured."""
         return (generate(task, seed),) * 2 if task.split != "train" else other_prompt(generate, task, seed)
 
-    none = where_decided(lens, tasks, fit[:2], pair=twice, num_inference_steps=1)
+    none = where_decided(lens, tasks, fit[:2], pair=twice, steps=[0], num_inference_steps=3)
     assert all(array.isnull().all() for array in none.data_vars.values())
 
 
@@ -110,6 +110,6 @@ def test_refusals(lens: Any, fit: list[Any]) -> None:
     with pytest.raises(TaskError, match="two or more of each"):
         where_decided(lens, tasks[:1], fit)
     with pytest.raises(MeasureError, match="also fitted on"):
-        where_decided(lens, tasks, tasks, num_inference_steps=1)
+        where_decided(lens, tasks, tasks, steps=[0], num_inference_steps=3)
     with pytest.raises(MeasureError, match="give two answers: give more"):
         where_decided(lens, tasks, fit[:2], pair=lambda generate, task, seed: None, num_inference_steps=1)
