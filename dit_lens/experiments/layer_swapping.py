@@ -42,7 +42,8 @@ from dit_lens.interventions.base import STREAM
 from dit_lens.runner import Options, Sweep
 from dit_lens.runner.metrics import Item, projected
 from dit_lens.runner.options import RUNNING
-from dit_lens.stats import max_statistic, mean_interval, paired, share_interval
+from dit_lens.stats import max_statistic, paired
+from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
 from dit_lens.wan.run import Run
@@ -100,10 +101,10 @@ def swap(
 
     Returns:
         A Dataset over (hook, layer, step, horizon): ``flipped``, ``changed``, ``nearer``, ``effect``, each with
-        ``_low``, ``_high``, ``_n`` and the same of its placebo (``_null``, ``_null_low``, ``_null_high``), with ``_p``
-        and ``_p_corrected`` (over all cells of a horizon) of the paired difference; and ``raw`` (metric, kind, hook,
-        layer, step, horizon, task). The coordinate ``read_in`` (horizon) says where answers are read. Intervals are
-        95 % over tasks, Wilson's for shares; fewer than five tasks have none.
+        ``_low``, ``_high``, ``_n``, the same of its placebo (``_null``, ``_null_low``, ``_null_high``), the paired
+        difference of both (``_difference``, ``_difference_low``, ``_difference_high``), ``_p``, and ``_p_corrected``
+        over all cells; and ``raw`` (metric, kind, hook, layer, step, horizon, task). The coordinate ``read_in``
+        (horizon) says where answers are read. Intervals are 95 %, over tasks (:func:`dit_lens.stats.summarise`).
 
     Raises:
         TaskError: Tasks without twins or answers.
@@ -250,16 +251,9 @@ def _table(cells: xr.DataArray) -> xr.Dataset:
         "effect": ("change projected on source minus base", "0 = base, 1 = source"),
     }
     for metric in METRICS:
-        for kind, suffix in zip(KINDS, ("", "_null"), strict=True):
-            values = cells.sel(metric=metric, kind=kind, drop=True)
-            summary = mean_interval(values) if metric == "effect" else share_interval(values)
-            for part, name in (("value", ""), ("low", "_low"), ("high", "_high"), ("n", "_n")):
-                found[f"{metric}{suffix}{name}"] = summary[part]
-        effect, placebo = (cells.sel(metric=metric, kind=kind, drop=True) for kind in KINDS)
-        tested = [max_statistic(effect.sel(horizon=h), placebo.sel(horizon=h)) for h in cells["horizon"].values]
-        for part in ("p", "p_corrected"):
-            joined = xr.concat([one[part] for one in tested], "horizon", coords="minimal", compat="override")
-            found[f"{metric}_{part}"] = joined.transpose(*effect.dims[:-1])
+        own, null = (cells.sel(metric=metric, kind=kind, drop=True) for kind in KINDS)
+        summary = summarise(own, null, bounds=None if metric == "effect" else (0, 1))
+        found |= {metric if part == "value" else f"{metric}_{part}": summary[part] for part in summary.data_vars}
         found[metric].attrs |= dict(zip(("long_name", "units"), texts[metric], strict=True))
     read_in = [READ_IN[str(h)] for h in cells["horizon"].values]
     return xr.Dataset(found | {"raw": cells}).assign_coords(read_in=("horizon", read_in))

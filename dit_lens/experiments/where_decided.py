@@ -39,7 +39,7 @@ from dit_lens.errors import MeasureError, TaskError
 from dit_lens.experiments.local_effects import local_effects
 from dit_lens.measures.label_decoding import fit_choice, names_true, shuffled
 from dit_lens.measures.layer_lens import INPUT, layer_velocity
-from dit_lens.measures.tuned_lens import fit_translators, puzzle_key
+from dit_lens.measures.tuned_lens import fit_translators, task_key
 from dit_lens.progress import silent
 from dit_lens.runner import Item, Options, Sweep, over_tasks
 from dit_lens.tasks.requirements import needed
@@ -146,7 +146,7 @@ def where_decided(
         names = ("decodable", "decodable_null", "readable", "used", "used_null", "sufficient")
         values = {name: np.full(shape, np.nan) for name in names}
         if one is not None:
-            if {puzzle_key(run) for run in one.runs} & made["translators"].puzzles:
+            if {task_key(run) for run in one.runs} & made["translators"].tasks:
                 raise MeasureError(f"{item.task!r} is also fitted on, so its numbers would be too good: give others")
             x = _features(lens, one, at, layers)
             for name, fitted in (("decodable", made["true"]), ("decodable_null", made["shuffled"])):

@@ -21,10 +21,11 @@ from dit_lens.experiments.local_effects import local_effects
 from dit_lens.experiments.seed_ensembles import ensembles
 from dit_lens.layer_map.decodability import decodability
 from dit_lens.layer_map.roles import layer_evidence, puzzle_evidence, puzzle_runs
-from dit_lens.measures import region_energy, summarise
+from dit_lens.measures import region_energy
 from dit_lens.progress import Progress, silent
 from dit_lens.runner import Sweep
 from dit_lens.runner.parts import make_parts
+from dit_lens.stats.summary import summarise
 from dit_lens.store.base import WAITING, Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.tasks.requirements import needed
@@ -269,8 +270,7 @@ def survey(
 
 def paired(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:
     """Summary of one kind with the mean of its null beside it."""
-    found = summarise(values.sel(kind=kind, drop=True))
-    return found.assign(null=summarise(values.sel(kind=null, drop=True), resamples=1)["value"])
+    return summarise(values.sel(kind=kind, drop=True), values.sel(kind=null, drop=True))
 
 
 def _drawn(tasks: Sequence[Any] | None, n: int, seed: int) -> tuple[list[Any], list[str]]:

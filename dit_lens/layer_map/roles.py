@@ -42,7 +42,7 @@ from dit_lens.measures.region_attention import region_attention
 from dit_lens.measures.token_masks import region_mask
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.sweep import PLACEBO_SEED
-from dit_lens.stats.summary import summarise
+from dit_lens.stats.intervals import mean_interval
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import Record, record
 from dit_lens.wan.run import Run
@@ -198,7 +198,7 @@ def roles(trained: xr.Dataset, control: xr.Dataset, draws: int = 2000, seed: int
         cuts[expert] = segments(above.to_dataarray("evidence"), draws=draws, seed=seed, level=level)
     columns: dict[str, Any] = {}
     for name in names:
-        mean = summarise(trained[name])
+        mean = mean_interval(trained[name])
         columns[name] = mean["value"].assign_attrs(long_name=LONG[name][0], units=LONG[name][1], null_name="control")
         columns |= {f"{name}_low": mean["low"], f"{name}_high": mean["high"], f"{name}_n": mean["n"]}
         columns[f"{name}_null"] = control[name].mean("task")

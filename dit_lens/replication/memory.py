@@ -12,7 +12,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.working_memory import ARMS, KINDS, decodable_while_hidden, used_while_hidden
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_NULL, SHARE, SMALLEST, Measured, Reading, Row, text
+from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, text
 from dit_lens.wan.lens import Lens
 
 NULLS = {"shuffled": "shuffled labels", "random": "as many tokens of the same frames elsewhere, drawn at random"}
@@ -84,7 +84,7 @@ ROWS = (
             f"memory/{what}-against-{null}",
             f"{says} Shown by x0_hat, without a number (section 5).",
             f"{what} read from the hidden tokens, layers {{first}}-{{last}}",
-            "accuracy", NULLS[null], partial(_read, what=what, null=null), ABOVE_NULL,
+            "accuracy", NULLS[null], partial(_read, what=what, null=null),
             smallest=SMALLEST["accuracy"], bounds=SHARE,
         )
         for what, null, says in _HELD
@@ -95,7 +95,7 @@ ROWS = (
             f"The hidden object's {what} is used from where it is hidden: it decides what comes out.",
             "effect of the hidden tokens' updates from the twin, all layers and steps held",
             "0 base, 1 source", NULLS["random"], partial(_used, what=what),
-            ABOVE_NULL, smallest=SMALLEST["effect"], nothing=0.0,
+            smallest=SMALLEST["effect"], nothing=0.0,
         )
         for what in ("identity", "place")
     ),

@@ -23,7 +23,7 @@ from dit_lens.layer_map.roles import (
 )
 from dit_lens.layer_map.segments import segments
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_ZERO, SMALLEST, UP, Estimate, Measured, Reading, Row, Rule
+from dit_lens.replication.row import ABOVE_ZERO, SMALLEST, Estimate, Measured, Reading, Row, Rule
 from dit_lens.wan.lens import Lens
 
 _PER_PUZZLE = 20  # shuffles of the layers that a single puzzle's null averages over
@@ -135,6 +135,6 @@ ROWS = (
         "depth of the centre of 'decides' (effect) behind 'perceives' (attention), and of 'consolidates' (readout) "
         "behind 'decides': the smaller of the two, mean over experts",
         "layer / layers", "layers shuffled", partial(_reading, number=in_order, tested=False),
-        ABOVE_ZERO, smallest=SMALLEST["depth"], within=UP,
+        ABOVE_ZERO, smallest=SMALLEST["depth"], within=(SMALLEST["depth"], np.inf),
     ),
 )  # fmt: skip

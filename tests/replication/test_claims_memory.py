@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import every_row, supported
 
 from dit_lens import replication
 from dit_lens.experiments import working_memory
-from dit_lens.replication import TABLE
 
 
 def read_claims(read: xr.Dataset, use: xr.Dataset) -> list[replication.Claim]:
-    return replication.read("memory", {"read": read, "use": use})
+    return every_row("memory", {"read": read, "use": use})
 
 
 def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr.Dataset]:
@@ -35,8 +35,7 @@ def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr
 @pytest.mark.parametrize(("read", "effect"), [(0.9, 0.0), (0.25, 0.6)])
 def test_reading_and_using_are_judged_apart(read: float, effect: float) -> None:
     found = read_claims(*memory_data(read, effect))
-    words = {True: "supported", False: "not supported"}
-    assert [claim.verdict for claim in found] == [words[read > 0.5]] * 4 + [words[effect > 0]] * 2
+    assert supported(found) == [read > 0.5] * 4 + [effect > 0] * 2
     assert found[0].value == pytest.approx(read) and "layers 3-8" in found[0].measure
     assert found[4].value == pytest.approx(effect) and f"hidden {10 if effect > 0.5 else 0}" in found[4].remark
 
@@ -46,7 +45,6 @@ def test_what_every_token_holds_or_does_is_no_memory() -> None:
     read, use = memory_data(0.9, 0.6)
     read["accuracy"].loc[{"kind": "random"}] = read["accuracy"].sel(kind="hidden").values
     use["effect"].loc[{"kind": "random"}] = use["effect"].sel(kind="hidden").values
-    verdicts = {row.id: claim.verdict for row, claim in zip(TABLE["memory"], read_claims(read, use), strict=True)}
-    assert [id for id, verdict in verdicts.items() if verdict == "supported"] == [
+    assert [claim.id for claim in read_claims(read, use) if claim.verdict == "supported"] == [
         "memory/identity-against-shuffled", "memory/place-against-shuffled"
     ]  # fmt: skip

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import every_row, supported
 
 from dit_lens.experiments.layer_swapping import HORIZONS, KINDS, METRICS, _table
-from dit_lens.replication import TABLE, Claim, read
-from dit_lens.stats import Verdict
+from dit_lens.replication import Claim
 
 
 def flips(found: xr.Dataset) -> Claim:
-    (claim,) = read("swap", {"choose whole": found})
+    (claim,) = every_row("swap", {"choose whole": found})
     return claim
 
 
 def middle(found: xr.Dataset) -> Claim:
-    (claim,) = read("swap", {"choose each": found})
+    (claim,) = every_row("swap", {"choose each": found})
     return claim
 
 
@@ -37,11 +37,11 @@ def result(flipped: float, placebo: float, n: int = 24, layers: tuple[str, ...] 
 
 @pytest.mark.parametrize(
     ("flipped", "placebo", "verdict"),
-    [(1.0, 0.0, "supported"), (0.0, 0.0, "not supported"), (0.5, 0.0, "not supported"), (1.0, 1.0, "not supported")],
+    [(1.0, 0.0, True), (0.0, 0.0, False), (0.5, 0.0, False), (1.0, 1.0, False)],
 )
-def test_the_verdict_on_flips_follows_the_numbers(flipped: float, placebo: float, verdict: str) -> None:
+def test_the_verdict_on_flips_follows_the_numbers(flipped: float, placebo: float, verdict: bool) -> None:
     claim = flips(result(flipped, placebo))
-    assert (claim.verdict, claim.value, claim.null, claim.n) == (verdict, flipped, placebo, 24)
+    assert (supported([claim]), claim.value, claim.null, claim.n) == ([verdict], flipped, placebo, 24)
     assert claim.low <= claim.value <= claim.high
 
 
@@ -64,23 +64,18 @@ def by_layer(heights: dict[int, float], placebo: dict[int, float], n: int = 12, 
 
 def test_the_verdict_on_layers_follows_the_numbers() -> None:
     good = middle(by_layer({6: 0.5, 7: 0.3}, {}, 24))
-    assert (good.verdict, good.value) == ("supported", 1.0)
+    assert (supported([good]), good.value) == ([True], 1.0)
     assert good.null < 0.5, "the placebo has no strongest layer, and finds one in any quarter by chance"
     assert "x0_hat of the last swapped step" in good.measure and "one of 6-8" in good.measure
     assert "6: 0.50*; 7: 0.30*" in good.remark and good.remark.count("*") == 3
-    assert middle(by_layer({}, {})).verdict == "not supported"
-    assert middle(by_layer({6: 0.5}, {6: 0.6})).verdict == "not supported"
+    assert not any(supported([middle(by_layer({6: 0.5}, {6: 0.6}))]))
     # Two heights, at depth .08 and .92, have their centre in the middle, and nothing is there.
     assert middle(by_layer({1: 0.5, 11: 0.5}, {})).value == 0
 
 
 def test_the_paired_verdict_on_layers() -> None:
-    (row,) = (row for row in TABLE["swap"] if row.id == "swap/middle-choose")
-
     def outcome(*heights: dict[int, float], seed: int = 0) -> str:
-        found = row.verdict({"choose each": by_layer(*heights, seed=seed)})
-        assert isinstance(found, Verdict)
-        return found.outcome
+        return middle(by_layer(*heights, seed=seed)).verdict
 
     assert outcome({6: 0.5, 7: 0.3}, {}) == "supported"
     assert outcome({1: 0.5}, {}) == "contradicted"
