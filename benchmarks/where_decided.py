@@ -1,6 +1,6 @@
 """docs/experiments/where-decided.md: its table and figure, on the lab model.
 
-    python benchmarks/where_decided.py                          # measure, about seven minutes of one core
+    python benchmarks/where_decided.py                          # measure, about ten minutes of one core
     python benchmarks/where_decided.py --folder where-decided   # goes on where it was stopped
 
 Sixteen unseen puzzles of ``choose`` with several right routes, 24 others to fit on, ten sampling steps. The picture is
@@ -108,7 +108,7 @@ def picture(found: dict[str, xr.Dataset]) -> go.Figure:
     for i, (question, name, _) in enumerate(PANELS):
         values = found[question][name].mean("task").transpose("layer", "step")
         z = values.values
-        text = np.where(np.isfinite(z), np.char.lstrip(np.char.mod("%.2f", np.nan_to_num(z)), "0"), "")
+        text = [[short(one) for one in row] for row in z]
         fig.add_trace(
             go.Heatmap(
                 z=z, x=[f"{int(s)}" for s in values["step"]], y=[int(layer) for layer in values["layer"]], text=text,
@@ -119,13 +119,22 @@ def picture(found: dict[str, xr.Dataset]) -> go.Figure:
     for row, question in enumerate(QUESTIONS, 1):
         fig.update_yaxes(title_text=f"<b>{ROWS[question]}</b><br>layer", row=row, col=1)
     fig.update_yaxes(dtick=1)
-    fig.update_xaxes(title_text="step of ten")
+    fig.update_xaxes(title_text="step of ten", type="category", showgrid=False)
+    fig.update_yaxes(showgrid=False, zeroline=False)
     bar = {"title": "share, or effect", "thickness": 12}
     fig.update_layout(
         template=template("light"), width=1200, height=820, paper_bgcolor="white", plot_bgcolor="white",
-        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar}, margin={"l": 90, "t": 60},
+        coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar}, margin={"l": 90, "t": 50, "b": 70},
     )  # fmt: skip
     return fig
+
+
+def short(value: float) -> str:
+    """Two decimals without a leading zero; nothing where there is no value."""
+    if not np.isfinite(value):
+        return ""
+    text = f"{value:.2f}".replace("0.", ".", 1)
+    return ".00" if text == "-.00" else text
 
 
 def photographed(fig: go.Figure, file: Path, browser: str) -> None:
