@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.experiments.noise_kinds import KINDS
-from dit_lens.layer_map.roles import EVIDENCE
+from dit_lens.layer_map.evidence import EVIDENCE
 
 
 def enrichment(early: float, later: float, spread: float = 0.0, named: float = 1.0) -> xr.Dataset:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 import xarray as xr
 
 from dit_lens.errors import MeasureError
@@ -39,19 +38,17 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
         steps: Steps to patch, each by itself.
 
     Returns:
-        (step, layer, kind) with kinds ``"effect"`` and ``"placebo"``: 0 is the base, 1 the source.
+        (step, layer, kind) with kinds ``"effect"`` and ``"placebo"``: 0 is the base, 1 the source; NaN at a step at
+        which base and source agree.
 
     Raises:
-        MeasureError: The runs cannot be compared, or source and base agree at a step.
+        MeasureError: The runs cannot be compared.
     """
     for other in (source, placebo):
         if other.grid != base.grid or not other.plan.same_schedule(base.plan):
             raise MeasureError(
                 "base, source and placebo need the same size and the same sampling schedule: generate them alike"
             )
-    for step in steps:
-        if torch.equal(base.x0_hat(step), source.x0_hat(step)):
-            raise MeasureError(f"base and source agree exactly at step {step}: choose a source with another answer")
     sweep = Sweep(lens, base, source, placebo=placebo, steps=list(steps), progress=silent)
     found = sweep.raw()["value"].squeeze(["task", "seed", "hook", "head", "region", "branch"], drop=True)
     about = {"long_name": "local effect of a layer's update", "units": "0 = base, 1 = source"}

@@ -7,9 +7,8 @@ processes. :mod:`dit_lens.layer_map.layer_map` combines them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,14 @@ from dit_lens.errors import TaskError
 from dit_lens.experiments.local_effects import local_effects
 from dit_lens.experiments.seed_ensembles import ensembles
 from dit_lens.layer_map.decodability import decodability
-from dit_lens.layer_map.roles import layer_evidence, puzzle_evidence, puzzle_runs
-from dit_lens.measures import region_energy, summarise
+from dit_lens.layer_map.controls import OpenControl
+from dit_lens.layer_map.evidence import layer_evidence, puzzle_evidence, puzzle_runs
+from dit_lens.measures import region_energy
 from dit_lens.progress import Progress, silent
 from dit_lens.runner import Sweep
 from dit_lens.runner.parts import make_parts
+from dit_lens.stats.corrections import max_statistic
+from dit_lens.stats.intervals import mean_interval
 from dit_lens.store.base import WAITING, Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.tasks.requirements import needed
@@ -33,7 +35,6 @@ from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling
-from dit_lens.wan.shuffled_weights import shuffled_weights
 
 Tables = Mapping[str, xr.Dataset]
 RUNS = ("base", "source", "placebo")
@@ -55,7 +56,7 @@ class Measured:
         held: Effects of updates held over all steps (task, layer, kind).
         energy: Token energy (task, step, layer, region, kind).
         trained: Evidence of each task.
-        control: Evidence of each task in the control.
+        controls: Of each control the evidence of each task.
         decodable: Empty where not asked for.
         ensembles: Empty where not asked for.
         clips: (place, clip, frame, row, col, colour).
@@ -66,7 +67,7 @@ class Measured:
     held: xr.DataArray
     energy: xr.DataArray
     trained: Sequence[xr.Dataset]
-    control: Sequence[xr.Dataset]
+    controls: Sequence[Sequence[xr.Dataset]]
     decodable: xr.Dataset
     ensembles: xr.Dataset
     clips: xr.DataArray
@@ -78,7 +79,7 @@ class Survey:
     """Which tasks are generated how, and where they are patched and read; make one with :func:`survey`.
 
     ``steps`` are patched; ``few`` are the steps of the layer table. ``probed`` are further tasks, for probes. ``how``
-    is the sampling of all of them.
+    is the sampling of all of them, ``controls`` the number of models that learned nothing.
     """
 
     lens: Lens
@@ -90,6 +91,7 @@ class Survey:
     steps: Sequence[int]
     few: Sequence[int]
     how: Sampling
+    controls: int
 
     def parameters(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values; ensembles may be asked for later."""
@@ -97,7 +99,7 @@ class Survey:
         return {
             **self.lens.identity(how.pop("scheduler", None)), "plan": describe(self.plan),
             "sampling": describe(how), "seed": self.seed, "steps": list(self.steps), "tasks": list(self.families),
-            "n": len(self.tasks), "scenes": len(self.probed),
+            "n": len(self.tasks), "scenes": len(self.probed), "controls": self.controls,
             "task": {
                 f"{i}": {"base": task_identity(task), "twin": task_identity(_twin(task))}
                 for i, task in enumerate(self.tasks)
@@ -116,39 +118,40 @@ class Survey:
             What was found.
         """
         numbers, n = range(len(self.tasks)), len(self.tasks)
-        total = (PUZZLE + CONTROL) * n + 2 * len(self.probed)
+        total = (PUZZLE + CONTROL * self.controls) * n + 2 * len(self.probed)
 
         def waiting() -> None:
             progress(total * kept.done // len(kept.wanted or ()), total, WAITING)
 
-        with ExitStack() as opened:
-            # Only where the control is not done: it needs the memory of the experts once more.
-            nothing = cache(lambda: opened.enter_context(shuffled_weights(self.lens, self.seed)))
+        # Only where a control is not done: each needs the memory of the experts once more, one at a time.
+        with OpenControl(self.lens, self.seed) as nothing:
 
             def puzzle(i: int) -> Tables:
                 progress(PUZZLE * i, total, self._called(i))
                 return self._puzzle(i, kept)
 
-            def control(i: int) -> Tables:
-                progress(PUZZLE * n + CONTROL * i, total, f"control, {self._called(i)}")
-                found = puzzle_evidence(nothing(), self.tasks[i], self.seed + i, self.few, self.seed, self.how)
+            def control(c: int, i: int) -> Tables:
+                progress(PUZZLE * n + CONTROL * (c * n + i), total, f"control {c}, {self._called(i)}")
+                found = puzzle_evidence(nothing(c), self.tasks[i], self.seed + i, self.few, self.seed, self.how)
                 return {"evidence": found}
 
             def probes() -> Tables:
                 found = decodability(
-                    self.lens, nothing(), self.probed, self.few, seed=self.seed + PROBE_SEED, sampling=self.how,
+                    self.lens, nothing(0), self.probed, self.few, seed=self.seed + PROBE_SEED, sampling=self.how,
                     folder=kept.child("decodable"),
-                    progress=lambda done, of, what: progress((PUZZLE + CONTROL) * n + done, total, what),
+                    progress=lambda done, of, what: progress(
+                        (PUZZLE + CONTROL * self.controls) * n + done, total, what
+                    ),
                 )  # fmt: skip
                 return {"decodable": found}
 
             makes: dict[str, Callable[[], Tables]] = {f"puzzle-{i}": partial(puzzle, i) for i in numbers}
-            makes |= {f"control-{i}": partial(control, i) for i in numbers}
+            makes |= {f"control-{c}-{i}": partial(control, c, i) for c in range(self.controls) for i in numbers}
             makes |= {"decodable": probes} if self.probed else {}
             later: dict[str, Callable[[], Tables]] = {"ensembles": self._ensembles} if ensembles else {}
             kept.wanted = {*makes, *later, "clips"}
             make_parts(kept, makes, _runs_of, waiting)
-        make_parts(kept, later, waiting=waiting)  # when the control's memory is free again
+        make_parts(kept, later, waiting=waiting)  # when the controls' memory is free again
         rows = [kept.get(f"puzzle-{i}") for i in numbers]
         effects, held, energy = (_joined([row[name]["value"] for row in rows]) for name in ("effect", "held", "energy"))
         clips = {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))}
@@ -156,7 +159,7 @@ class Survey:
         progress(total, total, "writing")
         return Measured(
             effects, held, energy, [row["evidence"] for row in rows],
-            [kept.get(f"control-{i}")["evidence"] for i in numbers],
+            [[kept.get(f"control-{c}-{i}")["evidence"] for i in numbers] for c in range(self.controls)],
             kept.get("decodable")["decodable"] if self.probed else xr.Dataset(),
             kept.get("ensembles")["ensembles"] if ensembles else xr.Dataset(),
             kept.get("clips")["clips"]["value"], [self._runs(kept, i, ("base",))[0] for i in numbers],
@@ -253,8 +256,11 @@ def survey(
     steps: Sequence[int] | None,
     scenes: int,
     how: Sampling,
+    controls: int,
 ) -> Survey:
     """Draw the tasks, and check before the work what can be checked; arguments and exceptions as of :func:`map`."""
+    if controls < 1:
+        raise TaskError(f"controls={controls}: layers are compared with models that learned nothing: give 1 or more")
     drawn, families = _drawn(tasks, n, seed)
     plan = lens.plan(how)
     last = plan.n_steps - 1
@@ -264,13 +270,21 @@ def survey(
         else sorted({int(s) for s in steps})
     )
     few = _spread(chosen, [plan.at(s).expert for s in chosen])
-    return Survey(lens, drawn, families, _probed(families, drawn, scenes, seed), seed, plan, chosen, few, how)
+    return Survey(lens, drawn, families, _probed(families, drawn, scenes, seed), seed, plan, chosen, few, how, controls)
 
 
 def paired(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:
-    """Summary of one kind with the mean of its null beside it."""
-    found = summarise(values.sel(kind=kind, drop=True))
-    return found.assign(null=summarise(values.sel(kind=null, drop=True), resamples=1)["value"])
+    """Mean of one kind with its interval, the mean of its null beside it, and p of their paired difference.
+
+    ``p_corrected`` is corrected over all cells by sign flips over tasks; two tasks or more.
+    """
+    shown, hollow = (values.sel(kind=name, drop=True) for name in (kind, null))
+    found = mean_interval(shown).drop_vars("exact")
+    found = found.assign(
+        null=mean_interval(hollow)["value"], p_corrected=max_statistic(shown, hollow)["p_corrected"]
+    ).assign_attrs(values.attrs)
+    found["value"].attrs = dict(values.attrs)
+    return found
 
 
 def _drawn(tasks: Sequence[Any] | None, n: int, seed: int) -> tuple[list[Any], list[str]]:
