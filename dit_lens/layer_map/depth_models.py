@@ -96,7 +96,7 @@ class DepthModel:
 
     def _found(self) -> str:
         if self.kind == "few":
-            return f"too few layers to tell stages from a smooth profile ({FEWEST} or more are needed)"
+            return f"too few layers with evidence to tell stages from a smooth profile ({FEWEST} or more are needed)"
         smooth = f"p = {self.p:.3f} of a smooth profile"
         if self.kind == "one":
             return f"one place, layer {self.starts[0]} ({smooth})"
@@ -230,11 +230,11 @@ def compare(
     there = np.flatnonzero(np.isfinite(data).all(1))
     missing = tuple(int(i) for i in np.setdiff1d(np.arange(n_layers), there)) if data.shape[1] else ()
     data = data[there]
-    data = data[:, np.ptp(data, axis=0) > 1e-9 * np.abs(data).max(0, initial=0.0)] if len(data) else data
-    if not data.size:
-        return DepthModel("flat", (), n_layers, 1.0, level, missing=missing)
-    if len(data) < FEWEST:
+    if len(data) < FEWEST or not data.shape[1]:
         return DepthModel("few", (), n_layers, float("nan"), level, missing=missing)
+    data = data[:, np.ptp(data, axis=0) > 1e-9 * np.abs(data).max(0)]
+    if not data.size:  # every evidence is the same at all layers
+        return DepthModel("flat", (), n_layers, 1.0, level, missing=missing)
     data = (data - data.mean(0)) / data.std(0)
     work = comparison(tuple(int(i) for i in there), n_layers)
     rng = np.random.default_rng(seed)

@@ -121,8 +121,8 @@ class Roles:
             said.append(f"Expert {expert}: {model}.")
             parts = [f"{r} at {c.centre}, width {c.width}" for r, c in self.centres[expert].items()]
             said.append(f"Expert {expert}, centre of each role in depth, above the controls: {'; '.join(parts)}.")
-            parts = [f"{b} lies {found} behind {a}" for a, b, found in self.orders[expert]]
-            said.append(f"Expert {expert}, order of the centres: {'; '.join(parts)}.")
+            parts = [f"from {a} to {b} {found}" for a, b, found in self.orders[expert]]
+            said.append(f"Expert {expert}, order of the centres, in depth: {'; '.join(parts)}.")
         return said
 
     def __repr__(self) -> str:
