@@ -9,6 +9,7 @@ Noise is AR(1) over layers with correlation rho, four evidences. Heights are in 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -53,12 +54,13 @@ def announced(shape: str, n: int, rho: float, draws: int, height: float = 3.0, s
     return found
 
 
-def synthetic(n: int, draws: int) -> None:
-    """Both tables for networks of ``n`` layers."""
+def synthetic(n: int, draws: int, only: Sequence[str] = ()) -> None:
+    """Both tables for networks of ``n`` layers; ``only`` some profiles."""
     print(f"{n} layers, {draws} profiles a row, level .05\n\n| profile | rho | stages | one place | either, 95 % interval |")
     print("|---|---|---|---|---|")
     cases = [(s, rho, 3.0, False) for s, rho in NULLS] + [("flat", 0.0, 3.0, True)]
     cases += [(s, 0.0, height, False) for s, height in PLANTED]
+    cases = [case for case in cases if not only or case[0] in only]
     for shape, rho, height, heavy in cases:
         found = announced(shape, n, rho, draws, height, heavy=heavy)
         total = sum(found.values())
@@ -91,9 +93,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, nargs="*", default=[])
     parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--only", nargs="*", default=[], help="profiles")
     parser.add_argument("--controls", type=int, default=0)
     given = parser.parse_args()
     for layers in given.layers:
-        synthetic(layers, given.draws)
+        synthetic(layers, given.draws, given.only)
     if given.controls:
         controls(given.controls)

@@ -13,7 +13,8 @@ E evidences, RSS_e the residual sum of squares after whitening with rho, and k c
 T compares models that are not nested, so that its distribution is simulated from the null (Cox 1962; the parametric
 bootstrap of Williams 1970). Structure is announced only if *every* smooth model is rejected (an intersection-union test,
 Berger 1982), so that the false rate holds whichever of them is true. Which structured model is announced is the one
-that T chose. Where none is: the smooth model with the least ``-2 loglik + E k log L``.
+that T chose; but three stages only if two are rejected, by the likelihood ratio of the best of each and profiles drawn
+from the best two. Where none is announced: the smooth model with the least ``-2 loglik + E k log L``.
 
 The false rates and the power are in docs/map.md, by ``benchmarks/depth_models.py``. "Not announced" is no evidence of
 absence: :func:`power` says how often stages of a given height would have been found, with these layers and this noise.
@@ -135,12 +136,20 @@ class Comparison:
                 row[: design.shape[1]] = np.linalg.qr(w @ design)[0].T
             self.bases.append(q.reshape(-1, self.n))
 
-    def structured(self, profiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The best structured model of profiles (n, L, E): its penalised log likelihood (n,), and its index (n,)."""
-        found = [self._structured(profiles[i : i + _CHUNK]) for i in range(0, len(profiles), _CHUNK)]
+    def structured(self, profiles: np.ndarray, kind: Kind | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The best structured model of each profile.
+
+        Args:
+            profiles: (n, L, E).
+            kind: Only models of this kind.
+
+        Returns:
+            Its penalised log likelihood (n,), and its index (n,).
+        """
+        found = [self._structured(profiles[i : i + _CHUNK], kind) for i in range(0, len(profiles), _CHUNK)]
         return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
 
-    def _structured(self, profiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _structured(self, profiles: np.ndarray, kind: Kind | None) -> tuple[np.ndarray, np.ndarray]:
         count, n, evidences = profiles.shape
         best = np.full((len(self.models), count), -np.inf)
         for rho, w, basis in zip(RHOS, self.whiteners, self.bases, strict=True):
@@ -151,6 +160,8 @@ class Comparison:
             rss = np.maximum(total - (along**2).sum(1), 1e-6 * total)  # (models, n, E)
             best = np.maximum(best, evidences / 2 * np.log(1 - rho**2) - n / 2 * np.log(rss).sum(-1))
         best -= evidences * self.sizes[:, None] / 2 * np.log(n)
+        if kind is not None:
+            best[[name != kind for name, _ in self.models]] = -np.inf
         return best.max(0), best.argmax(0)
 
     def against(self, degree: int, profiles: np.ndarray, best: np.ndarray) -> np.ndarray:
@@ -180,6 +191,25 @@ class Comparison:
             if p > level:
                 break
         return p, int(at[0])
+
+    def stages(self, profile: np.ndarray, draws: int, rng: np.random.Generator) -> tuple[float, int]:
+        """Test two stages against three.
+
+        Args:
+            profile: (L, E), standardised.
+            draws: Profiles drawn from the best model of two.
+            rng: Source of randomness.
+
+        Returns:
+            p that two are enough, and the index of the best two.
+        """
+        two, at = self.structured(profile[None], "two")
+        found = self.structured(profile[None], "three")[0] - two
+        design = _design(*self.models[at[0]], self.n)
+        fitted = design @ np.linalg.lstsq(design, profile, rcond=None)[0]
+        drawn = fitted + noise(draws, self.n, *self.noise_of(profile, int(at[0])), rng)
+        null = self.structured(drawn, "three")[0] - self.structured(drawn, "two")[0]
+        return float((1 + (null >= found).sum()) / (1 + draws)), int(at[0])
 
     def simplest(self, profile: np.ndarray) -> Smooth:
         """The smooth model of a profile (L, E) with the least information criterion."""
@@ -240,6 +270,9 @@ def compare(
     rng = np.random.default_rng(seed)
     p, at = work.test(data, draws, rng)
     found = p <= level
+    if found and work.models[at][0] == "three":
+        enough, two = work.stages(data, min(draws, 199), rng)
+        at = two if enough > level else at
     kind, cuts = work.models[at]
     covariance, rho = work.noise_of(data, at if found else None)
     told = tuple(power(work, covariance, rho, height, level, rng) for height in heights)

@@ -68,6 +68,12 @@ def test_what_was_planted_is_found_where_it_is(shape: str, n: int, starts: tuple
     assert "p = 0.0" in said and len(found.words()) == len(runs)
 
 
+def test_three_stages_need_more_than_two() -> None:
+    """Of two planted stages of 4 SD at most one in ten is called three."""
+    found = [compare(labelled(one), draws=59, heights=()).kind for one in made("two", 12, 4.0, 0.0, 20)]
+    assert found.count("two") >= 10 and found.count("three") <= 2, found
+
+
 def test_what_is_smooth_is_called_so() -> None:
     for shape, kind, said in (("flat", "flat", "level over depth"), ("ramp", "ramp", "a ramp"), ("bow", "bow", "bow")):
         found = compare(labelled(made(shape, 40, 12.0, 0.0, 1)[0]), draws=39, heights=())
