@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 import xarray as xr
 
 from dit_lens.errors import MeasureError
@@ -49,7 +50,14 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
             raise MeasureError(
                 "base, source and placebo need the same size and the same sampling schedule: generate them alike"
             )
-    sweep = Sweep(lens, base, source, placebo=placebo, steps=list(steps), progress=silent)
-    found = sweep.raw()["value"].squeeze(["task", "seed", "hook", "head", "region", "branch"], drop=True)
+    apart = [step for step in steps if not torch.equal(base.x0_hat(step), source.x0_hat(step))]
+    if apart:
+        sweep = Sweep(lens, base, source, placebo=placebo, steps=apart, progress=silent)
+        found = sweep.raw()["value"].squeeze(["task", "seed", "hook", "head", "region", "branch"], drop=True)
+        found = found.reindex(step=list(steps)) if len(apart) < len(steps) else found
+    else:
+        size = (len(steps), lens.n_layers, 2)
+        coords = {"step": list(steps), "layer": range(lens.n_layers), "kind": ["effect", "placebo"]}
+        found = xr.DataArray(np.full(size, np.nan), dims=("step", "layer", "kind"), coords=coords)
     about = {"long_name": "local effect of a layer's update", "units": "0 = base, 1 = source"}
     return found.transpose("step", "layer", "kind").astype(np.float32).rename("effect").assign_attrs(about)

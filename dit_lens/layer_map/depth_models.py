@@ -1,7 +1,7 @@
 """Which model of depth describes a map: flat, a ramp, one place, two stages or three.
 
 *Structured* models have a level for each evidence in each run of layers, with cuts that all evidences share: three
-runs, two runs, or one layer against all others. *Smooth* models are polynomials over depth of degree 0, 1 and 2
+runs, two runs, or one layer against all others. *Smooth* models are polynomials over depth of degree 0 to 3
 (:mod:`dit_lens.layer_map.smooth_models`). Noise of both is AR(1) over layers, its correlation rho fitted. With L layers,
 E evidences, RSS_e the residual sum of squares after whitening with rho, and k coefficients for an evidence::
 
@@ -9,6 +9,10 @@ E evidences, RSS_e the residual sum of squares after whitening with rho, and k c
     T_d    = max over structured models of [loglik - E k/2 log L]  -  [loglik - E k/2 log L] of the polynomial of degree d
     p_d    = (1 + #{T_d of profiles drawn from the fitted polynomial >= T_d}) / (1 + draws)
     p      = max_d p_d
+
+Before all of it, in profiles and in draws alike, an evidence is limited to 10 robust standard deviations (1.48 median
+absolute deviations) around its median, and to 3 at layers where no other evidence is more than 3 away: one wild value does
+not speak for all evidence, and a layer that does everything has several.
 
 T compares models that are not nested, so that its distribution is simulated from the null (Cox 1962; the parametric
 bootstrap of Williams 1970). Structure is announced only if *every* smooth model is rejected (an intersection-union test,
@@ -38,8 +42,8 @@ import xarray as xr
 from dit_lens.layer_map.smooth_models import DEGREES, RHOS, Fitter, Smooth, noise, whitener
 from dit_lens.stats.methods import wilson_ends
 
-Kind = Literal["flat", "ramp", "bow", "one", "two", "three", "few"]
-SMOOTH: tuple[Kind, ...] = ("flat", "ramp", "bow")
+Kind = Literal["flat", "ramp", "bow", "wave", "one", "two", "three", "few"]
+SMOOTH: tuple[Kind, ...] = ("flat", "ramp", "bow", "wave")
 #: Fewer layers cannot tell stages from a smooth profile.
 FEWEST = 8
 #: Height of the planted stages, in standard deviations of the noise of layers, and how often each is planted.
@@ -47,6 +51,9 @@ HEIGHTS, PLANTED = (1.0, 2.0, 3.0), 60
 #: Where the planted stages are cut, in depth; the paper's layer 9 of 40 and its last quarter.
 PLANTED_CUTS = (0.225, 0.75)
 _CHUNK = 32
+#: Limits of an evidence, in robust standard deviations around its median: where it stands out alone, and where another
+#: evidence stands out by the first of them at the same layer.
+LIMIT_ALONE, LIMIT_SHARED = 3.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,13 @@ class DepthModel:
     """The model of depth that describes a profile.
 
     Attributes:
-        kind: "flat", "ramp", "bow" (smooth), "one" (place), "two", "three" (stages), or "few": too few layers to ask.
+        kind: "flat", "ramp", "bow", "wave" (smooth), "one" (place), "two", "three" (stages), or "few": too few layers to ask.
         starts: First layer of each run of "two" and "three"; the layer of "one"; else empty.
         n_layers: Number of layers.
         p: Of "the profile is smooth"; NaN for "few".
         level: Level at which smooth profiles are rejected.
         rho: Correlation of neighbouring layers.
+        evidences: Of "one": those in which that layer alone makes half of the variance over layers.
         missing: Layers at which some evidence is NaN, and which are left out.
         power: Height of planted stages, in standard deviations of the noise -> (share found, low, high).
     """
@@ -70,6 +78,7 @@ class DepthModel:
     p: float
     level: float = 0.05
     rho: float = 0.0
+    evidences: tuple[str, ...] = ()
     missing: tuple[int, ...] = ()
     power: tuple[tuple[float, float, float, float], ...] = field(default=())
 
@@ -100,11 +109,13 @@ class DepthModel:
             return f"too few layers with evidence to tell stages from a smooth profile ({FEWEST} or more are needed)"
         smooth = f"p = {self.p:.3f} of a smooth profile"
         if self.kind == "one":
-            return f"one place, layer {self.starts[0]} ({smooth})"
+            said = f", in {', '.join(self.evidences)}" if self.evidences else ""
+            return f"one place, layer {self.starts[0]}{said} ({smooth})"
         if self.found:
             parts = ", ".join(f"{n} {r[0]}-{r[-1]}" for n, r in zip(self.words(), self.runs(), strict=True))
             return f"{self.kind} stages, {parts} ({smooth})"
-        shape = {"flat": "level over depth", "ramp": "a ramp over depth", "bow": "a smooth bow over depth"}[self.kind]
+        shape = {"flat": "level over depth", "ramp": "a ramp over depth", "bow": "a smooth bow over depth",
+                 "wave": "a smooth wave over depth"}[self.kind]  # fmt: skip
         return f"no stages and no single place found, {shape} describes the layers ({smooth})"
 
     def _power(self) -> str:
@@ -181,11 +192,12 @@ class Comparison:
         Returns:
             p, and the index of the best structured model.
         """
+        profile = limited(profile)
         best, at = self.structured(profile[None])
         p = 0.0
         for degree in DEGREES:
             found = self.against(degree, profile[None], best)[0]
-            drawn = self.smooth[degree].fit(profile).draw(draws, rng)
+            drawn = limited(self.smooth[degree].fit(profile).draw(draws, rng))
             null = self.against(degree, drawn, self.structured(drawn)[0])
             p = max(p, float((1 + (null >= found).sum()) / (1 + draws)))
             if p > level:
@@ -254,17 +266,22 @@ def compare(
     Returns:
         The model, with its p and its power.
     """
-    data = profile.transpose("layer", ...).values.reshape(profile.sizes["layer"], -1).astype(float)  # (L, E)
+    stacked = profile.transpose("layer", "evidence")
+    names = np.array([str(name) for name in stacked["evidence"].values])
+    data = stacked.values.astype(float)  # (L, E)
     n_layers = len(data)
-    data = data[:, np.isfinite(data).mean(0) >= 0.5]
+    kept = np.isfinite(data).mean(0) >= 0.5
+    data, names = data[:, kept], names[kept]
     there = np.flatnonzero(np.isfinite(data).all(1))
     missing = tuple(int(i) for i in np.setdiff1d(np.arange(n_layers), there)) if data.shape[1] else ()
     data = data[there]
     if len(data) < FEWEST or not data.shape[1]:
         return DepthModel("few", (), n_layers, float("nan"), level, missing=missing)
-    data = data[:, np.ptp(data, axis=0) > 1e-9 * np.abs(data).max(0)]
+    kept = np.ptp(data, axis=0) > 1e-9 * np.abs(data).max(0)
+    data, names = data[:, kept], names[kept]
     if not data.size:  # every evidence is the same at all layers
         return DepthModel("flat", (), n_layers, 1.0, level, missing=missing)
+    data = limited(data)
     data = (data - data.mean(0)) / data.std(0)
     work = comparison(tuple(int(i) for i in there), n_layers)
     rng = np.random.default_rng(seed)
@@ -277,9 +294,12 @@ def compare(
     covariance, rho = work.noise_of(data, at if found else None)
     told = tuple(power(work, covariance, rho, height, level, rng) for height in heights)
     if not found:
-        return DepthModel(SMOOTH[work.simplest(data).degree], (), n_layers, p, level, rho, missing, told)
+        return DepthModel(SMOOTH[work.simplest(data).degree], (), n_layers, p, level, rho, (), missing, told)
     starts = tuple(int(there[c]) for c in cuts)
-    return DepthModel(kind, starts if kind == "one" else (0, *starts), n_layers, p, level, rho, missing, told)
+    if kind == "one":
+        here = tuple(names[data[cuts[0]] ** 2 >= 0.5 * (data**2).sum(0)].tolist())
+        return DepthModel(kind, starts, n_layers, p, level, rho, here, missing, told)
+    return DepthModel(kind, (0, *starts), n_layers, p, level, rho, (), missing, told)
 
 
 def power(
@@ -315,6 +335,17 @@ def power(
         hits += p <= level and work.models[at][0] != "one"
     low, high = wilson_ends(np.array(hits / planted), np.array(float(planted)), 0.95)
     return height, hits / planted, float(low), float(high)
+
+
+def limited(profiles: np.ndarray) -> np.ndarray:
+    """Profiles (..., L, E) with each evidence limited around its median; as they are where most layers are alike."""
+    middle = np.median(profiles, axis=-2, keepdims=True)
+    away = profiles - middle
+    unit = 1.4826 * np.median(np.abs(away), axis=-2, keepdims=True)
+    out = np.abs(away) > LIMIT_ALONE * unit
+    shared = out.sum(-1, keepdims=True) > out  # another evidence stands out as well
+    reach = unit * np.where(shared, LIMIT_SHARED, LIMIT_ALONE)
+    return np.asarray(np.where(unit > 0, middle + np.clip(away, -reach, reach), profiles))
 
 
 def _structured(n: int) -> list[tuple[Kind, tuple[int, ...]]]:

@@ -2,7 +2,7 @@
 
 For each evidence e and layer l::
 
-    y_e(l) = polynomial_e(l) + u_e(l),    u_e(l) = rho u_e(l - 1) + innovation,    degree 0, 1 or 2
+    y_e(l) = polynomial_e(l) + u_e(l),    u_e(l) = rho u_e(l - 1) + innovation,    degree 0 to 3
 
 The coefficients are fitted by generalised least squares, rho (one for all evidences) by restricted maximum likelihood on
 a grid (Harville 1977), which maximum likelihood would underestimate on a dozen layers. Innovations may be correlated
@@ -19,8 +19,8 @@ import numpy as np
 
 #: Correlations of neighbouring layers that are tried.
 RHOS = np.round(np.arange(0.0, 0.95, 0.1), 1)
-#: Degrees of the smooth models: flat, ramp, bow.
-DEGREES = (0, 1, 2)
+#: Degrees of the smooth models: flat, ramp, bow, wave.
+DEGREES = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True, eq=False)

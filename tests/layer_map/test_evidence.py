@@ -20,7 +20,7 @@ def test_a_layer_that_looks_and_writes_nothing_has_no_attention() -> None:
         task = made.tasks(1)[0]
         task_runs = puzzle_evidence(made.lens, task, 0, [0, 1], 0)
     found = task_runs["attention"].mean("step")
-    assert int(found.argmax()) == 3 and float(found.sel(layer=3)) > 0.5
+    assert int(found.argmax("layer")) == 3 and float(found.sel(layer=3)) > 0.5
     assert (found.sel(layer=[0, 1, 2, 4, 5]) == 0).all(), found.values
     assert (task_runs["attention_null"].sel(layer=1) == 0).all()
 
@@ -110,4 +110,5 @@ def test_planted_maps_are_called_by_their_name(shape: str) -> None:
 
     found = whole_maps.measure(WholeMap(shape=shape, n_layers=12), tasks=3)  # type: ignore[arg-type]
     said = str(found["kind"].values)
-    assert said in {"three": ("three",), "one": ("one",), "none": ("flat", "ramp", "bow")}[shape], found
+    assert said in {"three": ("three",), "one": ("one",), "none": ("flat", "ramp", "bow", "wave")}[shape], found
+    assert bool(found["cut"]) is (shape == "three") and bool(found["place"]) is (shape == "one")
