@@ -12,7 +12,6 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
-import xarray as xr
 
 from dit_lens.layer_map.depth_models import Comparison, compare
 from dit_lens.layer_map.smooth_models import noise
@@ -20,7 +19,8 @@ from dit_lens.stats.methods import wilson_ends
 
 E = 4
 NULLS = [(shape, rho) for shape in ("flat", "ramp", "bow", "humps") for rho in (0.0, 0.3, 0.6)]
-PLANTED = [("three", height) for height in (1.0, 1.5, 2.0, 3.0)] + [("two", 2.0), ("two", 3.0), ("one", 4.0), ("one", 6.0)]
+PLANTED = [("three", height) for height in (1.0, 1.5, 2.0, 3.0)]
+PLANTED += [("two", 2.0), ("two", 3.0), ("one", 4.0), ("one", 6.0)]
 
 
 def profile(shape: str, n: int, height: float = 3.0) -> np.ndarray:
@@ -39,7 +39,9 @@ def profile(shape: str, n: int, height: float = 3.0) -> np.ndarray:
     return height * np.stack(shapes[shape], 1).astype(float)
 
 
-def announced(shape: str, n: int, rho: float, draws: int, height: float = 3.0, seed: int = 0, heavy: bool = False) -> dict[str, int]:
+def announced(
+    shape: str, n: int, rho: float, draws: int, height: float = 3.0, seed: int = 0, heavy: bool = False
+) -> dict[str, int]:
     """How often what was announced, of ``draws`` profiles, at level .05."""
     rng = np.random.default_rng([seed, n])
     work = Comparison(range(n), n)
@@ -56,8 +58,8 @@ def announced(shape: str, n: int, rho: float, draws: int, height: float = 3.0, s
 
 def synthetic(n: int, draws: int, only: Sequence[str] = ()) -> None:
     """Both tables for networks of ``n`` layers; ``only`` some profiles."""
-    print(f"{n} layers, {draws} profiles a row, level .05\n\n| profile | rho | stages | one place | either, 95 % interval |")
-    print("|---|---|---|---|---|")
+    print(f"{n} layers, {draws} profiles a row, level .05\n")
+    print("| profile | rho | stages | one place | either, 95 % interval |\n|---|---|---|---|---|")
     cases = [(s, rho, 3.0, False) for s, rho in NULLS] + [("flat", 0.0, 3.0, True)]
     cases += [(s, 0.0, height, False) for s, height in PLANTED]
     cases = [case for case in cases if not only or case[0] in only]
@@ -67,8 +69,8 @@ def synthetic(n: int, draws: int, only: Sequence[str] = ()) -> None:
         low, high = wilson_ends(np.array(total / draws), np.array(float(draws)), 0.95)
         name = shape + (f", {height:g} SD" if shape in ("one", "two", "three") else "") + (", heavy tails (t3)" * heavy)
         stages = (found["two"] + found["three"]) / draws
-        print(f"| {name} | {rho:g} | {stages:.3f} | {found['one'] / draws:.3f} | {total / draws:.3f} [{low:.3f}, {high:.3f}] |",
-              flush=True)  # fmt: skip
+        either = f"{total / draws:.3f} [{low:.3f}, {high:.3f}]"
+        print(f"| {name} | {rho:g} | {stages:.3f} | {found['one'] / draws:.3f} | {either} |", flush=True)
 
 
 def controls(count: int, n: int = 12, tasks: int = 4) -> None:

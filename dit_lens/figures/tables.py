@@ -25,8 +25,8 @@ def layer_table(data: xr.Dataset, *, verdict: str = "verdict") -> str:
     """The layer map: one row per layer (and expert), evidence columns with interval, placebo and n, and a verdict.
 
     Each numeric variable ``v`` is one column of evidence; ``v_low`` and ``v_high`` are its interval, ``v_null`` its
-    placebo (another word: ``attrs["null_name"]`` of ``v``), ``v_null_low`` and ``v_null_high`` the placebo's range, ``v_p``
-    its p, ``v_n`` its count. Text variables (the verdict among them)
+    placebo (another word: ``attrs["null_name"]`` of ``v``), ``v_null_low`` and ``v_null_high`` the placebo's range,
+    ``v_p`` its p, ``v_n`` its count. Text variables (the verdict among them)
     become columns of words, the verdict last.
 
     Args:

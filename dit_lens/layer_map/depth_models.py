@@ -2,23 +2,24 @@
 
 *Structured* models have a level for each evidence in each run of layers, with cuts that all evidences share: three
 runs, two runs, or one layer against all others. *Smooth* models are polynomials over depth of degree 0 to 3
-(:mod:`dit_lens.layer_map.smooth_models`). Noise of both is AR(1) over layers, its correlation rho fitted. With L layers,
-E evidences, RSS_e the residual sum of squares after whitening with rho, and k coefficients for an evidence::
+(:mod:`dit_lens.layer_map.smooth_models`). Noise of both is AR(1) over layers, its correlation rho fitted. With L
+layers, E evidences, RSS_e the residual sum of squares after whitening with rho, and k coefficients for an evidence::
 
-    loglik = -L/2 sum_e log RSS_e + E/2 log(1 - rho^2)                    (maximised over rho; the profile likelihood)
-    T_d    = max over structured models of [loglik - E k/2 log L]  -  [loglik - E k/2 log L] of the polynomial of degree d
+    loglik = -L/2 sum_e log RSS_e + E/2 log(1 - rho^2)        (the profile likelihood, maximised over rho)
+    C      = loglik - E k/2 log L
+    T_d    = max over structured models of C  -  C of the polynomial of degree d
     p_d    = (1 + #{T_d of profiles drawn from the fitted polynomial >= T_d}) / (1 + draws)
     p      = max_d p_d
 
 Before all of it, in profiles and in draws alike, an evidence is limited to 10 robust standard deviations (1.48 median
-absolute deviations) around its median, and to 3 at layers where no other evidence is more than 3 away: one wild value does
-not speak for all evidence, and a layer that does everything has several.
+absolute deviations) around its median, and to 3 at layers where no other evidence is more than 3 away: one wild value
+does not speak for all evidence, and a layer that does everything has several.
 
 T compares models that are not nested, so that its distribution is simulated from the null (Cox 1962; the parametric
-bootstrap of Williams 1970). Structure is announced only if *every* smooth model is rejected (an intersection-union test,
-Berger 1982), so that the false rate holds whichever of them is true. Which structured model is announced is the one
-that T chose; but three stages only if two are rejected, by the likelihood ratio of the best of each and profiles drawn
-from the best two. Where none is announced: the smooth model with the least ``-2 loglik + E k log L``.
+bootstrap of Williams 1970). Structure is announced only if *every* smooth model is rejected (an intersection-union
+test, Berger 1982), so that the false rate holds whichever of them is true. Which structured model is announced is the
+one that T chose; but three stages only if two are rejected, by the likelihood ratio of the best of each and profiles
+drawn from the best two. Where none is announced: the smooth model with the least ``-2 loglik + E k log L``.
 
 The false rates and the power are in docs/map.md, by ``benchmarks/depth_models.py``. "Not announced" is no evidence of
 absence: :func:`power` says how often stages of a given height would have been found, with these layers and this noise.
@@ -61,7 +62,8 @@ class DepthModel:
     """The model of depth that describes a profile.
 
     Attributes:
-        kind: "flat", "ramp", "bow", "wave" (smooth), "one" (place), "two", "three" (stages), or "few": too few layers to ask.
+        kind: "flat", "ramp", "bow", "wave" (smooth), "one" (place), "two", "three" (stages), or "few": too few layers
+            to ask.
         starts: First layer of each run of "two" and "three"; the layer of "one"; else empty.
         n_layers: Number of layers.
         p: Of "the profile is smooth"; NaN for "few".
@@ -352,7 +354,8 @@ def _structured(n: int) -> list[tuple[Kind, tuple[int, ...]]]:
     """Structured models of ``n`` layers: kind and cuts; runs have a tenth of the layers, or two."""
     shortest = max(2, n // 10)
     inner = range(shortest, n - shortest + 1)
-    found: list[tuple[Kind, tuple[int, ...]]] = [("three", c) for c in combinations(inner, 2) if c[1] - c[0] >= shortest]
+    pairs = combinations(inner, 2)
+    found: list[tuple[Kind, tuple[int, ...]]] = [("three", c) for c in pairs if c[1] - c[0] >= shortest]
     found += [("two", (c,)) for c in inner]
     return found + [("one", (c,)) for c in range(n)]
 

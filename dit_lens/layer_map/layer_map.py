@@ -5,8 +5,8 @@ random masks, local effects of a block's update against the same scene at anothe
 quarter of the layers held over *all* steps on the finished video, since one step often moves x0_hat and not the video.
 Linear probes show what can be read of the scene and of the decision after each layer, on further tasks.
 ``dit_lens.layer_map.roles`` turns the evidence into one table beside several models that learned nothing, says which
-model of depth describes it (stages, one place, or a smooth profile) and where each role lies. Every number is a mean over
-tasks with an interval, of five tasks or more.
+model of depth describes it (stages, one place, or a smooth profile) and where each role lies. Every number is a mean
+over tasks with an interval, of five tasks or more.
 
 With ``folder=`` a map can be stopped and continued: every task is kept as it is finished, in the model and in the
 controls, and so is every scene of the probes. The parts: :mod:`dit_lens.layer_map.measurement`.
@@ -197,6 +197,7 @@ def map(
         + "; same tasks, the steps of the layer table; probes beside the first of them",
         "puzzles probed": len(work.probed), "seeds probed": f"from {seed + PROBE_SEED}",
         "solved": f"{words.count('solved')} of {sum(word in WORDS for word in words)}",
+        "cost": str(work.cost()).split("\n")[0],
         "seconds": round(time.time() - began, 1), "parts kept before": kept.found,
         "machine": f"{platform.machine()}, Python {platform.python_version()}, {torch.get_num_threads()} threads",
         **{k: v for k, v in found.runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},

@@ -18,12 +18,14 @@ from dit_lens import tasks as puzzles
 from dit_lens.errors import TaskError
 from dit_lens.experiments.local_effects import local_effects
 from dit_lens.experiments.seed_ensembles import ensembles
-from dit_lens.layer_map.decodability import decodability
 from dit_lens.layer_map.controls import OpenControl
+from dit_lens.layer_map.cost import map_cost, seconds_a_block
+from dit_lens.layer_map.decodability import decodability
 from dit_lens.layer_map.evidence import layer_evidence, puzzle_evidence, puzzle_runs
 from dit_lens.measures import region_energy
 from dit_lens.progress import Progress, silent
 from dit_lens.runner import Sweep
+from dit_lens.runner.cost import Cost
 from dit_lens.runner.parts import make_parts
 from dit_lens.stats.corrections import max_statistic
 from dit_lens.stats.intervals import mean_interval
@@ -105,6 +107,10 @@ class Survey:
                 for i, task in enumerate(self.tasks)
             },
         }  # fmt: skip
+
+    def cost(self, timed: bool = False) -> Cost:
+        """What it costs in all; with a time where a step may be ``timed`` for it."""
+        return map_cost(self, GROUPS, seconds_a_block(self) if timed else float("nan"))
 
     def run(self, kept: Store, ensembles: bool = False, progress: Progress = silent) -> Measured:
         """Make every part that is not kept yet.

@@ -6,15 +6,16 @@ other tasks; :mod:`dit_lens.layer_map.decodability`) there are two more:
     scene       gain in decodability of what stands in the first picture: walls, goals
     choice      gain in decodability of what the model decides: its path, which of several routes
 
-The words have no other meaning here: a layer *perceives* as far as it makes the scene more decodable (without probes: as
-far as it writes what it reads in the foreground into the rest of the video); it *decides* as far as its update, taken
-from a run with another answer, moves x0_hat towards that answer; it *consolidates* as far as the velocity read out after
-it is nearer to the final one than before it.
+The words have no other meaning here: a layer *perceives* as far as it makes the scene more decodable (without probes:
+as far as it writes what it reads in the foreground into the rest of the video); it *decides* as far as its update,
+taken from a run with another answer, moves x0_hat towards that answer; it *consolidates* as far as the velocity read
+out after it is nearer to the final one than before it.
 
 A network with nothing learned has depth trends of its own. So each number is taken again on the same tasks from several
-models that learned nothing (:mod:`dit_lens.layer_map.controls`), and what is compared, cut and centred is the difference
-to their mean. Stages are announced by a comparison of models of depth (:mod:`dit_lens.layer_map.depth_models`); where each
-role lies, and in which order, is said in any case (:mod:`dit_lens.layer_map.centres`).
+models that learned nothing (:mod:`dit_lens.layer_map.controls`), and what is compared, cut and centred is the
+difference to their mean. Stages are announced by a comparison of models of depth
+(:mod:`dit_lens.layer_map.depth_models`); where each role lies, and in which order, is said in any case
+(:mod:`dit_lens.layer_map.centres`).
 
 When not to use: as the paper's claim tested on a large model from few tasks.
 """

@@ -4,8 +4,8 @@ For each evidence e and layer l::
 
     y_e(l) = polynomial_e(l) + u_e(l),    u_e(l) = rho u_e(l - 1) + innovation,    degree 0 to 3
 
-The coefficients are fitted by generalised least squares, rho (one for all evidences) by restricted maximum likelihood on
-a grid (Harville 1977), which maximum likelihood would underestimate on a dozen layers. Innovations may be correlated
+The coefficients are fitted by generalised least squares, rho (one for all evidences) by restricted maximum likelihood
+on a grid (Harville 1977), which maximum likelihood would underestimate on a dozen layers. Innovations may be correlated
 between evidences, since the same layer makes all of them; :meth:`Smooth.draw` draws profiles with that covariance.
 
 When not to use: for profiles with a few wild layers (heavy tails); the noise is taken as normal.

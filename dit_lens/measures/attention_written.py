@@ -6,14 +6,14 @@ projection that belong to it, g the gate (1 in cross-attention) and x the stream
     written_h(Q, r) = mean_{n in Q} | g W_h z_h(n, r) |          / mean_{n in Q} |x_n|
     written(Q, r)   = mean_{n in Q} | g sum_h W_h z_h(n, r) |    / mean_{n in Q} |x_n|
 
-A head that looks at a region and writes nothing of it scores 0, exactly. Heads may cancel, so that the layer's number can
-be below that of its heads. The projection's bias belongs to no region and is left out. Queries are taken in chunks: what
-is held is one chunk of the stream, never N x N.
+A head that looks at a region and writes nothing of it scores 0, exactly. Heads may cancel, so that the layer's number
+can be below that of its heads. The projection's bias belongs to no region and is left out. Queries are taken in chunks:
+what is held is one chunk of the stream, never N x N.
 
 Source: norms of transformed values, Kobayashi et al. 2020 (arXiv 2004.10102), with Wan's output projection and gate.
 
-When not to use: as evidence that what is written is read by anything. Compare with random masks of the same size, and ask
-from queries outside the region: tokens resemble their neighbours and attend to themselves.
+When not to use: as evidence that what is written is read by anything. Compare with random masks of the same size, and
+ask from queries outside the region: tokens resemble their neighbours and attend to themselves.
 """
 
 from __future__ import annotations

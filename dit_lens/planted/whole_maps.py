@@ -32,8 +32,9 @@ def measure(spec: WholeMap, seed: int = 0, tasks: int = 6, controls: int = 2) ->
 
     Returns:
         ``correlation`` (evidence) of the mean evidence above the control's with its profile, NaN where that is flat;
-        ``evidence``, ``control`` (evidence, layer); ``profile`` (evidence, layer); ``kind``, the model of
-        depth; ``cut``, whether stages were announced, ``place``, whether one place was; ``p``; ``off``, how far the nearest announced boundaries are from the planted ones, in depth.
+        ``evidence_value``, ``control``, ``profile`` (evidence, layer); ``kind``, the model of depth; ``cut``, whether
+        stages were announced; ``place``, whether one place was; ``p``; ``off``, how far the nearest announced
+        boundaries are from the planted ones, in depth.
     """
     with plant(spec, seed) as made:
         some = made.tasks(tasks, seed)

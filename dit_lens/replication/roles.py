@@ -56,8 +56,8 @@ def _reading(
 ) -> Reading:
     """A number of the mean profile, (L, expert, evidence).
 
-    Its interval resamples tasks; its null shuffles the layers, all evidences together. ``tested``: the verdict is that of
-    the comparison of models of depth.
+    Its interval resamples tasks; its null shuffles the layers, all evidences together. ``tested``: the verdict is that
+    of the comparison of models of depth.
     """
     trained, control = m["trained"], m["control"]
     _, found = roles(trained, control, seed=seed)
@@ -142,8 +142,8 @@ ROWS = (
         "variance between layers that a cut in three explains, mean over experts (p of a smooth profile: {p})",
         "share", "layers shuffled", partial(_reading, number=explained, tested=True),
         Rule(
-            "supported when two or three stages are announced in every expert: every smooth model of depth is rejected, "
-            "p below .05 over all",
+            "supported when two or three stages are announced in every expert: every smooth model of depth is "
+            "rejected, p below .05 over all",
             lambda a, b: False,  # decided by the comparison of models of depth
         ),
         smallest=SMALLEST["share"],

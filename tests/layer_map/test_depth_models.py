@@ -30,7 +30,7 @@ def made(shape: str, n: int, height: float, rho: float, count: int, seed: int = 
 
 
 def rate(shape: str, n: int, rho: float, count: int, draws: int = 99) -> float:
-    """Share of smooth profiles in which structure is announced at level .05; ramps rise by three standard deviations."""
+    """Share of smooth profiles in which structure is announced at level .05; ramps rise by 3 standard deviations."""
     work, rng = Comparison(range(n), n), np.random.default_rng(1)
     found = [work.test(one, draws, rng, 0.05)[0] <= 0.05 for one in made(shape, n, 3.0, rho, count)]
     return float(np.mean(found))

@@ -92,7 +92,7 @@ EVIL = '<script>alert("x")</script>'
 
 
 def test_a_map_says_what_it_found(found) -> None:
-    """In words and as HTML: model, puzzles, model of depth with p and power, largest effect beside its placebo with n."""
+    """In words and as HTML: model, puzzles, model of depth with p and power, largest effect with placebo and n."""
     told = repr(found)
     assert told.startswith("Map of lab: 2 tasks of choose\n") and 6 <= len(told.splitlines()) <= 10
     assert "Expert high: " in told and "p = " in told and told.count("placebo") == 2 and "n = 2" in told
