@@ -7,7 +7,8 @@ With G blocks a generation, L layers, B branches and S steps patched, for each p
     local       S B (L (L + 1) + 3 L)          every layer, effect and placebo; and what is run once for them
     evidence    2 L for each step of the table (attention and layer lens, one branch)
 
-each control once more without *held*, and each probed scene up to 2 G. Reading attention costs up to its own share of a block more.
+each control once more without *held*, and each probed scene up to 2 G. Reading attention costs up to its own share of a
+block more.
 """
 
 from __future__ import annotations

@@ -219,7 +219,8 @@ class Comparison:
         """
         two, at = self.structured(profile[None], "two")
         found = self.structured(profile[None], "three")[0] - two
-        design = _design(*self.models[at[0]], self.n)
+        kind, cuts = self.models[at[0]]
+        design = _design(kind, cuts, self.n)
         fitted = design @ np.linalg.lstsq(design, profile, rcond=None)[0]
         drawn = fitted + noise(draws, self.n, *self.noise_of(profile, int(at[0])), rng)
         null = self.structured(drawn, "three")[0] - self.structured(drawn, "two")[0]
@@ -238,7 +239,8 @@ class Comparison:
         if model is None:
             found = self.simplest(profile)
             return found.covariance, found.rho
-        design = _design(*self.models[model], self.n)
+        kind, cuts = self.models[model]
+        design = _design(kind, cuts, self.n)
         left = profile - design @ np.linalg.lstsq(design, profile, rcond=None)[0]
         # What is left has no mean in any run: a flat model is fitted for its noise alone.
         fitted = self.smooth[0].fit(left)

@@ -107,7 +107,7 @@ class Map:
         return "\n  ".join([f"Map of {self.about['model']}: {self._puzzles()}", *self.summary()])
 
     def _repr_html_(self) -> str:
-        about, names = self.about, [str(name) for name in self.layers.data_vars if f"{name}_low" in self.layers]
+        about, names = self.about, [str(name) for name in self.layers.data_vars if f"{name}_null" in self.layers]
         steps, scale = about["num_inference_steps"], about["guidance_scale"]
         rows = {
             "puzzles": self._puzzles(),

@@ -160,7 +160,10 @@ class Survey:
         make_parts(kept, later, waiting=waiting)  # when the controls' memory is free again
         rows = [kept.get(f"puzzle-{i}") for i in numbers]
         effects, held, energy = (_joined([row[name]["value"] for row in rows]) for name in ("effect", "held", "energy"))
-        clips = {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))}
+        # The clips are of the first task, which may have no effect where others have one.
+        there = effects.sel(kind="effect", drop=True)
+        shown = there.mean("task").where(there.isel(task=0, drop=True).notnull())
+        clips = {"clips": lambda: self._clips(kept, shown)}
         make_parts(kept, clips, waiting=waiting)
         progress(total, total, "writing")
         return Measured(
@@ -230,11 +233,12 @@ class Survey:
         told = {"remarks": "; ".join(found.attrs["remarks"])}  # a file of tables holds no lists
         return {"ensembles": kept.drop_vars([c for c in kept.coords if c != "kind"]).assign_attrs(told)}
 
-    def _clips(self, kept: Store, effects: xr.Dataset, most: int = 4) -> Tables:
+    def _clips(self, kept: Store, effects: xr.DataArray, most: int = 4) -> Tables:
         """Base, source, patched and placebo videos (x0_hat of the patched step) behind the largest effects."""
         base, source, placebo = self._runs(kept, 0)
-        values = effects["value"].transpose("step", "layer")
-        order = np.argsort(-np.abs(np.nan_to_num(values.values)), axis=None)[:most]
+        values = effects.transpose("step", "layer")
+        most = min(most, int(values.notnull().sum()))
+        order = np.argsort(-np.abs(values.values), axis=None)[:most]  # NaN comes last
         found = []
         for s, layer in zip(*np.unravel_index(order, values.shape), strict=True):
             place = {"step": int(values["step"][s]), "layer": int(values["layer"][layer])}
@@ -245,6 +249,10 @@ class Survey:
                 coords={"clip": list(videos), **place},
             )  # fmt: skip
             found.append(clip)
+        if not found:
+            none = np.zeros((0, 0, 0, 0, 0, 3), np.uint8)
+            nothing = xr.DataArray(none, dims=("place", "clip", "frame", "row", "col", "colour"))
+            return {"clips": nothing.to_dataset(name="value")}
         return {"clips": xr.concat(found, dim="place").to_dataset(name="value")}
 
 

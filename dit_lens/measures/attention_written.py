@@ -18,6 +18,8 @@ ask from queries outside the region: tokens resemble their neighbours and attend
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,7 +85,8 @@ def projection(attention: nn.Module) -> Tensor:
 
     Adapters and quantised layers are asked for it, as the difference that each unit input makes.
     """
-    linear = attention.to_out[0]  # type: ignore[index]
+    outs: Any = attention.to_out
+    linear = outs[0]
     if type(linear) is nn.Linear and linear.weight.device.type != "meta":
         return linear.weight
     like = next(p for p in attention.parameters() if p.is_floating_point() and p.device.type != "meta")
