@@ -18,17 +18,20 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from page import write
-from scipy.stats import bootstrap
+from scipy.optimize import brentq
+from scipy.stats import beta, binom, bootstrap
 from scipy.stats import t as student
 
-from dit_lens.stats import OUTCOMES, coverage, max_statistic, summarise, verdict
+from dit_lens.stats import OUTCOMES, coverage, max_statistic, mean_interval, verdict
+from dit_lens.stats.methods import wilson_ends
+from dit_lens.stats.shares import clustered_ends, share_ends
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "statistics.md"
 SIZES, RESAMPLES, CHUNK = (8, 16, 30), 999, 200
 
 
 def by_chunks(ends: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Callable[[xr.DataArray], xr.Dataset]:
-    """An interval of samples (draws, n) as one of values (puzzle, draw)."""
+    """An interval of samples (draws, n) as one of values (task, draw)."""
 
     def interval(values: xr.DataArray) -> xr.Dataset:
         x = values.values.T
@@ -97,28 +100,73 @@ def intervals(draws: int) -> str:
     return "\n".join(rows)
 
 
+def jeffreys(hits: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles of the posterior under Jeffreys' prior."""
+    low, high = (beta.ppf(q, hits + 0.5, n - hits + 0.5) for q in (0.025, 0.975))
+    return np.where(hits == 0, 0.0, low), np.where(hits == n, 1.0, high)
+
+
+def mid_p(hits: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Clopper and Pearson's, which counts half of the outcome's own chance only."""
+
+    def low(k: int, size: int) -> float:
+        if k == 0:
+            return 0.0
+        tail = lambda p: binom.sf(k, size, p) + binom.pmf(k, size, p) / 2 - 0.025  # noqa: E731
+        return float(brentq(tail, 1e-12, 1 - 1e-12))
+
+    ends = [(low(k, size), 1 - low(size - k, size)) for k, size in zip(hits.tolist(), n.tolist(), strict=True)]
+    return tuple(np.array(ends).T)  # type: ignore[return-value]
+
+
+SHARES: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
+    "Blaker (ours)": lambda hits, n: share_ends(hits, n, 0.95),
+    "Wilson": lambda hits, n: wilson_ends(hits / n, n, 0.95),
+    "Jeffreys": jeffreys,
+    "mid-P": mid_p,
+    "Clopper-Pearson": lambda hits, n: clustered_ends(hits / n, n, 0.95),
+}
+
+
+def shares(draws: int) -> str:
+    """Exact coverage and mean width of intervals of a share, over shares of .005 to .995; nothing is drawn."""
+    some = np.linspace(0.005, 0.995, 991)
+    rows = ["| n | method | least | at .5 | at .02 | mean | mean width |", "|---|---|---|---|---|---|---|"]
+    for n in SIZES:
+        hits = np.arange(n + 1)
+        chance = binom.pmf(hits[:, None], n, some)
+        for name, method in SHARES.items():
+            low, high = method(hits, np.full(n + 1, n))
+            held = (chance * ((low[:, None] <= some) & (some <= high[:, None]))).sum(0)
+            at = [held[np.abs(some - p).argmin()] for p in (0.5, 0.02)]
+            width = (chance * (high - low)[:, None]).sum(0).mean()
+            numbers = " | ".join(f"{x:.3f}" for x in (held.min(), *at, held.mean(), width))
+            rows.append(f"| {n} | {name} | {numbers} |")
+            print(rows[-1], flush=True)
+    return "\n".join(rows)
+
+
 def arms(rng: np.random.Generator, n: int, shift: float) -> tuple[xr.DataArray, xr.DataArray]:
     """Two arms that correlate by .8, the first higher by ``shift`` standard deviations."""
     common = np.sqrt(0.8) * rng.normal(size=n)
     a, b = (common + np.sqrt(0.2) * rng.normal(size=n) for _ in range(2))
-    return xr.DataArray(a + shift, dims="puzzle"), xr.DataArray(b, dims="puzzle")
+    return xr.DataArray(a + shift, dims="task"), xr.DataArray(b, dims="task")
 
 
 def verdicts(draws: int) -> str:
-    """How often the paired verdict says what, and how often the old rule called the same data supported."""
+    """How often the paired verdict says what, and how often unpaired intervals lie apart on the same data."""
     rows = ["| shift | n | supported | contradicted | undecided | unpaired rule |", "|---|---|---|---|---|---|"]
     for shift in (0.6, 0.3, 0.0, -0.6):
         for n in SIZES:
             rng = np.random.default_rng(n)
-            outcomes, old = [], 0
-            for i in range(draws):
+            outcomes, apart = [], 0
+            for _ in range(draws):
                 pair = arms(rng, n, shift)
                 outcomes.append(verdict(*pair, smallest=0.3).outcome)
-                if i < draws // 5:  # a thousand resamples each
-                    a, b = (summarise(arm) for arm in pair)
-                    old += bool(a["low"] > b["high"])
-            shares = [outcomes.count(word) / draws for word in ("supported", "contradicted", "undecided")]
-            rows.append(f"| {shift:g} | {n} | " + " | ".join(f"{s:.3f}" for s in (*shares, old / (draws // 5))) + " |")
+                a, b = (mean_interval(arm) for arm in pair)
+                apart += bool(a["low"] > b["high"])
+            said = [outcomes.count(word) / draws for word in ("supported", "contradicted", "undecided")]
+            rows.append(f"| {shift:g} | {n} | " + " | ".join(f"{s:.3f}" for s in (*said, apart / draws)) + " |")
             print(rows[-1], flush=True)
     return "\n".join(rows)
 
@@ -132,7 +180,7 @@ def cells(draws: int) -> str:
             plain = held = 0
             for i in range(draws):
                 x = np.sqrt(rho) * rng.normal(size=(n, 1)) + np.sqrt(1 - rho) * rng.normal(size=(n, 48))
-                found = max_statistic(xr.DataArray(x, dims=("puzzle", "cell")), seed=i)
+                found = max_statistic(xr.DataArray(x, dims=("task", "cell")), seed=i)
                 plain += bool((found["p"] <= 0.05).any())
                 held += bool((found["p_corrected"] <= 0.05).any())
             rows.append(f"| {rho:g} | {n} | {plain / draws:.3f} | {held / draws:.3f} |")
@@ -145,12 +193,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="400 draws, printed only")
     quick = parser.parse_args().quick
-    for name, table, draws in (("intervals", intervals, 4000), ("verdicts", verdicts, 2000), ("cells", cells, 500)):
+    tables: dict[str, tuple[Callable[[int], str], int]] = {
+        "intervals": (intervals, 4000), "shares": (shares, 0), "verdicts": (verdicts, 2000), "cells": (cells, 500),
+    }  # fmt: skip
+    for name, (table, draws) in tables.items():
         began = time.time()
         text = table(draws // 10 if quick else draws)
         print(f"{name}: {time.time() - began:.0f} s", flush=True)
         if not quick:
-            made = f"`python benchmarks/coverage.py`, {date.today()}, {draws:,} draws a row."
+            how = f"{draws:,} draws a row" if draws else "exact, nothing drawn"
+            made = f"`python benchmarks/coverage.py`, {date.today()}, {how}."
             write(PAGE, name, f"{text}\n\n{made}")
 
 

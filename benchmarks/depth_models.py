@@ -15,7 +15,7 @@ import numpy as np
 
 from dit_lens.layer_map.depth_models import Comparison, compare
 from dit_lens.layer_map.smooth_models import noise
-from dit_lens.stats.methods import wilson_ends
+from dit_lens.stats.shares import share_ends
 
 E = 4
 NULLS = [(shape, rho) for shape in ("flat", "ramp", "bow", "humps") for rho in (0.0, 0.3, 0.6)]
@@ -66,7 +66,7 @@ def synthetic(n: int, draws: int, only: Sequence[str] = ()) -> None:
     for shape, rho, height, heavy in cases:
         found = announced(shape, n, rho, draws, height, heavy=heavy)
         total = sum(found.values())
-        low, high = wilson_ends(np.array(total / draws), np.array(float(draws)), 0.95)
+        low, high = share_ends(np.array(total), np.array(draws), 0.95)
         name = shape + (f", {height:g} SD" if shape in ("one", "two", "three") else "") + (", heavy tails (t3)" * heavy)
         stages = (found["two"] + found["three"]) / draws
         either = f"{total / draws:.3f} [{low:.3f}, {high:.3f}]"

@@ -212,8 +212,8 @@ def attribution(lens: dl.Lens, steps: int, seed: int, hooks: Sequence[str]) -> x
 
 
 def agreement(steps: int, seeds: Sequence[int]) -> xr.Dataset:
-    """Over puzzles: Spearman's rho of a puzzle's estimates and its exact effects (``own``), of its estimates and the
-    next puzzle's exact effects (``next``, the null), and whether its strongest cell is among its first five estimates.
+    """Over tasks: Spearman's rho of a task's estimates and its exact effects (``own``), of its estimates and the
+    next task's exact effects (``next``, the null), and whether its strongest cell is among its first five estimates.
     """
     lens, estimates, exact = dl.load("lab"), [], []
     for seed in seeds:
@@ -223,8 +223,8 @@ def agreement(steps: int, seeds: Sequence[int]) -> xr.Dataset:
     following = [spearmanr(e, x).statistic for e, x in zip(estimates, [*exact[1:], exact[0]], strict=True)]
     first = [np.abs(x).argmax() in np.abs(e).argsort()[-5:] for e, x in zip(estimates, exact, strict=True)]
     rows = xr.DataArray([own, following], dims=("what", "task"), coords={"what": ["own", "next"]})
-    shares = dl.measures.share(xr.DataArray(first, dims="task").astype(float)).expand_dims(what=["first"])
-    return xr.concat([dl.measures.summarise(rows), shares], "what")
+    shares = dl.stats.share_interval(xr.DataArray(first, dims="task")).expand_dims(what=["first"])
+    return xr.concat([dl.stats.mean_interval(rows, bounds=(-1, 1)), shares], "what", combine_attrs="drop")
 
 
 def same(name: str, got: Numbers, expected: Numbers, but_last: int | None = None) -> None:
@@ -257,9 +257,9 @@ itself.
 
 Attribution patching (integrated gradients, 6 points) of {sites} sites (updates, three components, heads; {steps} steps)
 took {atp:.2f} of the time of our exact local sweep of the {cells} updates alone, so {each:.2f} of its time a site. Rank
-agreement of estimated and exact effects of updates over the {cells} cells of a puzzle, Spearman: {own}. Beside it, the
-same estimates with the exact effects of the *next* puzzle: {next}; so most of the agreement is about places that matter
-in any puzzle. Share of puzzles whose strongest cell is among the first five estimates: {first} (five at random:
+agreement of estimated and exact effects of updates over the {cells} cells of a task, Spearman: {own}. Beside it, the
+same estimates with the exact effects of the *next* task: {next}; so most of the agreement is about places that matter
+in any task. Share of tasks whose strongest cell is among the first five estimates: {first} (five at random:
 {chance:.2f}). It finds where to look, and is no measurement.
 
 Growth of our local sweep with the number of cells, baselines included:
@@ -274,7 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num-inference-steps", type=int, default=4, help="sampling steps, all of which are swept")
     parser.add_argument("--seed", type=int, default=0, help="the puzzle")
-    parser.add_argument("--puzzles", type=int, default=8, help="puzzles of the rank agreement")
+    parser.add_argument("--tasks", type=int, default=8, help="tasks of the rank agreement")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--threads", type=int, default=1, help="torch threads; one is the steadiest")
     parser.add_argument("--write", type=Path, help="write the section into this page, too")
@@ -324,7 +324,7 @@ def main() -> None:
         spent, n = statistics.median(seconds[name]), len(sweep.cells)
         growth.append(f"| {n} | {spent:.2f} | {spent / n:.4f} | {sweep.plan(calibrate=False).total / n:.1f} |")
     pairs = zip(seconds["attribution"], seconds["dit_lens, local"], strict=True)
-    atp, ranks = statistics.median(a / b for a, b in pairs), agreement(steps, range(seed, seed + options.puzzles))
+    atp, ranks = statistics.median(a / b for a, b in pairs), agreement(steps, range(seed, seed + options.tasks))
     said = {}
     for what, row in ranks.to_dataframe().iterrows():
         said[str(what)] = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}], n = {row['n']:.0f}"

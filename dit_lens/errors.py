@@ -43,7 +43,7 @@ class SamplerError(DitLensError, ValueError):
 
 
 class TaskError(DitLensError, ValueError):
-    """A puzzle, split or twin that does not exist, or a video that a scorer cannot read."""
+    """A task, split or twin that does not exist, or a video that a scorer cannot read."""
 
 
 class ProbeError(DitLensError, ValueError):

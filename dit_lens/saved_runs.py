@@ -1,4 +1,4 @@
-"""Runs on disk, with their puzzles: :func:`load_run` makes the task of a run again from its name, seed and split."""
+"""Runs on disk, with their tasks: :func:`load_run` makes the task of a run again from its name, seed and split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dit_lens.wan.run_content import task_content
 def load_run(folder: str | Path) -> Run:
     """Read a run that ``run.save(folder)`` wrote. ``lens.attach(run)`` lets it decode and be resumed.
 
-    Where its task cannot be made again, or comes back as another puzzle, the run has none and a warning says so.
+    Where its task cannot be made again, or comes back as another task, the run has none and a warning says so.
 
     Raises:
         StoreError: The folder is missing or damaged, or of another format.
@@ -38,7 +38,7 @@ def _task(folder: str | Path, stored: Mapping[str, Any]) -> Any:
         task = tasks.load(name, seed, split)
         if task_content(task) == content:
             return task
-        reason = "another puzzle than the run was made from"
+        reason = "another task than the run was made from"
     except DitLensError as error:
         reason = str(error)
     warnings.warn(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
 from dit_lens.experiments.noise_kinds import KINDS
 from dit_lens.layer_map.evidence import EVIDENCE
+from dit_lens.replication import TABLE, Claim, judge
+from dit_lens.stats import Verdict
 
 
 def enrichment(early: float, later: float, spread: float = 0.0, named: float = 1.0) -> xr.Dataset:
@@ -64,3 +69,16 @@ def evidence(levels: dict[str, list[float]], seed: int, n: int = 8, n_layers: in
         values = level + 0.1 * rng.normal(size=(n, 1, n_layers)) + 0.1 * rng.normal(size=(1, 1, n_layers))
         data[name] = (("task", "expert", "layer"), values)
     return xr.Dataset(data, coords={"expert": ["high"], "layer": range(n_layers)})
+
+
+def every_row(experiment: str, measured: Mapping[str, Any]) -> list[Claim]:
+    """Every row of an experiment with its verdict on this page, also those that are one number."""
+    page = judge({experiment: measured})
+    rows = {row.id: row for row in TABLE[experiment]}
+    found = {id: rows[id].read(measured) for id in page}
+    return [rows[id].claim(found[id], one if isinstance(one, Verdict) else None) for id, one in page.items()]
+
+
+def supported(claims: Sequence[Claim]) -> list[bool]:
+    """Which of them are."""
+    return [claim.verdict == "supported" for claim in claims]

@@ -148,7 +148,7 @@ def test_generate_keeps_run_video_and_film(loaded, tmp_path) -> None:
 def test_generate_for_scripts_with_other_noise_and_without_a_task(loaded, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     made = json.loads(
-        run("generate", "--task", "maze", "--seed", 7, "--puzzle", 3, "--num-inference-steps", 2, "--json").stdout
+        run("generate", "--task", "maze", "--seed", 7, "--task-seed", 3, "--num-inference-steps", 2, "--json").stdout
     )
     bare = loaded.generate(dl.tasks.load("maze", seed=3), seed=7, num_inference_steps=2)
     assert made["seed"] == 7 and made["num_inference_steps"] == 2 and made["score"]["solved"] == bare.score.solved

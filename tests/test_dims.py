@@ -135,7 +135,6 @@ CASES: dict[str, Callable[[World], Any]] = {
     "experiments.local_effects": lambda w: e.local_effects(w.lens, w.raw, w.source, w.placebo, [0]),
     "experiments.noise_at_frame": lambda w: e.noise_at_frame(w.lens, w.tasks, [1], ("unit",)),
     "experiments.noise_at_step": lambda w: w.noised,
-    "experiments.over_puzzles": lambda w: e.over_puzzles(w.values("task", "seed", "step")),
     "experiments.perception_lag": lambda w: e.perception_lag(e.watch_answers(w.lens, w.tasks)),
     "experiments.plant_mistakes": lambda w: e.plant_mistakes(w.lens, w.tasks, [1]),
     "experiments.score_lost": lambda w: e.score_lost(w.noised),
@@ -167,19 +166,17 @@ CASES: dict[str, Callable[[World], Any]] = {
     "probing.grid": lambda w: p.grid(w.features, ["wall"], permutations=2, folds=2),
     "probing.online_code": lambda w: p.online_code(w.values("a", "b").values, [0, 1] * 3, range(6), orders=2),
     "probing.similarity": lambda w: [p.similarity(w.directions, along) for along in ("step", "layer")],
-    "probing.summary": lambda w: p.summary(w.causal, flips=10),
+    "probing.summary": lambda w: p.summary(w.causal),
     "runner.attribute": lambda w: dl.attribute(
         w.lens, w.raw, w.source, layers=[3], hooks=("update", "z"), path_points=1
     ),
     "runner.over_tasks": lambda w: dl.runner.over_tasks(w.lens, w.tasks, lambda item: xr.Dataset({"one": 1.0})),
     "runner.sweep": World.sweep,
-    "stats.beside": lambda w: stats.beside(w.values("task", "step"), w.values("task", "step")),
     "stats.max_statistic": lambda w: stats.max_statistic(w.values("task", "step")),
     "stats.mean_interval": lambda w: stats.mean_interval(w.values("task", "step")),
     "stats.paired": lambda w: stats.paired(w.values("task", "step"), 0.0),
-    "stats.share": lambda w: stats.share(w.values("task", "step").round()),
     "stats.share_interval": lambda w: stats.share_interval(w.values("task", "step").round()),
-    "stats.summarise": lambda w: stats.summarise(w.values("task", "step")),
+    "stats.summarise": lambda w: stats.summarise(w.values("task", "step"), w.values("task", "step")),
 }  # fmt: skip
 #: Methods and properties that give labelled arrays, too.
 MORE: dict[str, Callable[[World], Any]] = {

@@ -113,10 +113,11 @@ def findings(lens: Lens, folder: Path | None) -> Any:
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
 
-    def claims(lens: Lens, name: str) -> list[Claim]:
+    def claims(lens: Lens, name: str, **arguments: Any) -> list[Claim]:
         run = lens.generate(PUZZLES[0], seed=len(name), **SAMPLING)
         value = float(run.latents.double().mean())
-        return [Claim(name, "mean", "", value, value, value, 1, np.float32(0), 0, 0, "", "", "supported")]  # type: ignore[arg-type]
+        zero = np.float32(0)
+        return [Claim(name, name, "mean", "", value, value, value, 1, zero, 0, 0, "", "", None)]  # type: ignore[arg-type]
 
     page.replication = SimpleNamespace(claims=claims, TABLE=replication.TABLE)
     found = page.measure_all(lens, list(replication.TABLE), folder)

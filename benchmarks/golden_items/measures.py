@@ -107,9 +107,9 @@ def statistics(lens: Any) -> Numbers:
     seeds = xr.DataArray(rng.standard_normal((4, 2, 3)), dims=("task", "seed", "step"))
     states = xr.DataArray(rng.integers(0, 3, (12, 6)), dims=("task", "step"), coords={"step": range(6)})
     return flat({
-        "summary": m.summarise(values), "beside": m.beside(values, null), "few": m.summarise(values, "step", 50, 3),
-        "share": m.share((null > 0).astype(float)), "wilson": [m.wilson(3, 7), m.wilson(0, 5)],
-        "peak": dl.experiments.peak(curve, 5), "over_puzzles": dl.experiments.over_puzzles(seeds),
+        "summary": dl.stats.mean_interval(values), "beside": dl.stats.summarise(values, null),
+        "few": dl.stats.mean_interval(values, "step"), "share": dl.stats.share_interval(null > 0),
+        "peak": dl.experiments.peak(curve, 5), "over_puzzles": dl.stats.mean_interval(seeds, ("task", "seed")),
         "corrections": m.corrections(states, resamples=50),
     })  # fmt: skip
 

@@ -132,7 +132,7 @@ def causal(lens: Any) -> Numbers:
         lens, probe, puzzles(), signs=signs, pattern=direction(128), target=lambda task: task.twin("other_answer"),
         draws=1, layers=range(3, 6), strengths=(6.0,),
     )  # fmt: skip
-    return flat({"found": found, "summary": p.summary(found, flips=200)})
+    return flat({"found": found, "summary": p.summary(found)})
 
 
 @item

@@ -124,7 +124,7 @@ def spelled(text: str) -> Any:
     return found if found == "all" else [i for part in found for i in (part if isinstance(part, range) else (part,))]
 
 
-def puzzles(task: list[str] | None, n: int, seed: int) -> list[Any]:
+def tasks_of(task: list[str] | None, n: int, seed: int) -> list[Any]:
     """``n`` tasks of each family, seeds from ``seed`` up."""
     from dit_lens import tasks
 

@@ -66,8 +66,8 @@ def generate(
     task: Annotated[str | None, typer.Option(help="a task of this family, with its prompt, picture and scorer")] = (
         None
     ),
-    seed: Annotated[int, typer.Option(help="seed of the noise, and of the task unless --puzzle is given")] = 0,
-    puzzle: Annotated[int | None, typer.Option(help="seed of the task, to see it with other noise")] = None,
+    seed: Annotated[int, typer.Option(help="seed of the noise, and of the task unless --task-seed is given")] = 0,
+    task_seed: Annotated[int | None, typer.Option(help="seed of the task, to see it with other noise")] = None,
     prompt: Annotated[str | None, typer.Option(help="what to generate, in place of --task")] = None,
     image: Annotated[
         Path | None, typer.Option(help="first frame, for image-to-video", exists=True, dir_okay=False)
@@ -97,7 +97,7 @@ def generate(
 
     if (task is None) == (prompt is None):
         raise typer.BadParameter("give --task, or --prompt (and --image for image-to-video): one of the two")
-    number = seed if puzzle is None else puzzle
+    number = seed if task_seed is None else task_seed
     given: Any = {} if task is None else {"task": dit_lens.tasks.load(task, seed=number)}
     if prompt is not None:
         given["prompt"] = prompt
@@ -194,7 +194,7 @@ COMMANDS: Any = (
         generate,
         (
             "dit-lens generate lab --task maze --seed 3",
-            "dit-lens generate lab --task maze --seed 7 --puzzle 3 --json",
+            "dit-lens generate lab --task maze --seed 7 --task-seed 3 --json",
             'dit-lens generate Wan-AI/Wan2.2-I2V-A14B-Diffusers --prompt "the ball rolls left" --image first.png '
             "--preset paper --device cuda --dtype bfloat16 --offload model",
         ),

@@ -19,9 +19,9 @@ from dit_lens.cli.common import (
     groups,
     load,
     progress,
-    puzzles,
     resumable,
     sampled,
+    tasks_of,
     tell_json,
 )
 
@@ -95,7 +95,7 @@ def sweep(
     import dit_lens
 
     at: dict[str, Any] = {"steps": groups(steps), "layers": groups(layers)}
-    tasks = puzzles(task, n, seed)
+    tasks = tasks_of(task, n, seed)
     lens = load(model, device, dtype, offload)
     work = dit_lens.Sweep(
         lens,

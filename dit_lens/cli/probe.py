@@ -18,11 +18,11 @@ from dit_lens.cli.common import (
     folder,
     load,
     progress,
-    puzzles,
     resumable,
     sampled,
     say,
     spelled,
+    tasks_of,
     tell_json,
 )
 from dit_lens.errors import ProbeError
@@ -67,7 +67,7 @@ def probe(
     from dit_lens.address import Address, Select
     from dit_lens.wan.points import point
 
-    tasks = puzzles(task, n, seed)
+    tasks = tasks_of(task, n, seed)
     _check(tasks, label, folds)
     place = None if at is None else Address.parse(at)
     lens = load(model, device, dtype, offload)

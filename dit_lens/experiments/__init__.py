@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dit_lens.experiments.attention_by_depth import attention_by_depth, knockouts
 from dit_lens.experiments.branching import branching, fork, several
-from dit_lens.experiments.chain_of_steps import chain_of_steps, over_puzzles
+from dit_lens.experiments.chain_of_steps import chain_of_steps
 from dit_lens.experiments.energy_by_depth import energy
 from dit_lens.experiments.layer_swapping import swap
 from dit_lens.experiments.local_effects import local_effects
@@ -25,6 +25,6 @@ __all__ = [
     "attention_by_depth", "branching", "chain_of_steps", "decodable_while_hidden", "energy", "ensembles",
     "few_steps", "fork", "frames_curve", "knockouts", "layer_readout", "local_effects", "noise_at_frame",
     "noise_at_step",
-    "over_puzzles", "peak", "perception_lag", "plant_mistakes", "score_lost", "sensitivity", "several",
+    "peak", "perception_lag", "plant_mistakes", "score_lost", "sensitivity", "several",
     "shuffled_weights", "swap", "used_while_hidden", "watch_answers", "Hiding",
 ]  # fmt: skip

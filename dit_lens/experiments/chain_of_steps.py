@@ -5,8 +5,8 @@ same task at another seed, and the end of another task; the candidates of :mod:`
 wrong answers; and whether the answer shown best is already the final one (``leads``).
 
     found = chain_of_steps(lens, dit_lens.tasks.batch("maze", 20), seeds=(0, 1))
-    over_puzzles(found["motion"])             # value, low, high, n: seeds are averaged, tasks resampled
-    over_puzzles(found["commit_motion"])      # the commit step with its interval
+    mean_interval(found["motion"], over=("task", "seed"))          # value, low, high, n: seeds averaged, over tasks
+    mean_interval(found["commit_motion"], over=("task", "seed"))   # the commit step with its interval
 
 When not to use: on one task, which gives no interval; look at its film with ``dit_lens.figures``.
 """
@@ -23,7 +23,6 @@ from dit_lens.errors import MeasureError
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
 from dit_lens.runner import Item, Options, over_tasks
-from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 
@@ -81,16 +80,6 @@ def chain_of_steps(
 
     found = over_tasks(lens, tasks, row, options=options, of=chain_of_steps)
     return found.assign_attrs(at_least=at_least)
-
-
-def over_puzzles(values: xr.DataArray) -> xr.Dataset:
-    """Mean and 95 % interval over tasks of (task, seed, ...); the seeds of a task are averaged first."""
-    return summarise(by_puzzle(values))
-
-
-def by_puzzle(values: xr.DataArray) -> xr.DataArray:
-    """Mean over the seeds of each task."""
-    return values.astype(float).mean("seed", keep_attrs=True)
 
 
 def _one(run: Run, against: Mapping[str, Run], at_least: float, frames: Sequence[int]) -> xr.Dataset:

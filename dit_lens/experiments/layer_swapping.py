@@ -40,7 +40,7 @@ from dit_lens.interventions.base import STREAM
 from dit_lens.runner import Options, Sweep
 from dit_lens.runner.metrics import Item, projected
 from dit_lens.runner.options import RUNNING
-from dit_lens.stats.summary import share, summarise
+from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
 from dit_lens.wan.run import Run
@@ -96,9 +96,10 @@ def swap(
 
     Returns:
         A Dataset over (hook, layer, step, horizon): ``flipped``, ``changed``, ``nearer``, ``effect``, each with
-        ``_low``, ``_high``, ``_n`` and the same of its placebo (``_null``, ``_null_low``, ``_null_high``); and ``raw``
-        (metric, kind, hook, layer, step, horizon, task). Shares have Wilson intervals, effects bootstrap intervals over
-        tasks, all 95 %.
+        ``_low``, ``_high``, ``_n``, the same of its placebo (``_null``, ``_null_low``, ``_null_high``), the paired
+        difference of both (``_difference``, ``_difference_low``, ``_difference_high``), ``_p``, and ``_p_corrected``
+        over all cells; and ``raw`` (metric, kind, hook, layer, step, horizon, task). Intervals are 95 %, over tasks
+        (:func:`dit_lens.stats.summarise`).
 
     Raises:
         TaskError: Tasks without twins or answers.
@@ -244,10 +245,8 @@ def _table(cells: xr.DataArray) -> xr.Dataset:
         "effect": ("change projected on source minus base", "0 = base, 1 = source"),
     }
     for metric in METRICS:
-        for kind, suffix in zip(KINDS, ("", "_null"), strict=True):
-            values = cells.sel(metric=metric, kind=kind, drop=True)
-            summary = summarise(values) if metric == "effect" else share(values)
-            for part, name in (("value", ""), ("low", "_low"), ("high", "_high"), ("n", "_n")):
-                found[f"{metric}{suffix}{name}"] = summary[part]
+        own, null = (cells.sel(metric=metric, kind=kind, drop=True) for kind in KINDS)
+        summary = summarise(own, null, bounds=None if metric == "effect" else (0, 1))
+        found |= {metric if part == "value" else f"{metric}_{part}": summary[part] for part in summary.data_vars}
         found[metric].attrs |= dict(zip(("long_name", "units"), texts[metric], strict=True))
     return xr.Dataset(found | {"raw": cells})

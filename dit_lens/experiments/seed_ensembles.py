@@ -38,7 +38,7 @@ from dit_lens.interventions.ensemble import PAPER_WINDOW
 from dit_lens.interventions.ensemble_modes import EnsembleMode, ensemble_mode, noise_mean
 from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.runner.options import split_options
-from dit_lens.stats.summary import summarise
+from dit_lens.stats.intervals import mean_interval
 from dit_lens.wan.editing import Context, Edit, Intervention
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
@@ -264,7 +264,7 @@ def _one(name: str, counts: set[int]) -> int:
 
 def _table(cells: xr.DataArray) -> xr.Dataset:
     each = cells.mean("draw")  # repeats of a task are averaged first: the task is the unit
-    whole, gain = summarise(each), summarise(each - each.sel(kind="alone", drop=True))
+    whole, gain = mean_interval(each), mean_interval(each - each.sel(kind="alone", drop=True))
     found = {"score": whole["value"], "low": whole["low"], "high": whole["high"], "n": whole["n"]}
     found |= {"gain": gain["value"], "gain_low": gain["low"], "gain_high": gain["high"]}
     null = gain.sel(kind=PLACEBO, drop=True)

@@ -5,7 +5,7 @@
     fig = forest(scores, title="Ensembles of three seeds", chance=0.5)                       # one row a condition
     fig = decodability(dl.probing.grid(features, labels), "path")                             # of probes
     report = Report("A map of lab", summary=["Block 2 writes the answer: effect 0.95 [0.91, 0.98], n = 32."])
-    report.table("Layers", layers).figure(fig, caption="...").puzzle(title="maze 3", prompt=prompt, film=film)
+    report.table("Layers", layers).figure(fig, caption="...").generation(title="maze 3", prompt=prompt, film=film)
     report.write("report.html")
     write_run(run, "run.html")                                          # one generation: film, clip, score, methods
 

@@ -23,7 +23,7 @@ import xarray as xr
 from dit_lens.errors import FigureError, StoreError
 from dit_lens.figures.frames import spread
 from dit_lens.figures.heatmap import heatmap
-from dit_lens.figures.labelled_arrays import COMPANIONS
+from dit_lens.figures.labelled_arrays import COMPANIONS, outstanding, quantity
 from dit_lens.figures.report import Report
 from dit_lens.figures.run_page import about, add_run, write_run
 from dit_lens.store.atomic import new_file
@@ -159,12 +159,15 @@ def _largest(part: xr.Dataset) -> str:
     step, layer = np.unravel_index(int(np.nanargmax(np.abs(values.values))), values.shape)
     cell = part.isel(step=step, layer=layer)
     text = f"largest at step {cell['step'].item()}, layer {cell['layer'].item()}: {cell['value'].item():.3g}"
-    if "low" in cell and "high" in cell:
+    if "low" in cell and "high" in cell and np.isfinite(cell["low"].item()):
         text += f" [{cell['low'].item():.3g}, {cell['high'].item():.3g}]"
     if "null" in cell:
         text += f", {part.attrs.get('null_name', 'placebo')} {cell['null'].item():.3g}"
     if "n" in cell:
         text += f", n = {int(cell['n'].item())}"
+    out = quantity(part).stands_out
+    if out is not None:
+        return f"{text}. {outstanding(out, part.attrs.get('null_name', 'placebo'), 'cell')}"
     return f"{text}; of {values.size} cells, so large by selection, too."
 
 

@@ -10,6 +10,7 @@ next.
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +18,17 @@ import xarray as xr
 
 from dit_lens.errors import FigureError
 from dit_lens.figures.labelled_arrays import (
+    LEVEL,
     Quantity,
     axis_label,
     counts,
     folded,
     grids,
     hovers,
+    intervals,
     listed,
     number,
+    outstanding,
     places,
     quantity,
     require_same_cells,
@@ -72,7 +76,7 @@ def forest(
     q = quantity(data, value)
     called = str(data.attrs.get("null_name", "placebo"))
     if null is not None:
-        q = Quantity(q.value, q.low, q.high, q.n, null)
+        q = replace(q, null=null)
     given = [str(dim) for dim in q.value.dims]
     down = rows or (given[0] if len(given) == 1 else "")
     if set(given) != ({down} if by is None else {down, by}):
@@ -148,7 +152,11 @@ def _points(part: dict[str, np.ndarray], which: str, at: np.ndarray, said: list[
     bars = None
     if low is not None and high is not None:
         bars = {"type": "data", "array": high - x, "arrayminus": x - low, "thickness": 1.6, "width": 0}
-    return go.Scatter(x=x, y=at, mode="markers", error_x=bars, hovertext=said, hoverinfo="text", **look)
+    if not which and "p_corrected" in part:
+        stars = ["*" if p <= LEVEL else "" for p in part["p_corrected"]]
+        look |= {"mode": "markers+text", "text": stars, "textposition": "top center"}
+    look = {"mode": "markers", **look}
+    return go.Scatter(x=x, y=at, error_x=bars, hovertext=said, hoverinfo="text", **look)
 
 
 def _alt(q: Quantity, down: str, values: np.ndarray) -> str:
@@ -158,10 +166,12 @@ def _alt(q: Quantity, down: str, values: np.ndarray) -> str:
 
 
 def _notes(q: Quantity, called: str, chance: float | None) -> list[str]:
-    notes = ["Bars are intervals."] if q.low is not None else []
+    notes = intervals(q, "Bars")
     notes += counts(q, "point")
     if q.null is not None:
         notes.append(f"Hollow: {called}.")
+    if (out := q.stands_out) is not None:
+        notes.append(f"Star: {outstanding(out, called, 'point')}")
     if chance is not None:
         notes.append(f"Dashed: chance, {number(float(chance))}.")
     return notes

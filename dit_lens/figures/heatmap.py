@@ -10,6 +10,7 @@ When not to use: where the interval matters. A heatmap cannot draw one; put `lin
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ from dit_lens.figures.labelled_arrays import (
     hovers,
     listed,
     number,
+    outstanding,
     places,
     quantity,
     require_same_cells,
@@ -51,13 +53,14 @@ def heatmap(
     """Draw a quantity over two dims, with its placebo in a second panel on the same scale.
 
     Args:
-        data: DataArray with exactly two dims, or a Dataset with a value and any of ``low``, ``high``, ``n``, ``null``
-            (see ``labelled_arrays.quantity``). ``attrs["long_name"]`` and ``attrs["units"]`` label the axes and the
-            colour bar.
+        data: DataArray with exactly two dims, or a Dataset with a value and any of ``low``, ``high``, ``n``, ``null``,
+            ``p_corrected`` (see ``labelled_arrays.quantity``). ``attrs["long_name"]`` and ``attrs["units"]`` label the
+            axes and the colour bar.
         null: The placebo, with the same two dims (a Dataset may add its own interval); the Dataset's ``null`` by
             default. ``attrs["null_name"]`` of ``data`` names it, where "placebo" is not the word, and
             ``attrs["value_name"]`` names the value, where "effect" is not.
-        mark: Boolean, same dims; true cells get a dot.
+        mark: Boolean, same dims; true cells get a dot. By default those that stand out: ``p_corrected`` of the
+            Dataset is at most .05.
         mark_label: What the dots mean ("above placebo, corrected p < .05").
         title: The title.
         value: The variable to draw, where a Dataset has several.
@@ -82,6 +85,10 @@ def heatmap(
             f"A heatmap needs exactly two dims, got {dict(q.value.sizes)}. Select or reduce the others first, "
             f"for example array.sel(region='goal') or array.mean('seed')."
         )
+    found = None
+    if mark is None and (mark := q.stands_out) is not None:
+        mark_label = f"differs from the {null_name}, p ≤ .05 corrected over all cells"
+        found = outstanding(mark, null_name, "cell")
     given = tuple(str(d) for d in q.value.dims)
     across = x or ("step" if "step" in given else given[1])
     if across not in given:
@@ -155,7 +162,7 @@ def heatmap(
             "key": list(given),
             "panels": len(panels),
             "alt": _alt(q, drawn[0], across, up, columns, rows),
-            "notes": _notes(q, drawn[0], diverging, None if mark is None else mark_label),
+            "notes": _notes(q, drawn[0], diverging, None if mark is None else mark_label) + ([found] if found else []),
             "table": listed(q, up, across, null_name, flip=True),
         },
     )
@@ -168,7 +175,7 @@ def _with_null(q: Quantity, null: xr.DataArray | xr.Dataset | None) -> Quantity:
         return q
     twin = Quantity(q.null, q.null_low, q.null_high) if null is None else quantity(null)  # type: ignore[arg-type]
     require_same_cells(twin.value, q.value, "The placebo")
-    return Quantity(q.value, q.low, q.high, q.n, twin.value, twin.low, twin.high)
+    return replace(q, null=twin.value, null_low=twin.low, null_high=twin.high)
 
 
 def _limits(parts: list[np.ndarray], limits: tuple[float, float] | None) -> tuple[float, float, bool]:

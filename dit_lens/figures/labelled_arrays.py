@@ -12,7 +12,9 @@ import xarray as xr
 from dit_lens.errors import FigureError
 
 #: Variables of a Dataset that accompany the value instead of being one.
-COMPANIONS = ("low", "high", "n", "null", "null_low", "null_high")
+COMPANIONS = ("low", "high", "n", "null", "null_low", "null_high", "p", "p_corrected")
+#: A cell stands out where its corrected p is at most this.
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,15 @@ class Quantity:
     null: xr.DataArray | None = None
     null_low: xr.DataArray | None = None
     null_high: xr.DataArray | None = None
+    p: xr.DataArray | None = None
+    p_corrected: xr.DataArray | None = None
+
+    @property
+    def stands_out(self) -> xr.DataArray | None:
+        """Cells that differ from the null after correction over all of them; None where nothing was tested."""
+        if self.p_corrected is None or not np.isfinite(self.p_corrected.values.astype(float)).any():
+            return None
+        return (self.p_corrected <= LEVEL).broadcast_like(self.value)
 
     @property
     def label(self) -> str:
@@ -148,7 +159,7 @@ def places(data: xr.DataArray, dim: str) -> list[str]:
 
 
 def hover(place: str, name: str, numbers: Mapping[str, float], null_name: str = "placebo") -> str:
-    """The hover text of one point: place, then value, interval, placebo and count, as far as ``numbers`` has them."""
+    """The hover text of one point: place, then value, interval, placebo, p and n, as far as ``numbers`` has them."""
     value = float(numbers["value"])
     if np.isnan(value):
         return f"{place}<br>not measured"
@@ -157,6 +168,8 @@ def hover(place: str, name: str, numbers: Mapping[str, float], null_name: str = 
         lines[1] += " " + interval(numbers["low"], numbers["high"])
     if "null" in numbers:
         lines.append(f"{html.escape(null_name, quote=False)}: {number(float(numbers['null']))}")
+    if np.isfinite(numbers.get("p_corrected", np.nan)):
+        lines.append(p_values(numbers))
     if "n" in numbers:
         lines.append(f"n = {number(whole(numbers['n']))}")
     return "<br>".join(lines)
@@ -175,6 +188,15 @@ def grids(q: Quantity, *dims: str) -> dict[str, np.ndarray]:
         for name, array in found.items()
         if array is not None
     }
+
+
+def intervals(q: Quantity, drawn: str) -> list[str]:
+    """The sentence about intervals below a figure: "Bands are intervals.", or why there are none."""
+    if q.low is None:
+        return []
+    if np.isfinite(q.low.values.astype(float)).any():
+        return [f"{drawn} are intervals."]
+    return ["No intervals: fewer than five tasks, or all values equal."]
 
 
 def counts(q: Quantity, each: str) -> list[str]:
@@ -213,6 +235,8 @@ def listed(
                 said.append(interval(cell["low"], cell["high"]))
             if "null" in cell:
                 said.append(f"{null_name} {number(cell['null'])}")
+            if np.isfinite(cell.get("p_corrected", np.nan)):
+                said.append(p_values(cell))
             if not same_n:
                 said.append(f"n = {number(whole(cell['n']))}")
             row.append(said)
@@ -250,6 +274,21 @@ def number(value: object) -> str:
     return html.escape(str(value), quote=False)
 
 
+def p_values(numbers: Mapping[str, float]) -> str:
+    """``corrected p = .03 (alone .002)``."""
+    alone = f" (alone {number(float(numbers['p']))})" if "p" in numbers else ""
+    return f"corrected p = {number(float(numbers['p_corrected']))}{alone}"
+
+
+def outstanding(out: xr.DataArray, null_name: str, each: str) -> str:
+    """The sentence on how many cells stand out: "3 of 48 cells differ from the placebo (p ≤ .05, corrected ...)"."""
+    many = int(out.sum())
+    verb = "differs" if many == 1 else "differ"
+    return f"{many} of {out.size} {each}s {verb} from the {null_name} (p ≤ .05, corrected over all)."
+
+
 def interval(low: float, high: float) -> str:
-    """``[low, high]``."""
+    """``[low, high]``, or "no interval"."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "no interval"
     return f"[{number(float(low))}, {number(float(high))}]"

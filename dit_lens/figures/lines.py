@@ -6,6 +6,7 @@ When not to use: over words (conditions, labels, arms). Nothing lies between the
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,14 +14,17 @@ import xarray as xr
 
 from dit_lens.errors import FigureError
 from dit_lens.figures.labelled_arrays import (
+    LEVEL,
     Quantity,
     axis_label,
     counts,
     folded,
     grids,
     hovers,
+    intervals,
     listed,
     number,
+    outstanding,
     places,
     quantity,
     require_same_cells,
@@ -71,9 +75,9 @@ def lines(
     if (low is None) != (high is None):
         raise FigureError("An interval needs both ends: give both low= and high=.")
     if low is not None:
-        q = Quantity(q.value, low, high, q.n, q.null)
+        q = replace(q, low=low, high=high)
     if null is not None:
-        q = Quantity(q.value, q.low, q.high, q.n, null)
+        q = replace(q, null=null)
     wanted = {x} if by is None else {x, by}
     if set(q.value.dims) != wanted:
         raise FigureError(f"Curves along {x!r} by {by!r} need dims {sorted(wanted)}, got {dict(q.value.sizes)}.")
@@ -104,12 +108,12 @@ def lines(
             go.Scatter(
                 x=along,
                 y=part["value"],
-                mode="lines+markers" if len(along) <= 60 else "lines",
+                mode="lines+markers" if len(along) <= 60 or "p_corrected" in part else "lines",
                 name=title_of,
                 legendgroup=title_of,
                 showlegend=name is not None,
                 line={"color": colors[i], "width": 2, "dash": "solid" if ordered else DASHES[i % len(DASHES)]},
-                marker={"size": 6, "symbol": SYMBOLS[i % len(SYMBOLS)]},
+                marker={"size": 6, "symbol": _symbols(part, SYMBOLS[i % len(SYMBOLS)])},
                 hovertext=hovers(part, [f"{title_of} · {at}" if title_of else at for at in where], q.label, called),
                 hoverinfo="text",
             )
@@ -138,6 +142,13 @@ def lines(
         },
     )
     return fig
+
+
+def _symbols(part: dict[str, np.ndarray], symbol: str) -> str | list[str]:
+    """Hollow where a point was tested and does not stand out."""
+    if "p_corrected" not in part:
+        return symbol
+    return [f"{symbol}-open" if p > LEVEL else symbol for p in part["p_corrected"]]
 
 
 def _bands(along: list, low: np.ndarray, high: np.ndarray, color: str, group: str) -> list:
@@ -198,8 +209,10 @@ def _alt(q: Quantity, x: str, by: str | None, names: list) -> str:
 
 
 def _notes(q: Quantity, called: str) -> list[str]:
-    notes = ["Bands are intervals."] if q.low is not None else []
+    notes = intervals(q, "Bands")
     notes += counts(q, "point")
     if q.null is not None:
         notes.append(f"Grey dashes: {called}.")
+    if (out := q.stands_out) is not None:
+        notes.append(f"{outstanding(out, called, 'point')} The others are hollow.")
     return notes

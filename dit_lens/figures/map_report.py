@@ -99,7 +99,7 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
                 caption=f"log2 of mean token norm in the {region} over the rest, within a layer. Beside it the same "
                 "for masks shuffled within each frame. Only tasks that have this region count.",
             )
-    report.section("Puzzles", "x0_hat of each step: what the model expects the finished video to be.")
+    report.section("Generations", "x0_hat of each step: what the model expects the finished video to be.")
     for i in spread(len(found.runs), films):
         add_run(report, found.runs[i])
     report.write(path)

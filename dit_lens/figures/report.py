@@ -42,7 +42,7 @@ class Report:
         report.section("Layers", "Which block does what.")
         report.table("Layer map", layers, note="Evidence with 95 % intervals.")
         report.figure(heatmap(effects), caption="...", cells={(5, 7): {"base": clip, "patched": other}})
-        report.puzzle(title="maze 3", prompt="...", film=film, sigmas=sigmas, clip=video, truth=answer)
+        report.generation(title="maze 3", prompt="...", film=film, sigmas=sigmas, clip=video, truth=answer)
         report.write("report.html")
 
     Args:
@@ -122,7 +122,7 @@ class Report:
         }
         return self._add("figure", "Results", item)
 
-    def puzzle(
+    def generation(
         self,
         *,
         title: str,
@@ -190,7 +190,7 @@ class Report:
             "video": video,
             "fps": fps,
         }
-        return self._add("task", "Puzzles", item)
+        return self._add("task", "Generations", item)
 
     def html(self) -> str:
         """The whole page as text."""

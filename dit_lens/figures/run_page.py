@@ -54,7 +54,7 @@ def add_run(report: Report, run: Run, *, title: str = "", most: int = 10) -> Rep
     truth = getattr(run.task, "frames", None)
     score, word = judged(run)
     name = f"{getattr(run.task, 'name', 'seed')} {getattr(run.task, 'seed', run.seed)}"
-    return report.puzzle(
+    return report.generation(
         title=title or name,
         prompt=run.prompt,
         film=film,

@@ -10,6 +10,7 @@ import xarray as xr
 
 from dit_lens.errors import FigureError
 from dit_lens.figures.heatmap import heatmap
+from dit_lens.figures.labelled_arrays import COMPANIONS, interval, outstanding, quantity
 from dit_lens.figures.report import Report
 
 
@@ -37,7 +38,7 @@ def write_sweep(sweep: Any, effects: xr.Dataset, path: str | Path, cells: int = 
             f"the effects have dims {value.dims}: select from the others first, effects.sel(hook='update'), and give "
             "the sweep of that part, sweep.but(hooks='update')"
         )
-    drawn = effects[[v for v in ("value", "low", "high", "n", "null") if v in effects]]
+    drawn = effects[[v for v in ("value", *COMPANIONS) if v in effects]]
     drawn = drawn.transpose("step", "layer") if drawn["value"].dims != ("step", "layer") else drawn
     order = np.argsort(-np.abs(np.nan_to_num(drawn["value"].values)), axis=None)[:cells]
     clips: dict[tuple, dict[str, np.ndarray]] = {}
@@ -51,10 +52,12 @@ def write_sweep(sweep: Any, effects: xr.Dataset, path: str | Path, cells: int = 
         f"Sweep of {sweep.lens.name}",
         subtitle=f"{effects.attrs.get('metric', 'effect')}, horizon: {effects.attrs.get('horizon', 'stated below')}",
         summary=[
-            f"Largest effect: step {best[0]}, layer {best[1]}: {float(top['value']):.2f} [{float(top['low']):.2f}, "
-            f"{float(top['high']):.2f}], placebo {float(top['null']):.2f}, n = {int(top['n'])}.",
-            "Intervals are 95 % over tasks (over seeds if there is one task), for one cell at a time: the largest of "
-            f"{drawn['value'].size} cells is large by selection, too.",
+            f"Largest effect: step {best[0]}, layer {best[1]}: {float(top['value']):.2f} "
+            f"{interval(float(top['low']), float(top['high']))}, placebo {float(top['null']):.2f}, "
+            f"n = {int(top['n'])}, corrected p = {float(top['p_corrected']):.3g}.",
+            *_stands_out(drawn),
+            f"Intervals are 95 % over {effects.attrs['interval_over']}s, for one cell at a time: the largest of "
+            f"{drawn['value'].size} cells is large by selection, too, and p is corrected for that.",
         ],
         methods={
             **sweep.identity(),
@@ -69,3 +72,12 @@ def write_sweep(sweep: Any, effects: xr.Dataset, path: str | Path, cells: int = 
     )
     report.write(Path(path))
     return Path(path)
+
+
+def _stands_out(drawn: xr.Dataset) -> list[str]:
+    """How many cells differ from the placebo; nothing where there was none to compare with."""
+    out = quantity(drawn).stands_out
+    if out is None:
+        return []
+    few = int(drawn["n"].min()) < 6
+    return [outstanding(out, "placebo", "cell") + (" Below six items no p lies below .05." if few else "")]

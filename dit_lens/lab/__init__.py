@@ -21,9 +21,9 @@ from typing import Any
 __all__ = ["LabVAE", "settings", "weights_path"]
 
 
-def weights_path() -> Path:
-    """Folder of the shipped pipeline, in diffusers layout."""
-    return Path(__file__).parent / "weights"
+def weights_path(name: str = "lab") -> Path:
+    """Folder of a shipped pipeline, in diffusers layout."""
+    return Path(__file__).parent / "weights" / name
 
 
 @cache

@@ -69,7 +69,7 @@ def generate(
         height=task.height,
         width=task.width,
         num_frames=task.num_frames,
-        num_inference_steps=settings["steps"],
+        num_inference_steps=settings["num_inference_steps"],
         guidance_scale=settings["guidance_scale"],
         max_sequence_length=settings["max_sequence_length"],
         output_type="np",

@@ -41,7 +41,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.layer_map.smooth_models import DEGREES, RHOS, Fitter, Smooth, noise, whitener
-from dit_lens.stats.methods import wilson_ends
+from dit_lens.stats.shares import share_ends
 
 Kind = Literal["flat", "ramp", "bow", "wave", "one", "two", "three", "few"]
 SMOOTH: tuple[Kind, ...] = ("flat", "ramp", "bow", "wave")
@@ -326,7 +326,7 @@ def power(
         draws: Profiles drawn from each smooth model, for each; by default the fewest that can reach the level twice.
 
     Returns:
-        The height, the share found as stages, and its 95 % interval (Wilson).
+        The height, the share found as stages, and its 95 % interval.
     """
     draws = int(np.ceil(2 / level)) - 1 if draws is None else draws
     depth = (work.layers + 0.5) / work.n_layers
@@ -337,7 +337,7 @@ def power(
     for profile in height * sd * raised + noise(planted, work.n, covariance, rho, rng):
         p, at = work.test(profile, draws, rng, level)
         hits += p <= level and work.models[at][0] != "one"
-    low, high = wilson_ends(np.array(hits / planted), np.array(float(planted)), 0.95)
+    low, high = share_ends(np.array(hits), np.array(planted), 0.95)
     return height, hits / planted, float(low), float(high)
 
 

@@ -27,8 +27,7 @@ from dit_lens.progress import Progress, silent
 from dit_lens.runner import Sweep
 from dit_lens.runner.cost import Cost
 from dit_lens.runner.parts import make_parts
-from dit_lens.stats.corrections import max_statistic
-from dit_lens.stats.intervals import mean_interval
+from dit_lens.stats.summary import summarise
 from dit_lens.store.base import WAITING, Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.tasks.requirements import needed
@@ -288,17 +287,8 @@ def survey(
 
 
 def paired(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:
-    """Mean of one kind with its interval, the mean of its null beside it, and p of their paired difference.
-
-    ``p_corrected`` is corrected over all cells by sign flips over tasks; two tasks or more.
-    """
-    shown, hollow = (values.sel(kind=name, drop=True) for name in (kind, null))
-    found = mean_interval(shown).drop_vars("exact")
-    found = found.assign(
-        null=mean_interval(hollow)["value"], p_corrected=max_statistic(shown, hollow)["p_corrected"]
-    ).assign_attrs(values.attrs)
-    found["value"].attrs = dict(values.attrs)
-    return found
+    """Summary of one kind with the mean of its null beside it."""
+    return summarise(values.sel(kind=kind, drop=True), values.sel(kind=null, drop=True))
 
 
 def _drawn(tasks: Sequence[Any] | None, n: int, seed: int) -> tuple[list[Any], list[str]]:

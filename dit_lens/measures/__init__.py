@@ -23,14 +23,13 @@ from dit_lens.measures.token_maps import (
 )
 from dit_lens.measures.token_masks import change_mask, given_mask, region_mask, shuffled_mask
 from dit_lens.measures.tuned_lens import Translators, fit_translators
-from dit_lens.stats.summary import beside, share, summarise, wilson
 from dit_lens.wan.attention_sets import prompt_words
 
 __all__ = [
-    "ChannelMoments", "Translators", "beside", "candidates", "change_mask", "channel_variance", "commit_step",
+    "ChannelMoments", "Translators", "candidates", "change_mask", "channel_variance", "commit_step",
     "commitment", "corrections", "debiased_cka", "dissimilarity", "energy_map", "energy_ratio", "fit_components",
     "fit_translators", "given_mask", "layer_energy", "layer_film", "layer_lens", "layer_velocity", "linear_cka",
     "motion_energy", "pca_map", "prompt_words", "region_attention", "region_energy", "region_mask",
-    "rgb", "settles", "share", "shuffled_mask", "summarise", "top_channels", "variance_ratio", "verdicts",
-    "watch_attention", "watched_attention", "wilson",
+    "rgb", "settles", "shuffled_mask", "top_channels", "variance_ratio", "verdicts",
+    "watch_attention", "watched_attention",
 ]  # fmt: skip

@@ -30,7 +30,7 @@ import xarray as xr
 
 from dit_lens.checks import number
 from dit_lens.errors import MeasureError
-from dit_lens.stats.summary import wilson
+from dit_lens.stats.intervals import share_interval
 from dit_lens.wan.run import Run
 
 VERDICTS = ("none", "wrong", "right")
@@ -84,7 +84,7 @@ def corrections(states: xr.DataArray, seed: int = 0, resamples: int = 300) -> xr
     Returns:
         A Dataset over step, without the end. ``corrected``: of the tasks that are wrong at a step, the share right at
         the end; ``corrupted``: of those right, the share that is not right at the end; ``sharpened``: of those without
-        an answer, the share right at the end. Each with ``_low``, ``_high`` (Wilson, 95 %), ``_flips`` and
+        an answer, the share right at the end. Each with ``_low``, ``_high`` (95 %, five tasks or more), ``_flips`` and
         ``_unrelated`` (the nulls of the module docstring), ``_flips_low`` and ``_flips_high`` (bootstrap over tasks, 95
         %); NaN where no task is in that state. ``count`` (step, verdict): tasks in each state. ``transitions`` (step,
         verdict, other_verdict): counts from one step to the next.
@@ -93,7 +93,6 @@ def corrections(states: xr.DataArray, seed: int = 0, resamples: int = 300) -> xr
         MeasureError: ``states`` has other dims, too few entries, or values other than 0, 1 and 2.
     """
     data = _checked(states)
-    steps = data.shape[1] - 1
     end = data[:, -1]
     right_at_end = float((end == RIGHT).mean())
     blind = _to_right(data)
@@ -106,12 +105,10 @@ def corrections(states: xr.DataArray, seed: int = 0, resamples: int = 300) -> xr
     }
     for name, state in (("corrected", WRONG), ("corrupted", RIGHT), ("sharpened", NONE)):
         sign = -1 if name == "corrupted" else 1  # shares of "not right" are one minus those of "right"
-        shares = np.full((steps, 3), np.nan)
-        for s in range(steps):
-            here = data[:, s] == state
-            if here.any():
-                hits = int(((end == RIGHT) if sign > 0 else (end != RIGHT))[here].sum())
-                shares[s] = wilson(hits, int(here.sum()))
+        hits = (end == RIGHT) if sign > 0 else (end != RIGHT)
+        asked = np.where(data[:, :-1] == state, hits[:, None].astype(float), np.nan)  # (task, step)
+        found = share_interval(xr.DataArray(asked, dims=("task", "step")))
+        shares = np.stack([found[end_of_name] for end_of_name in ("value", "low", "high")], 1)
         seen = np.isfinite(shares[:, 0])
         nulls = (blind, low, high) if sign > 0 else (1 - blind, 1 - high, 1 - low)
         flips = [np.where(seen, null[:, state], np.nan) for null in nulls]

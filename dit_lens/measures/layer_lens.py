@@ -35,7 +35,7 @@ from torch import Tensor
 from dit_lens.address import Call, Depth, Indices, Select
 from dit_lens.checks import number
 from dit_lens.errors import MeasureError
-from dit_lens.measures.tuned_lens import Translators, puzzle_key
+from dit_lens.measures.tuned_lens import Translators, task_key
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
@@ -105,7 +105,7 @@ def layer_lens(
         MeasureError: The translators belong to another model, lack a layer, or were fitted on this very task; or
             ``answers`` is asked of a run without a task that reads answers.
     """
-    if translators is not None and puzzle_key(run) in translators.puzzles:
+    if translators is not None and task_key(run) in translators.tasks:
         raise MeasureError(
             "these translators were fitted on this task, so the numbers would be too good: measure on runs of other "
             "tasks, or fit on others"

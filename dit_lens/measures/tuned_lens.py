@@ -60,7 +60,7 @@ class Translators(Mapping[Key, Translator]):
 
     parts: Mapping[Key, Translator] = field(repr=False)
     fingerprint: str
-    puzzles: frozenset[str] = field(repr=False)
+    tasks: frozenset[str] = field(repr=False)
     ridge: float
 
     def __getitem__(self, key: Key) -> Translator:
@@ -98,7 +98,7 @@ class Translators(Mapping[Key, Translator]):
             tensors |= {f"{expert}.{layer}.weight": part.weight, f"{expert}.{layer}.bias": part.bias}
         about = {
             "fingerprint": self.fingerprint,
-            "puzzles": sorted(self.puzzles),
+            "tasks": sorted(self.tasks),
             "ridge": self.ridge,
             "n": {f"{expert}.{layer}": part.n for (expert, layer), part in self.parts.items()},
         }
@@ -126,12 +126,12 @@ class Translators(Mapping[Key, Translator]):
                     parts[expert, int(layer)] = Translator(
                         file.get_tensor(f"{name}.weight"), file.get_tensor(f"{name}.bias"), n
                     )
-            return cls(parts, about["fingerprint"], frozenset(about["puzzles"]), about["ridge"])
+            return cls(parts, about["fingerprint"], frozenset(about["tasks"]), about["ridge"])
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise StoreError(f"{path} does not hold translators ({error}): give a file written by save()") from None
 
 
-def puzzle_key(run: Run) -> str:
+def task_key(run: Run) -> str:
     """A short hash of a run's inputs (prompt and image, not noise), which keeps fitted tasks out of tests."""
     digest = hashlib.sha256()
     for name, value in run.conditions.items().items():
@@ -194,7 +194,7 @@ def fit_translators(
                             sums[key] = _Sums.zero(streams[layer])
                         sums[key].add(streams[layer], streams[lens.n_layers - 1])
     parts = {key: s.solve(ridge) for key, s in sums.items()}
-    return Translators(parts, lens.fingerprint, frozenset(puzzle_key(run) for run in runs), ridge)
+    return Translators(parts, lens.fingerprint, frozenset(task_key(run) for run in runs), ridge)
 
 
 def _streams(lens: Lens, run: Run, call: Any, layers: Sequence[int], pick: Tensor) -> dict[int, Tensor]:

@@ -61,6 +61,7 @@ MEASURES = {
     "cosine": ("final latents like the base's", "cosine"),
     "reached": ("the answer is the target's", "share"),
 }
+_BOUNDS = {"changed": (0.0, 1.0), "reached": (0.0, 1.0)}
 Erasers = Eraser | Mapping[Address, Eraser]
 
 
@@ -197,56 +198,25 @@ def causal(
     return found.assign_attrs(attrs)
 
 
-def summary(found: xr.Dataset, flips: int = 2000, seed: int = 0) -> xr.Dataset:
-    """Average a causal check over tasks, with intervals and p-values.
+def summary(found: xr.Dataset, seed: int = 0) -> xr.Dataset:
+    """Average a causal check over tasks, beside its null.
 
     Args:
         found: Result of :func:`causal`.
-        flips: Random sign flips for the p-values.
-        seed: Seed of the flips.
+        seed: Of the random sign flips that stand in for all of them above twelve tasks.
 
     Returns:
-        ``value``, ``null`` and their paired ``difference`` (metric, when, kind), each with a 95 % interval (bootstrap
-        over tasks): ``low, high`` of ``value``, ``null_low, null_high``, ``difference_low, difference_high``. The
-        null of a task is the mean over its draws. ``n`` is the number of tasks. ``p`` is the share of flips in
-        which |sum d| / sqrt(sum d^2) of the differences d is as large for *any* kind of edit by that metric, so that it
-        is corrected for the number of kinds.
+        :func:`dit_lens.stats.summarise` of every metric, (metric, when, kind): the null of a task is the mean over its
+        draws, and ``p_corrected`` is corrected over all kinds of edit by that metric.
     """
-    names = [name for name in MEASURES if name in found]
-    value = xr.concat([found[n].drop_attrs() for n in names], dim="metric").assign_coords(metric=names)
-    null = xr.concat([found[f"{n}_null"].mean("draw").drop_attrs() for n in names], dim="metric")
-    parts = {"value": value, "null": null.assign_coords(metric=names)}
-    parts["difference"] = parts["value"] - parts["null"]
-    out: dict[str, xr.DataArray] = {}
-    for name, one in parts.items():
-        s = summarise(one)
-        ends = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
-        out |= {name: s["value"], ends[0]: s["low"], ends[1]: s["high"], "n": s["n"]}
-    d = parts["difference"].transpose("metric", "task", "when", "kind").values
-    p = np.stack([corrected_p(one, flips, seed) for one in d])
-    out["p"] = xr.DataArray(p, dims=("metric", "when", "kind"))
-    return xr.Dataset({k: v.drop_attrs() for k, v in out.items()}, attrs=found.attrs)
-
-
-def corrected_p(differences: np.ndarray, flips: int = 2000, seed: int = 0) -> np.ndarray:
-    """P-values of differences by sign flips, corrected for all places and kinds.
-
-    Args:
-        differences: (task, when, kind).
-        flips: Random sign vectors.
-        seed: Of the flips.
-
-    Returns:
-        (when, kind); all NaN where any difference is NaN or infinite.
-    """
-    size = np.sqrt((differences**2).sum(0))
-    if not np.isfinite(size).all():
-        return np.full(size.shape, np.nan)
-    size = np.where(size > 0, size, 1)
-    sign = np.random.default_rng(seed).choice([-1.0, 1.0], (flips, len(differences)))
-    best = np.abs(np.einsum("fp,pwa->fwa", sign, differences) / size).max((1, 2))  # (flips,)
-    seen = np.abs(differences.sum(0)) / size
-    return (1 + (best >= seen[..., None] - 1e-9).sum(-1)) / (1 + flips)
+    parts = {
+        name: summarise(found[name], found[f"{name}_null"].mean("draw"), bounds=_BOUNDS.get(name), seed=seed)
+        for name in MEASURES
+        if name in found
+    }
+    whole = xr.concat(parts.values(), xr.Variable("metric", list(parts)), combine_attrs="drop_conflicts")
+    whole = whole.assign_coords(metric=list(parts))
+    return xr.Dataset({k: v.drop_attrs() for k, v in whole.items()}, attrs={**found.attrs, **whole.attrs})
 
 
 def _place(lens: Lens, probe: Probe, at: str | Address | None) -> Address:

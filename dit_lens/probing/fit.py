@@ -33,7 +33,6 @@ from dit_lens.probing.out_of_fold import Estimator, Place
 from dit_lens.probing.probe_grid import Asked, grid
 from dit_lens.probing.ridge_moments import ALPHA
 from dit_lens.probing.splits import folds_of
-from dit_lens.stats.summary import summarise
 from dit_lens.wan.run import Run
 
 
@@ -102,7 +101,7 @@ def probe(
     truth = labels.codes if labels.values is None else labels.values
     fold = np.broadcast_to(folds_of(features.groups, folds, seed)[:, None], used.shape)
     found = Place(Estimator(given), x).decisions(truth[..., None], used, fold, len(labels.classes))[..., 0]
-    own = summarise(xr.DataArray(scores.per_scene(labels, found), dims="task"))
+    own = scores.interval(labels, xr.DataArray(scores.per_scene(labels, found), dims="task"))
     numbers = {k: float(own[k]) for k in ("value", "low", "high")}
     measured: dict[str, Any] = {
         "score": numbers.pop("value"),

@@ -38,7 +38,7 @@ from dit_lens.probing.ridge_moments import ALPHA
 from dit_lens.probing.splits import folds_of
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.parts import make_parts
-from dit_lens.stats.summary import summarise, task_names
+from dit_lens.runner.task_rows import task_names
 from dit_lens.store.base import WAITING, Store
 from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe
@@ -215,7 +215,8 @@ def _dataset(
     dims = ("label", "hook", "step", "layer")
     scenes = xr.DataArray(gather("scenes"), dims=(*dims, "task"))
     data: dict[str, Any] = {"per_scene": scenes}
-    summary = summarise(scenes)
+    parts = [scores.interval(job.labels, scenes.isel(label=i)) for i, job in enumerate(jobs)]
+    summary = xr.concat(parts, "label", combine_attrs="drop_conflicts")
     data |= {"score": summary["value"], "low": summary["low"], "high": summary["high"]}
     data["n"] = summary["n"].isel(hook=0, step=0, layer=0, drop=True)
     if permutations:

@@ -17,9 +17,11 @@ When not to use: to compare labels of different measures.
 from __future__ import annotations
 
 import numpy as np
+import xarray as xr
 
 from dit_lens.errors import ProbeError
 from dit_lens.probing.labels import Labels
+from dit_lens.stats.intervals import mean_interval
 
 
 def metric(labels: Labels) -> str:
@@ -57,6 +59,26 @@ def per_scene(labels: Labels, decisions: np.ndarray) -> np.ndarray:
     return r2(labels, decisions[:, :, 0]) if kind == "r2" else accuracy(labels.codes, decisions, len(labels.classes))
 
 
+def interval(labels: Labels, values: xr.DataArray) -> xr.Dataset:
+    """Score with its interval over scenes.
+
+    Args:
+        labels: The truth.
+        values: Score of each scene, (..., task), as :func:`per_scene` gives it.
+
+    Returns:
+        As :func:`dit_lens.stats.mean_interval`.
+    """
+    kind = metric(labels)
+    if kind == "r2":
+        return mean_interval(values)
+    if kind == "auc":
+        return mean_interval(values, bounds=(0, 1))
+    most = np.nanmax(_weighted(labels.codes, np.ones(labels.codes.shape, bool), len(labels.classes)))
+    found = mean_interval(values, bounds=(0, float(most)))
+    return found.assign(high=found["high"].clip(max=1))  # a scene of a rare class weighs more than 1
+
+
 def auc(values: np.ndarray, positive: np.ndarray, used: np.ndarray) -> np.ndarray:
     """Area under the ROC curve within each scene.
 
@@ -89,9 +111,13 @@ def accuracy(codes: np.ndarray, decisions: np.ndarray, classes: int) -> np.ndarr
     """
     if decisions.shape[2] == 1:
         decisions = np.concatenate([-decisions, decisions], axis=2)
-    used = codes >= 0
     spread = (..., *[None] * (decisions.ndim - 3))
-    hit: np.ndarray = np.equal(decisions.argmax(2), codes[spread])  # (scenes, units, ...)
+    return _weighted(codes, np.equal(decisions.argmax(2), codes[spread]), classes)
+
+
+def _weighted(codes: np.ndarray, hit: np.ndarray, classes: int) -> np.ndarray:
+    """Hits (scenes, units, ...) of each scene, weighted so that their mean is the balanced accuracy."""
+    used, spread = codes >= 0, (..., *[None] * (hit.ndim - 2))
     count = np.array([max((codes == c).sum(), 1) for c in range(classes)])
     weight = np.where(used, 1 / count[np.clip(codes, 0, None)], 0) / max(len(np.unique(codes[used])), 1)
     says: np.ndarray = np.any(used, axis=1)  # (scenes,)

@@ -7,12 +7,12 @@ from typing import Any
 
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.address import ALL
 from dit_lens.experiments.attention_by_depth import attention_by_depth, knockouts, shift
 from dit_lens.experiments.energy_by_depth import SHIFT
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_NULL, SHARE, SMALLEST, Measured, Reading, Row, Untestable, text
+from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, Untestable, text
+from dit_lens.tasks import batch, names
 from dit_lens.wan.lens import Lens
 
 WINDOW = 3  # layers of one causal window, a quarter of the lab model
@@ -33,11 +33,11 @@ def measured(lens: Lens, n: int = 12, seed: int = 0, progress: Progress = silent
         ``attention`` on tasks of all families; ``cuts`` of attention to the named goal of ``choose`` tasks, everywhere
         and in windows of three layers.
     """
-    names = puzzles.names()
+    families = names()
     found = attention_by_depth(
-        lens, puzzles.batch(names, n * len(names), seed), seed=seed, progress=progress, **arguments
+        lens, batch(families, n * len(families), seed), seed=seed, progress=progress, **arguments
     )
-    chosen = puzzles.batch("choose", n, seed)
+    chosen = batch("choose", n, seed)
     windows = {f"{a}-{a + WINDOW - 1}": range(a, a + WINDOW) for a in range(0, lens.n_layers - WINDOW + 1, WINDOW)}
     cuts = knockouts(
         lens, chosen, [("all", "goal")], {"all": ALL, **windows}, seed=seed, progress=progress, **arguments
@@ -69,7 +69,7 @@ def _named(m: Measured, keys: tuple[str, str], untestable: bool) -> Reading | Un
     if "attention" not in m:
         return None
     if "named" not in m["attention"]["key"].values:
-        why = "no puzzle with a named and an unnamed thing of one kind was measured"
+        why = "no task with a named and an unnamed thing of one kind was measured"
         return Untestable(why) if untestable else None
     pair = shift(m["attention"], keys[0]) - shift(m["attention"], keys[1])
     also = "" if "first" in keys[0] else "The agent comes to one of the two: that draws attention, too."
@@ -98,8 +98,8 @@ def _cut(m: Measured) -> Reading | None:
         cuts["changed"].sel(layer="all", drop=True),
         "kind",
         ("cut", "random"),
-        f"Solved: without a cut {text(cuts['base_solved'])}; cut {text(solved.sel(kind='cut'))}; random "
-        f"{text(solved.sel(kind='random'))}.",
+        f"Solved: without a cut {text(cuts['base_solved'], SHARE)}; cut {text(solved.sel(kind='cut'), SHARE)}; "
+        f"random {text(solved.sel(kind='random'), SHARE)}.",
         {"edge": cuts["edge"].item()},
     )
 
@@ -116,7 +116,8 @@ def _cut_later(m: Measured) -> Reading | None:
         return None
     grown = changed.sel(layer=later).mean("layer") - changed.sel(layer=early).mean("layer")
     each = "; ".join(
-        f"{w}: {text(changed.sel(layer=w, kind='cut'))}, random {text(changed.sel(layer=w, kind='random'))}"
+        f"{w}: {text(changed.sel(layer=w, kind='cut'), SHARE)}, random "
+        f"{text(changed.sel(layer=w, kind='random'), SHARE)}"
         for w in windows
     )
     return Reading.along(
@@ -138,21 +139,21 @@ ROWS = (
         "attention/background",
         "Layers 0 to 9 of 40 attend to background and global structure.",
         "minus log2 enrichment of the foreground in self-attention, layers below depth .225",
-        "log2 ratio", MASKS, _background, ABOVE_NULL,
+        "log2 ratio", MASKS, _background,
         smallest=SMALLEST["log2"], nothing=0.0,
     ),
     Row(
         "attention/foreground",
         f"{_LATER}.",
         "log2 enrichment of the foreground in self-attention, layers from depth .225 on minus layers below",
-        "log2 ratio", MASKS, partial(_foreground, query="all"), ABOVE_NULL,
+        "log2 ratio", MASKS, partial(_foreground, query="all"),
         smallest=SMALLEST["log2"], nothing=0.0,
     ),
     Row(
         "attention/foreground-from-rest",
         f"{_LATER}, seen from the rest of the video.",
         "the same from tokens outside the foreground only",
-        "log2 ratio", MASKS, partial(_foreground, query="rest"), ABOVE_NULL,
+        "log2 ratio", MASKS, partial(_foreground, query="rest"),
         smallest=SMALLEST["log2"], nothing=0.0,
     ),
     *(
@@ -161,7 +162,7 @@ ROWS = (
             "From about layer 9 of 40 on, attention shifts to the things that the prompt names.",
             f"log2 enrichment of the goal that the prompt names over the other goal, {where}, layers from depth .225 "
             "on minus layers below",
-            "log2 ratio", MASKS, partial(_named, keys=keys, untestable=first), ABOVE_NULL,
+            "log2 ratio", MASKS, partial(_named, keys=keys, untestable=first),
             smallest=SMALLEST["log2"], nothing=0.0,
         )
         for where, keys, first in _PAIRS
@@ -170,14 +171,14 @@ ROWS = (
         "attention/cut",
         "Attention to the things that the prompt names carries the answer (our causal reading of Fig. 6a).",
         "answers changed by cutting {edge} at every layer and step",
-        "share of puzzles", ELSEWHERE, _cut, ABOVE_NULL,
+        "share of tasks", ELSEWHERE, _cut,
         smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
     ),
     Row(
         "attention/cut-later",
         "That attention matters from about layer 9 of 40 on, more than before (our causal reading of Fig. 6a).",
         "answers changed by cutting {edge} in one window of {window} layers, later windows minus the first",
-        "share of puzzles", ELSEWHERE, _cut_later, ABOVE_NULL,
+        "share of tasks", ELSEWHERE, _cut_later,
         smallest=SMALLEST["share"], bounds=(-1.0, 1.0),
     ),
 )  # fmt: skip

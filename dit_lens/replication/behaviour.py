@@ -13,7 +13,7 @@ from dit_lens.experiments.self_correction import FILMS, perception_lag, plant_mi
 from dit_lens.measures.answers_over_steps import VERDICTS, chance_events, corrections, events, expected_corrections
 from dit_lens.progress import Progress, silent
 from dit_lens.replication.row import ABOVE_NULL, SHARE, SMALLEST, Estimate, Measured, Reading, Row, text
-from dit_lens.stats.summary import wilson
+from dit_lens.stats.intervals import share_interval
 from dit_lens.wan.lens import Lens
 
 
@@ -45,8 +45,8 @@ def _corrected(m: Measured) -> Reading:
     happened, chance, fate = events(states), chance_events(states), corrections(states)
     n = states.sizes["task"]
     wrong = (states == VERDICTS.index("wrong")).isel(step=slice(None, -1)).any("step")
-    value, low, high = wilson(int(happened["corrected"].sum()), n)
-    found = Estimate(value, low, high, n)
+    s = share_interval(happened["corrected"])
+    found = Estimate(float(s["value"]), float(s["low"]), float(s["high"]), n)
     value, low, high = (float(chance[name]) for name in ("corrected", "corrected_low", "corrected_high"))
     null = Estimate(value, low, high, n)
     end = states.isel(step=-1)

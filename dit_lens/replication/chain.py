@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import xarray as xr
 
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
-from dit_lens.experiments.chain_of_steps import COMMITTED, by_puzzle, chain_of_steps
+from dit_lens.experiments.chain_of_steps import COMMITTED, chain_of_steps
 from dit_lens.measures.candidates import pool
 from dit_lens.progress import Progress, prefixed, silent
 from dit_lens.replication.row import ABOVE_NULL, HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, above, text
+from dit_lens.stats.intervals import by_task
 from dit_lens.wan.lens import Lens
 
 EARLY = 0.125  # of the schedule: where the related work reads its commitment (step 5 of 40)
+by_puzzle = partial(by_task, over=("task", "seed"))
 _READ = ["motion", "fewest", "share", "wrong", "kind", "together", "leads", "solutions", "decoys"]
 
 

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.experiments.energy_by_depth import HOOKS, SHIFT, energy
 from dit_lens.measures.energy import profile_stability
 from dit_lens.progress import Progress, silent
 from dit_lens.replication.row import (
-    ABOVE_ZERO,
     HALF_UP,
     SMALLEST,
     UP,
@@ -22,10 +20,9 @@ from dit_lens.replication.row import (
     Measured,
     Reading,
     Row,
-    Rule,
-    above,
     mean,
 )
+from dit_lens.tasks import batch, names
 from dit_lens.wan.lens import Lens
 
 WHAT = {"resid_post": "stream after the block", "update": "what the block adds"}
@@ -46,7 +43,7 @@ def measured(lens: Lens, n: int = 24, seed: int = 0, progress: Progress = silent
     Returns:
         ``energy`` on tasks of all families.
     """
-    tasks = puzzles.batch(puzzles.names(), n, seed)
+    tasks = batch(names(), n, seed)
     return {"energy": energy(lens, tasks, seed=seed, progress=progress, **arguments)}
 
 
@@ -113,7 +110,7 @@ def _reading(values: xr.DataArray, remark: str, null: str = "null") -> Reading:
 
 
 def _text(s: Estimate) -> str:
-    return f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]"
+    return s.words(2)
 
 
 def _by_task(values: xr.DataArray) -> str:
@@ -124,11 +121,6 @@ def _by_task(values: xr.DataArray) -> str:
     return f"Above the null by task: {', '.join(parts)}."
 
 
-_BELOW_ZERO = Rule(
-    "supported when the interval lies below zero and below the null's", lambda a, b: a.high < min(0.0, b.low)
-)
-
-
 def _shift_rows(hook: str, source: str) -> tuple[Row, Row]:
     over = f"{WHAT[hook]}; foreground from {SOURCES[source]}"
     return (
@@ -136,14 +128,14 @@ def _shift_rows(hook: str, source: str) -> tuple[Row, Row]:
             f"energy/early-{hook}-{source}",
             "Layers 0 to 9 of 40 carry global structure and background (Fig. 6a).",
             f"log2 energy, foreground over the rest, mean over layers of depth below .225 and all steps; {over}",
-            "log2 ratio", MASKS, partial(_level, hook=hook, source=source), _BELOW_ZERO,
+            "log2 ratio", MASKS, partial(_level, hook=hook, source=source),
             smallest=SMALLEST["log2"], less=True, within=(-math.inf, 0.0), nothing=0.0,
         ),
         Row(
             f"energy/shift-{hook}-{source}",
             "From about layer 9 of 40 on, energy shifts to the foreground and to the things the prompt names.",
             f"log2 energy, foreground over the rest: layers from depth .225 on minus layers below; {over}",
-            "log2 ratio", MASKS, partial(_shift, hook=hook, source=source), ABOVE_ZERO,
+            "log2 ratio", MASKS, partial(_shift, hook=hook, source=source),
             smallest=SMALLEST["log2"], within=UP, nothing=0.0,
         ),
     )  # fmt: skip
@@ -159,7 +151,7 @@ def _rows(hook: str) -> tuple[Row, ...]:
             "In deeper layers channel variance grows in the target regions.",
             "log2 channel variance over tokens, foreground over the rest: layers from depth 2/3 on minus layers below "
             f".225; {WHAT[hook]}; foreground from task regions",
-            "log2 ratio", MASKS, partial(_growth, hook=hook), ABOVE_ZERO,
+            "log2 ratio", MASKS, partial(_growth, hook=hook),
             smallest=SMALLEST["log2"], within=UP, nothing=0.0,
         ),
         Row(
@@ -167,7 +159,7 @@ def _rows(hook: str) -> tuple[Row, ...]:
             "The pattern over layers is stable across steps.",
             "Pearson correlation of the layer profile of log2 energy between two steps, mean over pairs of steps; "
             f"{WHAT[hook]}",
-            "Pearson r", "one random mask of the same size in every frame", partial(_stability, hook=hook), above(0.5),
+            "Pearson r", "one random mask of the same size in every frame", partial(_stability, hook=hook),
             smallest=SMALLEST["correlation"], within=HALF_UP,
         ),
     )  # fmt: skip

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dit_lens import tasks as puzzles
 from dit_lens.experiments.readout_by_depth import WEIGHTS, layer_readout
 from dit_lens.measures.layer_lens import settles
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, Rule, Untestable, mean
-from dit_lens.stats.summary import summarise
+from dit_lens.replication.row import HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, Untestable, mean
+from dit_lens.tasks import batch, names
 from dit_lens.wan.lens import Lens
 
 
@@ -33,8 +32,8 @@ def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent
     """
     last = lens.plan(**arguments).n_steps - 1
     at = sorted({round(q * last) for q in (0, 0.15, 0.3, 0.5, 0.7, 0.85, 1)})
-    fit = puzzles.batch(puzzles.names(), n, seed, split="train")
-    tasks = puzzles.batch(puzzles.names(), n, seed)
+    fit = batch(names(), n, seed, split="train")
+    tasks = batch(names(), n, seed)
     return {"readout": layer_readout(lens, tasks, fit, steps=at, seed=seed, progress=progress, **arguments)}
 
 
@@ -66,25 +65,22 @@ def _before_late(m: Measured, name: str) -> Reading | Untestable | None:
             "at no measured step does the model's own x0_hat give an answer that this task can read or draw"
         )
     raw = found[name].sel(kind="trained", reading="raw", layer=layer).mean("step")
-    means, families = summarise(shares)["value"], here.groupby("family").mean()
+    means, families = shares.mean("task"), here.groupby("family").mean()
     by_layer = ", ".join(f"{int(i)}: {float(v):.2f}" for i, v in zip(means["layer"], means, strict=True))
     by_task = ", ".join(f"{task} {float(families.sel(family=task)):.2f}" for task in families["family"].values)
     return Reading(
         here,
         shares.sel(layer=-1),
-        f"By layer: {by_layer}. After layer {layer} by task: {by_task}; raw: {_text(raw)}.",
+        f"By layer: {by_layer}. After layer {layer} by task: {by_task}; raw: {_text(raw, SHARE)}.",
         {"layer": layer},
     )
 
 
-def _text(values: xr.DataArray) -> str:
-    s = mean(values)
-    return f"{s.value:.2f} [{s.low:.2f}, {s.high:.2f}]" if np.isfinite(s.value) else "never"
+def _text(values: xr.DataArray, bounds: tuple[float, float] | None = None) -> str:
+    s = mean(values, bounds)
+    return s.words(2) if np.isfinite(s.value) else "never"
 
 
-_ABOVE_HALF = Rule(
-    "supported when the interval lies above one half and above the null's", lambda a, b: a.low > max(0.5, b.high)
-)
 _ASKED = (
     ("choice", "which answer is given stands before them", "is nearest to the same drawn answer as the model's"),
     ("answer", "the finished answer stands before them", "gives the same answer, every cell right, as the model's"),
@@ -96,10 +92,6 @@ ROWS = (
         "depth from which on the translated read-out's velocity has a cosine above .9 with the model's, mean over "
         "{steps} steps",
         "layer / layers", "the same model with shuffled weights", _velocity,
-        Rule(
-            "supported when the interval lies below .75 and above the null's (idle layers settle at once)",
-            lambda a, b: b.high < a.low and a.high < 0.75,
-        ),
         smallest=SMALLEST["depth"], within=(-math.inf, 0.75),
     ),
     *(
@@ -108,7 +100,7 @@ ROWS = (
             f"Late layers only consolidate: {says}.",
             "share of translated read-outs after layer {layer} (three quarters of the blocks) whose x0_hat "
             f"{what} at that step",
-            "share", "the same read-out of what enters block 0", partial(_before_late, name=name), _ABOVE_HALF,
+            "share", "the same read-out of what enters block 0", partial(_before_late, name=name),
             smallest=SMALLEST["share"], within=HALF_UP, bounds=SHARE,
         )
         for name, says, what in _ASKED

@@ -21,7 +21,7 @@ from dit_lens.layer_map.evidence import (
 )
 from dit_lens.layer_map.roles import ROLES, Roles, roles
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_ZERO, SMALLEST, UP, Estimate, Measured, Reading, Row, Rule
+from dit_lens.replication.row import ABOVE_ZERO, SMALLEST, Estimate, Measured, Reading, Row, Rule
 from dit_lens.wan.lens import Lens
 
 CONTROLS = 2  # models that learned nothing
@@ -61,7 +61,8 @@ def _reading(
     """
     trained, control = m["trained"], m["control"]
     _, found = roles(trained, control, seed=seed)
-    above = (trained - control.mean("control"))[list(EVIDENCE)].to_dataarray("evidence")
+    nothing = control.mean("control") if "control" in control.dims else control
+    above = (trained - nothing)[list(EVIDENCE)].to_dataarray("evidence")
     data = above.transpose("task", "layer", "expert", "evidence").values
     rng = np.random.default_rng(seed)
     n, n_layers = data.shape[:2]
@@ -154,6 +155,6 @@ ROWS = (
         "depth of the centre of 'decides' (effect) behind 'perceives' (attention), and of 'consolidates' (readout) "
         "behind 'decides': the smaller of the two, mean over experts",
         "layer / layers", "layers shuffled", partial(_reading, number=in_order, tested=False),
-        ABOVE_ZERO, smallest=SMALLEST["depth"], within=UP,
+        ABOVE_ZERO, smallest=SMALLEST["depth"], within=(SMALLEST["depth"], np.inf),
     ),
 )  # fmt: skip

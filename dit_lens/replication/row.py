@@ -1,24 +1,25 @@
 """A row of the table of claims: what the paper says, what is measured for it, and how the number is read and judged.
 
     Row(id="branching/undecided", paper="An early step has not decided yet ...", measure="share of branches ...",
-        unit="share", null="the run's own noise", read=undecided, rule=ABOVE_NULL)
+        unit="share", null_name="the run's own noise", read=undecided, smallest=SMALLEST["share"], zero_null=True)
 
 A row holds no code that runs a model. ``read`` is a pure function of what the row's experiment measured; it gives one
-number per task for the effect and one for its null, paired by task wherever both exist on the same tasks.
+number per task for the effect and one for its null, paired by task wherever both exist on the same tasks. The verdict
+follows from what the row states (:func:`dit_lens.stats.verdict`), and ``Row.decides`` says it in words.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import xarray as xr
 
 from dit_lens.replication.claim import Claim, untestable
-from dit_lens.stats.summary import summarise
+from dit_lens.stats.intervals import mean_interval
 from dit_lens.stats.verdict import Verdict, verdict
 
 #: What the runs of one experiment gave: datasets by name.
@@ -30,7 +31,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         value: The number.
-        low: Lower end.
+        low: Lower end; NaN where there is no interval.
         high: Upper end.
         n: Tasks.
     """
@@ -40,8 +41,17 @@ class Estimate(NamedTuple):
     high: float
     n: int
 
+    def words(self, digits: int = 3) -> str:
+        """The number and its interval, where it has one.
+
+        Args:
+            digits: After the point.
+        """
+        value, low, high = (f"{number:.{digits}f}" for number in self[:3])
+        return f"{value} [{low}, {high}]" if math.isfinite(self.low) else value
+
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], n = {self.n}"
+        return f"{self.words()}, n = {self.n}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +65,7 @@ class Reading:
         words: What fills the places in braces of the row's ``measure``, ``unit`` and ``null_name``.
         paired: Whether ``null`` is of the same tasks.
         estimates: Effect and null with intervals, where the number is no mean over tasks of ``effect`` and ``null``.
-        tested: Whether the claim is supported, where a test of its own says so and not the row's rule.
+        tested: Whether a test of its own finds the effect, where there is one: without it the claim is not supported.
     """
 
     effect: xr.DataArray
@@ -87,9 +97,17 @@ class Reading:
         effect, null = (values.sel({dim: name}, drop=True) for name in pair)
         return cls(effect, null, remark, words or {})
 
-    def summary(self) -> tuple[Estimate, Estimate]:
-        """Effect and null with their intervals."""
-        return self.estimates or (mean(self.effect), mean(self.null))
+    def summary(self, bounds: tuple[float, float] | None = None, zero_null: bool = False) -> tuple[Estimate, Estimate]:
+        """Effect and null with their intervals.
+
+        Args:
+            bounds: The least and the greatest value of a task.
+            zero_null: The null is zero by construction: where it is, its interval has no width.
+        """
+        if self.estimates:
+            return self.estimates
+        zero = zero_null and bool((self.null.dropna("task") == 0).all())
+        return mean(self.effect, bounds), mean(self.null, bounds, exact=zero)
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,7 @@ class Untestable:
 
 @dataclass(frozen=True)
 class Rule:
-    """When a claim is supported: in words, and as a function of the estimates of effect and null."""
+    """A rule on unpaired intervals. It decides nothing any more: verdicts follow from the other fields of a row."""
 
     words: str
     holds: Callable[[Estimate, Estimate], bool]
@@ -119,7 +137,6 @@ class Row:
         null_name: What the null is.
         read: What the experiment measured -> :class:`Reading`, :class:`Untestable`, or None where the data were taken
             without what the row needs.
-        rule: When the claim is supported.
         smallest: Smallest effect of interest, stated before measuring, in ``unit``; see ``SMALLEST``.
         zero_null: The null is zero by construction, so that lying above it is no evidence by itself.
         less: The claim says "below the null".
@@ -135,7 +152,7 @@ class Row:
     unit: str
     null_name: str
     read: Callable[[Measured], Reading | Untestable | None]
-    rule: Rule
+    rule: Rule | None = None  # without effect
     smallest: float | None = None
     zero_null: bool = False
     less: bool = False
@@ -149,17 +166,35 @@ class Row:
         """Key of the experiment that the row reads."""
         return self.id.split("/")[0]
 
-    def claim(self, measured: Measured) -> Claim | None:
-        """The row beside what was found; None where ``measured`` was taken without what the row needs."""
-        found = self.read(measured)
-        if found is None or isinstance(found, Untestable):
-            return untestable(self.paper, found.why) if found else None
-        effect, null = found.summary()
-        supported = self.rule.holds(effect, null) if found.tested is None else found.tested
+    @property
+    def decides(self) -> str:
+        """When the claim is supported and when contradicted, in words."""
+        least, side = f"{self.smallest:g}" if self.smallest else "", "below" if self.less else "above"
+        need, deny = [], []
+        if self.compared:
+            beyond = f"{least} {side} it (the null is zero by construction)" if self.zero_null else f"{side} it"
+            need.append(f"the interval of the paired difference from the null lies {beyond}")
+            deny.append(f"it excludes every difference of {least} or more" if least else "it lies on the other side")
+        if self.within:
+            need.append(f"the effect itself lies {_range(*self.within)}")
+            deny.append("the effect lies outside that range" if self.compared else "it lies outside that range")
+        return f"supported where {' and '.join(need)}; contradicted where {' or '.join(deny)}"
+
+    def claim(self, found: Reading | Untestable, judged: Verdict | None = None, also: tuple[str, ...] = ()) -> Claim:
+        """The row beside what was read.
+
+        Args:
+            found: What ``read`` gave.
+            judged: Its verdict on a page; by default that of this row alone.
+            also: Other claims that are the same number.
+        """
+        if isinstance(found, Untestable):
+            return untestable(self.id, self.paper, found.why)
+        effect, null = found.summary(self.bounds, self.zero_null)
         measure, unit, null_name = (text.format(**found.words) for text in (self.measure, self.unit, self.null_name))
         return Claim(
-            self.paper, measure, unit, *effect, *null[:3], null_name, self.rule.words,
-            "supported" if supported else "not supported", found.remark,
+            self.id, self.paper, measure, unit, *effect, *null[:3], null_name, self.decides,
+            judged or self.judged(found), also, found.remark,
         )  # fmt: skip
 
     def verdict(self, measured: Measured) -> Verdict | Untestable | None:
@@ -170,7 +205,7 @@ class Row:
     def judged(self, found: Reading) -> Verdict:
         """The verdict on what was read. A null of other tasks enters as its mean, a number."""
         null: xr.DataArray | float = found.null if found.paired else float(found.null.mean())
-        return verdict(
+        judged = verdict(
             found.effect,
             null if self.compared else 0.0,
             smallest=self.smallest,
@@ -180,6 +215,13 @@ class Row:
             nothing=self.nothing,
             bounds=self.bounds,
         )
+        return replace(judged, p=1.0, p_corrected=1.0) if found.tested is False else judged
+
+
+def _range(low: float, high: float) -> str:
+    if math.isinf(high):
+        return f"above {low:g}"
+    return f"below {high:g}" if math.isinf(low) else f"between {low:g} and {high:g}"
 
 
 def stored(cell: xr.Dataset, value: str, low: str, high: str, n: str) -> Estimate:
@@ -195,47 +237,45 @@ def stored(cell: xr.Dataset, value: str, low: str, high: str, n: str) -> Estimat
     return Estimate(float(cell[value]), float(cell[low]), float(cell[high]), int(cell[n]))
 
 
-def mean(values: xr.DataArray) -> Estimate:
-    """Mean over tasks of (task,) values, with its interval."""
-    s = summarise(values)
+def mean(values: xr.DataArray, bounds: tuple[float, float] | None = None, *, exact: bool = False) -> Estimate:
+    """Mean over tasks of (task,) values, with its interval.
+
+    Args:
+        values: One number a task.
+        bounds: The least and the greatest value of a task.
+        exact: The number is the same for every task by construction.
+    """
+    s = mean_interval(values, bounds=bounds, exact=exact)
     return Estimate(float(s["value"]), float(s["low"]), float(s["high"]), int(s["n"]))
 
 
-def text(values: xr.DataArray) -> str:
-    """Mean and interval of (task,) values in words."""
-    return str(mean(values))
+def text(values: xr.DataArray, bounds: tuple[float, float] | None = None) -> str:
+    """Mean and interval of (task,) values in words; arguments as of :func:`mean`."""
+    return str(mean(values, bounds))
 
 
-#: Smallest effects of interest by kind of number, and why. They were chosen before any verdict was made with them.
-SMALLEST = MappingProxyType(
+#: Smallest effects of interest by kind of number, chosen before any verdict was made with them, and why.
+REASONS: Mapping[str, tuple[float, str]] = MappingProxyType(
     {
-        "share": 0.1,  # one puzzle in ten
-        "score": 0.05,  # the paper's losses are .08 (four steps) and .4 (noise)
-        "gain": 0.025,  # the paper's gains are .031 over no ensemble and .026 over all layers
-        "log2": 0.1,  # 7 % more
-        "effect": 0.05,  # a twentieth of the way from base to source
-        "correlation": 0.1,
-        "accuracy": 0.05,
-        "depth": 0.05,  # two layers of 40
-        "steps": 1.0,
+        "share": (0.1, "one task in ten; the paper speaks of complete flips, and of 25 % against 68 % of branches"),
+        "score": (0.05, "below the least loss that the paper reports (.685 to .605 with four steps)"),
+        "gain": (0.025, "just below the paper's gains (.031 over no ensemble, .026 over all layers)"),
+        "log2": (0.1, "7 % more; the paper shows maps without a scale, and less than that is not seen in one"),
+        "effect": (0.05, "a twentieth of the way from base to source"),
+        "correlation": (0.1, "the least that Cohen (1988) calls a correlation at all; cosines and 1 - CKA alike"),
+        "accuracy": (0.05, "a tenth of the way from chance (one half) to certain"),
+        "depth": (0.05, "two layers of 40, a fifth of the bands of ten layers that the paper compares"),
+        "steps": (1.0, "one step of the sampler: no film shows less"),
     }
 )
+SMALLEST: Mapping[str, float] = MappingProxyType({kind: least for kind, (least, _) in REASONS.items()})
 SHARE = (0.0, 1.0)
 UP, HALF_UP = (0.0, math.inf), (0.5, math.inf)
 
-ABOVE_NULL = Rule("supported when the interval lies above the null's", lambda a, b: a.low > b.high)
-ABOVE_ZERO = Rule(
-    "supported when the interval lies above zero and above the null's", lambda a, b: a.low > max(0.0, b.high)
-)
+ABOVE_NULL = Rule("above the null", lambda a, b: a.low > b.high)
+ABOVE_ZERO = Rule("above zero and the null", lambda a, b: a.low > max(0.0, b.high))
 
 
 def above(level: float) -> Rule:
-    """For a claim that names a size: the interval has to lie above it, and above the null's.
-
-    Args:
-        level: The size, in the row's unit.
-    """
-    return Rule(
-        f"supported when the interval lies above {level:g} and above the null's",
-        lambda a, b: a.low > max(level, b.high),
-    )
+    """A rule without effect, as :class:`Rule` says."""
+    return Rule(f"above {level:g} and the null", lambda a, b: a.low > max(level, b.high))

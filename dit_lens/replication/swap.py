@@ -54,7 +54,7 @@ def _flips(m: Measured, name: str) -> Reading | Untestable | None:
         return Untestable(f"no video of {name} could be read both in base and in source, so none could flip")
     same = any(remark.startswith("swap of") for remark in m[f"{name} whole"].attrs["remarks"])
     told = " Base and source share their text here, so this swap is the same at every layer." if same else ""
-    flipped, null = (stored(cell, arm, f"{arm}_low", f"{arm}_high", f"{arm}_n") for arm in ("flipped", "flipped_null"))
+    flipped, null = (stored(cell, arm, f"{arm}_low", f"{arm}_high", "flipped_n") for arm in ("flipped", "flipped_null"))
     each = cell["raw"].sel(metric="flipped")
     return Reading(
         each.sel(kind="effect", drop=True),

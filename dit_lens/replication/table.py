@@ -1,4 +1,4 @@
-"""The table of the paper's claims, and the one way from a lens to its rows.
+"""The table of the paper's claims, and the runs that its rows read.
 
     dl.replication.claims(lens, "swap")               # measure, then read every row of one experiment
     measured = dl.replication.measure(lens, "swap")   # the runs alone: datasets by name
@@ -29,7 +29,6 @@ from dit_lens.replication import (
     schedules,
     swap,
 )
-from dit_lens.replication.claim import Claim
 from dit_lens.replication.row import Measured, Row
 from dit_lens.wan.lens import Lens
 
@@ -53,27 +52,13 @@ def measure(lens: Lens, experiment: str, *, progress: Progress = silent, **argum
         arguments: ``n`` tasks, the first ``seed``, and what else ``measured`` of the experiment's file takes.
 
     Returns:
-        Datasets by name, for :func:`read`.
+        Datasets by name, for :func:`dit_lens.replication.read`.
 
     Raises:
         MeasureError: For another name.
     """
     measured: Callable[..., Measured] = _family(experiment).measured
     return measured(lens, progress=progress, **arguments)
-
-
-def read(experiment: str, measured: Measured) -> list[Claim]:
-    """The rows of one experiment; those whose data were not taken are left out.
-
-    Args:
-        experiment: A key of ``TABLE``.
-        measured: What :func:`measure` gave.
-
-    Raises:
-        MeasureError: For another name, and where a row's number is not finite.
-    """
-    found = (row.claim(measured) for row in rows_of(experiment))
-    return [claim for claim in found if claim is not None]
 
 
 def rows_of(experiment: str) -> tuple[Row, ...]:
@@ -84,21 +69,6 @@ def rows_of(experiment: str) -> tuple[Row, ...]:
     """
     rows: tuple[Row, ...] = _family(experiment).ROWS
     return rows
-
-
-def claims(lens: Lens, experiment: str, *, progress: Progress = silent, **arguments: Any) -> list[Claim]:
-    """What the paper says of one experiment beside what is found here, on unseen tasks.
-
-    Args:
-        lens: The model.
-        experiment: A key of ``TABLE``.
-        progress: Called as ``progress(done, total, what)``.
-        **arguments: As of :func:`measure`.
-
-    Raises:
-        MeasureError: As of :func:`measure` and :func:`read`.
-    """
-    return read(experiment, measure(lens, experiment, progress=progress, **arguments))
 
 
 def _family(experiment: str) -> ModuleType:

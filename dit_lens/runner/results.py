@@ -1,4 +1,4 @@
-"""From measured cells to a labelled array with placebo, n and interval."""
+"""From measured cells to a labelled array with placebo, n, interval, and p corrected over the cells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.runner.cells import Axes, Cell
-from dit_lens.stats.summary import beside
+from dit_lens.stats.intervals import mean_interval
+from dit_lens.stats.summary import summarise
 
 
 def gather(sweep: Any, results: Mapping[Cell, Mapping[str, float]]) -> xr.Dataset:
@@ -24,10 +25,10 @@ def gather(sweep: Any, results: Mapping[Cell, Mapping[str, float]]) -> xr.Datase
     data = data.transpose(*dims).drop_vars(["sigma", "expert"])
     coords = {name: data[name] for name in dims}
     normal = _normalised(data, sweep.kinds, sweep.has_source)
-    over = "task" if len(sweep.tasks) > 1 else "seed"
-    normal = {k: v.mean("seed" if over == "task" else "task") for k, v in normal.items()}
-    null = normal.get("placebo", xr.full_like(normal["effect"], np.nan))
-    summary = beside(normal["effect"], null, over=over).assign({f"raw_{k}": data[k] for k in data.data_vars})
+    levels = [level for level in ("task", "seed") if data.sizes[level] > 1] or ["task"]
+    normal = {k: v.mean([level for level in ("task", "seed") if level not in levels]) for k, v in normal.items()}
+    summary = _beside(normal["effect"], normal.get("placebo"), levels)
+    summary = summary.assign({f"raw_{k}": data[k] for k in data.data_vars})
     summary = summary.squeeze([d for d in ("hook", "head", "region", "branch") if len(coords[d]) == 1])
     what = getattr(sweep.metric, "__name__", "metric")
     unit = "0 = base, 1 = source" if sweep.has_source else f"{what}, minus base"
@@ -36,7 +37,16 @@ def gather(sweep: Any, results: Mapping[Cell, Mapping[str, float]]) -> xr.Datase
     summary = summary.assign_coords({name: found[name] for name in ("sigma", "expert")})
     horizon = sweep.engine.horizon
     told = {0: "local", None: "final"}.get(horizon, f"{horizon} further steps")
-    return summary.assign_attrs(horizon=told, metric=what, interval_over=over, model=sweep.lens.name)
+    return summary.assign_attrs(horizon=told, metric=what, model=sweep.lens.name)
+
+
+def _beside(effect: xr.DataArray, placebo: xr.DataArray | None, levels: list[str]) -> xr.Dataset:
+    """Effect and placebo over the levels; without a placebo nothing is compared, and its variables are NaN."""
+    if placebo is not None:
+        return summarise(effect, placebo, levels)
+    found = mean_interval(effect, levels)[["value", "low", "high", "n"]]
+    ends = [f"{arm}{end}" for arm in ("null", "difference") for end in ("", "_low", "_high")]
+    return found.assign({name: xr.full_like(found["value"], np.nan) for name in (*ends, "p", "p_corrected")})
 
 
 def raw(sweep: Any, results: Mapping[Cell, Mapping[str, float]]) -> xr.Dataset:

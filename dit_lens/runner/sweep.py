@@ -229,7 +229,9 @@ class Sweep:
         Returns:
             A Dataset over (step, layer, and each further axis that has several entries): ``value`` with 95 % interval
             ``low, high`` over tasks (over seeds if there is one task), ``n``, the placebo's ``null, null_low,
-            null_high``, all normalised (0 = base, 1 = source), and the raw metric per task and seed. Labels of ``step``
+            null_high``, their paired ``difference`` with its interval, all normalised (0 = base, 1 = source); ``p`` of
+            each cell, and ``p_corrected`` over all of them: a cell stands out where that is at most .05
+            (:func:`dit_lens.stats.summarise`); and the raw metric per task and seed. Labels of ``step``
             and ``layer`` are numbers where every entry is one index (``sel(step=5)``); one group among them makes all
             of that axis texts (``sel(step="5")``, ``sel(step="0-7")``, ``"3,5"``).
 

@@ -31,7 +31,6 @@ import xarray as xr
 from dit_lens.errors import MeasureError
 from dit_lens.runner.options import split_options
 from dit_lens.runner.work import run as run_work
-from dit_lens.stats.summary import task_names
 from dit_lens.store.base import Store
 from dit_lens.store.identity import describe, task_identity
 from dit_lens.wan.call_plan import Plan
@@ -306,6 +305,11 @@ def over_tasks(
         )
     sampling, running = split_options(options or {}, of)
     return run_work(TaskRows(lens, list(tasks), row, seed, sampling, regions, join), running)
+
+
+def task_names(tasks: Sequence[Any]) -> list[str]:
+    """What the dim ``task`` is labelled with: family and seed, or the place in the list where a task has none."""
+    return [f"{getattr(task, 'name', 'task')} {getattr(task, 'seed', i)}" for i, task in enumerate(tasks)]
 
 
 def side_by_side(rows: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -5,10 +5,10 @@ from dit_lens.stats.coverage import OUTCOMES, coverage
 from dit_lens.stats.intervals import mean_interval, share_interval
 from dit_lens.stats.paired import paired
 from dit_lens.stats.pairs import detectable
-from dit_lens.stats.summary import beside, share, summarise
+from dit_lens.stats.summary import summarise
 from dit_lens.stats.verdict import Verdict, corrected, verdict
 
 __all__ = [
-    "OUTCOMES", "Verdict", "beside", "corrected", "coverage", "detectable", "fdr", "max_statistic", "mean_interval",
-    "paired", "share", "share_interval", "summarise", "verdict",
+    "OUTCOMES", "Verdict", "corrected", "coverage", "detectable", "fdr", "max_statistic", "mean_interval",
+    "paired", "share_interval", "summarise", "verdict",
 ]  # fmt: skip

@@ -24,6 +24,8 @@ from dit_lens.errors import MeasureError
 from dit_lens.stats.intervals import by_task
 from dit_lens.stats.sign_flips import sign_vectors, t_statistics
 
+_AT_ONCE = 4_000_000  # numbers
+
 
 def fdr(p: Any, *, any_dependence: bool = False) -> Any:
     """p-values corrected for the false discovery rate over all of them.
@@ -85,12 +87,7 @@ def max_statistic(
     asked = np.flatnonzero(n > 1)
     t, p, corrected = np.full((3, cells.shape[1]), np.nan)
     if len(asked):
-        statistics = t_statistics(cells[:, asked], sign_vectors(len(cells), seed))
-        t[asked] = statistics[0]
-        size = np.abs(statistics)
-        edge = size[0] * (1 - 1e-9)
-        p[asked] = (size >= edge).mean(0)
-        corrected[asked] = _stepped(size, edge) if step_down else (size.max(1)[:, None] >= edge).mean(0)
+        t[asked], p[asked], corrected[asked] = _flipped(cells[:, asked], sign_vectors(len(cells), seed), step_down)
     with np.errstate(invalid="ignore"):
         value = np.where(n > 0, np.nansum(cells, 0) / np.maximum(n, 1), np.nan)
     template = difference.isel({top: 0}, drop=True).transpose(*dims)
@@ -100,15 +97,27 @@ def max_statistic(
     return xr.Dataset(data, attrs=attrs)
 
 
-def _stepped(size: np.ndarray, edge: np.ndarray) -> np.ndarray:
-    """Step-down corrected p of |t| (flips, cells): each cell against the largest of those that rank no higher."""
-    order = np.argsort(-size[0], kind="stable")
-    # From the smallest cell up, the running maximum of all cells so far, under every flip.
-    largest = np.maximum.accumulate(size[:, order[::-1]], axis=1)[:, ::-1]
-    p = (largest >= edge[order]).mean(0)
-    out = np.empty(len(order))
-    out[order] = np.maximum.accumulate(p)  # no cell gets a smaller p than one with a larger |t|
-    return out
+def _flipped(cells: np.ndarray, signs: np.ndarray, step_down: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """t, p and corrected p of cells (n, cells); flips are taken in parts, so that many cells fit in memory."""
+    t = t_statistics(cells, signs[:1])[0]
+    edge = np.abs(t) * (1 - 1e-9)
+    order = np.argsort(-np.abs(t), kind="stable")
+    alone, held = np.zeros((2, len(t)))  # how many flips reach a cell's |t|: by itself, and the largest of its rivals
+    rows = max(1, _AT_ONCE // len(t))
+    for start in range(0, len(signs), rows):
+        size = np.abs(t_statistics(cells, signs[start : start + rows]))
+        alone += (size >= edge).sum(0)
+        if step_down:
+            # Each cell against those that rank no higher: from the smallest up, the largest so far.
+            rival = np.maximum.accumulate(size[:, order[::-1]], axis=1)[:, ::-1]
+            held[order] += (rival >= edge[order]).sum(0)
+        else:
+            held += (size.max(1)[:, None] >= edge).sum(0)
+    p, corrected = alone / len(signs), held / len(signs)
+    if step_down:
+        # No cell gets a smaller p than one with a larger |t|.
+        corrected[order] = np.maximum.accumulate(corrected[order])
+    return t, p, corrected
 
 
 def paired_difference(

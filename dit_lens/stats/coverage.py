@@ -56,7 +56,7 @@ def _mostly(constant: float, share: float) -> Outcome:
     )
 
 
-#: Symmetric, skewed, bounded and binary outcomes; scores of puzzles look like the bounded ones.
+#: Symmetric, skewed, bounded and binary outcomes; scores of tasks look like the bounded ones.
 OUTCOMES: Mapping[str, Outcome] = MappingProxyType(
     {
         "normal": Outcome(lambda rng, shape: rng.standard_normal(shape), 0.0),

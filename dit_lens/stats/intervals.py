@@ -21,7 +21,8 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import MeasureError
-from dit_lens.stats.methods import effective_n, skew_t, varies, wilson_ends
+from dit_lens.stats.methods import effective_n, skew_t, varies
+from dit_lens.stats.shares import clustered_ends, share_ends
 
 #: Fewer tasks give no interval: none of the methods holds its level there.
 FEWEST = 5
@@ -43,15 +44,16 @@ def mean_interval(
             averaged within the first before anything else.
         level: Coverage.
         bounds: The least and the greatest value that the outcome can have. Where all values lie on the two bounds the
-            outcome is two-valued and has Wilson's interval; where all values are equal the interval is what Wilson
-            allows for tasks not seen, which may lie anywhere within the bounds; no interval leaves them.
+            outcome is two-valued and has the interval of a share; where all values are equal the interval is what that
+            of none of n allows for tasks not seen, which may lie anywhere within the bounds; no interval leaves them.
         exact: The number is the same for every task by construction (an identity, a placebo that changes nothing), so
             that equal values have an interval of width zero.
 
     Returns:
         Variables ``value, low, high, n`` and ``exact`` over the other dims. ``low`` and ``high`` are NaN below five
         tasks, and where all values are equal and neither ``bounds`` nor ``exact`` says what that means. ``exact`` is
-        True where the width is zero by construction. Attributes ``interval_over``, ``level`` and ``method``.
+        True where the width is zero by construction. Attributes ``interval_over``, ``averaged_over`` (the lower
+        levels, if any), ``level``, ``method``, and ``no_interval``: why cells have none, where some do.
 
     Raises:
         MeasureError: For dims that ``values`` do not have, bounds that they leave, a level outside (0, 1), or
@@ -78,19 +80,21 @@ def mean_interval(
         "value": mean, "low": np.where(enough, low, np.nan), "high": np.where(enough, high, np.nan), "n": n,
         "exact": same & exact,
     }  # fmt: skip
-    method = "Hall's skewness-corrected t" + ("" if bounds is None else ", within bounds; Wilson where two-valued")
-    return _dataset(data, template, {**attrs, "method": method})
+    method = "Hall's skewness-corrected t" + ("" if bounds is None else ", within bounds; Blaker where two-valued")
+    few, bare = n < FEWEST, same & (n >= FEWEST) & (bounds is None)
+    reasons = _reasons(few & ~(same & exact), bare & ~np.asarray(exact))
+    return _dataset(data, template, {**attrs, "method": method, **reasons})
 
 
 def share_interval(values: xr.DataArray, over: str | Sequence[str] = "task", *, level: float = 0.95) -> xr.Dataset:
-    """Share of ones over tasks with Wilson's interval, which has a width where all or none are ones.
+    """Share of ones over tasks with Blaker's interval, which has a width where all or none are ones.
 
     Args:
         values: Zeros and ones (or booleans) along ``over`` and any other dims; NaN entries are left out.
         over: A dim, or several from the top level down. With several, samples of one task are not independent: the
-            interval is Wilson's at the number of independent samples that they are worth (Korn and Graubard 1998),
+            interval is that of the number of independent samples that they are worth (Korn and Graubard 1998),
             between the number of tasks and that of samples.
-        level: Coverage.
+        level: Coverage, at the least.
 
     Returns:
         Variables ``value, low, high, n, exact`` as of :func:`mean_interval`; ``n`` counts tasks. Tasks weigh equally.
@@ -105,18 +109,19 @@ def share_interval(values: xr.DataArray, over: str | Sequence[str] = "task", *, 
     n = np.isfinite(x).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.nansum(x, 0) / np.where(n > 0, n, np.nan)
-    worth: np.ndarray = n.astype(float)
     lower = [dim for dim in _levels(over) if dim != top]
     if lower:
         total = numbers.notnull().sum(_levels(over)).transpose(*template.dims).values
-        worth = effective_n(share, x, total, level)
-    low, high = wilson_ends(share, worth, level)
+        low, high = clustered_ends(share, effective_n(share, x, total, level), level)
+    else:
+        low, high = share_ends(np.nansum(x, 0), n, level)
     few = n < FEWEST
     data = {
         "value": share, "low": np.where(few, np.nan, low), "high": np.where(few, np.nan, high), "n": n,
         "exact": np.zeros(n.shape, bool),
     }  # fmt: skip
-    return _dataset(data, template, {**attrs, "method": "Wilson" + (", clustered" if lower else "")})
+    method = "Korn and Graubard, clustered" if lower else "Blaker"
+    return _dataset(data, template, {**attrs, "method": method, **_reasons(few, np.zeros_like(few))})
 
 
 def _levels(over: str | Sequence[str]) -> list[str]:
@@ -166,17 +171,31 @@ def _bounded(
     x: np.ndarray, mean: np.ndarray, n: np.ndarray, moves: np.ndarray, low: np.ndarray, high: np.ndarray,
     bounds: tuple[float, float], level: float,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Ends within bounds; Wilson's where the values are two-valued, and where they are all equal."""
+    """Ends within bounds; those of a share where the values are two-valued, and where they are all equal."""
     least, greatest = bounds
     width = greatest - least
     low, high = np.clip(low, least, greatest), np.clip(high, least, greatest)
     two = (np.isnan(x) | np.isclose(x, least, atol=1e-9 * width) | np.isclose(x, greatest, atol=1e-9 * width)).all(0)
-    ends = [least + width * end for end in wilson_ends((mean - least) / width, n.astype(float), level)]
-    # All equal to c: a share of at most p of tasks, by Wilson's end for none of n, may have any other value.
-    p = wilson_ends(np.zeros(n.shape), n.astype(float), level)[1]
+    hits = np.where(two & (n > 0), (mean - least) / width * n, 0.0)
+    ends = [least + width * end for end in share_ends(hits, np.where(two, n, 0), level)]
+    # All equal to c: a share of at most p of tasks, by the upper end for none of n, may have any other value.
+    p = share_ends(np.zeros(n.shape), np.where(moves, 0, n), level)[1]
     equal = [mean - p * (mean - least), mean + p * (greatest - mean)]
     low = np.where(two, ends[0], np.where(moves, low, equal[0]))
     return low, np.where(two, ends[1], np.where(moves, high, equal[1]))
+
+
+def _reasons(few: np.ndarray, equal: np.ndarray) -> dict[str, str]:
+    """Why cells have no interval, as an attribute; none where all have one."""
+    said = [
+        f"{int(cells.sum())} of {cells.size} cells: {why}"
+        for cells, why in (
+            (few, f"fewer than {FEWEST} tasks"),
+            (equal, "all values are equal, and neither bounds nor exact=True says what other tasks could give"),
+        )
+        if cells.any()
+    ]
+    return {"no_interval": "; ".join(said)} if said else {}
 
 
 def _dataset(data: dict[str, np.ndarray], template: xr.DataArray, attrs: dict[str, Any]) -> xr.Dataset:

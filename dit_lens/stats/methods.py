@@ -8,7 +8,7 @@ Skewness-corrected t (Hall 1992, "On the removal of skewness by transformation",
 g takes the skewness out of T and is monotone, so that its inverse has a closed form and nothing is resampled. Without
 skewness it is Student's interval.
 
-When not to use: on two-valued outcomes, whose standard error is zero where all agree (:func:`wilson_ends`).
+When not to use: on two-valued outcomes, whose standard error is zero where all agree (:mod:`dit_lens.stats.shares`).
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ def varies(x: np.ndarray) -> np.ndarray:
 
 
 def wilson_ends(share: np.ndarray, n: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of Wilson's interval of a share.
+    """Ends of Wilson's interval of a share, of which :func:`newcombe` is made.
 
     Args:
         share: The share, (...).
-        n: Samples, (...); may be fractional: an effective number, as that of clustered samples.
+        n: Samples, (...).
         level: Coverage.
 
     Returns:

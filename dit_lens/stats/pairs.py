@@ -7,7 +7,7 @@ outcome                    p                                       interval
 =========================  ======================================  =====================================
 differences that vary      sign flips                              what sign flips do not reject
 two-valued, paired         sign flips (McNemar's exact test)       Newcombe, paired shares
-two-valued, null known     exact binomial                          Wilson
+two-valued, null known     exact binomial                          Blaker
 all differences equal      sign flips, or what bounds allow        what bounds allow for tasks not seen
 =========================  ======================================  =====================================
 """
@@ -25,7 +25,8 @@ from scipy.stats import t as student
 
 from dit_lens.errors import MeasureError
 from dit_lens.stats.intervals import FEWEST, mean_interval
-from dit_lens.stats.methods import newcombe, varies, wilson_ends
+from dit_lens.stats.methods import newcombe, varies
+from dit_lens.stats.shares import share_ends
 from dit_lens.stats.sign_flips import ends, p_above, p_below, sign_vectors, subset_means
 
 POWER = 0.8  # of the smallest effect that could have been seen
@@ -164,7 +165,7 @@ class Pairs:
         wide = greatest - least
         a, b = self.effect == greatest, self.null == greatest
         if self.known:
-            low, high = (float(end) for end in wilson_ends(np.array(a.mean()), np.array(self.n), level))
+            low, high = (float(end) for end in share_ends(np.array(a.sum()), np.array(self.n), level))
             shift = least - float(self.null[0])
             return low * wide + shift, high * wide + shift
         both, first, second, neither = (int((x & y).sum()) for x, y in ((a, b), (a, ~b), (~a, b), (~a, ~b)))

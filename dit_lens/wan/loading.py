@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dit_lens.errors import DitLensError, LoadError
@@ -29,8 +30,8 @@ def load(
     """Make a :class:`Lens` on a Wan pipeline.
 
     Args:
-        what: ``"lab"`` (the model in the package, offline), a hub id or a folder in diffusers layout, or a pipeline
-            that you built.
+        what: ``"lab"`` (the model in the package, offline) or another model of the lab (:mod:`dit_lens.lab.models`), a
+            hub id or a folder in diffusers layout, or a pipeline that you built.
         dtype: A torch dtype or its name (``"bfloat16"``); float32 without one, whatever the file holds.
         device: As diffusers takes it.
         offload: ``"model"`` or ``"sequential"``, enabled *after* the points are in place.
@@ -45,6 +46,7 @@ def load(
         LoadError: For what cannot be used.
         BypassError: For hooks that would run around the points.
     """
+    from dit_lens.lab import models
     from dit_lens.wan import bypass_guards
     from dit_lens.wan import lora as lora_files
     from dit_lens.wan.lens import Lens
@@ -53,20 +55,23 @@ def load(
         raise LoadError(f"offload={offload!r} is unknown: choose from {sorted(_OFFLOAD)}, or None")
     dtype = _dtype(dtype)
     name = what if isinstance(what, str) else ""
+    of_lab = models.find(what)
     if isinstance(what, str | Path):
         from diffusers import DiffusionPipeline
 
         source = _source(what)
         more = kwargs if dtype is None else {"dtype": dtype, **kwargs}
-        with _read(source), _whole(source), _quiet() if what == "lab" else nullcontext():
+        with _read(source), _whole(source), _quiet() if of_lab else nullcontext():
             pipe = DiffusionPipeline.from_pretrained(source, **more)
+        if of_lab:
+            of_lab.equip(pipe)
         pipe.set_progress_bar_config(disable=True)
     elif kwargs:
         raise LoadError(f"{sorted(kwargs)} are for loading from a name; this pipeline is already built")
     else:
         pipe = what
     bypass_guards.check_pipeline(pipe)
-    settings = _defaults(pipe, defaults)
+    settings = _defaults(pipe, defaults, of_lab.settings if of_lab else {})
     if pipe is what and any(change is not None for change in (dtype, lora, device)):
         Lens(pipe, settings, name).close()  # what cannot be wrapped is refused before anything is changed
     if pipe is what and dtype is not None:
@@ -164,13 +169,14 @@ def _dtype(wanted: Any) -> Any:
 
 
 def _source(what: str | Path) -> str:
-    from dit_lens import lab  # names the codec that the lab pipeline's index refers to
+    from dit_lens.lab import models  # its package names the codec that the lab pipelines' indices refer to
 
-    return str(lab.weights_path()) if what == "lab" else str(what)
+    of_lab = models.find(what)
+    return str(of_lab.folder if of_lab else what)
 
 
-def _defaults(pipe: Any, given: Any) -> Any:
-    """As given, else as the folder says that the pipeline came from, else Wan's own."""
+def _defaults(pipe: Any, given: Any, named: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """As given, else as the model's name says, else as its folder does, else Wan's own."""
     from dit_lens.wan.defaults import Defaults
 
     known = Defaults.__dataclass_fields__
@@ -180,8 +186,7 @@ def _defaults(pipe: Any, given: Any) -> Any:
     folder = pipe.config.get("_name_or_path")
     settings = Path(folder, "lab.json") if folder else None
     found = json.loads(settings.read_text()) if settings is not None and settings.is_file() else {}
-    if "steps" in found:  # the name in lab.json
-        found["num_inference_steps"] = found.pop("steps")
+    found.update(named)
     return Defaults(**{k: v for k, v in found.items() if k in known} | dict(given))
 
 

@@ -11,15 +11,17 @@ import xarray as xr
 
 from dit_lens import tasks
 from dit_lens.errors import MeasureError
-from dit_lens.experiments.chain_of_steps import chain_of_steps, over_puzzles
+from dit_lens.experiments.chain_of_steps import chain_of_steps
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
+from dit_lens.stats import mean_interval
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 
 STEPS = 3
 PUZZLES = (1, 2)  # two and three right answers
 SEEDS = (0, 5)
+LEVELS = ("task", "seed")
 
 
 @pytest.fixture(scope="module")
@@ -87,23 +89,22 @@ def test_the_dims_are_named(found: xr.Dataset) -> None:
     assert found["motion"].attrs == {"long_name": "motion like the end's", "units": "cosine"}  # for the figures' axes
 
 
-def test_seeds_are_averaged_and_puzzles_resampled(found: xr.Dataset) -> None:
-    summary = over_puzzles(found["motion"])
-    assert (summary["n"] == 2).all()
+def test_seeds_are_averaged_within_their_task(found: xr.Dataset) -> None:
+    summary = mean_interval(found["motion"], LEVELS)
+    assert (summary["n"] == 2).all() and summary["low"].isnull().all()
     np.testing.assert_allclose(summary["value"], found["motion"].mean(("seed", "task")))
-    assert (summary["low"] <= summary["value"] + 1e-6).all()
-    assert "seed" not in summary.dims
+    assert "seed" not in summary.dims and summary.attrs["interval_over"] == "task"
 
 
-def test_the_interval_of_a_commit_step_is_over_puzzles() -> None:
-    """Two seeds that differ by as much in every puzzle leave no interval; puzzles that differ do."""
-    same = xr.DataArray([[1.0, 5.0]] * 4, dims=("task", "seed"))
-    told = over_puzzles(same)
-    assert [float(told[k]) for k in ("value", "low", "high", "n")] == [3, 3, 3, 4]
-    apart = xr.DataArray([[1.0, 1.0], [3.0, 3.0], [np.nan, 8.0], [np.nan, np.nan]], dims=("task", "seed"))
-    told = over_puzzles(apart)
-    assert float(told["value"]) == 4 and int(told["n"]) == 3  # one that never commits is left out
-    assert 1 <= float(told["low"]) < 3 and 4 < float(told["high"]) <= 8
+def test_the_interval_of_a_commit_step_is_over_tasks() -> None:
+    """Two seeds that differ by as much in every task leave no interval; tasks that differ do."""
+    same = xr.DataArray([[1.0, 5.0]] * 6, dims=("task", "seed"))
+    told = mean_interval(same, LEVELS)
+    assert [float(told[k]) for k in ("value", "n")] == [3, 6] and np.isnan(told["low"])
+    rows = [[1.0, 1.0], [3.0, 3.0], [np.nan, 8.0], [np.nan, np.nan], [2.0, 4.0], [4.0, 6.0]]
+    told = mean_interval(xr.DataArray(rows, dims=("task", "seed")), LEVELS)
+    assert float(told["value"]) == 4 and int(told["n"]) == 5  # one that never commits is left out
+    assert float(told["low"]) < 3 and float(told["high"]) > 5
 
 
 def test_tasks_without_answers_get_curves_only(lens: Lens) -> None:

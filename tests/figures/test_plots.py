@@ -56,6 +56,51 @@ def test_heatmap_leaves_unmeasured_cells_blank_and_says_so(effects):
     assert "Blank cells were not measured." in fig.layout.meta["notes"]
 
 
+def with_p(effects: xr.Dataset) -> xr.Dataset:
+    """One cell of the fixture stands out after correction, another only by itself."""
+    alone, corrected = (xr.full_like(effects["value"], 0.5) for _ in range(2))
+    alone[2, 1], alone[3, 1], corrected[2, 1], corrected[3, 1] = 0.001, 0.01, 0.02, 0.2
+    return effects.assign(p=alone, p_corrected=corrected)
+
+
+def test_heatmap_marks_the_cells_that_stand_out_after_correction(effects):
+    fig = heatmap(with_p(effects).transpose("step", "layer"))
+    dots = [trace for trace in fig.data if trace.type == "scatter"]
+    assert len(dots) == 1 and (list(dots[0].x), list(dots[0].y)) == ([2], [1])
+    notes = " ".join(fig.layout.meta["notes"])
+    assert "Dots: differs from the placebo, p ≤ .05 corrected over all cells." in notes
+    assert "1 of 24 cells differs from the placebo (p ≤ .05, corrected over all)." in notes
+    assert "corrected p = 0.020 (alone 0.001" in fig.data[0].hovertext[1][2]
+    nothing = heatmap(with_p(effects).assign(p_corrected=xr.full_like(effects["value"], 1.0)))
+    assert "0 of 24 cells differ from the placebo" in " ".join(nothing.layout.meta["notes"])
+    assert not any(trace.x for trace in nothing.data if trace.type == "scatter")
+    assert not any(trace.type == "scatter" for trace in heatmap(effects).data), "nothing was tested"
+
+
+def test_points_that_do_not_stand_out_are_hollow(effects):
+    fig = lines(with_p(effects), x="step", by="layer")
+    curves = {trace.name: trace.marker.symbol for trace in fig.data if "markers" in (trace.mode or "")}
+    hollow = {name: [symbol.endswith("-open") for symbol in symbols] for name, symbols in curves.items()}
+    assert [i for i, open in enumerate(hollow["layer 1"]) if not open] == [2]
+    assert all(all(row) for name, row in hollow.items() if name != "layer 1")
+    assert "The others are hollow." in " ".join(fig.layout.meta["notes"])
+    plain = lines(effects, x="step", by="layer")
+    assert all(isinstance(t.marker.symbol, str) for t in plain.data if "markers" in (t.mode or ""))
+
+
+def test_rows_that_stand_out_have_a_star(effects):
+    part = with_p(effects).sel(layer=1).drop_vars("sigma").assign_coords(step=[f"arm {i}" for i in range(6)])
+    fig = forest(part, rows="step")
+    assert [list(trace.text) for trace in fig.data if trace.text is not None] == [["", "", "*", "", "", ""]]
+    assert "Star: 1 of 6 points differs from the placebo" in " ".join(fig.layout.meta["notes"])
+
+
+def test_without_an_interval_the_note_says_why(effects):
+    bare = effects.assign(low=effects["low"] * np.nan, high=effects["high"] * np.nan)
+    assert "fewer than five tasks" in " ".join(lines(bare, x="step", by="layer").layout.meta["notes"])
+    assert "no interval" in heatmap(bare).data[0].hovertext[1][3]
+
+
 def test_heatmap_marks_the_cells_it_is_given(effects):
     fig = heatmap(effects, mark=effects["value"] > 0.35, mark_label="p < .05")
     dots = fig.data[-1]

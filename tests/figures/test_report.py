@@ -32,7 +32,7 @@ def full_report(effects, film) -> Report:
     report.figure(heatmap(effects, title="Effect " + EVIL), caption=EVIL, cells=cells)
     report.figure(lines(effects, x="step", by="layer"), alt=EVIL)
     report.section("Puzzles")
-    report.puzzle(
+    report.generation(
         title="maze " + EVIL,
         prompt=EVIL,
         film=film,
@@ -42,7 +42,7 @@ def full_report(effects, film) -> Report:
         verdict="solved",
         details={EVIL: EVIL},
     )
-    report.puzzle(title="maze 2", prompt="p", film=film, truth=EVIL, verdict=EVIL)
+    report.generation(title="maze 2", prompt="p", film=film, truth=EVIL, verdict=EVIL)
     return report
 
 
@@ -164,16 +164,16 @@ def test_the_same_content_gives_the_same_page(effects, film):
 
 def test_large_frames_are_reduced_and_it_is_said():
     film = np.zeros((2, 3, 300, 420, 3), np.uint8)
-    page = Report("t").puzzle(title="p", prompt="p", film=film).html()
+    page = Report("t").generation(title="p", prompt="p", film=film).html()
     assert "1/3 of their size" in page and 'width="140" height="100"' in page
 
 
 def test_what_does_not_fit_together_is_refused(effects, film):
     report = Report("t")
     with pytest.raises(FigureError, match="6 steps, but 2 sigmas"):
-        report.puzzle(title="p", prompt="", film=film, sigmas=[1, 0])
+        report.generation(title="p", prompt="", film=film, sigmas=[1, 0])
     with pytest.raises(FigureError, match="5 frames, but final clip has 4"):
-        report.puzzle(title="p", prompt="", film=film, clip=film[0, :4])
+        report.generation(title="p", prompt="", film=film, clip=film[0, :4])
     with pytest.raises(FigureError, match="not on the figure"):
         report.figure(heatmap(effects), cells={(9, 9): {"base": film[0]}})
     with pytest.raises(FigureError, match="different numbers of frames"):
@@ -201,5 +201,5 @@ def test_a_figure_without_a_title_is_headed_by_what_it_draws(effects):
 
 
 def test_things_without_a_section_gather_by_kind(effects, film):
-    report = Report("t").figure(heatmap(effects)).figure(heatmap(effects)).puzzle(title="p", prompt="", film=film)
+    report = Report("t").figure(heatmap(effects)).figure(heatmap(effects)).generation(title="p", prompt="", film=film)
     assert [section["title"] for section in report._sections] == ["Results", "Puzzles"]

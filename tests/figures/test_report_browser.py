@@ -41,7 +41,8 @@ def url(effects, film, tmp_path) -> str:
     report.figure(forest(arms, chance=-0.1, title="Arms"))
     report.table("Layers", effects.isel(step=0, drop=True))
     sigmas = np.linspace(1, 0.2, len(film))
-    report.puzzle(title="maze", prompt=EVIL, film=film, sigmas=sigmas, clip=film[-1], truth="right", verdict="solved")
+    seen = {"film": film, "sigmas": sigmas, "clip": film[-1]}
+    report.generation(title="maze", prompt=EVIL, **seen, truth="right", verdict="solved")
     return report.write(tmp_path / "report.html").as_uri()
 
 

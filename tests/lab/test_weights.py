@@ -27,7 +27,7 @@ def generate(pipe, task, seed=0, **changes):
     options = dict(
         image=task.image, prompt=task.prompt, negative_prompt=lab.settings["negative_prompt"],
         height=task.height, width=task.width, num_frames=task.num_frames,
-        num_inference_steps=lab.settings["steps"], guidance_scale=lab.settings["guidance_scale"],
+        num_inference_steps=lab.settings["num_inference_steps"], guidance_scale=lab.settings["guidance_scale"],
         max_sequence_length=lab.settings["max_sequence_length"], output_type="np",
     )  # fmt: skip
     return pipe(**{**options, **changes}, generator=torch.Generator().manual_seed(seed)).frames[0]
@@ -69,7 +69,7 @@ def test_settings_name_every_default():
         "width",
         "num_frames",
         "fps",
-        "steps",
+        "num_inference_steps",
         "guidance_scale",
         "max_sequence_length",
         "negative_prompt",

@@ -65,7 +65,8 @@ def test_one_place_is_not_called_no_specialisation() -> None:
     for name in one.data_vars:
         one[name].loc[{"layer": 7}] += 2.0
     table, found = roles(one, evidence({}, 4), draws=99, heights=())
-    assert found.sentences()[0].startswith("Expert high: one place, layer 7, in attention, writing, effect, readout (p = ")
+    said = "Expert high: one place, layer 7, in attention, writing, effect, readout (p = "
+    assert found.sentences()[0].startswith(said)
     assert table["part"].values[0].tolist() == ["-"] * 7 + ["place"] + ["-"] * 4
 
 

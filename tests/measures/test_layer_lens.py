@@ -22,7 +22,7 @@ from dit_lens.address import Depth
 from dit_lens.errors import AddressError, FigureError, MeasureError, StoreError
 from dit_lens.figures import film_strip
 from dit_lens.measures.layer_lens import _drawn, _nearest, layer_film, layer_lens, layer_velocity, settles
-from dit_lens.measures.tuned_lens import Translator, Translators, _Sums, fit_translators, puzzle_key
+from dit_lens.measures.tuned_lens import Translator, Translators, _Sums, fit_translators, task_key
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 from dit_lens.wan.run import Run
@@ -284,7 +284,7 @@ def test_puzzles_that_were_fitted_are_refused(lab: Lens, fitted: tuple[list[Run]
     again = lab.generate(
         runs[0].task, seed=77, num_inference_steps=1
     )  # the same puzzle under other noise is the same puzzle
-    assert puzzle_key(again) == puzzle_key(runs[0]) != puzzle_key(runs[1])
+    assert task_key(again) == task_key(runs[0]) != task_key(runs[1])
     layer_velocity(lab, runs[0], 0, layers=1, translators=translators)  # pictures are no numbers
 
 
@@ -307,8 +307,8 @@ def test_translators_on_disk(tmp_path: Path, fitted: tuple[list[Run], Translator
     path = translators.save(tmp_path / "lens.safetensors")
     again = Translators.load(path)
     assert set(again) == set(translators) == {(e, layer) for e in ("high", "low") for layer in (-1, 1, 6, 11)}
-    assert (again.fingerprint, again.puzzles, again.ridge) == (
-        translators.fingerprint, translators.puzzles, translators.ridge,
+    assert (again.fingerprint, again.tasks, again.ridge) == (
+        translators.fingerprint, translators.tasks, translators.ridge,
     )  # fmt: skip
     for key, part in translators.items():
         assert torch.equal(again[key].weight, part.weight) and torch.equal(again[key].bias, part.bias)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import every_row, supported
 
 from dit_lens.measures.answers_over_steps import RIGHT, WRONG
-from dit_lens.replication import read
 
 
 def seen_with(lag: int, n: int = 12, steps: int = 8) -> xr.Dataset:
@@ -42,8 +42,8 @@ def states_with(corrected: int, n: int = 40) -> xr.DataArray:
 @pytest.mark.parametrize("there", [True, False])
 def test_verdicts_follow_the_numbers(there: bool) -> None:
     seen, states = seen_with(3 if there else 0), states_with(20 if there else 0)
-    found = read("behaviour", {"seen": seen, "states": states, "wrong": wrong_with(there)})
-    assert [claim.verdict for claim in found] == ["supported" if there else "not supported"] * 4
+    found = every_row("behaviour", {"seen": seen, "states": states, "wrong": wrong_with(there)})
+    assert supported(found) == [there] * 4
     corrected, planted, lag, fixed = found
     assert corrected.value == (0.5 if there else 0) and corrected.n == 40
     assert planted.value == there and planted.null == 0 and planted.n == 12

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
-
-from dit_lens.replication import read
+from planted_results import every_row, supported
 
 
 def planted(early: float, later: float, deep: float, seed: int = 0, n: int = 20) -> xr.Dataset:
@@ -39,8 +38,8 @@ def planted(early: float, later: float, deep: float, seed: int = 0, n: int = 20)
 
 
 def test_verdicts_on_planted_energy() -> None:
-    found = read("energy", {"energy": planted(early=-0.5, later=0.5, deep=1.0)})
-    assert [c.verdict for c in found] == ["supported"] * 10
+    found = every_row("energy", {"energy": planted(early=-0.5, later=0.5, deep=1.0)})
+    assert supported(found) == [True] * 10
     assert [c.value for c in found] == pytest.approx([-0.5, 1, -0.5, 1, 1, 1, -0.5, 1, 1, 1], abs=0.05)
     assert all(c.low <= c.value <= c.high and c.n == 20 and c.rule for c in found)
     assert all(abs(c.null) < 0.05 for c in found)
@@ -48,10 +47,12 @@ def test_verdicts_on_planted_energy() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_verdicts_on_nothing(seed: int) -> None:
-    assert [c.verdict for c in read("energy", {"energy": planted(0, 0, 0, seed)})] == ["not supported"] * 10
+    """Nothing, and n = 20 says so: every difference of 7 % is excluded."""
+    found = every_row("energy", {"energy": planted(0, 0, 0, seed)})
+    assert [c.verdict for c in found] == ["contradicted"] * 10
 
 
 def test_verdicts_on_the_contrary() -> None:
-    found = read("energy", {"energy": planted(early=0.5, later=-0.5, deep=-1.0)})
-    assert [c.verdict for c in found] == [*["not supported"] * 5, "supported", *["not supported"] * 3, "supported"]
+    found = every_row("energy", {"energy": planted(early=0.5, later=-0.5, deep=-1.0)})
+    assert [c.verdict for c in found] == [*["contradicted"] * 5, "supported", *["contradicted"] * 3, "supported"]
     assert all("Pearson" in c.measure for c in (found[5], found[9]))  # stable all the same

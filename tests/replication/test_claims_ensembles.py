@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import every_row, supported
 
 from dit_lens.experiments.seed_ensembles import PLACEBO, _table
-from dit_lens.replication import Claim, read
-from dit_lens.stats.summary import summarise
+from dit_lens.replication import Claim
+from dit_lens.stats import mean_interval
 
 
 def read_rows(found: xr.Dataset) -> list[Claim]:
-    return read("ensembles", {"ensembles": found})
+    return every_row("ensembles", {"ensembles": found})
 
 
 def result(gains: dict[str, float], n: int = 30) -> xr.Dataset:
@@ -29,23 +30,23 @@ def result(gains: dict[str, float], n: int = 30) -> xr.Dataset:
 @pytest.mark.parametrize(
     ("middle", "early", "whole", "verdicts"),
     [
-        (0.1, 0.0, 0.0, ["supported", "supported"]),
-        (0.1, 0.0, 0.1, ["supported", "not supported"]),
-        (0.0, 0.0, 0.0, ["not supported", "not supported"]),
-        (-0.1, -0.2, -0.2, ["not supported", "supported"]),
+        (0.1, 0.0, 0.0, [True, True]),
+        (0.1, 0.0, 0.1, [True, False]),
+        (0.0, 0.0, 0.0, [False, False]),
+        (-0.1, -0.2, -0.2, [False, True]),
     ],
 )
-def test_verdicts_follow_the_numbers(middle: float, early: float, whole: float, verdicts: list[str]) -> None:
+def test_verdicts_follow_the_numbers(middle: float, early: float, whole: float, verdicts: list[bool]) -> None:
     found = result({"updates 6-8": middle, "updates 0-2": early, "updates 0-11": whole})
     rows = read_rows(found)
-    assert [claim.verdict for claim in rows] == verdicts
+    assert supported(rows) == verdicts
     assert rows[0].value == pytest.approx(middle, abs=0.01) and rows[0].n == 30
     assert rows[1].value == pytest.approx(middle - max(early, whole), abs=0.01)
     assert all(claim.low <= claim.value <= claim.high for claim in rows)
-    gain = summarise((found["raw"].sel(kind="updates 6-8") - found["raw"].sel(kind="alone")).mean("draw"))
-    assert rows[0].low == gain["low"].sel(reading="one").item()
+    gain = mean_interval((found["raw"].sel(kind="updates 6-8") - found["raw"].sel(kind="alone")).mean("draw"))
+    assert rows[0].low == pytest.approx(gain["low"].sel(reading="one").item())
 
 
 def test_a_placebo_that_gains_as_much_is_no_support() -> None:
     rows = read_rows(result({"updates 6-8": 0.1, PLACEBO: 0.2}))
-    assert [claim.verdict for claim in rows] == ["not supported"]
+    assert supported(rows) == [False]

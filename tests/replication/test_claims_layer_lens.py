@@ -5,16 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import every_row, supported
 
 from dit_lens.experiments.readout_by_depth import WEIGHTS
-from dit_lens.replication import read
 
 
 def planted_read(settle: float, null: float, answer: float, n: int = 12) -> xr.Dataset:
-    """A measured dataset in which the velocity settles at known depths and the answer is there from another."""
+    """A measured dataset in which the velocity settles at known depths and the answer is there from another.
+
+    Tasks settle one layer before, at, or one layer after: the depths are their means.
+    """
     layers = np.arange(-1, 40)
     depth = layers / 40
-    above = np.stack([depth >= settle, depth >= null])[:, None, None, :, None]
+    own = np.array([settle, null])[:, None] + (np.arange(n) % 3 - 1) / 40 * np.array([1, 0])[:, None]
+    above = (depth >= own[..., None] - 1e-9)[:, :, None, :, None]
     cosine = np.broadcast_to(np.where(above, 0.95, 0.2), (2, n, 3, len(layers), 2)).copy()
     shares = np.broadcast_to((depth >= answer)[None, None, None, :, None], cosine.shape).astype(float).copy()
     shares[1] = np.nan
@@ -33,16 +37,17 @@ def planted_read(settle: float, null: float, answer: float, n: int = 12) -> xr.D
 
 
 def test_verdicts_on_planted_read_outs() -> None:
-    found = read("layer_lens", {"readout": planted_read(settle=0.5, null=0.0, answer=0.5)})
-    assert [c.verdict for c in found] == ["supported"] * 3
+    found = every_row("layer_lens", {"readout": planted_read(settle=0.5, null=0.0, answer=0.5)})
+    assert supported(found) == [True] * 3
     assert [(c.value, c.null) for c in found] == [pytest.approx(p) for p in ((0.5, 0.0), (1.0, 0.0), (1.0, 0.0))]
-    found = read("layer_lens", {"readout": planted_read(settle=0.9, null=0.0, answer=0.9)})
-    assert [c.verdict for c in found] == ["not supported"] * 3
+    found = every_row("layer_lens", {"readout": planted_read(settle=0.9, null=0.0, answer=0.9)})
+    assert not any(supported(found))
     mute = planted_read(settle=0.5, null=0.0, answer=0.5)
     mute["answer"][:] = np.nan
-    assert [c.verdict for c in read("layer_lens", {"readout": mute})] == [
+    assert [c.verdict for c in every_row("layer_lens", {"readout": mute})] == [
         *["supported"] * 2,
         "cannot be tested on this model",
     ]
     # As early as a model that has learned nothing: no evidence of anything.
-    assert read("layer_lens", {"readout": planted_read(settle=0.5, null=0.5, answer=0.5)})[0].verdict == "not supported"
+    same = every_row("layer_lens", {"readout": planted_read(settle=0.5, null=0.5, answer=0.5)})[0]
+    assert same.verdict == "contradicted", "every difference of two layers is excluded"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import every_row, supported
 
 from dit_lens import replication
 from dit_lens.experiments import working_memory
 
 
 def read_claims(read: xr.Dataset, use: xr.Dataset) -> list[replication.Claim]:
-    return replication.read("memory", {"read": read, "use": use})
+    return every_row("memory", {"read": read, "use": use})
 
 
 def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr.Dataset]:
@@ -34,7 +35,6 @@ def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr
 @pytest.mark.parametrize(("read", "effect"), [(0.9, 0.0), (0.25, 0.6)])
 def test_reading_and_using_are_judged_apart(read: float, effect: float) -> None:
     found = read_claims(*memory_data(read, effect))
-    words = {True: "supported", False: "not supported"}
-    assert [claim.verdict for claim in found] == [words[read > 0.5]] * 3 + [words[effect > 0]] * 2
+    assert supported(found) == [read > 0.5] * 3 + [effect > 0] * 2
     assert found[0].value == pytest.approx(read) and "layers 3-8" in found[0].measure
     assert found[3].value == pytest.approx(effect) and f"hidden {10 if effect > 0.5 else 0}" in found[3].remark

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
-from planted_results import noise_map
+from planted_results import every_row, noise_map, supported
 
 from dit_lens.experiments import score_lost
-from dit_lens.replication import Claim, read
+from dit_lens.replication import Claim
 
 
 def read_claims(steps: xr.Dataset, frames: xr.Dataset, one: xr.Dataset) -> list[Claim]:
-    return read("noise", {"steps": steps, "frames": frames, "one": one})
+    return every_row("noise", {"steps": steps, "frames": frames, "one": one})
 
 
 def at_frames(loss: float, spread: float, n: int = 12) -> xr.Dataset:
@@ -32,16 +32,16 @@ def at_frames(loss: float, spread: float, n: int = 12) -> xr.Dataset:
 
 
 def test_claims_follow_the_data() -> None:
-    """As in the paper: all supported. With the opposite planted: none."""
+    """As in the paper: supported. With the opposite planted: none."""
     yes = noise_map(0.5)
     one = noise_map(0.5).sel(kind=["unit", "renewed"], step=[10, 12])
     one["score"] = (one["score"] + 1) / 2  # one frame costs half of what all cost
-    verdicts = [c.verdict for c in read_claims(yes, at_frames(0.05, 0.0), one)]
-    assert verdicts == ["supported"] * 6
+    # Twelve equal peaks leave room for others.
+    assert supported(read_claims(yes, at_frames(0.05, 0.0), one)) == [True, True, True, False, False, True]
     no = noise_map(0.9, early=0.0)
     one["score"] = no["score"].sel(kind=["unit", "renewed"], step=[10, 12]) - 0.1
     claims = read_claims(no, at_frames(0.9, 0.9), one)
-    assert [c.verdict for c in claims] == ["not supported"] * 6
+    assert not any(supported(claims))
     assert claims[3].value == claims[4].value == 0.9
     assert all(c.n == 12 and c.null_name and c.rule for c in claims)
 

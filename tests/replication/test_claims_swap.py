@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import every_row, supported
 
 from dit_lens.experiments.layer_swapping import HORIZONS, KINDS, METRICS, _table
-from dit_lens.replication import Claim, read
+from dit_lens.replication import Claim
 
 
 def flips(found: xr.Dataset) -> Claim:
-    (claim,) = read("swap", {"choose whole": found})
+    (claim,) = every_row("swap", {"choose whole": found})
     return claim
 
 
 def middle(found: xr.Dataset) -> Claim:
-    (claim,) = read("swap", {"choose each": found})
+    (claim,) = every_row("swap", {"choose each": found})
     return claim
 
 
@@ -36,11 +37,11 @@ def result(flipped: float, placebo: float, n: int = 24, layers: tuple[str, ...] 
 
 @pytest.mark.parametrize(
     ("flipped", "placebo", "verdict"),
-    [(1.0, 0.0, "supported"), (0.0, 0.0, "not supported"), (0.5, 0.0, "not supported"), (1.0, 1.0, "not supported")],
+    [(1.0, 0.0, True), (0.0, 0.0, False), (0.5, 0.0, False), (1.0, 1.0, False)],
 )
-def test_the_verdict_on_flips_follows_the_numbers(flipped: float, placebo: float, verdict: str) -> None:
+def test_the_verdict_on_flips_follows_the_numbers(flipped: float, placebo: float, verdict: bool) -> None:
     claim = flips(result(flipped, placebo))
-    assert (claim.verdict, claim.value, claim.null, claim.n) == (verdict, flipped, placebo, 24)
+    assert (supported([claim]), claim.value, claim.null, claim.n) == ([verdict], flipped, placebo, 24)
     assert claim.low <= claim.value <= claim.high
 
 
@@ -54,11 +55,11 @@ def test_videos_that_cannot_be_read_give_no_verdict() -> None:
 def test_the_verdict_on_layers_follows_the_numbers() -> None:
     layers = tuple(map(str, range(12)))
     found = result(0.0, 0.0, layers=layers)
-    assert middle(found).verdict == "not supported"
+    assert not any(supported([middle(found)]))
     found["raw"].loc[{"metric": "effect", "kind": "effect", "layer": ["6", "7", "8"]}] = 0.5
     good = middle(found)
     assert (good.verdict, good.value, good.null) == ("supported", 0.5, 0.0)
     found["raw"].loc[{"metric": "effect", "kind": "placebo", "layer": ["6", "7", "8"]}] = 0.6
-    assert middle(found).verdict == "not supported"
+    assert not any(supported([middle(found)]))
     found["raw"].loc[{"metric": "effect", "kind": "effect", "layer": ["6", "7", "8"]}] = -0.5
     assert middle(found).value < 0

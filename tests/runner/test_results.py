@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from sweeping import Puzzle, lens_and_puzzle, quiet
 
 import dit_lens as dl
 from dit_lens.experiments.local_effects import local_effects
 from dit_lens.runner import Sweep, cost
 from dit_lens.runner.progress_meter import ProgressMeter, human_size, human_time, progress_bar
+from dit_lens.stats import max_statistic, mean_interval
 from dit_lens.store.folder import open_store
 
 
@@ -131,7 +133,7 @@ def test_placebo_takes_from_the_same_scene_and_other_noise(model: Any) -> None:
     assert not torch.equal(item.base.latents[0], item.placebo.latents[0])
 
 
-@pytest.mark.parametrize(("tasks", "seeds", "over", "n"), [(3, 1, "task", 3), (1, 3, "seed", 3), (2, 2, "task", 2)])
+@pytest.mark.parametrize(("tasks", "seeds", "over", "n"), [(6, 1, "task", 6), (1, 6, "seed", 6), (5, 2, "task", 5)])
 def test_intervals_are_over_tasks_or_else_seeds(tasks: int, seeds: int, over: str, n: int, model: Any) -> None:
     """Known numbers in, known means out, and an interval that holds the mean."""
     _, puzzle, _ = model
@@ -146,9 +148,29 @@ def test_intervals_are_over_tasks_or_else_seeds(tasks: int, seeds: int, over: st
     numbers = np.array([[i + 10 * s for s in range(seeds)] for i in range(tasks)], float)
     means = numbers.mean(1) if over == "task" else numbers[0]
     assert float(found["value"]) == means.mean() and int(found["n"]) == n
+    known = mean_interval(xr.DataArray(means, dims="task"))
+    assert (float(found["low"]), float(found["high"])) == pytest.approx((float(known["low"]), float(known["high"])))
     assert means.min() <= float(found["low"]) < means.mean() < float(found["high"]) <= means.max()
     assert np.array_equal(found["raw_effect"].values, numbers.squeeze())
-    assert found.attrs["interval_over"] == over
+    assert found.attrs["interval_over"] == over and found.attrs.get("averaged_over") == (
+        "seed" if tasks > 1 and seeds > 1 else None
+    )
+
+
+def test_p_is_corrected_over_the_cells(model: Any) -> None:
+    """Each cell's paired difference from its placebo, by sign flips over tasks; without a placebo nothing is tested."""
+    _, puzzle, _ = model
+    some = [Puzzle(f"a {'red ' * (i + 1)}agent", puzzle.image) for i in range(6)]
+    found = make(model, tasks=some, steps=[0, 1]).run(progress=quiet)
+    scale = found["raw_source"] - found["raw_base"]
+    arms = [(found[f"raw_{kind}"] - found["raw_base"]) / scale for kind in ("effect", "placebo")]
+    known = max_statistic(*(arm.squeeze().drop_vars("seed") for arm in arms))
+    for name in ("p", "p_corrected"):
+        np.testing.assert_allclose(found[name], known[name].transpose(*found[name].dims))
+    np.testing.assert_allclose(found["difference"], found["value"] - found["null"], atol=1e-9)
+    assert (found["p"] <= found["p_corrected"]).all() and found.attrs["cells"] == 6
+    without = make(model, tasks=some, steps=[0], layers=[0], placebo="none").run(progress=quiet)
+    assert np.isnan(without["p_corrected"]).all() and np.isfinite(without["low"]).all()
 
 
 def test_one_item_has_no_interval(model: Any) -> None:

@@ -122,7 +122,7 @@ def stopped(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     [
         (["--num-inference-steps", "20"], "num_inference_steps: 30 -> 20"),
         (["--guidance-scale", "2"], "guidance_scale: absent -> 2.0"),
-        (["--puzzle", "4"], "task.seed: 3 -> 4"),
+        (["--task-seed", "4"], "task.seed: 3 -> 4"),
         (["--preset", "paper"], "preset: absent -> 'paper'"),
         (["--image", "first.png"], "image: "),
     ],

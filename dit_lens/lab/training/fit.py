@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ class Phase:
         high: Highest noise level.
         iterations: How long.
         offset: Where its stream of random numbers starts.
+        parent: The phase whose weights it begins with; None for fresh ones.
+        peak: Its peak learning rate as a share of the recipe's.
     """
 
     name: str
@@ -69,16 +72,18 @@ class Phase:
     high: float
     iterations: int
     offset: int
+    parent: str | None = "trunk"
+    peak: float = 1.0
 
     @property
     def expert(self) -> bool:
         """Whether it is an expert's."""
-        return self.name != "trunk"
+        return self.parent is not None
 
     def rate(self, it: int, spec: Spec) -> float:
         """Share of the peak learning rate: warm-up then constant for the trunk, linear decay for an expert."""
         if self.expert:
-            return 1 - (1 - spec.final_lr) * it / self.iterations
+            return self.peak * (1 - (1 - spec.final_lr) * it / self.iterations)
         return min(1.0, (it + 1) / spec.warmup)
 
 
@@ -86,7 +91,7 @@ def phase(name: str, spec: Spec) -> Phase:
     """The phase of that name: trunk, high or low."""
     edge, over = spec.boundary, spec.overlap
     return {
-        "trunk": Phase("trunk", 0.0, 1.0, spec.trunk_iterations, 0),
+        "trunk": Phase("trunk", 0.0, 1.0, spec.trunk_iterations, 0, parent=None),
         "high": Phase("high", edge - over, 1.0, spec.expert_iterations, 10_000_000),
         "low": Phase("low", 0.0, edge + over, spec.expert_iterations, 20_000_000),
     }[name]
@@ -181,8 +186,9 @@ def fit(
     world: int = 1,
     minutes: float | None = None,
     way: Way | None = None,
+    inputs: Callable[..., Step] | None = None,
 ) -> None:
-    """Train one phase, from its checkpoint or (an expert) from the trunk's, and leave ``<phase>.pt`` in ``out``.
+    """Train one phase, from its checkpoint or its parent's, and leave ``<phase>.pt`` in ``out``.
 
     With ``world`` processes each takes its slice of every batch and gradients are averaged: the result depends on
     ``world`` only by rounding.
@@ -196,9 +202,10 @@ def fit(
         world: Processes.
         minutes: Stop after so long.
         way: How to compute; half precision, not compiled, by default.
+        inputs: Draws an iteration, as :func:`draw` does, which is the default.
     """
-    way = way or Way(compiled=False)
-    run = Training(spec, what.name, out, way.half)
+    way, inputs = way or Way(compiled=False), inputs or draw
+    run = Training(spec, what.name, out, way.half, what.parent)
     puzzles = Puzzles(spec, **json.loads((out / "statistics.json").read_text()))
     words = Words(list(tasks.prompts(spec.mixture)), out)
     parameters, block = list(run.model.parameters()), way.block()
@@ -207,7 +214,7 @@ def fit(
     tested = cpu = time.process_time()
     while run.done < what.iterations:
         it = run.done
-        step = draw(spec, what, it, puzzles, words, mine)
+        step = inputs(spec, what, it, puzzles, words, mine)
         v = fast.velocity(run.model, step.x, 1000 * step.sigma, step.prompts, block, way.half)
         each = (v - step.velocity).pow(2).mean((1, 2, 3, 4))  # (B,)
         weight = (step.sigma / spec.gentle).square().clamp(max=1)

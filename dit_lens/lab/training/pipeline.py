@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,14 @@ def build(
     )
 
 
-def save(pipe: WanImageToVideoPipeline, spec: Spec, folder: Path | str, guidance_scale: float, note: str = "") -> Path:
+def save(
+    pipe: WanImageToVideoPipeline,
+    spec: Spec,
+    folder: Path | str,
+    guidance_scale: float,
+    note: str = "",
+    steps: int = STEPS,
+) -> Path:
     """Write the pipeline in diffusers layout, experts rounded to half precision.
 
     An older folder is replaced in one move. Codec and text encoder stay in single precision: they are tiny, and a
@@ -74,6 +82,7 @@ def save(pipe: WanImageToVideoPipeline, spec: Spec, folder: Path | str, guidance
         folder: To write.
         guidance_scale: For the saved settings.
         note: Likewise.
+        steps: Likewise.
 
     Returns:
         The folder.
@@ -85,7 +94,7 @@ def save(pipe: WanImageToVideoPipeline, spec: Spec, folder: Path | str, guidance
         "width": size.cols * CELL,
         "num_frames": size.num_frames,
         "fps": FPS,
-        "steps": STEPS,
+        "num_inference_steps": steps,
         "guidance_scale": guidance_scale,
         "max_sequence_length": MAX_LENGTH,
         "negative_prompt": "",
@@ -110,7 +119,7 @@ def _name_tokenizer(path: Path) -> None:
 
 
 @torch.no_grad()
-def sample(
+def states(
     velocity: Callable[..., torch.Tensor],
     batch: Batch,
     embeddings: torch.Tensor,
@@ -119,7 +128,8 @@ def sample(
     seed: int,
     steps: int = STEPS,
     guidance: float = 1.0,
-) -> torch.Tensor:
+    unipc: UniPCMultistepScheduler | None = None,
+) -> Iterator[torch.Tensor]:
     """Generate a whole batch at once with the stock scheduler (quicker than the pipeline, equal to it within rounding).
 
     Args:
@@ -131,13 +141,15 @@ def sample(
         seed: Of the noise.
         steps: Of the sampler.
         guidance: Scale; 1 means none.
+        unipc: The scheduler; the recipe's by default.
 
-    Returns:
-        Latents (B, 16, T, h, w).
+    Yields:
+        Latents (B, 16, T, h, w): the noise, then the state after each step.
     """
-    unipc = scheduler(spec)
+    unipc = unipc or scheduler(spec)
     unipc.set_timesteps(steps)
     x = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(seed))
+    yield x
     for t in unipc.timesteps:
         x_in = torch.cat([x, batch.condition], 1)
         times = t.expand(len(x))
@@ -146,4 +158,9 @@ def sample(
             uncond = velocity(x_in, times, empty.expand_as(embeddings))
             v = uncond + guidance * (v - uncond)
         x = unipc.step(v, t, x, return_dict=False)[0]
-    return x
+        yield x
+
+
+def sample(*arguments: Any, **named: Any) -> torch.Tensor:
+    """The videos that :func:`states` ends with, latents (B, 16, T, h, w)."""
+    return deque(states(*arguments, **named), maxlen=1).pop()

@@ -1,7 +1,8 @@
-"""A recipe's phases in order: text encoder, trunk on all noise levels, then the two experts.
+"""A recipe's phases in order: text encoder, trunk on all noise levels, the two experts, and a student of four steps.
 
     python -m dit_lens.lab.training --spec lab40 --out DIR                # everything, resuming what DIR already holds
-    python -m dit_lens.lab.training --spec lab40 --out DIR --phase trunk  # one phase: text, trunk, high, low, save
+    python -m dit_lens.lab.training --spec lab40 --out DIR --phase trunk  # one phase: text, trunk, high, low, save, ...
+    python -m dit_lens.lab.training --spec lab40 --out DIR --phase walks --phase student  # after the experts
 
 The trunk's learning rate warms up and then stays; the experts' finetuning is at the same time its decay. So experts
 can be branched off any trunk checkpoint, and the trunk itself can always be trained further (give it more iterations
@@ -14,13 +15,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from dit_lens import tasks
 from dit_lens.errors import LoadError, StoreError
-from dit_lens.lab.training import machine, text
+from dit_lens.lab.training import machine, student, text
 from dit_lens.lab.training.data import statistics
 from dit_lens.lab.training.fit import Log, fit, phase
 from dit_lens.lab.training.machine import Way
@@ -28,6 +30,7 @@ from dit_lens.lab.training.pipeline import build, save
 from dit_lens.lab.training.spec import LAB, SPECS, Spec
 
 PHASES = ("text", "trunk", "high", "low", "save")
+STUDENT = ("walks", "student", "save-student")  # only when they are asked for
 
 
 def prepare(spec: Spec, out: Path, log: Log) -> None:
@@ -51,6 +54,14 @@ def ship(spec: Spec, out: Path, folder: Path, guidance: float, note: str = "") -
     return save(build(spec, states[0], states[1], text.load(out), stats), spec, folder, guidance, note)
 
 
+def ship_student(spec: Spec, out: Path, folder: Path, note: str = "") -> Path:
+    """Phase save-student: build the student's pipeline, whose guidance is 1 and whose sampler takes four steps."""
+    states = [torch.load(out / f"{p.name}.pt", weights_only=True)["ema"] for p in student.phases(spec)]
+    pipe = build(spec, states[0], states[1], text.load(out), json.loads((out / "statistics.json").read_text()))
+    pipe.register_modules(scheduler=student.sampler(spec))
+    return save(pipe, spec, folder, 1.0, note, steps=student.SEGMENTS)
+
+
 def train(
     spec: Spec | None = None,
     out: Path | str = "lab",
@@ -67,14 +78,14 @@ def train(
         spec: The recipe, ``LAB`` by default.
         out: Folder of the run.
         resume: Go on from the checkpoints in ``out``; False refuses a folder that holds any.
-        phases: Which of ``PHASES``.
+        phases: Which of ``PHASES`` and ``STUDENT``.
         workers: Processes for the trunk, one thread each (the experts always take one each, side by side).
-        guidance: Scale written into the saved settings.
+        guidance: Scale written into the saved settings; a student's teacher has it, too.
         minutes: Stop every fitting phase after so long and keep its checkpoint.
         compiled: Whether the blocks may be compiled, which needs a C++ compiler.
 
     Returns:
-        The folder of the pipeline, ``out/pipeline``; without phase save, ``out``.
+        The folder of the pipeline, ``out/pipeline`` or ``out/student``; without a phase that saves, ``out``.
 
     Raises:
         LoadError: Where the folder holds a run of another recipe.
@@ -87,13 +98,19 @@ def train(
     if "text" in phases:
         prepare(spec, out, log)
     experts = [(name, 0, 1) for name in ("high", "low") if name in phases]
-    if experts or "trunk" in phases:
+    if experts or {"trunk", "walks", "student"} & {*phases}:
         torch.set_num_threads(1)
         way = machine.choose(spec, log, compiled)
         if "trunk" in phases:
             _processes([("trunk", rank, workers) for rank in range(workers)], spec, out, minutes, way)
         if experts:
             _processes(experts, spec, out, minutes, way)
+        if "walks" in phases:
+            student.walk(spec, out, log, guidance, way)
+        if "student" in phases:
+            _processes([(p.name, 0, 1) for p in student.phases(spec)], spec, out, minutes, way)
+    if "save-student" in phases:
+        return ship_student(spec, out, out / "student")
     return ship(spec, out, out / "pipeline", guidance) if "save" in phases else out
 
 
@@ -110,7 +127,7 @@ def _claim(spec: Spec, out: Path, resume: bool) -> None:
 
 
 def _of_no_length(spec: Spec) -> Spec:
-    return replace(spec, trunk_iterations=0, expert_iterations=0)
+    return replace(spec, trunk_iterations=0, expert_iterations=0, student_iterations=0)
 
 
 def _processes(tasks: list[tuple[str, int, int]], spec: Spec, out: Path, minutes: float | None, way: Way) -> None:
@@ -140,7 +157,9 @@ def _worker(name: str, rank: int, world: int, spec: Spec, out: Path, minutes: fl
     if world > 1:
         where = f"file://{out / 'meeting'}"
         torch.distributed.init_process_group("gloo", init_method=where, rank=rank, world_size=world)
-    fit(spec, phase(name, spec), out, Log(out), rank, world, minutes, way)
+    taught = {what.name: what for what in student.phases(spec)}
+    inputs = partial(student.draw, out / "walks") if name in taught else None
+    fit(spec, taught.get(name) or phase(name, spec), out, Log(out), rank, world, minutes, way, inputs)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -148,13 +167,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="dit-lens lab train", description="Train a lab model.")
     parser.add_argument("--out", required=True, help="folder for checkpoints, log and pipeline")
     parser.add_argument("--spec", default=LAB.name, choices=SPECS, help="the recipe")
-    parser.add_argument("--phase", action="append", choices=PHASES, help="only this phase (may be repeated)")
+    parser.add_argument(
+        "--phase", action="append", choices=(*PHASES, *STUDENT), help="only this phase (may be repeated)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes for the trunk, one thread each")
     parser.add_argument("--minutes", type=float, help="stop each fitting phase after so many minutes")
     parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale written into the saved settings")
     parser.add_argument("--eager", action="store_true", help="do not compile (no C++ compiler needed)")
     parser.add_argument("--fresh", action="store_true", help="refuse to resume")
-    numbers = ("trunk_iterations", "expert_iterations", "seed", "text_iterations")
+    lengths = ("text_iterations", "trunk_iterations", "expert_iterations", "student_iterations", "student_walks")
+    numbers = ("seed", *lengths)
     for name in numbers:
         parser.add_argument("--" + name.replace("_", "-"), type=int, help="instead of the recipe's")
     a = parser.parse_args(argv)

@@ -38,6 +38,8 @@ class Spec:
         trunk_iterations: Of the transformer on all noise levels, at a constant rate.
         expert_iterations: Of each expert, with the rate falling linearly.
         final_lr: Share of the peak rate at the end of an expert.
+        student_walks: Batches of the teacher's paths that a student learns from.
+        student_iterations: Of each of the student's experts.
     """
 
     name: str = "lab"
@@ -67,6 +69,8 @@ class Spec:
     trunk_iterations: int = 5500
     expert_iterations: int = 2000
     final_lr: float = 0.02
+    student_walks: int = 400
+    student_iterations: int = 2000
 
     @property
     def boards(self) -> tuple[Size, ...]:

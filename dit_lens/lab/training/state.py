@@ -19,20 +19,20 @@ FIRST_SNAPSHOT = 100
 class Training:
     """Model, optimizer and moving average of one phase, as they stand on disk.
 
-    A phase other than the trunk begins from the trunk's checkpoint.
+    A phase with a parent begins with the parent's weights, and with its optimizer's state.
     """
 
-    def __init__(self, spec: Spec, name: str, out: Path, half: torch.dtype = torch.bfloat16):
+    def __init__(self, spec: Spec, name: str, out: Path, half: torch.dtype = torch.bfloat16, parent: str | None = None):
         self.out, self.name = out, name
         self.path = out / f"{name}.pt"
         torch.manual_seed(spec.seed)
         self.model = WanTransformer3DModel(**spec.transformer()).train()
         self.optimizer = Both(self.model, spec.muon_lr, spec.adam_lr, half)
         self.done = 0
-        if not self.path.exists() and name == "trunk":
+        if not self.path.exists() and parent is None:
             self.ema = {k: v.clone() for k, v in self.model.state_dict().items()}
             return
-        state = torch.load(self.path if self.path.exists() else out / "trunk.pt", weights_only=True)
+        state = torch.load(self.path if self.path.exists() else out / f"{parent}.pt", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema = state["ema"]

@@ -1,0 +1,89 @@
+"""The lab's models by name: checkpoints, seeds and students are a shipped pipeline with other weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import dit_lens as dl
+from dit_lens.errors import LoadError
+from dit_lens.lab import models, weights_path
+
+FILE = "lab@7.safetensors"
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    """A checkpoint ``lab@7``: lab with every weight of its high-noise expert halved, in four steps of first order."""
+    own = load_file(weights_path() / "transformer" / "diffusion_pytorch_model.safetensors")
+    save_file({k: v / 2 for k, v in own.items()}, tmp_path / FILE)
+    index = {
+        "lab@7": {
+            "of": "lab", "files": {"transformer": FILE, "transformer_2": FILE},
+            "sha256": {FILE: hashlib.sha256((tmp_path / FILE).read_bytes()).hexdigest()},
+            "settings": {"num_inference_steps": 4, "guidance_scale": 1.0}, "scheduler": {"solver_order": 1},
+        }
+    }  # fmt: skip
+    (tmp_path / models.INDEX).write_text(json.dumps(index))
+    monkeypatch.setattr(models, "CHECKPOINTS", tmp_path)
+    return tmp_path
+
+
+def test_a_checkpoint_opens_by_name_with_its_weights_settings_and_scheduler(checkpoint) -> None:
+    assert "lab@7" in models.names()
+    with dl.load("lab") as lens:
+        own, fingerprint = lens.pipe.transformer.state_dict(), lens.fingerprint
+    with dl.load("lab@7") as lens:
+        for expert in (lens.pipe.transformer, lens.pipe.transformer_2):
+            found = expert.state_dict()
+            assert set(found) == set(own) and all(torch.equal(found[k], (own[k].half() / 2).float()) for k in own)
+        assert lens.fingerprint != fingerprint
+        assert lens.defaults.num_inference_steps == 4 and lens.defaults.guidance_scale == 1.0
+        assert lens.defaults.height == 96
+        assert lens.pipe.scheduler.config.solver_order == 1 and lens.pipe.scheduler.config.flow_shift == 5.0
+    with dl.load("lab@7", defaults={"num_inference_steps": 3}) as lens:
+        assert lens.defaults.num_inference_steps == 3 and lens.defaults.guidance_scale == 1.0
+
+
+def test_a_damaged_checkpoint_is_refused(checkpoint) -> None:
+    (checkpoint / FILE).write_bytes((checkpoint / FILE).read_bytes()[:-1] + b"\0")
+    with pytest.raises(LoadError, match="check the repository out again"):
+        dl.load("lab@7")
+
+
+def test_a_checkpoint_of_another_shape_is_refused(checkpoint) -> None:
+    save_file({"proj_out.weight": torch.zeros(2, 2)}, checkpoint / FILE)
+    index = json.loads((checkpoint / models.INDEX).read_text())
+    index["lab@7"]["sha256"][FILE] = hashlib.sha256((checkpoint / FILE).read_bytes()).hexdigest()
+    (checkpoint / models.INDEX).write_text(json.dumps(index))
+    with pytest.raises(LoadError, match=r"other names or shapes than transformer of 'lab': check both out again"):
+        dl.load("lab@7")
+
+
+@pytest.mark.parametrize("name", ["lab@8", "lab-student2", "lab-"])
+def test_an_unknown_name_lists_the_known_ones(checkpoint, name: str) -> None:
+    with pytest.raises(LoadError, match=r"choose from lab, .*lab@7.*clone it"):
+        dl.load(name)
+
+
+def test_other_strings_are_no_names_of_the_lab(checkpoint, tmp_path, monkeypatch) -> None:
+    for other in ("labs", "laboratory/model", "Wan-AI/Wan2.2", tmp_path, None, 3):
+        assert models.find(other) is None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lab-mine").mkdir()
+    assert models.find("lab-mine") is None  # a folder of the user's
+
+
+def test_every_checkpoint_in_the_repository_is_whole() -> None:
+    total = 0
+    for name in models.names():
+        model = models.find(name)
+        assert model is not None and (model.folder / "model_index.json").is_file()
+        for path in model.files.values():
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == model.sha256[path.name]
+            total += path.stat().st_size
+    assert total <= 60e6
