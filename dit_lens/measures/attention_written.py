@@ -80,6 +80,21 @@ def region_written(
     return torch.stack(by_head), torch.stack(whole)
 
 
+def attention_gate(block: Any, modulation: Tensor) -> Tensor:
+    """The gate of a block's self-attention.
+
+    Args:
+        block: The block.
+        modulation: The point ``modulation`` of the call, (B, 6 d), or (B, N, 6 d) where each token has its own.
+
+    Returns:
+        fp32, (B, 1, d) or (B, N, d).
+    """
+    six = modulation.float().unflatten(-1, (6, -1))
+    gate = (block.scale_shift_table.to(six.device) + six)[..., 2, :]
+    return gate[:, None] if gate.ndim == 2 else gate
+
+
 def projection(attention: nn.Module) -> Tensor:
     """The weight of an attention's output projection, (d, H D), whatever kind of linear layer it is.
 

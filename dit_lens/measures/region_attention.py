@@ -27,7 +27,7 @@ from dit_lens.address import ALL, Address, Branch, Call, Depth, Indices, Places,
 from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.attention import Regions, prepare, random_masks, region_mass, region_parts
-from dit_lens.measures.attention_written import projection, region_written
+from dit_lens.measures.attention_written import attention_gate, projection, region_written
 from dit_lens.wan.attention_sets import (
     PARTS,
     Kind,
@@ -244,12 +244,9 @@ class _Watch(Edit):
         self, call: Call, layer: int, qkv: tuple[Tensor, Tensor, Tensor], regions: Regions, first: int
     ) -> dict[str, Tensor]:
         block: Any = self.context.experts[call.expert].transformer.blocks[layer]
-        gate = None
-        if self.watch.kind == "self":
-            modulation = self.seen["modulation"].float().unflatten(-1, (6, -1))  # (B, 6, d), or (B, N, 6, d)
-            gate = (block.scale_shift_table.to(modulation.device) + modulation)[..., 2, :]
-            gate = gate[:, None] if gate.ndim == 2 else gate
-        weight = projection(block.attn1 if self.watch.kind == "self" else block.attn2).to(qkv[0].device)
+        own = self.watch.kind == "self"
+        gate = attention_gate(block, self.seen["modulation"]) if own else None
+        weight = projection(block.attn1 if own else block.attn2).to(qkv[0].device)
         heads, whole = region_written(*qkv, regions, weight, gate, self.seen.pop("resid_pre"), first)
         return {"head_written": heads, "written": whole}
 
