@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.experiments.noise_kinds import KINDS
-from dit_lens.layer_map.roles import EVIDENCE
+from dit_lens.layer_map.evidence import EVIDENCE
 from dit_lens.replication import TABLE, Claim, judge
 from dit_lens.stats import Verdict
 

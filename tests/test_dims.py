@@ -94,7 +94,7 @@ class World:
 
     @cached_property
     def map(self) -> Any:
-        return dl.map(self.lens, ["choose"], n=2, steps=[0], scenes=0)
+        return dl.map(self.lens, ["choose"], n=2, steps=[0], scenes=0, controls=1)
 
     def values(self, *dims: str) -> xr.DataArray:
         return xr.DataArray(self.draws.random((6,) * len(dims)), dims=dims)

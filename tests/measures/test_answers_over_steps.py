@@ -278,5 +278,5 @@ def test_a_choice_of_one_is_refused() -> None:
 
 def test_labels_of_tasks_stay_and_those_of_steps_go() -> None:
     states = puzzles([[0, 2, 2], [2, 2, 0]]).assign_coords(task=["maze 0", "maze 1"], family=("task", ["maze", "maze"]))
-    found = events(states.assign_coords(sigma=("step", [1.0, 0.5, 0.0])))
+    found = after_errors(states.assign_coords(sigma=("step", [1.0, 0.5, 0.0])))
     assert set(found.coords) == {"task", "family"} and found["task"].values.tolist() == ["maze 0", "maze 1"]
