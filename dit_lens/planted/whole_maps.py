@@ -14,7 +14,7 @@ from dit_lens.layer_map.controls import control_model
 from dit_lens.layer_map.evidence import by_control, by_layer, puzzle_evidence
 from dit_lens.layer_map.roles import roles
 from dit_lens.planted.planting import plant
-from dit_lens.planted.specs import WholeMap
+from dit_lens.planted.whole_specs import WholeMap
 
 #: Each evidence, and the planted profile that it has to follow.
 FOLLOWS = {"attention": "attention", "writing": "effect", "effect": "effect", "readout": "readout"}
