@@ -58,10 +58,10 @@ def test_the_noise_page_has_the_placebos_answer() -> None:
     )
     page = judge({"noise": {"steps": steps, "frames": flat, "one": one}})
     assert page["noise/persists"].outcome == PLACEBO_TOO
-    assert page["noise/peak-of-score"].outcome == "supported"
+    assert page["noise/peak"].outcome == "supported"
     few = judge({"noise": {"steps": steps[{"task": slice(12)}], "frames": flat[{"task": slice(12)}],
                            "one": one[{"task": slice(12)}]}})  # fmt: skip
-    assert few["noise/peak-of-score"].outcome == "undecided", "twelve equal peaks leave room for others"
+    assert few["noise/peak"].outcome == "undecided", "twelve equal peaks leave room for others"
 
 
 def test_p_is_corrected_over_the_rows_of_all_experiments() -> None:
