@@ -220,7 +220,7 @@ def _readable(lens: Lens, one: _Pair, at: Sequence[int], translators: Any) -> np
     """Share of the two runs whose read-out is nearer to the own end, (steps, layers)."""
     ends = [run.final.float() for run in one.runs]
     rows = []
-    for run, own, other in ((one.runs[0], *ends), (one.runs[1], *ends[::-1])):
+    for run, (own, other) in zip(one.runs[:2], (ends, ends[::-1]), strict=True):
         read = []
         for step in at:
             velocity = layer_velocity(lens, run, step, "all", translators, entry=True)  # (layers, C, F, h, w)
