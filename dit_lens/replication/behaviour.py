@@ -12,7 +12,7 @@ from dit_lens import tasks as puzzles
 from dit_lens.experiments.self_correction import FILMS, perception_lag, plant_mistakes, watch_answers
 from dit_lens.measures.answers_over_steps import NONE, RIGHT, after_errors
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_NULL, SHARE, SMALLEST, Measured, Reading, Row, Untestable, text
+from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, Untestable, text
 from dit_lens.stats.intervals import FEWEST
 from dit_lens.wan.lens import Lens
 
@@ -111,35 +111,35 @@ ROWS = (
         "behaviour/corrected",
         "Answers that are wrong at first are right at the end (self-correction), seen in x0_hat (section 5).",
         "share that ends right, of generations whose x0_hat gives a wrong answer at some step (blends left out)",
-        "share", "answers that flip blindly from that step, at the rates found", _corrected, ABOVE_NULL,
+        "share", "answers that flip blindly from that step, at the rates found", _corrected,
         smallest=SMALLEST["share"], bounds=SHARE,
     ),
     Row(
         "behaviour/sharpened",
         "What is unclear or mixed at first is right at the end (self-enhancement, section 5).",
         "share that ends right, of generations whose x0_hat blends several answers at some step",
-        "share", "an average over the right answers (ideal denoiser), at the same states", _sharpened, ABOVE_NULL,
+        "share", "an average over the right answers (ideal denoiser), at the same states", _sharpened,
         smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
     ),
     Row(
         "behaviour/put-right",
         "A wrong answer that stands in x0_hat is put right by later steps (asked here of planted mistakes).",
         "share that ends right, of generations whose x0_hat gave the twin's answer when the instruction changed",
-        "share", "the wrong instruction kept to the end", _put_right, ABOVE_NULL,
+        "share", "the wrong instruction kept to the end", _put_right,
         smallest=SMALLEST["share"], zero_null=True, bounds=SHARE,
     ),
     Row(
         "behaviour/order",
         _ORDER,
         "lag of the motion behind the identification of the end, all puzzles",
-        "steps of {steps}", _FADES, partial(_lag, determined=False), ABOVE_NULL,
+        "steps of {steps}", _FADES, partial(_lag, determined=False),
         smallest=SMALLEST["steps"],
     ),
     Row(
         "behaviour/order-determined",
         _ORDER,
         "lag of the motion behind the identification of the end, puzzles with one solution, whose motion is determined",
-        "steps of {steps}", _FADES, partial(_lag, determined=True), ABOVE_NULL,
+        "steps of {steps}", _FADES, partial(_lag, determined=True),
         smallest=SMALLEST["steps"],
     ),
 )  # fmt: skip

@@ -16,12 +16,12 @@ from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.chain_of_steps import COMMITTED, chain_of_steps
 from dit_lens.progress import Progress, prefixed, silent
-from dit_lens.replication.row import ABOVE_NULL, HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, above, text
+from dit_lens.replication.row import HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, text
 from dit_lens.stats.intervals import by_task
 from dit_lens.wan.lens import Lens
 
 EARLY = 0.125  # of the schedule: where the related work reads its commitment (step 5 of 40)
-by_puzzle = partial(by_task, over=("task", "seed"))
+_by_task = partial(by_task, over=("task", "seed"))
 _BOTH = ("motion", "fewest", "share", "kind", "together", "bound", "leads")  # of the network, and of the ideal denoiser
 _READ = [*_BOTH, *(f"ideal_{name}" for name in _BOTH)]
 _READ += ["ideal_likeliest", "wrong", "support", "blind_support", "apart", "agree", "solutions", "decoys"]
@@ -61,7 +61,7 @@ def _films(m: Measured) -> tuple[xr.Dataset, xr.Dataset, int]:
 
 def _motion(m: Measured) -> Reading:
     early = _films(m)[2]
-    motion, ideal = (by_puzzle(m["films"][name].isel(step=early)) for name in ("motion", "ideal_motion"))
+    motion, ideal = (_by_task(m["films"][name].isel(step=early)) for name in ("motion", "ideal_motion"))
     remark = (
         f"with another puzzle's end, which tells puzzles apart: {text(motion.sel(reference='other task'))}; the ideal "
         f"denoiser with the own end: {text(ideal.sel(reference='final'))}"
@@ -72,13 +72,13 @@ def _motion(m: Measured) -> Reading:
 
 def _choice(m: Measured) -> Reading:
     several, _, early = _films(m)
-    leads, ideal, likeliest = (by_puzzle(several[name]) for name in ("leads", "ideal_leads", "ideal_likeliest"))
+    leads, ideal, likeliest = (_by_task(several[name]) for name in ("leads", "ideal_leads", "ideal_likeliest"))
     first = likeliest.sel(reference="final").isel(step=0)
     other = leads.sel(reference="other seed").isel(step=early)
     remark = (
         f"it is the final one of the other seed: {text(other)}; the answer that the ideal denoiser finds likeliest at "
         f"step 0 is the final one: {text(first)}; network and ideal show the same one best: "
-        f"{text(by_puzzle(several['agree'].isel(step=early)))}"
+        f"{text(_by_task(several['agree'].isel(step=early)))}"
     )
     leads, ideal = (one.sel(reference="final").isel(step=early) for one in (leads, ideal))
     return Reading(leads, ideal, remark, {"early": early})
@@ -86,22 +86,22 @@ def _choice(m: Measured) -> Reading:
 
 def _several(m: Measured) -> Reading:
     films = _films(m)[0].isel(step=0)
-    wrong = by_puzzle((films["wrong"] >= 2).where(films["decoys"] >= 2))
+    wrong = _by_task((films["wrong"] >= 2).where(films["decoys"] >= 2))
     remark = (
         f"at least two wrong answers visible: {text(wrong)}; total variation between network and ideal: "
-        f"{text(by_puzzle(films['apart']))}"
+        f"{text(_by_task(films['apart']))}"
     )
-    return Reading(by_puzzle(films["fewest"] >= 2), by_puzzle(films["ideal_fewest"] >= 2), remark)
+    return Reading(_by_task(films["fewest"] >= 2), _by_task(films["ideal_fewest"] >= 2), remark)
 
 
 def _support(m: Measured) -> Reading:
     films = m["films"].isel(step=0)
-    return Reading(by_puzzle(films["support"]), by_puzzle(films["blind_support"]))
+    return Reading(_by_task(films["support"]), _by_task(films["blind_support"]))
 
 
 def _pruned(m: Measured) -> Reading:
     films = _films(m)[0]
-    arms = [by_puzzle(films[name] >= 2) for name in ("fewest", "ideal_fewest")]
+    arms = [_by_task(films[name] >= 2) for name in ("fewest", "ideal_fewest")]
     ends = "; ".join(
         f"{who} {text(arm.isel(step=0))} to {text(arm.isel(step=-1))}"
         for who, arm in zip(("network", "ideal"), arms, strict=True)
@@ -112,7 +112,7 @@ def _pruned(m: Measured) -> Reading:
 
 def _kind(m: Measured, kind: str) -> Reading:
     films = _films(m)[0]
-    found, ideal = (by_puzzle((films[name] == kind).any("step")) for name in ("kind", "ideal_kind"))
+    found, ideal = (_by_task((films[name] == kind).any("step")) for name in ("kind", "ideal_kind"))
     return Reading(found, ideal)
 
 
@@ -120,14 +120,14 @@ def _beyond(m: Measured) -> Reading:
     """From half-way between the bound of mixtures and two full drawings."""
     films = _films(m)[0]
     more, ideal = (
-        by_puzzle((films[f"{who}together"] >= (films[f"{who}bound"] + 2) / 2).any("step")) for who in ("", "ideal_")
+        _by_task((films[f"{who}together"] >= (films[f"{who}bound"] + 2) / 2).any("step")) for who in ("", "ideal_")
     )
-    shared = by_puzzle(films["together"].isel(step=0))
+    shared = _by_task(films["together"].isel(step=0))
     return Reading(more, ideal, f"summed contrast of the two strongest answers at step 0: {text(shared)}")
 
 
 def _unfolds(m: Measured) -> Reading:
-    missing, ideal = (by_puzzle(_films(m)[1][name] == 0) for name in ("share", "ideal_share"))
+    missing, ideal = (_by_task(_films(m)[1][name] == 0) for name in ("share", "ideal_share"))
     return Reading(missing.isel(step=0), ideal.isel(step=0), f"at the last step: {text(missing.isel(step=-1))}")
 
 
@@ -137,63 +137,63 @@ ROWS = (
         "chain/motion",
         "The motion is settled within the first 10-15 % of the schedule (2603.30043: cosine .93)",
         "cosine of motion energy with the own end, at step {early} of {steps}",
-        "cosine", "with the same puzzle's end at another seed", _motion, above(COMMITTED),
+        "cosine", "with the same puzzle's end at another seed", _motion,
         smallest=SMALLEST["correlation"], within=(COMMITTED, math.inf),
     ),
     Row(
         "chain/choice",
         "The choice among answers is made within the first 10-15 % of the schedule (2603.30043)",
         "share of runs whose best shown answer at step {early} is the final one, puzzles with several",
-        "share", _IDEAL, _choice, above(COMMITTED),
+        "share", _IDEAL, _choice,
         smallest=SMALLEST["share"], within=(COMMITTED, math.inf), nothing=0.5, bounds=SHARE,
     ),
     Row(
         "chain/several",
         "Early steps hold several candidate answers (Figs 1, 2)",
         "share of runs with at least two right answers visible at step 0, puzzles with several",
-        "share", _IDEAL, _several, ABOVE_NULL,
+        "share", _IDEAL, _several,
         smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
     ),
     Row(
         "chain/support",
         "The candidates of early steps are plausible ones (Figs 1, 2)",
         "share of what x0_hat shows at step 0 that right answers show, beside wrong ones",
-        "share", "an average over right and wrong answers, which knows only the state", _support, ABOVE_NULL,
+        "share", "an average over right and wrong answers, which knows only the state", _support,
         smallest=SMALLEST["share"], bounds=SHARE,
     ),
     Row(
         "chain/pruned",
         "Later steps prune the candidates to one (Figs 1, 2)",
         "share of runs with at least two right answers visible at step 0 minus at the last step, puzzles with several",
-        "share", _IDEAL, _pruned, ABOVE_NULL,
+        "share", _IDEAL, _pruned,
         smallest=SMALLEST["share"], nothing=0.0, bounds=(-1.0, 1.0),
     ),
     Row(
         "chain/multi-path",
         "Multi-path: several discrete answers stand side by side (Fig. 1)",
         "share of runs that at any step show several answers at separate places, puzzles with several",
-        "share", _IDEAL, partial(_kind, kind="multi-path"), ABOVE_NULL,
+        "share", _IDEAL, partial(_kind, kind="multi-path"),
         smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
     ),
     Row(
         "chain/superposition",
         "Superposition: early steps blur several answers into one mixture (Fig. 2)",
         "share of runs that at any step show several answers on top of each other, puzzles with several",
-        "share", _IDEAL, partial(_kind, kind="superposition"), ABOVE_NULL,
+        "share", _IDEAL, partial(_kind, kind="superposition"),
         smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
     ),
     Row(
         "chain/beyond",
         "Candidates are explored in parallel, each of them drawn, and not only undecided (Figs 1, 2)",
         "share of runs that at any step show more of two answers than any average can hold, puzzles with several",
-        "share", _IDEAL, _beyond, ABOVE_NULL,
+        "share", _IDEAL, _beyond,
         smallest=SMALLEST["share"], zero_null=True, bounds=SHARE,
     ),
     Row(
         "chain/unfolds",
         "Reasoning unfolds along the steps: the answer is not there at first",
         "share of runs in which the only right answer is not visible at step 0, puzzles with one",
-        "share", _IDEAL, _unfolds, above(0.5),
+        "share", _IDEAL, _unfolds,
         smallest=SMALLEST["share"], zero_null=True, within=HALF_UP, bounds=SHARE,
     ),
 )  # fmt: skip

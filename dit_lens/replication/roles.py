@@ -21,7 +21,7 @@ from dit_lens.layer_map.evidence import (
 )
 from dit_lens.layer_map.roles import ROLES, Roles, roles
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_ZERO, SMALLEST, Estimate, Measured, Reading, Row, Rule
+from dit_lens.replication.row import SMALLEST, Estimate, Measured, Reading, Row
 from dit_lens.wan.lens import Lens
 
 CONTROLS = 2  # models that learned nothing
@@ -140,13 +140,9 @@ ROWS = (
     Row(
         "roles/divided",
         "Layers divide the work: early, middle and late ones differ in kind (abstract).",
-        "variance between layers that a cut in three explains, mean over experts (p of a smooth profile: {p})",
+        "variance between layers that a cut in three explains, mean over experts (p of a smooth profile: {p}; it has "
+        "to be rejected in every expert)",
         "share", "layers shuffled", partial(_reading, number=explained, tested=True),
-        Rule(
-            "supported when two or three stages are announced in every expert: every smooth model of depth is "
-            "rejected, p below .05 over all",
-            lambda a, b: False,  # decided by the comparison of models of depth
-        ),
         smallest=SMALLEST["variance"],
     ),
     Row(
@@ -155,6 +151,6 @@ ROWS = (
         "depth of the centre of 'decides' (effect) behind 'perceives' (attention), and of 'consolidates' (readout) "
         "behind 'decides': the smaller of the two, mean over experts",
         "layer / layers", "layers shuffled", partial(_reading, number=in_order, tested=False),
-        ABOVE_ZERO, smallest=SMALLEST["depth"], within=(SMALLEST["depth"], np.inf),
+        smallest=SMALLEST["depth"], within=(SMALLEST["depth"], np.inf),
     ),
 )  # fmt: skip

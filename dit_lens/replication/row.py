@@ -118,14 +118,6 @@ class Untestable:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A rule on unpaired intervals. It decides nothing any more: verdicts follow from the other fields of a row."""
-
-    words: str
-    holds: Callable[[Estimate, Estimate], bool]
-
-
-@dataclass(frozen=True)
 class Row:
     """One claim of the paper.
 
@@ -152,7 +144,6 @@ class Row:
     unit: str
     null_name: str
     read: Callable[[Measured], Reading | Untestable | None]
-    rule: Rule | None = None  # without effect
     smallest: float | None = None
     zero_null: bool = False
     less: bool = False
@@ -272,11 +263,3 @@ REASONS: Mapping[str, tuple[float, str]] = MappingProxyType(
 SMALLEST: Mapping[str, float] = MappingProxyType({kind: least for kind, (least, _) in REASONS.items()})
 SHARE = (0.0, 1.0)
 UP, HALF_UP = (0.0, math.inf), (0.5, math.inf)
-
-ABOVE_NULL = Rule("above the null", lambda a, b: a.low > b.high)
-ABOVE_ZERO = Rule("above zero and the null", lambda a, b: a.low > max(0.0, b.high))
-
-
-def above(level: float) -> Rule:
-    """A rule without effect, as :class:`Rule` says."""
-    return Rule(f"above {level:g} and the null", lambda a, b: a.low > max(level, b.high))

@@ -9,7 +9,6 @@ from planted_results import noise_map
 
 from dit_lens.errors import MeasureError
 from dit_lens.replication import TABLE, Reading, Row, Untestable, judge, repeated
-from dit_lens.replication.row import ABOVE_NULL
 from dit_lens.stats import Verdict, fdr
 from dit_lens.stats.verdict import PLACEBO_TOO
 
@@ -96,7 +95,7 @@ def test_one_number_is_found_however_often_it_is_told() -> None:
 def test_an_unpaired_null_enters_as_a_number() -> None:
     effect = xr.DataArray(np.ones(12), dims="task")
     null = xr.DataArray(np.zeros(5), dims="task")
-    row = Row("t/x", "p", "m", "share", "n", lambda m: Reading(effect, null, paired=False), ABOVE_NULL,
+    row = Row("t/x", "p", "m", "share", "n", lambda m: Reading(effect, null, paired=False),
               smallest=0.1, zero_null=True, bounds=(0, 1))  # fmt: skip
     found = row.verdict({})
     assert isinstance(found, Verdict) and found.outcome == "supported" and found.n == 12
