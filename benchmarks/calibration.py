@@ -4,6 +4,7 @@
     python benchmarks/calibration.py nulls maps             # some parts, the others keep their numbers
     python benchmarks/calibration.py --table                # only write the page again from docs/calibration.json
     python benchmarks/calibration.py --folder calibration   # where finished measurements are kept
+    python benchmarks/calibration.py --folder calibration --kept   # tabulate what is finished, and measure nothing
 
 Each part is kept in docs/calibration.json with the date, the machine and the versions that it was made with.
 """
@@ -22,6 +23,7 @@ from typing import Any
 
 import calibration_page
 import torch
+from calibration_tables import packed
 
 import dit_lens as dl
 from dit_lens.planted import suite
@@ -53,22 +55,25 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def measure(name: str, folder: Path | None, progress: Callable[..., None]) -> dict[str, Any]:
-    """Measure one part."""
+def measure(name: str, folder: Path | None, kept: bool, progress: Callable[..., None]) -> dict[str, Any]:
+    """Measure one part, or tabulate what the folder holds of it."""
     from dit_lens.planted.calibration import RANKED
 
-    began = time.time()
     asked = {**PARTS[name]}
     if name == "maps":
         asked["maps"] = maps()
     if name == "faithfulness":
         asked["ranked"] = RANKED
-    found = dl.planted.calibrate(folder=folder, progress=progress, **asked)
-    tables = {key: getattr(found, key).to_dict() for key in type(found).__dataclass_fields__ if getattr(found, key)}
+    found = dl.planted.calibrate(folder=folder, kept=kept, progress=progress, **asked)
+    tables = {
+        key: packed(getattr(found, key))
+        for key in type(found).__dataclass_fields__
+        if getattr(found, key)
+    }
     machine = f"{platform.machine()}, {os.cpu_count()} cores (shared), {torch.get_num_threads()} thread(s)"
     return {
         "tables": tables, "date": str(date.today()), "machine": machine, "python": platform.python_version(),
-        "versions": versions(), "minutes": round((time.time() - began) / 60, 1),
+        "versions": versions(),
     }  # fmt: skip
 
 
@@ -79,14 +84,19 @@ def told(done: int, total: int, what: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=[*PARTS, []], help="parts to measure")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all by default")
     parser.add_argument("--table", action="store_true", help="only write the page")
     parser.add_argument("--folder", type=Path, help="where finished measurements are kept")
+    parser.add_argument("--kept", action="store_true", help="tabulate what the folder holds, and measure nothing")
     asked = parser.parse_args()
+    if set(asked.parts) - set(PARTS):
+        parser.error(f"unknown parts {sorted(set(asked.parts) - set(PARTS))}: choose from {', '.join(PARTS)}")
     kept = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
-    for name in () if asked.table else asked.parts:
-        kept[name] = measure(name, asked.folder, told)
-        ROWS.write_text(json.dumps(kept, indent=1, default=float) + "\n", encoding="utf-8")
+    for name in () if asked.table else asked.parts or PARTS:
+        kept[name] = measure(name, asked.folder, asked.kept, told)
+        if not kept[name]["tables"]:  # nothing of it is finished
+            del kept[name]
+        ROWS.write_text(json.dumps(kept, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
     PAGE.write_text(calibration_page.page(kept), encoding="utf-8")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import xarray as xr
+from calibration_summary import null_findings, summary
+from calibration_tables import false, number, over, recall, small, table, unpacked
 
 from dit_lens.planted import suite
 from dit_lens.planted.methods import METHODS
@@ -34,15 +35,15 @@ print(effects["value"].round(3).values, made.truth.patch(tasks).round(3).values)
 found = dl.planted.calibrate(["patch"], {"mine": made.spec}, tasks=6)
 print(found.plants[["recall", "false", "error"]])
 ```
+"""
 
-## How to read it
+READ = """## What is called
 
 A method gives a number for each of its *cells* (a layer at a step, a head, a label). A cell is **called** if its
 difference from the method's own null has p <= .05, corrected over the cells by sign flips over tasks (probes: by
 shuffled labels over places), and if it is at least as large as the smallest effect of interest in the table below,
-which
-was fixed beforehand. **Recall** is the share of the mechanism's cells that are called, **false** the share of the other
-cells. **AUC** asks for the order alone. **Error** is the mean distance from the exact effect.
+which was fixed beforehand. **Recall** is the share of the mechanism's cells that are called, **false** the share of the
+other cells. **AUC** asks for the order alone. **Error** is the mean distance from the exact effect.
 
 Methods make different claims. *use*: the answer depends on it. *screen*: an estimate of that, to be measured again.
 *presence*: it is there; a decoy that is there is rightly found, and wrongly believed by whoever reads presence as use.
@@ -51,40 +52,19 @@ Methods make different claims. *use*: the answer depends on it. *screen*: an est
 
 def page(kept: Mapping[str, Any]) -> str:
     """The page of whatever parts there are."""
-    tables = {name: {k: xr.Dataset.from_dict(v) for k, v in part["tables"].items()} for name, part in kept.items()}
-    parts = [HEAD, methods()]
+    tables = {name: {k: unpacked(v) for k, v in part["tables"].items()} for name, part in kept.items()}
+    parts = [HEAD]
     written: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
-        ("plants", exact), ("plants", decoys), ("plants", hard), ("nulls", nulls), ("graded", graded),
-        ("faithfulness", faithful), ("maps", maps),
+        ("plants", summary), ("plants", called), ("plants", exact), ("plants", decoys), ("plants", hard),
+        ("nulls", nulls), ("graded", graded), ("faithfulness", faithful), ("maps", maps),
     )  # fmt: skip
     parts += [write(tables) for name, write in written if name in tables]
-    parts += [BELIEVE, how(kept)]
+    parts.append(how(kept))
     return "\n".join(part.strip() + "\n" for part in parts)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, its first column left and the others right."""
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
-def number(value: float, digits: int = 2) -> str:
-    """A number without its leading zero; empty for none."""
-    if not np.isfinite(value):
-        return ""
-    said = f"{value:.{digits}f}"
-    return said.replace("0.", ".", 1) if said.startswith(("0.", "-0.")) else said
-
-
-def small(value: float) -> str:
-    """An error: as a power of ten where it is rounding."""
-    if not np.isfinite(value):
-        return ""
-    return number(value, 3) if value >= 5e-4 else f"{value:.0e}"
-
-
-def methods() -> str:
-    """The methods, what each claims and its smallest effect of interest."""
+def called(tables: Mapping[str, Any]) -> str:
+    """What counts as a finding, and each method's cells, null and smallest effect of interest."""
     cells = {
         "patch": "step, layer: a block's update from the twin with the other answer; null: the same task, other noise",
         "patch components": "layer, component: held over all steps",
@@ -98,41 +78,29 @@ def methods() -> str:
         "causal check, pattern": "label: along the difference of class means",
         "region attention": "region, layer, head: log2 enrichment; null: random masks",
         "energy": "layer: log2 energy of the update in the region; null: random masks",
-        "layer lens": "layer: gain of the raw read-out's cosine; null: shuffled weights",
+        "layer lens": "layer: how much of the answer it adds to the raw read-out",
+        "layer lens, cosine": "layer: gain of the raw read-out's cosine with the output; null: shuffled weights",
         "probes": "label, step, layer: AUC in the later frames' mean; null: shuffled labels",
     }
-    rows = [(m.name, m.claims, f"{m.smallest:g}", cells[m.name]) for m in METHODS]
-    return table(("method", "claims", "smallest", "cells"), rows)
-
-
-def _over(found: xr.Dataset, plants: Iterable[str], name: str) -> xr.DataArray:
-    there = [plant for plant in plants if plant in found["plant"].values]
-    return found[name].sel(plant=there)
+    rows = [(m.name, f"{m.smallest:g}", cells[m.name]) for m in METHODS]
+    return f"{READ}\n{table(('method', 'smallest effect of interest', 'cells'), rows, left=(0, 2))}\n"
 
 
 def exact(tables: Mapping[str, Any]) -> str:
     """Recall, false findings, AUC and error on exact plants."""
     found = tables["plants"]["plants"]
-    names = [*suite.EXACT, *suite.NOISY]
     rows = []
     for method in METHODS:
-        if method.name not in found["method"].values:
+        if method.name not in found["approach"].values:
             continue
-        one = {k: _over(found, names, k).sel(method=method.name) for k in ("recall", "false", "any_false", "auc")}
-        one |= {k: _over(found, names, k).sel(method=method.name) for k in ("cells", "members", "error")}
+        one = over(found, method.name, [*suite.EXACT, *suite.NOISY])
         n = int(one["cells"].notnull().sum())
-        if not n:
-            continue
-        called = float((one["recall"] * one["members"]).sum() / one["members"].where(one["recall"].notnull()).sum())
-        others = one["cells"] - one["members"]
-        false = float((one["false"] * others).sum() / others.where(one["false"].notnull()).sum())
-        rows.append(
-            (method.name, str(n), number(called), number(false), f"{int(one['any_false'].sum())} of {n}",
-             number(float(one["auc"].mean())), small(float(one["error"].mean())))
-        )  # fmt: skip
+        if n:
+            rows.append(
+                (method.name, str(n), number(recall(one)), number(false(one)), f"{int(one['any_false'].sum())} of {n}",
+                 number(float(one["auc"].mean())), small(float(one["error"].mean())))
+            )  # fmt: skip
     head = ("method", "networks", "recall", "false", "networks with any", "AUC", "error")
-    matrix = _matrix(found, names, lambda c: f"{number(c['recall'])} / {int(c['cells'] * c['false'] > 0)}")
-    del matrix
     return f"""## Plants with one truth
 
 {len(suite.EXACT)} plants without any rest and {len(suite.NOISY)} in a little noise, {found.sizes["seed"]} networks
@@ -142,19 +110,15 @@ each. A method runs on the plants that concern it.
 """
 
 
-def _matrix(found: xr.Dataset, names: Iterable[str], cell: Callable[[xr.Dataset], str]) -> str:
-    return ""
-
-
 def decoys(tables: Mapping[str, Any]) -> str:
     """What each method says of decoys."""
     found = tables["plants"]["plants"]
     there = [name for name in (*suite.DECOYS, "loud update, in noise") if name in found["plant"].values]
     rows = []
     for method in METHODS:
-        if method.name not in found["method"].values:
+        if method.name not in found["approach"].values:
             continue
-        one = found.sel(method=method.name, plant=there)
+        one = found.sel(approach=method.name, plant=there)
         if not bool(one["cells"].notnull().any()):
             continue
         said = []
@@ -180,9 +144,9 @@ def hard(tables: Mapping[str, Any]) -> str:
     there = [name for name in suite.HARD if name in found["plant"].values]
     rows = []
     for method in METHODS:
-        if method.claims == "presence" or method.name not in found["method"].values:
+        if method.claims == "presence" or method.name not in found["approach"].values:
             continue
-        one = found.sel(method=method.name, plant=there)
+        one = found.sel(approach=method.name, plant=there)
         if not bool(one["cells"].notnull().any()):
             continue
         said = []
@@ -199,37 +163,41 @@ answer: each is causal, and together they do nothing, so that neither belongs to
 write what a third joins. All in a rest of .05.
 
 {table(head, rows)}
+
+So: that a layer alone has no effect does not say that it takes no part (redundant layers; an *and* whose other input
+says no); windows of layers find both. That a layer has an effect does not say that the answer would be another without
+both of a pair (layers that cancel): a window around the pair has none.
 """
 
 
 def nulls(tables: Mapping[str, Any]) -> str:
     """False findings on nulls."""
-    found = tables["nulls"]["nulls"]["found"]
-    if "nulls of causal checks" in tables:
-        found = xr.concat([found, tables["nulls of causal checks"]["nulls"]["found"]], "method", join="outer")
+    found = null_findings(tables)
+    assert found is not None
     untrained = tables.get("untrained", {}).get("untrained")
     rows = []
     for method in METHODS:
-        if method.name not in found["method"].values:
+        if method.name not in found["approach"].values:
             continue
-        one = found.sel(method=method.name).stack(network=("kind", "model")).reset_index("network", drop=True)
+        one = found.sel(approach=method.name).stack(network=("kind", "model")).reset_index("network", drop=True)
+        if not bool(one.notnull().any()):
+            continue
         rate = share_interval(one.dropna("network"), "network")
         seen = ""
-        if untrained is not None and method.name in untrained["method"].values:
-            some = untrained["found"].sel(method=method.name)
-            seen = f"{int(some.sum())} of {some.sizes['model']}"
+        if untrained is not None and method.name in untrained["approach"].values:
+            some = untrained["found"].sel(approach=method.name)
+            seen = f"{int(some.sum())} of {int(some.notnull().sum())}"
         rows.append(
             (method.name, method.claims, f"{int(one.sum())} of {int(rate['n'])}", number(rate["value"].item()),
              f"{number(rate['low'].item())} to {number(rate['high'].item())}", seen)
         )  # fmt: skip
-    head = ("method", "claims", "networks with any", "share", "95 % interval (Wilson)", "untrained, asked what it sees")
+    head = ("method", "claims", "networks with any", "share", "95 % interval (Blaker)", "untrained, asked what it sees")
     return f"""## Networks without a mechanism
 
 Random networks, and planted ones with the entries of every weight tensor shuffled, of three layers, on tasks whose
 label, second bit and regions are drawn by themselves: whatever is called is false. The last column is no error rate:
-there
-random networks get the real pictures and labels. They pass on what they see, as any network does, so a patch has a real
-effect in them and a probe reads a real label. Such a finding is true, and says nothing of what training made.
+there random networks get the real pictures and labels. They pass on what they see, as any network does, so a patch has
+a real effect in them and a probe reads a real label. Such a finding is true, and says nothing of what training made.
 
 {table(head, rows)}
 """
@@ -238,30 +206,26 @@ effect in them and a probe reads a real label. Such a finding is true, and says 
 def graded(tables: Mapping[str, Any]) -> str:
     """Recall and AUC against the strength of the rest."""
     found = tables["graded"]["graded"]
-    rows = []
-    for plant in found["plant"].values:
-        for method in METHODS:
-            if method.name not in found["method"].values:
-                continue
-            one = found.sel(plant=plant, method=method.name).mean("seed")
-            if not bool(one["cells"].notnull().any()):
-                continue
-            said = [
-                f"{number(one['recall'].sel(rest=r).item())} / {number(one['false'].sel(rest=r).item())} / "
-                f"{number(one['auc'].sel(rest=r).item())}"
-                if np.isfinite(one["cells"].sel(rest=r).item())
-                else ""
-                for r in found["rest"].values
-            ]
-            rows.append((f"{plant}: {method.name}", *said))
+    names = {"recall": "Recall", "false": "Share of the other cells that are called", "auc": "AUC"}
     head = ["plant: method", *(f"rest {number(float(r))}" for r in found["rest"].values)]
+    curves = []
+    for name, title in names.items():
+        rows = []
+        for plant in found["plant"].values:
+            for method in METHODS:
+                if method.name in found["approach"].values:
+                    one = found[name].sel(plant=plant, approach=method.name).mean("seed")
+                    if bool(one.notnull().any()):
+                        rows.append((f"{plant}: {method.name}", *(number(float(v)) for v in one.values)))
+        curves.append(f"{title}:\n\n{table(head, rows)}\n")
+    joined = "\n".join(curves)
     return f"""## In noise
 
 The rest of the network at strengths from 0 to 1: at 1 every component outside the mechanism adds random vectors as long
-as what the mechanism writes ({found.sizes["seed"]} networks each). Recall / false / AUC. What the rest does is real, so
-that from some strength on a "false" cell is a true effect of a random layer.
+as what the mechanism writes ({found.sizes["seed"]} networks each). What the rest does is real, so that from some
+strength on a "false" cell is a true effect of a random layer.
 
-{table(head, rows)}
+{joined}
 """
 
 
@@ -276,6 +240,13 @@ def faithful(tables: Mapping[str, Any]) -> str:
             said = [f"{number(one['cpr'].sel(ranking=r).item())} / {number(one['cmd'].sel(ranking=r).item())}"
                     for r in rankings]  # fmt: skip
             rows.append((f"{plant}, rest {number(float(rest))}", *said))
+    sizes = found["size"].values
+    curves = []
+    for plant in found["plant"].values:
+        for ranking in rankings:
+            one = found["faithfulness"].sel(plant=plant, ranking=ranking, order="signed", rest=found["rest"][0])
+            curves.append((f"{plant}: {ranking}", *(number(float(v)) for v in one.values)))
+    first = number(float(found["rest"][0]))
     return f"""## Sets of cells
 
 The components of all layers, ranked by each method; the circuit of the first k is kept, the others take what they add
@@ -284,6 +255,11 @@ faithfulness over circuit size, larger is better; area between it and 1, smaller
 tasks, circuits are tried on two others.
 
 {table(("plant", *rankings), rows)}
+
+Faithfulness against the share of components kept, ranked by signed effects, in a rest of {first} (0: nothing of the
+answer is kept, 1: all of it, above 1: more than the network's own):
+
+{table(("plant: ranking", *(number(float(size)) for size in sizes)), curves)}
 """
 
 
@@ -299,34 +275,38 @@ def maps(tables: Mapping[str, Any]) -> str:
             r = one["correlation"].mean("seed")
             rows.append(
                 (f"{shape}, {layers} layers", f"{int(one['cut'].sum())} of {one.sizes['seed']}",
+                 f"{int(one['place'].sum())} of {one.sizes['seed']}" if "place" in one else "",
                  number(float(one["off"].mean())) if bool(one["off"].notnull().any()) else "",
                  *(number(r.sel(evidence=e).item()) for e in found["evidence"].values))
             )  # fmt: skip
-    head = ("planted", "stages announced", "boundary off by (depth)", *(f"r of {e}" for e in found["evidence"].values))
+    head = ("planted", "stages announced", "one place announced", "boundary off by (depth)")
+    head += tuple(f"r of {e}" for e in found["evidence"].values)
     return f"""## Whole maps
 
 Every layer attends, writes the answer and writes texture as much as a profile over depth says: three stages (cut at
 .225
 and .75), two (at .5), a ramp, one place, or none (all alike), in a rest of .05. The evidence is that of `dl.map` on six
-tasks; the cut is its own.
+tasks, and so is the model of depth (docs/map.md), at level .05.
 
 {table(head, rows)}
 """
 
 
-BELIEVE = ""
-
-
 def how(kept: Mapping[str, Any]) -> str:
     """Dates, machines, commands."""
     rows = [
-        (name, part["date"], f"{part['minutes']:.0f}", part["machine"], part["versions"]["torch"])
+        (name, part["date"], f"`python benchmarks/calibration.py {_word(name)} --folder calibration`", part["machine"],
+         part["versions"]["torch"])
         for name, part in kept.items()
     ]
     return f"""## How it was made
 
-`python benchmarks/calibration.py NAME --folder calibration` for each part; minutes on a machine that did other work as
-well, less what was already kept.
+A part goes on where it was stopped, as long as its folder is kept.
 
-{table(("part", "date", "minutes", "machine", "torch"), rows)}
+{table(("part", "date", "command", "machine", "torch"), rows, left=(0, 2))}
 """
+
+
+def _word(name: str) -> str:
+    """An argument of a command line."""
+    return f'"{name}"' if " " in name else name

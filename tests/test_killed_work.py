@@ -64,7 +64,7 @@ PUZZLES = [Puzzle(i) for i in range(6)]
 
 
 def map_(lens: Lens, folder: Path | None) -> Any:
-    found = dl.map(lens, tasks=PUZZLES[:2], seed=5, steps=(0,), scenes=2, sampling=SAMPLING, folder=folder)
+    found = dl.map(lens, tasks=PUZZLES[:2], seed=5, steps=(0,), scenes=2, controls=1, sampling=SAMPLING, folder=folder)
     tables = {name: table.to_dict() for name, table in found.tables().items()}
     clips = {str(place): dict(clips) for place, clips in found.clips.items()}
     return [tables, clips, [(run.latents, run.velocity) for run in found.runs], found.summary()]

@@ -15,7 +15,7 @@ _LAZY = {
     "AndPlant": "specs", "BackupPlant": "specs", "BranchPlant": "specs", "CancellingPlant": "specs",
     "ExpertPlant": "specs", "HeadPlant": "specs", "LabelPlant": "specs", "LayerPlant": "specs", "LoudUpdate": "specs",
     "PlantTask": "pictures", "Planted": "planting", "RegionPlant": "specs", "Spec": "specs", "StepPlant": "specs",
-    "Truth": "truth", "UnusedLabel": "specs", "plant": "planting", "Nothing": "specs", "WholeMap": "specs",
+    "Truth": "truth", "UnusedLabel": "specs", "plant": "planting", "Nothing": "whole_specs", "WholeMap": "whole_specs",
     "calibrate": "calibration", "Calibration": "calibration", "METHODS": "methods",
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """``calibrate``: every method on every plant that concerns it, and on networks without a mechanism.
 
     found = dl.planted.calibrate(methods=["patch", "probes"], plants=["head", "unused label"])
-    found.plants                       # recall, false findings, AUC, error (plant, method, seed)
+    found.plants.sel(approach="patch")     # recall, false findings, AUC, error (plant, seed)
 
 With ``folder`` each measurement is kept as it is finished, and the same call goes on.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from dit_lens.planted import faithfulness, nulls, suite, whole_maps
 from dit_lens.planted.judging import judge, score
 from dit_lens.planted.methods import Method, chosen
 from dit_lens.planted.planting import plant
-from dit_lens.planted.specs import Spec, WholeMap
+from dit_lens.planted.specs import Spec
+from dit_lens.planted.whole_specs import WholeMap
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.options import Running
 from dit_lens.runner.work import run
 from dit_lens.stats import share_interval
+from dit_lens.store import open_store
 from dit_lens.store.base import Store
 from dit_lens.wan.versions import versions
 
@@ -37,13 +40,13 @@ class Calibration:
     """What a calibration found; tables that were not asked for are empty.
 
     Attributes:
-        plants: ``recall, false, any_false, decoys, auc, error, cells, members, seconds`` (plant, method, seed); NaN
-            where a method is not tried on a plant.
-        graded: The same (plant, rest, method, seed).
-        nulls: ``found``, whether any cell was called, (kind, model, method).
+        plants: ``recall, false, any_false, decoys, auc, error, cells, members, seconds`` (plant, approach, seed), where
+            an approach is a method; NaN where it is not tried on a plant.
+        graded: The same (plant, rest, approach, seed).
+        nulls: ``found``, whether any cell was called, (kind, model, approach).
         untrained: The same of random networks on tasks that they can see.
         faithfulness: ``faithfulness`` (plant, rest, ranking, order, size), ``cpr`` and ``cmd``.
-        maps: ``cut, p, off`` (shape, layers, seed) and ``correlation`` (shape, layers, seed, evidence).
+        maps: ``cut, place, p, off`` (shape, layers, seed) and ``correlation`` (shape, layers, seed, evidence).
     """
 
     plants: xr.Dataset
@@ -54,7 +57,7 @@ class Calibration:
     maps: xr.Dataset
 
     def false_rate(self) -> xr.Dataset:
-        """Share of networks without a mechanism in which a method finds anything, with Wilson's interval, (method)."""
+        """Share of networks without a mechanism in which a method finds anything, with its interval (Blaker)."""
         found = self.nulls["found"].stack(network=("kind", "model"))
         return share_interval(found.reset_index("network", drop=True), "network")
 
@@ -71,6 +74,7 @@ def calibrate(
     ranked: Sequence[str] = (),
     maps: Sequence[WholeMap] = (),
     folder: str | Path | Store | None = None,
+    kept: bool = False,
     progress: Progress = silent,
 ) -> Calibration:
     """Run methods on plants and on nulls.
@@ -86,13 +90,14 @@ def calibrate(
         ranked: Plants whose circuits are measured.
         maps: Whole maps.
         folder: Finished measurements are kept there.
+        kept: Measure nothing, and tabulate what the folder holds of this.
         progress: Called with the number of finished measurements.
 
     Returns:
         The tables.
 
     Raises:
-        MeasureError: For names that do not exist.
+        MeasureError: For names that do not exist, or ``kept`` without a folder.
         StoreError: For a folder of other versions.
     """
     some = chosen(methods)
@@ -105,29 +110,36 @@ def calibrate(
         for seed in seeds:
             for method in some:
                 if method.concerns(spec):
-                    work.add("plants", {"plant": name, "method": method.name, "seed": seed}, _scored(method, spec))
+                    place = {"plant": name, "approach": method.name, "seed": seed}
+                    work.add("plants", place, _scored(method, spec), spec)
     for name, spec in suite.GRADED.items() if rests else ():
         for rest in rests:
             for seed in seeds:
                 for method in some:
                     noisy = replace(spec, rest=rest)
                     if method.concerns(noisy):
-                        place = {"plant": name, "rest": rest, "method": method.name, "seed": seed}
-                        work.add("graded", place, _scored(method, noisy))
+                        place = {"plant": name, "rest": rest, "approach": method.name, "seed": seed}
+                        work.add("graded", place, _scored(method, noisy), noisy)
     for kind in nulls.KINDS:
         for model in range(models):
             for method in some:
-                place = {"kind": kind, "model": model, "method": method.name}
+                place = {"kind": kind, "model": model, "approach": method.name}
                 work.add("nulls", place, _found(method, kind, linked=False))
     for model in range(untrained):
         for method in some:
-            work.add("untrained", {"model": model, "method": method.name}, _found(method, "random", linked=True))
+            work.add("untrained", {"model": model, "approach": method.name}, _found(method, "random", linked=True))
     for name in ranked:
         for rest in rests or (0.0,):
-            work.add("faithfulness", {"plant": name, "rest": rest}, _curves(suite.PLANTS[name], rest))
+            spec = suite.PLANTS[name]
+            work.add("faithfulness", {"plant": name, "rest": rest}, _curves(spec, rest), spec)
     for spec in maps:
         place = {"shape": spec.shape, "layers": spec.n_layers, "seed": spec.drawn}
-        work.add("maps", place, _mapped(spec))
+        work.add("maps", place, _mapped(spec), spec)
+    if kept:
+        if folder is None:
+            raise MeasureError("kept=True tabulates what a folder holds: give folder=, or leave kept out")
+        there = open_store(folder, work.kind, work.identity()).keys()
+        work.items = {key: item for key, item in work.items.items() if key in there}
     run(work, Running(folder=folder, progress=progress))
     return Calibration(**{name: work.table(name) for name in Calibration.__dataclass_fields__})
 
@@ -159,8 +171,12 @@ class _Work:
         self.items: dict[str, tuple[str, Mapping[str, Any], Make]] = {}
         self.rows: Mapping[str, xr.Dataset] = {}
 
-    def add(self, table: str, place: Mapping[str, Any], make: Make) -> None:
-        self.items["-".join([table, *map(str, place.values())])] = table, place, make
+    def add(self, table: str, place: Mapping[str, Any], make: Make, spec: Spec | None = None) -> None:
+        """Add a measurement; one of a spec is kept under its contents, since names of specs are the caller's."""
+        parts = [table, *map(str, place.values())]
+        if spec is not None:
+            parts.append(sha256(repr(spec).encode()).hexdigest()[:8])
+        self.items["-".join(parts)] = table, place, make
 
     @property
     def units(self) -> list[_Unit]:
@@ -217,7 +233,7 @@ def _scored(method: Method, spec: Spec) -> Make:
 
 def _found(method: Method, kind: nulls.Kind, linked: bool) -> Make:
     def make(place: Mapping[str, Any], tasks: int) -> xr.Dataset:
-        with nulls.null_model(kind, place["model"]) as made:
+        with nulls.null_model(kind, place["model"], method.guided) as made:
             found = method.measure(made, made.tasks(tasks * method.tasks, place["model"], linked))
         called = judge(found, method.smallest, method.one_sided)["called"]
         return xr.Dataset({"found": float(called.any()), "share": float(called.mean()), "cells": float(called.size)})
@@ -236,6 +252,6 @@ def _curves(spec: Spec, rest: float) -> Make:
 
 def _mapped(spec: WholeMap) -> Make:
     def make(place: Mapping[str, Any], tasks: int) -> xr.Dataset:
-        return whole_maps.measure(spec, spec.drawn)[["cut", "p", "off", "correlation"]]
+        return whole_maps.measure(spec, spec.drawn)[["cut", "place", "p", "off", "correlation"]]
 
     return make

@@ -55,36 +55,39 @@ def score(method: Method, made: Planted, tasks: Tasks, clock: Callable[[], float
         clock: For the time that it takes.
 
     Returns:
-        Numbers ``recall``, ``false`` (share of the other cells that are called), ``any_false``, ``decoys`` (called
-        cells in the layers of decoys), ``auc``, ``error``, ``cells``, ``members`` and ``seconds``.
+        Numbers ``recall``, ``false`` (share of the other cells that are called), ``any_false``, ``decoys`` (of these,
+        the number in the layers of decoys), ``auc``, ``error``, ``cells``, ``members`` and ``seconds``. Cells that the
+        method leaves undecided count nowhere.
     """
     began = clock()
     found = method.measure(made, tasks)
     seconds = clock() - began
     judged = judge(found, method.smallest, method.one_sided)
     value, called = judged["value"], judged["called"].values
-    members, exact = truth_of(method, made, tasks, value)
-    member = members.values
+    members, others, exact = truth_of(method, made, tasks, value)
+    member, other = members.values, others.values
     rank = np.nan_to_num((value if method.one_sided else abs(value)).values)
-    both = member.any() and not member.all()
-    decoy = np.isin(_layers(value), [part.layer for part in made.spec.decoys()]) & ~member
+    decoy = _in_decoys(value, made) & other
+    counts = member | other
     with np.errstate(invalid="ignore"):
         numbers = {
             "recall": called[member].mean() if member.any() else np.nan,
-            "false": called[~member].mean() if not member.all() else np.nan,
-            "any_false": float(called[~member].any()),
+            "false": called[other].mean() if other.any() else np.nan,
+            "any_false": float(called[other].any()),
             "decoys": float((called & decoy).sum()),
-            "auc": roc_auc_score(member.ravel(), rank.ravel()) if both else np.nan,
+            "auc": roc_auc_score(member[counts], rank[counts]) if member.any() and other.any() else np.nan,
             "error": np.nanmean(abs(value - exact).values) if np.isfinite(exact).any() else np.nan,
-            "cells": float(member.size),
+            "cells": float(counts.sum()),
             "members": float(member.sum()),
             "seconds": seconds,
         }
     return xr.Dataset({name: float(number) for name, number in numbers.items()})
 
 
-def _layers(value: xr.DataArray) -> np.ndarray:
-    """The layer of every cell; -1 where cells have none, or are windows of layers."""
+def _in_decoys(value: xr.DataArray, made: Planted) -> np.ndarray:
+    """Whether each cell lies in the layer of a decoy; all cells of a plant with one where a cell is no single layer."""
+    layers = [part.layer for part in made.spec.decoys()]
     if "layer" not in value.dims or not np.issubdtype(value["layer"].dtype, np.integer):
-        return np.full(value.shape, -1)
-    return np.broadcast_to(xr.broadcast(value["layer"], value)[0].transpose(*value.dims).values, value.shape)
+        return np.full(value.shape, bool(layers))
+    there = xr.broadcast(value["layer"], value)[0].transpose(*value.dims).values
+    return np.isin(there, layers)

@@ -46,11 +46,11 @@ class Found:
 
 def toward_label(run: Run, base: Run, source: Run) -> float:
     """Redness on the side of the source's label, where its task shows the answer; 1 is a planted answer."""
-    return float(_redness(state(run, run), source.task) * source.task.label / AMPLITUDE)
+    return float(redness(state(run, run), source.task) * source.task.label / AMPLITUDE)
 
 
-def _redness(latents: torch.Tensor, task: PlantTask) -> torch.Tensor:
-    """Mean redness of latents (C, F, h, w) where the answer is shown."""
+def redness(latents: torch.Tensor, task: PlantTask) -> torch.Tensor:
+    """Mean redness of latents or of a velocity (C, F, h, w) where the answer is shown."""
     red = latents[12]
     if task.shown == "later":
         return red[1:].mean()
@@ -158,7 +158,7 @@ def _attributed(made: Planted, tasks: Tasks, hooks: Sequence[str]) -> xr.Dataset
 
 def _toward(task: PlantTask) -> Callable[[torch.Tensor], torch.Tensor]:
     """Redness of x0_hat on the side of a task's label, to be differentiated."""
-    return lambda x0: _redness(x0, task) * task.label / AMPLITUDE
+    return lambda x0: redness(x0, task) * task.label / AMPLITUDE
 
 
 def cut_attention(made: Planted, tasks: Tasks) -> Found:

@@ -20,7 +20,8 @@ from dit_lens.planted import measuring, reading
 from dit_lens.planted.measuring import Found, Tasks, every_step, horizon, windows
 from dit_lens.planted.mechanism import Attend, Units
 from dit_lens.planted.planting import Planted
-from dit_lens.planted.specs import BranchPlant, LabelPlant, LayerPlant, Nothing, Spec, UnusedLabel
+from dit_lens.planted.specs import BranchPlant, LabelPlant, LayerPlant, Spec, UnusedLabel
+from dit_lens.planted.whole_specs import Nothing
 
 SOME = 0.05  # an exact effect below this counts as none where membership is read off effects
 
@@ -37,6 +38,8 @@ class Method:
         members: The cells that are true, bool.
         concerns: Which specs it is tried on.
         exact: What the number has to be, cell by cell, where that is known.
+        guided: Whether networks without a mechanism are sampled with guidance for it.
+        undecided: Cells of which the truth does not tell whether they are true, so that they do not count, bool.
         smallest: Smallest effect of interest, in the method's own unit.
         one_sided: Whether only more than the null counts.
         tasks: How many tasks it gets, as a multiple of those of a sweep.
@@ -51,6 +54,8 @@ class Method:
     smallest: float = 0.1
     one_sided: bool = False
     tasks: int = 1
+    guided: bool = False
+    undecided: Callable[[Planted, Tasks], xr.DataArray] | None = None
 
 
 def _at_steps(made: Planted, tasks: Tasks) -> xr.DataArray:
@@ -71,11 +76,17 @@ def _windows(made: Planted, tasks: Tasks) -> xr.DataArray:
 
 
 def _cut(made: Planted, tasks: Tasks) -> xr.DataArray:
-    return made.truth.attends(mechanism=True).any("head")
+    return made.truth.attends(mechanism=True).any(["step", "head"])
 
 
 def _used(made: Planted, tasks: Tasks) -> xr.DataArray:
     return xr.DataArray([made.spec.shown == "later", False], coords={"label": list(reading.BITS)}, dims="label")
+
+
+def _responds(made: Planted, tasks: Tasks) -> xr.DataArray:
+    """Layers of a rest after one that writes in the region: they read it there, and answer there."""
+    writes = made.truth.writes_at_key(tasks)
+    return (writes.cumsum("layer") > 0) & ~writes
 
 
 def _has(kind: type, decoys: bool = False) -> Callable[[Spec], bool]:
@@ -106,7 +117,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         "patch branches", "use", measuring.patch_branches,
         lambda made, tasks: abs(_held(made, tasks, branches=True)) > SOME, lambda spec: isinstance(spec, BranchPlant),
-        lambda made, tasks: _held(made, tasks, branches=True),
+        lambda made, tasks: _held(made, tasks, branches=True), guided=True,
     ),
     Method(
         "patch windows", "use", measuring.patch_windows, lambda made, tasks: abs(_windows(made, tasks)) > SOME,
@@ -132,11 +143,17 @@ METHODS: tuple[Method, ...] = (
         _has(Attend, decoys=True), smallest=0.5, one_sided=True,
     ),
     Method(
-        "energy", "presence", reading.update_energy, lambda made, tasks: made.truth.writes_at_key(),
+        "energy", "presence", reading.update_energy, lambda made, tasks: made.truth.writes_at_key(tasks),
         lambda spec: spec.rest > 0 and _has(Units, decoys=True)(spec), smallest=0.5, one_sided=True,
+        undecided=_responds,
     ),
     Method(
-        "layer lens", "presence", reading.lens_gain, lambda made, tasks: made.truth.writes_read_out(), one_sided=True,
+        "layer lens", "presence", reading.lens_answer, lambda made, tasks: abs(made.truth.shown(tasks)) > SOME,
+        exact=lambda made, tasks: made.truth.shown(tasks),
+    ),
+    Method(
+        "layer lens, cosine", "presence", reading.lens_gain, lambda made, tasks: made.truth.writes_read_out(tasks),
+        lambda spec: spec.rest == 0, one_sided=True,
     ),
     Method(
         "probes", "presence", reading.probe_places, lambda made, tasks: made.truth.decodable(tasks),
@@ -154,10 +171,15 @@ def chosen(names: Sequence[str] | None) -> tuple[Method, ...]:
     return METHODS if names is None else tuple(BY_NAME[name] for name in names)
 
 
-def truth_of(method: Method, made: Planted, tasks: Tasks, like: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-    """(members, exact) in the dims of ``like``; exact is NaN where it is not known."""
+def truth_of(
+    method: Method, made: Planted, tasks: Tasks, like: xr.DataArray
+) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
+    """(members, all others that count, exact) in the dims of ``like``; exact is NaN where it is not known."""
     members = method.members(made, tasks).transpose(*like.dims)
+    others = ~members
+    if method.undecided is not None:
+        others = others & ~method.undecided(made, tasks).transpose(*like.dims)
     exact = xr.full_like(like, np.nan)
     if method.exact is not None and made.spec.rest == 0:
         exact = method.exact(made, tasks).transpose(*like.dims)
-    return members, exact
+    return members, others, exact

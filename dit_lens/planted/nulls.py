@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 from dit_lens.errors import MeasureError
 from dit_lens.planted.mechanism import COMPONENTS
 from dit_lens.planted.planting import Planted, plant
-from dit_lens.planted.specs import LayerPlant, Nothing
+from dit_lens.planted.specs import BranchPlant, LayerPlant, Spec
+from dit_lens.planted.whole_specs import Nothing, NothingGuided
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
 Kind = Literal["random", "shuffled"]
@@ -23,13 +24,14 @@ _SIZE: dict[str, Any] = {"n_layers": 3, "n_steps": 1, "rest": 1.0}
 
 
 @contextmanager
-def null_model(kind: Kind, seed: int) -> Iterator[Planted]:
+def null_model(kind: Kind, seed: int, guided: bool = False) -> Iterator[Planted]:
     """A network without a mechanism; closed at the end of the block.
 
     Args:
         kind: "random", every component random; "shuffled", a planted network in a rest of strength 1 with the entries
             of each weight tensor shuffled.
         seed: Which one.
+        guided: Whether it is sampled with guidance, so that it has two branches.
 
     Raises:
         MeasureError: For an unknown kind.
@@ -37,9 +39,11 @@ def null_model(kind: Kind, seed: int) -> Iterator[Planted]:
     if kind not in KINDS:
         raise MeasureError(f"unknown null {kind!r}: choose from {list(KINDS)}")
     if kind == "random":
-        with plant(Nothing(**_SIZE), seed) as made:
+        with plant((NothingGuided if guided else Nothing)(**_SIZE), seed) as made:
             yield made
         return
-    spec = LayerPlant(layer=1, component=COMPONENTS[seed % 3], **_SIZE)
+    spec: Spec = LayerPlant(layer=1, component=COMPONENTS[seed % 3], **_SIZE)
+    if guided:
+        spec = BranchPlant(branch="cond" if seed % 2 else "uncond", layer=1, **_SIZE)
     with plant(spec, seed) as made, shuffled_weights(made.lens, seed) as lens:
         yield replace(made, lens=lens)

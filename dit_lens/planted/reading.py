@@ -1,4 +1,4 @@
-"""Methods that read a network: region attention, energy, the layer lens, probes and their causal check.
+"""Methods that read a network: region attention, energy, the layer lens (two ways), probes and their causal check.
 
 Each takes a planted network and tasks, calls the toolkit as a user would, and gives what it found of each task (of a
 probe: of each label) beside the method's own null.
@@ -13,9 +13,11 @@ import xarray as xr
 
 from dit_lens import probing
 from dit_lens.experiments import attention_by_depth, energy
-from dit_lens.measures import layer_lens
-from dit_lens.planted.measuring import Found, Tasks
+from dit_lens.measures import layer_lens, layer_velocity
+from dit_lens.planted.measuring import Found, Tasks, redness
+from dit_lens.planted.pictures import PlantTask
 from dit_lens.planted.planting import Planted
+from dit_lens.planted.weights import AMPLITUDE
 from dit_lens.progress import silent
 from dit_lens.wan.reduce import RegionMean
 from dit_lens.wan.shuffled_weights import shuffled_weights
@@ -29,12 +31,12 @@ READS = 0.05  # p of a probe above which nothing was read, so that there is no d
 
 
 def region_attention(made: Planted, tasks: Tasks) -> Found:
-    """log2 enrichment of each region in each head against random masks, (region, layer, head), at the first step."""
-    regions = ("key", "other")
-    seen = attention_by_depth(made.lens, tasks, ("key",), steps=[0], draws=8, progress=silent)["enrichment"]
-    seen = seen.isel(step=0, drop=True).sel(query="all", key=list(regions), drop=True)
+    """log2 enrichment of each region in each head against random masks, (step, region, layer, head)."""
+    steps = list(range(made.spec.n_steps))
+    seen = attention_by_depth(made.lens, tasks, ("key",), steps=steps, draws=8, progress=silent)["enrichment"]
+    seen = seen.sel(query="all", key=["key", "other"], drop=True)
     seen = seen.clip(LEAST).rename(key="region").assign_coords(task=range(len(tasks))).reset_coords(drop=True)
-    seen = xr.apply_ufunc(np.log2, seen.transpose("task", "region", "layer", "head", "kind"))
+    seen = xr.apply_ufunc(np.log2, seen.transpose("task", "step", "region", "layer", "head", "kind"))
     return Found(seen.sel(kind="region", drop=True), seen.sel(kind="null", drop=True))
 
 
@@ -42,11 +44,28 @@ def update_energy(made: Planted, tasks: Tasks) -> Found:
     """log2 ratio of a block's update in the region "key" and elsewhere, against random masks, (layer)."""
     with np.errstate(divide="ignore", invalid="ignore"):  # layers that add nothing
         found = energy(made.lens, tasks, ("key",), hooks=("update",), steps=[0], draws=8, progress=silent)["energy"]
-    found = found.sel(source="regions", hook="update", drop=True).isel(step=0, drop=True)
+    found = found.sel(region="regions", hook="update", drop=True).isel(step=0, drop=True)
     found = found.sel(layer=range(made.spec.n_layers)).assign_coords(task=range(len(tasks))).reset_coords(drop=True)
     most = -np.log2(LEAST)
     found = found.where(np.isfinite(found)).clip(-most, most).transpose("task", "layer", "kind")
     return Found(found.sel(kind="region", drop=True), found.sel(kind="null", drop=True))
+
+
+def lens_answer(made: Planted, tasks: Tasks) -> Found:
+    """How much of the answer each layer adds to the raw read-out, (layer): redness on the label's side, averaged."""
+    rows = [_shown(made.lens, task, i) for i, task in enumerate(tasks)]
+    return Found(xr.DataArray(np.stack(rows), dims=("task", "layer"), coords={"task": range(len(tasks)),
+                              "layer": range(made.spec.n_layers)}))  # fmt: skip
+
+
+def _shown(lens: Any, task: PlantTask, seed: int) -> np.ndarray:
+    """Gains of one task, (layers,); 1 is a planted answer, and a velocity points away from x0_hat."""
+    run = lens.generate(task, seed=seed)
+    read = [
+        [-float(redness(v, task)) * task.label / AMPLITUDE for v in layer_velocity(lens, run, step, entry=True)]
+        for step in range(run.n_steps)
+    ]
+    return np.diff(np.mean(read, axis=0))
 
 
 def lens_gain(made: Planted, tasks: Tasks) -> Found:
@@ -59,7 +78,7 @@ def lens_gain(made: Planted, tasks: Tasks) -> Found:
 
 def _gain(lens: Any, task: Any, seed: int) -> xr.DataArray:
     run = lens.generate(task, seed=seed)
-    cosine = layer_lens(lens, run, entry=True)["cosine"].sel(readout="raw", drop=True)
+    cosine = layer_lens(lens, run, entry=True)["cosine"].sel(reading="raw", drop=True)
     return cosine.fillna(0.0).diff("layer").mean("step").reset_coords(drop=True)
 
 

@@ -12,11 +12,10 @@
     RegionPlant(layer=3, decoy=1)                  the attended region; decoy: attention to one that is never written
     LoudUpdate(layer=3, decoy=1)                   decoy: the loudest layer writes where nothing is read
     UnusedLabel(layer=3, decoy=1)                  decoy: a label that can be decoded everywhere, and nothing uses
-    WholeMap(shape="three", n_layers=40)           attention, answer and texture spread over all layers
-    Nothing(rest=1.0)                              null: a network without a mechanism
 
 Every spec takes ``n_layers``, ``n_steps`` and ``rest``, the strength of the network around the mechanism (0: it adds
-nothing; 1: each other component adds random vectors as long as a part's own).
+nothing; 1: each other component adds random vectors as long as a part's own). Whole maps and nulls are in
+:mod:`dit_lens.planted.whole_specs`.
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from dit_lens.errors import MeasureError
-from dit_lens.planted.mechanism import Attend, Component, Part, Tell, Units, both, constant, gate, linear
+from dit_lens.planted.mechanism import Attend, Component, Part, Tell, Units, both, gate, linear
 from dit_lens.planted.pictures import Asks, Shown
 from dit_lens.planted.weights import HEADS
 
@@ -70,9 +67,13 @@ class Spec:
         """Parts that do something, and nothing to the answer."""
         return ()
 
+    def context(self) -> tuple[Part, ...]:
+        """Parts that the mechanism needs, and that write the same whatever the answer is: a patch cannot see them."""
+        return ()
+
     def parts(self, expert: str) -> tuple[Part, ...]:
         """What stands in an expert."""
-        return (*self.mechanism(), *self.decoys())
+        return (*self.mechanism(), *self.context(), *self.decoys())
 
     @property
     def open(self) -> tuple[int, ...] | None:
@@ -180,8 +181,11 @@ class BranchPlant(Spec):
         """One part that reads the branch in the text, and one that makes the answer in it."""
         mine = 1.0 if self.branch == "cond" else -1.0
         gain = 1 / self.guidance if self.branch == "cond" else 1 / (1 - self.guidance)  # so that guidance undoes it
-        units = gate("red", {"green": 1.0, "flag": mine}, "answer", gain)
-        return Tell(self.layer, "flag", "flag"), Units(self.layer, units)
+        return (Units(self.layer, gate("red", {"green": 1.0, "flag": mine}, "answer", gain)),)
+
+    def context(self) -> tuple[Part, ...]:
+        """The part that reads the branch in the text."""
+        return (Tell(self.layer, "flag", "flag"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,80 +332,3 @@ class UnusedLabel(Spec):
     def decoys(self) -> tuple[Part, ...]:
         """The head that copies the second bit."""
         return (Attend(self.decoy, head=3, region="blue", writes="b"),)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WholeMap(Spec):
-    """All layers take part: they attend to the region, write the answer, and write texture, as profiles over depth say.
-
-    Attributes:
-        shape: "three" stages (cut at .225 and .75 of depth), "two" (at .5), a "ramp" without stages, "one" place that
-            does everything, or "none": all layers alike.
-        jitter: Spread of what a layer does around its profile, in natural logarithms.
-        drawn: Seed of that.
-    """
-
-    shape: Literal["three", "two", "ramp", "one", "none"]
-    n_layers: int = 12
-    n_steps: int = 1
-    rest: float = 0.05
-    jitter: float = 0.2
-    drawn: int = 0
-
-    shown: ClassVar[Shown] = "key"
-
-    def profiles(self) -> dict[str, np.ndarray]:
-        """What each layer does, (layers,): "attention" and its level; "effect" and "readout", each of sum 1."""
-        n = self.n_layers
-        depth = (np.arange(n) + 0.5) / n
-        one = (np.arange(n) == n // 2).astype(float)
-        shapes = {
-            "three": (depth < 0.225, (depth >= 0.225) & (depth < 0.75), depth >= 0.75),
-            "two": (depth < 0.5, depth >= 0.5, depth >= 0.5),
-            "ramp": (1 - depth, depth, depth),
-            "one": (one, one, one),
-            "none": (np.full(n, 0.5), np.ones(n), np.ones(n)),
-        }
-        rng = np.random.default_rng([self.drawn, n])
-        found = [np.asarray(p, float) * np.exp(self.jitter * rng.standard_normal(n)) for p in shapes[self.shape]]
-        return {"attention": np.minimum(found[0], 1.0), "effect": found[1] / found[1].sum(),
-                "readout": found[2] / found[2].sum()}  # fmt: skip
-
-    @property
-    def stages(self) -> int:
-        """How many stages there are; 0 where there are none."""
-        return {"three": 3, "two": 2}.get(self.shape, 0)
-
-    def mechanism(self) -> tuple[Part, ...]:
-        """Each layer's share of the answer, by the profile "effect"."""
-        found = self.profiles()
-        return tuple(
-            Units(layer, gate("red", "green", "answer", float(gain)))
-            for layer, gain in enumerate(found["effect"])
-            if gain > 0
-        )
-
-    def decoys(self) -> tuple[Part, ...]:
-        """Each layer's attention to the region, and the texture that it writes."""
-        found = self.profiles()
-        attention = tuple(
-            Attend(layer, head, writes=None, level=min(float(level), 0.999))
-            for layer, level in enumerate(found["attention"])
-            if level > 0
-            for head in range(HEADS)
-        )
-        texture = tuple(
-            Units(layer, constant("clutter", float(gain))) for layer, gain in enumerate(found["readout"]) if gain > 0
-        )
-        return (*attention, *texture)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nothing(Spec):
-    """No mechanism: random components, or with ``rest=0`` none that adds anything."""
-
-    rest: float = 1.0
-
-    def mechanism(self) -> tuple[Part, ...]:
-        """No parts."""
-        return ()

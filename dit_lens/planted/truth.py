@@ -23,8 +23,21 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.address import label
-from dit_lens.planted.directions import FEATURES, GATED
-from dit_lens.planted.mechanism import COMPONENTS, Attend, Calls, Component, Network, Part, Tell, Units, Where, run
+from dit_lens.planted.directions import FEATURES, GATED, INDEX
+from dit_lens.planted.mechanism import (
+    COMPONENTS,
+    Attend,
+    Calls,
+    Component,
+    Network,
+    Part,
+    Tell,
+    Units,
+    Where,
+    entry,
+    read_out,
+    run,
+)
 from dit_lens.planted.pictures import PlantTask
 from dit_lens.planted.specs import Spec
 from dit_lens.planted.weights import HEADS
@@ -102,31 +115,62 @@ class Truth:
         )
 
     def attends(self, mechanism: bool = False) -> xr.DataArray:
-        """Whether a head attends to a region, bool (region, layer, head); ``mechanism``: for the answer."""
-        names = {"green": "key", "blue": "other"}
-        shape = (2, self.network.n_layers, HEADS)
-        coords = {"region": list(names.values()), "layer": range(shape[1]), "head": range(HEADS)}
+        """Whether a head attends to a region, bool (step, region, layer, head); ``mechanism``: for the answer."""
+        names, n = {"green": "key", "blue": "other"}, self.network
+        shape = (n.n_steps, 2, n.n_layers, HEADS)
+        coords = {"step": range(shape[0]), "region": list(names.values()), "layer": range(shape[2]),
+                  "head": range(HEADS)}  # fmt: skip
         found = xr.DataArray(np.zeros(shape, bool), coords=coords, dims=tuple(coords))
-        for expert, parts in self.network.parts.items():
-            for part in self._mechanism(expert) if mechanism else parts:
+        for step, expert in enumerate(n.experts):
+            for part in self._mechanism(expert) if mechanism else n.parts[expert]:
                 if isinstance(part, Attend):
-                    found.loc[names[part.region], part.layer, part.head] = True
+                    found.loc[step, names[part.region], part.layer, part.head] = True
         return found
 
-    def writes_at_key(self) -> xr.DataArray:
-        """Whether a layer writes in the region "key" and nowhere else, bool (layer)."""
-        return self._layers(lambda part: isinstance(part, Units))
+    def writes_at_key(self, tasks: Sequence[PlantTask]) -> xr.DataArray:
+        """Whether a layer writes in the region "key" and nowhere else, bool (layer); see :meth:`_layers`."""
+        return self._layers(tasks, lambda where, write: write if where.component == "mlp" else write[:, :0])
 
-    def writes_read_out(self) -> xr.DataArray:
-        """Whether a layer writes what the output projection reads, bool (layer)."""
-        return self._layers(lambda part: any(name in READ_OUT for name in written(part)))
+    def writes_read_out(self, tasks: Sequence[PlantTask]) -> xr.DataArray:
+        """Whether a layer writes what the output projection reads, bool (layer); see :meth:`_layers`."""
+        read = [INDEX[name] for name in READ_OUT]
+        return self._layers(tasks, lambda where, write: write[:, read])
 
-    def _layers(self, chosen: Callable[[Part], bool]) -> xr.DataArray:
+    def _layers(self, tasks: Sequence[PlantTask], chosen: Callable[[Where, np.ndarray], np.ndarray]) -> xr.DataArray:
+        """Layers at which the chosen features of a write are not nothing, on any of the first two tasks."""
         found = np.zeros(self.network.n_layers, bool)
-        for parts in self.network.parts.values():
-            for part in parts:
-                found[part.layer] |= chosen(part)
+        for task in tasks[:2]:
+            for where, write in run(self.network, task).writes.items():
+                found[where.layer] |= bool((abs(chosen(where, write)) > 0.1).any())
         return xr.DataArray(found, coords={"layer": range(len(found))}, dims="layer")
+
+    def shown(self, tasks: Sequence[PlantTask]) -> xr.DataArray:
+        """How much of the answer each layer adds to the read-out of the stream, averaged over steps and tasks.
+
+        Args:
+            tasks: Tasks of this plant.
+
+        Returns:
+            (layer), in planted answers: 1 is all of it.
+        """
+        n = self.network
+        gains = np.zeros(n.n_layers)
+        for task in tasks:
+            there = task.regions["later" if task.shown == "later" else "key"]
+            streams = run(n, task).streams
+            for step in range(n.n_steps):
+                read = {
+                    branch: np.array([
+                        read_out(stream)[there, 0].mean()
+                        for stream in (entry(task), *(streams[step, branch, layer] for layer in range(n.n_layers)))
+                    ])
+                    for branch in n.branches
+                }  # fmt: skip
+                guided = read["cond"]
+                if n.guidance > 1:
+                    guided = read["uncond"] + n.guidance * (guided - read["uncond"])
+                gains += np.diff(guided) * task.label / n.n_steps / len(tasks)
+        return xr.DataArray(gains, coords={"layer": range(n.n_layers)}, dims="layer")
 
     def decodable(self, tasks: Sequence[PlantTask]) -> xr.DataArray:
         """Whether the later frames' mean stream after a layer tells the label, or the second bit.

@@ -31,6 +31,7 @@ from dit_lens.probing.labels import label as make_label
 from dit_lens.probing.linear_probe import Probe
 from dit_lens.probing.out_of_fold import Estimator, Place
 from dit_lens.probing.probe_grid import Asked, grid
+from dit_lens.probing.resolution import resolved
 from dit_lens.probing.ridge_moments import ALPHA
 from dit_lens.probing.splits import folds_of
 from dit_lens.wan.run import Run
@@ -124,7 +125,7 @@ def probe(
             measured |= {k: float(code[f"{k}_mean"]) for k in ("compression", "gain")}
     named = np.array(labels.classes)
     pipeline = make_pipeline(StandardScaler(), clone(given))
-    pipeline.fit(x[used], named[labels.codes[used]] if labels.classes else truth[used])
+    pipeline.fit(resolved(x)[used], named[labels.codes[used]] if labels.classes else truth[used])
     about = {**features.about, "folds": folds, "seed": seed, "permutations": permutations, "rows": int(used.sum()),
              "scenes": int(used.any(1).sum()), "groups": len(set(features.groups[used.any(1)])),
              "kind": labels.kind, "estimator": repr(given)}  # fmt: skip

@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dit_lens.probing.labels import OUT
+from dit_lens.probing.resolution import resolved
 from dit_lens.probing.ridge_moments import ALPHA, Moments, targets
 
 #: From features (rows, d) and folds (rows,) to a function: labels (rows, T) -> decisions (rows, columns, T).
@@ -85,7 +86,7 @@ class Place:
     """The features of one place, (scenes, units, d); labels with the same units and folds share their preparation."""
 
     def __init__(self, reader: Reader, x: np.ndarray) -> None:
-        self.reader, self.x = reader, x
+        self.reader, self.x = reader, resolved(x)
         self._ready: dict[tuple[bytes, bytes], Callable[[np.ndarray, int], np.ndarray]] = {}
 
     def decisions(self, y: np.ndarray, used: np.ndarray, fold: np.ndarray, classes: int) -> np.ndarray:

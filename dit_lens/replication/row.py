@@ -258,6 +258,7 @@ def text(values: xr.DataArray, bounds: tuple[float, float] | None = None) -> str
 REASONS: Mapping[str, tuple[float, str]] = MappingProxyType(
     {
         "share": (0.1, "one task in ten; the paper speaks of complete flips, and of 25 % against 68 % of branches"),
+        "variance": (0.1, "a tenth of what varies between layers"),
         "score": (0.05, "below the least loss that the paper reports (.685 to .605 with four steps)"),
         "gain": (0.025, "just below the paper's gains (.031 over no ensemble, .026 over all layers)"),
         "log2": (0.1, "7 % more; the paper shows maps without a scale, and less than that is not seen in one"),

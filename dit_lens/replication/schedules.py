@@ -49,11 +49,11 @@ def _few(m: Measured, name: str) -> Reading:
     if name == "score":
         remark = "Fewer steps of the same model: no distilled one is at hand here."
     else:
-        share, sigma = (
+        count, sigma = (
             ", ".join(f"{int(n)} steps {text(values.sel(num_inference_steps=n))}" for n in found["num_inference_steps"])
-            for values in (found["exploring"] / found["num_inference_steps"], found["commit_sigma"])
+            for values in (found["exploring"] * found["num_inference_steps"], found["commit_sigma"])
         )
-        remark = f"As a share of the schedule: {share}. Noise level at the commitment: {sigma}."
+        remark = f"In steps, of which a short schedule has fewer: {count}. Noise level at the commitment: {sigma}."
     return Reading(
         found[name].sel(num_inference_steps=usual) - found[name].sel(num_inference_steps=few),
         found[name].sel(num_inference_steps=usual) - again[name].sel(num_inference_steps=usual),
@@ -87,9 +87,9 @@ ROWS = (
     Row(
         "schedules/exploring",
         "With few steps the first ones are so large that exploration is squeezed and hardly seen.",
-        "exploring at {usual} steps minus at {few}",
-        "steps with two or more right answers alive", _SEEDS, partial(_few, name="exploring"), ABOVE_NULL,
-        smallest=SMALLEST["steps"],
+        "share of the steps with two or more right answers alive, at {usual} steps minus at {few}",
+        "share of the schedule", _SEEDS, partial(_few, name="exploring"), ABOVE_NULL,
+        smallest=SMALLEST["share"], bounds=(-1.0, 1.0),
     ),
     Row(
         "schedules/frames",

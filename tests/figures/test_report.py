@@ -219,4 +219,4 @@ def test_a_figure_without_a_title_is_headed_by_what_it_draws(effects):
 
 def test_things_without_a_section_gather_by_kind(effects, film):
     report = Report("t").figure(heatmap(effects)).figure(heatmap(effects)).generation(title="p", prompt="", film=film)
-    assert [section["title"] for section in report._sections] == ["Results", "Puzzles"]
+    assert [section["title"] for section in report._sections] == ["Results", "Generations"]

@@ -47,6 +47,14 @@ def test_null_models_answer_and_know_nothing(kind: str) -> None:
     assert prints[0] != prints[1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_guided_nulls_have_two_branches(kind: str) -> None:
+    with null_model(kind, 0, guided=True) as made:  # type: ignore[arg-type]
+        run = made.lens.generate(made.tasks(1, linked=False)[0], seed=0)
+        assert [call.branch for call in run.plan.of_step(0)] == ["cond", "uncond"]
+        assert bool(torch.isfinite(run.final).all())
+
+
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(MeasureError, match="choose from \\['random', 'shuffled'\\]"), null_model("zero", 0):  # type: ignore[arg-type]
         pass

@@ -23,6 +23,7 @@ from dit_lens.planted import (
     UnusedLabel,
     plant,
 )
+from dit_lens.planted.reading import lens_answer
 from dit_lens.planted.truth import HOOKS
 from dit_lens.progress import silent
 
@@ -137,8 +138,8 @@ def test_places_of_one_expert_are_members_at_its_steps_only() -> None:
 def test_heads_that_only_attend_are_no_members() -> None:
     with plant(HeadPlant(layer=1, head=2, **SMALL)) as made:
         assert made.truth.member_heads().values.sum() == 1 and made.truth.member_heads().sel(layer=1, head=2)
-        assert made.truth.attends().sel(region="other", layer=1).values.tolist() == [True, True, False, True]
-        assert made.truth.attends(mechanism=True).values.sum() == 1
+        assert made.truth.attends().sel(step=0, region="other", layer=1).values.tolist() == [True, True, False, True]
+        assert made.truth.attends(mechanism=True).isel(step=0).values.sum() == 1
         seen = dl.measures.region_attention(
             made.lens, made.lens.generate(made.tasks(1)[0]), queries="all", keys=("key", "other"), steps=(0,)
         )["mass"].squeeze(["step", "branch", "query"])  # fmt: skip
@@ -146,7 +147,35 @@ def test_heads_that_only_attend_are_no_members() -> None:
         np.testing.assert_allclose(seen.sel(layer=1, key="other"), [1, 1, 0, 1], atol=1e-5)
 
 
+def test_a_layer_that_writes_nothing_is_not_said_to_write() -> None:
+    """The second of two redundant layers adds nothing as long as the first is there."""
+    with plant(BackupPlant(layers=(0, 2), n_layers=3, n_steps=1)) as made:
+        tasks = made.tasks(2)
+        assert made.truth.writes_read_out(tasks).values.tolist() == [True, False, False]
+        assert made.truth.writes_at_key(tasks).values.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        (LayerPlant(layer=1, **SMALL), [0, 1, 0, 0]),
+        (LayerPlant(layer=2, component="mlp", **SMALL), [0, 0, 1, 0]),
+        (BranchPlant(branch="uncond", layer=1, **SMALL), [0, 1, 0, 0]),
+        (StepPlant(step=1, layer=2, **SMALL), [0, 0, 0.5, 0]),  # over two steps
+        (CancellingPlant(layers=(0, 2), layer=1, **SMALL), [1, 1, -1, 0]),
+        (AndPlant(layers=(0, 1), layer=2, **SMALL), [0, 0, 1, 0]),
+    ],
+)
+def test_what_the_read_out_shows(spec: Any, shown: list[float]) -> None:
+    with plant(spec, seed=1) as made:
+        tasks = made.tasks(4)
+        exact = made.truth.shown(tasks)
+        np.testing.assert_allclose(exact, shown, atol=0.05)
+        found = lens_answer(made, tasks).effect.mean("task")
+        np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
 def test_truth_of_a_layer_is_its_own() -> None:
     with plant(LayerPlant(layer=0, component="cross_attention", n_layers=2, n_steps=1)) as made:
-        assert made.truth.writes_read_out().values.tolist() == [True, False]
-        assert not made.truth.writes_at_key().any()
+        assert made.truth.writes_read_out(made.tasks(2)).values.tolist() == [True, False]
+        assert not made.truth.writes_at_key(made.tasks(2)).any()
