@@ -274,8 +274,9 @@ def test_an_intervention_that_breaks_the_numbers_is_named(lens: Any) -> None:
         go(lens, dl.steer(torch.ones(24), 3e38, step=1, hook="mlp_gated"))
 
 
-def test_one_source_goes_to_every_member_of_a_batch(lens: Any, base: Run) -> None:
-    edit = dl.patch(step=1, layers=1, source=base)
+@pytest.mark.parametrize("hook", ["update", "attn_out"])
+def test_one_source_goes_to_every_member_of_a_batch(lens: Any, base: Run, hook: str) -> None:
+    edit = dl.patch(step=1, layers=1, source=base, hook=hook)
     several = go(lens, edit, seed=[4, 5])
     for run, seed in zip(several, (4, 5), strict=True):
         torch.testing.assert_close(run.final, go(lens, edit, seed=seed).final, rtol=1e-4, atol=1e-4)

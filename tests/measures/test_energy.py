@@ -227,6 +227,9 @@ def test_a_small_change_is_no_foreground_however_few_change_more(real: Run) -> N
     assert found[:, 0, 0].all() and found.sum() == GRID[0]
     lower = token_masks.change_mask(real, moved(real, changes), share=0.5, least=0.01).reshape(GRID)
     assert lower[:, 0, :2].all() and lower.sum() in (2 * GRID[0], 3 * GRID[0])  # 0.01 itself is up to rounding
+    moving = dict.fromkeys(((r, c) for r in range(GRID[1]) for c in range(GRID[2])), 0.03) | {(1, 3): 0.5}
+    found = token_masks.change_mask(real, moved(real, moving)).reshape(GRID)
+    assert found[:, 1, 3].all() and found.sum() == GRID[0]  # what lies at the threshold is below it
     almost = {(0, 0): 0.021, (0, 1): 0.019}  # Otsu's threshold lies below both
     found = token_masks.change_mask(real, moved(real, almost)).reshape(GRID)
     assert found[:, 0, 0].all() and found.sum() == GRID[0]

@@ -61,6 +61,7 @@ def test_a_stream_between_two_blocks_is_held_once() -> None:
     per_call = 3 + 2  # and two entries
     assert needs(CELLS[1], CELLS[2]).size(one) == 2 * per_call
     assert needs(CELLS[1]).size(one) == 2 * (2 + 1)
+    assert needs(CELLS[1], CELLS[2]).size(lambda name: 3) == 3 * 2 * per_call
 
 
 def test_bytes_of_shapes() -> None:
