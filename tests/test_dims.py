@@ -144,7 +144,7 @@ CASES: dict[str, Callable[[World], Any]] = {
     "experiments.swap": lambda w: e.swap(w.lens, w.tasks, [range(3, 6)], hooks=("update", "resid_post")),
     "experiments.used_while_hidden": World.used,
     "experiments.where_decided": lambda w: e.where_decided(
-        w.lens, w.tasks, dl.tasks.batch("choose", 2, split="train"), steps=[0], held_layers=[3]
+        w.lens, w.tasks, dl.tasks.batch("choose", 4, split="train"), steps=[0], held_layers=[3], num_inference_steps=6
     ),
     "experiments.watch_answers": lambda w: e.watch_answers(w.lens, w.tasks),
     "measures.after_errors": lambda w: m.after_errors(w.states),
