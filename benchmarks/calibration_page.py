@@ -275,15 +275,18 @@ def maps(tables: Mapping[str, Any]) -> str:
             r = one["correlation"].mean("seed")
             rows.append(
                 (f"{shape}, {layers} layers", f"{int(one['cut'].sum())} of {one.sizes['seed']}",
+                 f"{int(one['place'].sum())} of {one.sizes['seed']}" if "place" in one else "",
                  number(float(one["off"].mean())) if bool(one["off"].notnull().any()) else "",
                  *(number(r.sel(evidence=e).item()) for e in found["evidence"].values))
             )  # fmt: skip
-    head = ("planted", "stages announced", "boundary off by (depth)", *(f"r of {e}" for e in found["evidence"].values))
+    head = ("planted", "stages announced", "one place announced", "boundary off by (depth)")
+    head += tuple(f"r of {e}" for e in found["evidence"].values)
     return f"""## Whole maps
 
 Every layer attends, writes the answer and writes texture as much as a profile over depth says: three stages (cut at
-.225 and .75), two (at .5), a ramp, one place, or none (all alike), in a rest of .05. The evidence is that of `dl.map`
-on six tasks; the cut is its own.
+.225
+and .75), two (at .5), a ramp, one place, or none (all alike), in a rest of .05. The evidence is that of `dl.map` on six
+tasks, and so is the model of depth (docs/map.md), at level .05.
 
 {table(head, rows)}
 """

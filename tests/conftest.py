@@ -8,6 +8,17 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from families import FAMILIES, SCHEDULERS, Family
+from quick_rule import COLLECTED, is_quick, long_functions, room_of
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the quick tests: `tests/quick_rule.py` has the rule."""
+    config.stash[COLLECTED] = {room_of(item.nodeid): 0 for item in items}
+    for item in items:
+        if is_quick(item, long_functions()):
+            item.add_marker("quick")
+            config.stash[COLLECTED][room_of(item.nodeid)] += 1
 
 
 @pytest.fixture(scope="session", autouse=True)

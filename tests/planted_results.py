@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.experiments.noise_kinds import KINDS
-from dit_lens.layer_map.roles import EVIDENCE
+from dit_lens.layer_map.evidence import EVIDENCE
 from dit_lens.replication import TABLE, Claim, judge
 from dit_lens.stats import Verdict
 
@@ -31,7 +31,7 @@ def enrichment(early: float, later: float, spread: float = 0.0, named: float = 1
     return (values * xr.DataArray(wobble, dims=("task", "kind"))).to_dataset(name="enrichment")
 
 
-def noise_map(peak_at: float, n: int = 12, noise_level: float = 0.02, early: float = 1.0) -> xr.Dataset:
+def noise_map(peak_at: float, n: int = 12, noise_level: float = 0.02, early: float = 0.8) -> xr.Dataset:
     """A map whose unit noise does most harm at ``peak_at`` of 20 steps, and whose other kinds do none."""
     rng = np.random.default_rng(0)
     step, later = np.arange(0, 20, 2), np.arange(21)

@@ -61,6 +61,12 @@ def test_both_names_at_once_are_an_error(name: str, one: str) -> None:
         ALL[name][0](**{one: ONE[one], SINGULAR[one]: ONE[one]})
 
 
+@pytest.mark.parametrize("named", [{"hook": "z"}, {"hooks": "z"}, {"hook": "z", "hooks": ("q",)}], ids=str)
+def test_hooks_of_a_recording_in_both_ways_are_an_error(named: dict[str, Any]) -> None:
+    with pytest.raises(dl.AddressError, match=r"hooks are given twice, \['update'\] and by name"):
+        dl.record("update", **named)
+
+
 @pytest.mark.parametrize(("name", "one"), CASES)
 @pytest.mark.parametrize("wrong", [[1, 2], range(2), "all", True, 1.0, ("cond",)], ids=str)
 def test_a_set_by_the_singular_name_is_refused_with_the_plural(name: str, one: str, wrong: Any) -> None:

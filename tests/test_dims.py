@@ -94,7 +94,7 @@ class World:
 
     @cached_property
     def map(self) -> Any:
-        return dl.map(self.lens, ["choose"], n=2, steps=[0], scenes=0)
+        return dl.map(self.lens, ["choose"], n=2, steps=[0], scenes=0, controls=1)
 
     def values(self, *dims: str) -> xr.DataArray:
         return xr.DataArray(self.draws.random((6,) * len(dims)), dims=dims)
@@ -124,6 +124,7 @@ class World:
 CASES: dict[str, Callable[[World], Any]] = {
     "experiments.attention_by_depth": lambda w: e.attention_by_depth(w.lens, w.tasks, steps=[0], draws=1),
     "experiments.branching": lambda w: e.branching(w.lens, w.tasks, [1], n=2),
+    "experiments.by_depth": lambda w: e.by_depth(e.swap(w.lens, w.tasks, [3, 4], hooks=("update", "z"))),
     "experiments.chain_of_steps": lambda w: e.chain_of_steps(w.lens, dl.tasks.batch("maze", 2), (0, 1)),
     "experiments.decodable_while_hidden": World.memory,
     "experiments.energy": lambda w: e.energy(w.lens, w.tasks, draws=1),
@@ -139,9 +140,14 @@ CASES: dict[str, Callable[[World], Any]] = {
     "experiments.plant_mistakes": lambda w: e.plant_mistakes(w.lens, w.tasks, [1]),
     "experiments.score_lost": lambda w: e.score_lost(w.noised),
     "experiments.sensitivity": lambda w: e.sensitivity(w.noised),
+    "experiments.strongest": lambda w: e.strongest(e.swap(w.lens, w.tasks, [3, 4])),
     "experiments.swap": lambda w: e.swap(w.lens, w.tasks, [range(3, 6)], hooks=("update", "resid_post")),
     "experiments.used_while_hidden": World.used,
+    "experiments.where_decided": lambda w: e.where_decided(
+        w.lens, w.tasks, dl.tasks.batch("choose", 4, split="train"), steps=[0], held_layers=[3], num_inference_steps=6
+    ),
     "experiments.watch_answers": lambda w: e.watch_answers(w.lens, w.tasks),
+    "measures.after_errors": lambda w: m.after_errors(w.states),
     "measures.candidates": lambda w: m.candidates(w.run),
     "measures.channel_variance": lambda w: m.channel_variance(w.run),
     "measures.commit_step": lambda w: m.commit_step(m.commitment(w.run)["motion"]),
@@ -150,9 +156,11 @@ CASES: dict[str, Callable[[World], Any]] = {
     "measures.dissimilarity": lambda w: m.dissimilarity(w.run, w.source),
     "measures.energy_map": lambda w: m.energy_map(w.run),
     "measures.energy_ratio": lambda w: m.energy_ratio(w.run, m.region_mask(w.run, ["agent"]), draws=2),
+    "measures.excess": lambda w: m.excess(w.run, m.ideal_denoiser(w.tasks[0], w.lens)),
     "measures.layer_energy": lambda w: m.layer_energy(w.run),
     "measures.layer_lens": lambda w: m.layer_lens(w.lens, w.run, 0, [2, 7], answers=True),
     "measures.pca_map": lambda w: m.pca_map(w.raw, components=m.fit_components([w.raw], layer=6)),
+    "measures.read_answers": lambda w: m.read_answers(w.run),
     "measures.region_attention": lambda w: m.region_attention(w.lens, w.run, steps=1, layers=3, draws=2),
     "measures.region_energy": lambda w: m.region_energy(w.run, ["agent", "goal"]),
     "measures.rgb": lambda w: m.rgb(m.pca_map(w.raw, components=m.fit_components([w.raw], layer=6))),

@@ -103,16 +103,18 @@ BELOW = {
     "progress": set(),
     "display": {"wan", "address", "errors"},
     "checks": {"errors"},
+    "pictures": {"errors"},
     "address": {"checks", "errors"},
     "tasks": {"store", "address", "checks", "errors"},
     "stats": {"errors"},
-    "store": {"checks", "errors"},
-    "wan": {"display", "store", "address", "checks", "errors", "lab"},  # lab: where the shipped weights lie
+    "store": {"checks", "pictures", "errors"},
+    "wan": {"display", "store", "address", "checks", "pictures", "errors", "lab"},  # lab: where the shipped weights lie
     "saved_runs": {"store", "tasks", "wan", "errors"},
     "interventions": {"wan", "address", "checks", "errors"},
     "measures": {"interventions", "wan", "stats", "store", "address", "checks", "progress", "errors"},
     "runner": {
-        "measures", "interventions", "display", "wan", "stats", "store", "address", "checks", "progress", "errors",
+        "measures", "interventions", "display", "wan", "stats", "store", "address", "checks", "pictures", "progress",
+        "errors",
     },
     "experiments": {
         "runner", "measures", "interventions", "wan", "tasks", "stats", "store", "address", "checks", "progress",

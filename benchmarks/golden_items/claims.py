@@ -1,8 +1,8 @@
-"""The numbers of the paper's claims, each experiment at the fewest puzzles: value, interval, count and null."""
+"""The numbers of the paper's claims, each experiment at the fewest tasks: value, interval, count and null."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import dit_lens as dl
@@ -11,12 +11,15 @@ from golden_items.table import Numbers, flat, item
 NUMBERS = ("value", "low", "high", "n", "null", "null_low", "null_high")
 
 
-def of_claims(claims: Sequence[Any]) -> dict[str, dict[str, float]]:
+def of_rows(name: str, measured: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Every row that was taken, also those that are one number."""
+    rows = [(row, row.read(measured)) for row in dl.replication.TABLE[name]]
+    claims = [row.claim(found) for row, found in rows if found is not None]
     return {str(i): {part: getattr(claim, part) for part in NUMBERS} for i, claim in enumerate(claims)}
 
 
 def of(lens: Any, n: int, *names: str) -> Numbers:
-    return flat({name: of_claims(dl.replication.claims(lens, name, n=n)) for name in names})
+    return flat({name: of_rows(name, dl.replication.measure(lens, name, n=n)) for name in names})
 
 
 @item

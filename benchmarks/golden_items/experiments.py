@@ -8,8 +8,7 @@ import xarray as xr
 
 import dit_lens as dl
 from dit_lens import experiments as e
-from dit_lens.replication import read
-from golden_items.claims import of_claims
+from golden_items.claims import of_rows
 from golden_items.table import Numbers, flat, item, ordered, puzzles
 
 
@@ -64,7 +63,7 @@ def branching(lens: Any) -> Numbers:
 def ensembles(lens: Any) -> Numbers:
     """Shared latents in every mode and two windows, and their controls."""
     found = e.ensembles(lens, puzzles("maze"), k=2, other_layers=[range(0, 3)], repeats=2, num_inference_steps=3)
-    return flat(found)
+    return flat(found.drop_sel(kind="fresh seeds"))
 
 
 @item
@@ -136,5 +135,6 @@ def memory(lens: Any) -> Numbers:
     tasks = puzzles("occlude", 4)
     seen = e.decodable_while_hidden(lens, tasks, at=(0, 3), layers=[2, 6, 10], folds=2, num_inference_steps=5)
     used = e.used_while_hidden(lens, tasks[:2], layers=range(2, 9), steps=[0, 1, 2], num_inference_steps=5)
-    claims = of_claims(read("memory", {"read": seen, "use": used}))
+    claims = of_rows("memory", {"read": seen, "use": used})
+    seen = seen.sel(kind=["hidden", "elsewhere", "shuffled"])
     return flat({"read": seen, "used": ordered(used, "label", "kind", "task"), "claims": claims})

@@ -25,6 +25,7 @@ from dit_lens.cli.common import (
     tell_json,
 )
 from dit_lens.errors import LoadError, SamplerError, StoreError
+from dit_lens.pictures import picture
 
 if TYPE_CHECKING:
     from dit_lens.wan.run import Run
@@ -102,7 +103,7 @@ def generate(
     if prompt is not None:
         given["prompt"] = prompt
     if image is not None:
-        given["image"] = _picture(image)
+        given["image"] = picture(image, LoadError)
     elif task is None and index_of(model)["_class_name"] == "WanImageToVideoPipeline":  # said before weights are read
         raise SamplerError(
             f"{model} makes video from an image: give --image beside --prompt, or a --task, which has one"
@@ -177,15 +178,6 @@ def _named(task: str | None, prompt: str | None, number: int, seed: int) -> str:
     words = re.sub(r"[^a-z0-9]+", "-", (prompt or "").lower()).strip("-")[:40].strip("-")
     name = f"{task}-{number}" if task is not None else words or "run"
     return name if task is not None and number == seed else f"{name}-seed-{seed}"
-
-
-def _picture(path: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(path).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise LoadError(f"{path} cannot be read as a picture: give a PNG or JPEG") from error
 
 
 #: Commands and their examples.

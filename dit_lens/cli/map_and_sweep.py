@@ -34,7 +34,9 @@ def map_(
     seed: Annotated[int, typer.Option(help="first seed; the same seed gives the same tables")] = 0,
     task: Task = None,
     scenes: Annotated[int, typer.Option(help="further tasks that probes are fitted on; 0 for no probes")] = 24,
+    controls: Annotated[int, typer.Option(help="models that learned nothing, to compare with")] = 4,
     ensembles: Annotated[bool, typer.Option("--ensembles", help="score shared latents too; minutes more")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="print what it would cost, and stop")] = False,
     sampling: Any = None,
     device: Device = None,
     dtype: DtypeOf = None,
@@ -43,10 +45,16 @@ def map_(
 ) -> None:
     """Map which layers and steps of a model do what, in a report. Five minutes for lab on two cores; can be stopped."""
     import dit_lens
+    from dit_lens.layer_map.measurement import survey
 
+    lens = load(model, device, dtype, offload)
+    if plan:
+        how = dit_lens.Sampling(**sampling)
+        cost = survey(lens, task or None, n, seed, None, scenes, how, controls).cost(timed=True)
+        return tell_json({**asdict(cost), "total": cost.total, "folder": out}) if json else typer.echo(str(cost))
     with folder(out), resumable(out), progress("map") as tell:
         found = dit_lens.map(
-            load(model, device, dtype, offload), task or None, n=n, seed=seed, scenes=scenes, ensembles=ensembles,
+            lens, task or None, n=n, seed=seed, scenes=scenes, ensembles=ensembles, controls=controls,
             sampling=sampling, folder=out / "parts", progress=tell,
         )  # fmt: skip
         report = found.write(out)
@@ -60,7 +68,7 @@ def map_(
 def sweep(
     model: Model = "lab",
     task: Task = None,
-    n: Annotated[int, typer.Option(help="tasks of each family")] = 4,
+    n: Annotated[int, typer.Option(help="tasks of each family; six in all, for any p below .05")] = 6,
     seed: Annotated[int, typer.Option(help="first seed")] = 0,
     steps: Annotated[str, typer.Option(help="'all', or groups such as 0,5,8-19 (8-19 is held as one)")] = "all",
     layers: Annotated[str, typer.Option(help="'all', or groups such as 1,4,0-5")] = "all",
@@ -134,6 +142,7 @@ COMMANDS: Any = (
         map_,
         (
             "dit-lens map",
+            "dit-lens map lab --task maze --task choose --n 8 --controls 6 --plan",
             "dit-lens map lab --task maze --task choose --n 8 --out map",
             "dit-lens map path/to/model --device cuda --dtype bfloat16",
         ),

@@ -11,20 +11,21 @@ from dit_lens.experiments.attention_by_depth import attention_by_depth, knockout
 from dit_lens.experiments.branching import branching, fork, several
 from dit_lens.experiments.chain_of_steps import chain_of_steps
 from dit_lens.experiments.energy_by_depth import energy
-from dit_lens.experiments.layer_swapping import swap
+from dit_lens.experiments.layer_swapping import by_depth, strongest, swap
 from dit_lens.experiments.local_effects import local_effects
 from dit_lens.experiments.noise_injection import noise_at_frame, noise_at_step, peak, score_lost, sensitivity
 from dit_lens.experiments.readout_by_depth import layer_readout
 from dit_lens.experiments.schedules import few_steps, frames_curve
 from dit_lens.experiments.seed_ensembles import ensembles
 from dit_lens.experiments.self_correction import perception_lag, plant_mistakes, watch_answers
+from dit_lens.experiments.where_decided import other_noise, other_prompt, where_decided
 from dit_lens.experiments.working_memory import Hiding, decodable_while_hidden, used_while_hidden
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
 __all__ = [
-    "attention_by_depth", "branching", "chain_of_steps", "decodable_while_hidden", "energy", "ensembles",
+    "attention_by_depth", "branching", "by_depth", "chain_of_steps", "decodable_while_hidden", "energy", "ensembles",
     "few_steps", "fork", "frames_curve", "knockouts", "layer_readout", "local_effects", "noise_at_frame",
-    "noise_at_step",
-    "peak", "perception_lag", "plant_mistakes", "score_lost", "sensitivity", "several",
-    "shuffled_weights", "swap", "used_while_hidden", "watch_answers", "Hiding",
+    "noise_at_step", "other_noise", "other_prompt", "peak", "perception_lag", "plant_mistakes", "score_lost",
+    "sensitivity", "several", "shuffled_weights", "strongest", "swap", "used_while_hidden", "watch_answers",
+    "where_decided", "Hiding",
 ]  # fmt: skip

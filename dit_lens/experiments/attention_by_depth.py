@@ -65,7 +65,8 @@ def attention_by_depth(
     Returns:
         ``enrichment`` (task, step, layer, head, query, key, kind), kinds ``region`` and ``null`` (mean over the random
         masks), and ``text`` (task, step, layer, head, region), the enrichment of prompt and padding in cross-attention.
-        Regions that a task does not have are NaN.
+        Regions that a task does not have are NaN. ``dit_lens.stats.summarise`` of the two kinds, in log2, gives
+        intervals and corrected p.
 
     Raises:
         TaskError: Fewer than two tasks.
@@ -143,7 +144,8 @@ def knockouts(
     Returns:
         (task, edge, layer, kind) with kinds ``cut`` and ``random``: ``changed``, the answer differs from that without a
         cut; ``solved``; ``moved``, the distance of the video's latents to the uncut ones, in standard deviations of the
-        uncut; and ``base_solved`` (task).
+        uncut; and ``base_solved`` (task). ``dit_lens.stats.summarise`` of the two kinds gives intervals, and p
+        corrected over the windows.
 
     Raises:
         TaskError: Fewer than two tasks, or tasks without a scorer.

@@ -73,7 +73,8 @@ def energy(
     Returns:
         ``energy`` (task, hook, region, step, layer, kind), ``variance`` (task, hook, step, layer, kind), both log2
         ratios, and ``norm`` (task, hook, step, layer, frame), the mean token norm. A video in which nothing changed
-        gives NaN for ``region="difference"``.
+        gives NaN for ``region="difference"``. ``dit_lens.stats.summarise`` of two kinds gives intervals and
+        corrected p.
 
     Raises:
         TaskError: Fewer than two tasks.

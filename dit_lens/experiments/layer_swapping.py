@@ -8,9 +8,11 @@ For a base run b, a source run s (same noise, other answer) and a swap h (some l
     nearer  = [ || x(h) - x(s) || < || x(h) - x(b) || ] = [ effect > 1/2 ]
 
 each read at two horizons: ``local`` from x0_hat of the last swapped step (for one step this is the local effect), and
-``final`` from the finished video. Early x0_hat shows several answers at once and reads as none, so ``flipped`` is
-often empty there; ``nearer`` is then the flip that can be counted. The placebo is the same swap from the same scene at
-another seed, judged against the same source.
+``final`` from the finished video; the coordinate ``read_in`` of ``horizon`` says so in the result. Early x0_hat shows
+several answers at once and reads as none, so ``flipped`` is often empty there; ``nearer`` is then the flip that can be
+counted. The placebo is the same swap from the same scene at another seed, judged against the same source. p is of the
+paired difference to it, by sign flips over tasks, and corrected over all cells (layers, steps and hooks) of a horizon
+by the largest |t| among them. :func:`by_depth` gives the curve over layers with that difference and its interval.
 
 A whole-stream swap at one layer carries everything computed so far. Where base and source share text and timestep
 (other picture, same prompt) it carries the source's velocity, whatever the layer, so its layer axis has no
@@ -40,12 +42,15 @@ from dit_lens.interventions.base import STREAM
 from dit_lens.runner import Options, Sweep
 from dit_lens.runner.metrics import Item, projected
 from dit_lens.runner.options import RUNNING
+from dit_lens.stats import max_statistic, paired
 from dit_lens.stats.summary import summarise
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.points import point
 from dit_lens.wan.run import Run
 
 HORIZONS = ("local", "final")
+#: Where answers and states are read at each horizon.
+READ_IN = {"local": "x0_hat of the last swapped step", "final": "finished video"}
 KINDS = ("effect", "placebo")
 METRICS = ("flipped", "changed", "nearer", "effect")
 _INVARIANT = (
@@ -98,8 +103,8 @@ def swap(
         A Dataset over (hook, layer, step, horizon): ``flipped``, ``changed``, ``nearer``, ``effect``, each with
         ``_low``, ``_high``, ``_n``, the same of its placebo (``_null``, ``_null_low``, ``_null_high``), the paired
         difference of both (``_difference``, ``_difference_low``, ``_difference_high``), ``_p``, and ``_p_corrected``
-        over all cells; and ``raw`` (metric, kind, hook, layer, step, horizon, task). Intervals are 95 %, over tasks
-        (:func:`dit_lens.stats.summarise`).
+        over all cells; and ``raw`` (metric, kind, hook, layer, step, horizon, task). The coordinate ``read_in``
+        (horizon) says where answers are read. Intervals are 95 %, over tasks (:func:`dit_lens.stats.summarise`).
 
     Raises:
         TaskError: Tasks without twins or answers.
@@ -168,8 +173,8 @@ def swap(
     about = {
         "model": lens.name, "weights": lens.fingerprint, "twin": twin if isinstance(twin, str) else "own function",
         "placebo": f"same scene, seed + {placebo_seed}", "branches": str(branches), "heads": str(heads),
-        "tokens": str(tokens), "first_seed": seed, "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler,
-        "remarks": remarks,
+        "tokens": str(tokens), "first_seed": seed, "n_layers": lens.n_layers,
+        "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
     }  # fmt: skip
     return _table(cells).assign_attrs(about)
 
@@ -237,6 +242,7 @@ def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(cells: xr.DataArray) -> xr.Dataset:
+    cells = cells.drop_vars("read_in", errors="ignore")  # of a result that is tabled again
     found: dict[str, xr.DataArray] = {}
     texts = {
         "flipped": ("answers turned into the source's", "share of tasks"),
@@ -249,4 +255,64 @@ def _table(cells: xr.DataArray) -> xr.Dataset:
         summary = summarise(own, null, bounds=None if metric == "effect" else (0, 1))
         found |= {metric if part == "value" else f"{metric}_{part}": summary[part] for part in summary.data_vars}
         found[metric].attrs |= dict(zip(("long_name", "units"), texts[metric], strict=True))
-    return xr.Dataset(found | {"raw": cells})
+    read_in = [READ_IN[str(h)] for h in cells["horizon"].values]
+    return xr.Dataset(found | {"raw": cells}).assign_coords(read_in=("horizon", read_in))
+
+
+def by_depth(found: xr.Dataset, metric: str = "effect", *, horizon: str = "local") -> xr.Dataset:
+    """The curve of one metric over layers: the paired difference to the placebo, layer by layer.
+
+    Args:
+        found: From :func:`swap` with ``layers="all"``, or a part of it (``found.sel(step="0")``).
+        metric: One of ``METRICS``.
+        horizon: ``"local"`` or ``"final"``.
+
+    Returns:
+        ``value``, ``low``, ``high``, ``p``, ``n``, ``sd``, ``detectable`` (of :func:`dit_lens.stats.paired`) and
+        ``p_corrected`` over (layer) and what else ``found`` has more than one of (hook, step), corrected over all of
+        these cells; ``null``, the placebo itself; and the coordinates ``depth`` (layer / layers) and ``read_in``.
+
+    Raises:
+        MeasureError: Groups of layers, which have no depth of their own, or another metric or horizon.
+    """
+    raw = found["raw"]
+    if metric not in raw["metric"] or horizon not in raw["horizon"]:
+        raise MeasureError(
+            f"metric={metric!r} horizon={horizon!r}: this swap has {raw['metric'].values.tolist()} at "
+            f"{raw['horizon'].values.tolist()}"
+        )
+    labels = [str(one) for one in raw["layer"].values]
+    if not all(one.isdigit() for one in labels):
+        raise MeasureError(f"layers {labels} are not single ones, so there is no curve over depth: swap(layers='all')")
+    n_layers = int(found.attrs.get("n_layers", len(labels)))
+    cells = raw.sel(metric=metric, horizon=horizon, drop=True)
+    cells = cells.squeeze([d for d in ("hook", "step") if d in cells.dims and cells.sizes[d] == 1], drop=True)
+    effect, placebo = (cells.sel(kind=kind, drop=True) for kind in KINDS)
+    curve = paired(effect, placebo, bounds=None if metric == "effect" else (0, 1))
+    curve["p_corrected"] = max_statistic(effect, placebo)["p_corrected"]
+    curve["null"] = placebo.mean("task")
+    numbers = [int(one) for one in labels]
+    told = found[metric].attrs
+    curve["value"].attrs = {**told, "long_name": f"{told['long_name']}, above the placebo"}
+    depth = ("layer", [one / n_layers for one in numbers])
+    return curve.assign_coords(layer=numbers, depth=depth, read_in=READ_IN[horizon])
+
+
+def strongest(found: xr.Dataset, metric: str = "effect", *, horizon: str = "local") -> xr.DataArray:
+    """Depth of the layer whose swap does most, task by task, of the swap and of its placebo.
+
+    A curve over layers may have several heights, so that its centre can lie where nothing happens. This does not.
+
+    Args:
+        found: As for :func:`by_depth`, at one step and hook.
+        metric: One of ``METRICS``.
+        horizon: ``"local"`` or ``"final"``.
+
+    Returns:
+        (kind, task), layer / layers; of equal layers the first, NaN where a task has no number.
+    """
+    depth = by_depth(found, metric, horizon=horizon)["depth"].values
+    cells = found["raw"].sel(metric=metric, horizon=horizon, drop=True).squeeze(["hook", "step"], drop=True)
+    values = cells.transpose("kind", "task", "layer")
+    best = depth[values.fillna(-np.inf).values.argmax(-1)]
+    return values.isel(layer=0, drop=True).copy(data=np.where(values.isnull().all("layer"), np.nan, best))

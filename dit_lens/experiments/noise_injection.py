@@ -3,8 +3,8 @@
 At one step for all frames, x_{s, all f} <- N(0, I), or in one latent frame at every step, x_{all s, f} <- N(0, I), and
 the same with the controls and placebos of :mod:`dit_lens.experiments.noise_kinds`. Measured are the score lost; the
 *propagation map*, 1 - linear CKA (:mod:`dit_lens.measures.cka`) of the noised to the clean run's state at each
-later step; and its mean over later steps, the *sensitivity curve*. Runs are forked from the clean one where the
-injection happens, so that earlier steps are computed once.
+later step; and the *sensitivity curve*, that map at one lag after every injection. Runs are forked from the clean one
+where the injection happens, so that earlier steps are computed once.
 
 When not to use: the propagation map as a map of damage. Dissimilarity of latents shows that the noise differs, as it
 does for another seed: read it beside ``renewed``, ``unrelated`` and the score. And noise at all frames of a step
@@ -119,21 +119,37 @@ def noise_at_step(
     ).assign_attrs(noise_seed=noise_seed, layer=layer)
 
 
-def sensitivity(found: xr.Dataset) -> xr.DataArray:
-    """The paper's sensitivity curve: mean dissimilarity over the states after the injection.
+def sensitivity(found: xr.Dataset, lag: int | None = None) -> xr.DataArray:
+    """Sensitivity curve: dissimilarity of the states a fixed number of steps after the injection.
 
-    How the paper reduces its map to a curve is not known; the mean is an assumption. The later the injection, the fewer
-    states are averaged and the shorter the time to recover.
+    How the paper reduces its map to a curve is not known. At the end of the generation, or in the mean over all later
+    states, an early injection has had more steps to recover than a late one, so that such a curve rises with the step
+    whatever the model does. Here all have had the same number.
 
     Args:
         found: From :func:`noise_at_step`.
+        lag: Steps from the injection to the state; a tenth of the schedule by default, at least one.
 
     Returns:
-        (task, kind, step, hook, metric); 0 is unaffected.
+        (task, kind, step, hook, metric); 0 is unaffected. NaN for injections after which the generation ends sooner.
+        The lag is in ``attrs["lag"]``.
+
+    Raises:
+        MeasureError: A lag that no injection can have.
     """
-    after = found["other_step"] > found["step"]
-    curve = found["dissimilarity"].where(after).mean("other_step")
-    curve.attrs = {"long_name": "mean 1 - CKA after the injection", "units": "0 = unaffected"}
+    n_steps = int(found["other_step"].max())
+    lag = max(1, round(n_steps / 10)) if lag is None else lag
+    steps = found["step"].values
+    fits = steps + lag <= n_steps
+    if lag < 1 or not fits.any():
+        raise MeasureError(
+            f"lag={lag}: of {n_steps} steps, injected at {steps.tolist()}, give a lag from 1 to {n_steps - min(steps)}"
+        )
+    far = found["dissimilarity"]
+    at = xr.DataArray(np.where(fits, steps + lag, n_steps), dims="step", coords={"step": found["step"]})
+    curve = far.sel(other_step=at).drop_vars("other_step").where(xr.DataArray(fits, dims="step"))
+    curve = curve.transpose(*(dim for dim in far.dims if dim != "other_step"))
+    curve.attrs = {"long_name": f"1 - CKA {lag} steps after the injection", "units": "0 = unaffected", "lag": lag}
     return curve
 
 

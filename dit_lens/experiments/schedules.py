@@ -1,10 +1,11 @@
 """Few steps and few frames: the score that the model reaches, and how much it explores (paper, distillation, frames).
 
 ``few_steps`` samples the same tasks with schedules of 4 to 50 steps and reads the same measures off each run. At the
-first step (sigma = 1, the same noise) every schedule has the same x0_hat; a short one has fewer of the steps in which
-several answers are alive. So exploration is counted in *steps* (``exploring``: steps with at least two right answers
-alive in x0_hat) and placed by *noise level* (``commit_sigma``: sigma at the first step from which x0_hat keeps the
-run's final answer), because a share of a schedule means another sigma in each.
+first step (sigma = 1, the same noise) every schedule has the same x0_hat. Exploration is a *share of the schedule*
+(``exploring``: of the steps, those with at least two right answers alive in x0_hat): a short schedule cannot hold as
+many such steps as a long one, so their number falls with its length whatever the model does. It is placed by *noise
+level* as well (``commit_sigma``: sigma at the first step from which x0_hat keeps the run's final answer), because a
+share of a schedule means another sigma in each.
 
 ``frames_curve`` samples videos of other lengths. A task is made for one length, so the video is fitted to its scorer: a
 short video is continued by its last frame, a long one cut (:func:`fitted`). ``cut`` is the control of that fitting: the
@@ -75,8 +76,8 @@ def commit_sigma(run: Run) -> float:
 
 
 def exploring(run: Run) -> float:
-    """Steps in which at least two right answers are alive in x0_hat (the lower count of ``candidates``)."""
-    return float((candidates(run, decoys=0)["fewest"] >= 2).sum())
+    """Share of the steps in which two or more right answers are alive in x0_hat (the lower count of ``candidates``)."""
+    return float((candidates(run, decoys=0)["fewest"] >= 2).mean())
 
 
 def alive_first(run: Run) -> float:

@@ -6,7 +6,8 @@ number of denoiser calls, which is counted and reported. Conditions:
     alone           the K seeds without sharing
     random of K     one of the videos of ``alone``, drawn at random
     best of K       the one of ``alone`` with the best score: an oracle, the ceiling at the same compute
-    noise mean      the initial noises averaged at unit variance: still plain noise, so this is the placebo
+    fresh seeds     K further seeds without sharing, read as their mean: the null. Its expected gain is zero
+    noise mean      the initial noises averaged at unit variance: still plain noise
     velocity mean   the velocities averaged at the chosen steps: no layer is needed for it
     <mode> <layers> hidden states shared, for each mode (dit_lens.interventions.ensemble_modes) and window of layers
 
@@ -16,12 +17,17 @@ over the K videos, which is the expected score of a random one. The gain of a co
 
     gain(c) = mean over tasks of [ score(c, task) - score(alone, task) ],  averaged over repeats first
 
+The seeds of ``alone`` are as good as any others, so that a condition which does nothing has an expected gain of zero:
+that is what the p of sign flips is about, over the tasks, and corrected over the conditions that share. ``fresh seeds``
+measures that zero on the same tasks, and how far luck alone carries it.
+
 When not to use: where single seeds nearly always succeed and there is nothing to gain; use fewer sampling steps or
 harder tasks. And a null at step 0 of many is expected of a model that sees its picture at every step.
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
@@ -38,7 +44,7 @@ from dit_lens.interventions.ensemble import PAPER_WINDOW
 from dit_lens.interventions.ensemble_modes import EnsembleMode, ensemble_mode, noise_mean
 from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.runner.options import split_options
-from dit_lens.stats.intervals import mean_interval
+from dit_lens.stats import max_statistic, mean_interval, paired
 from dit_lens.wan.editing import Context, Edit, Intervention
 from dit_lens.wan.expert import Hook
 from dit_lens.wan.lens import Lens
@@ -48,6 +54,8 @@ Scorer = Callable[[Run], float]
 READINGS = ("one", "all")  # the first seed's video, as in the paper; the mean over all of them
 MODES = ("lockstep", "cached", "alpha", "updates")
 PLACEBO = "noise mean"
+FRESH = "fresh seeds"  # the null: seeds that no condition has seen
+FRESH_FROM = 1_000_000  # added to a member's seed
 SCORERS: Mapping[str, Scorer] = {
     "value": lambda run: float(run.score.value),
     "solved": lambda run: float(run.score.solved),
@@ -85,16 +93,18 @@ def ensembles(
         rescale: See :func:`ensemble_mode`.
         branches: Where they share.
         repeats: Sets of K seeds per task; set r of task i has seeds from ``seed + (i repeats + r) k``.
-        scorers: name -> function of a run; the first one picks the best of K.
+        scorers: name -> function of a run; the first one picks the best of K. Without them scores lie in 0 to 1, and
+            so do intervals.
         seed: The first noise seed.
         **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
     Returns:
         A Dataset over (kind, reading, metric), where kinds are the conditions: ``score`` with ``low``, ``high``, ``n``
-        over tasks; paired ``gain``, ``gain_low``, ``gain_high`` to ``alone``, and the same of the placebo (``null``,
+        over tasks; paired ``gain``, ``gain_low``, ``gain_high`` to ``alone`` with ``gain_p`` against zero, and
+        ``gain_p_corrected`` over the conditions that share (NaN for the others); the gain of fresh seeds (``null``,
         ``null_low``, ``null_high``); ``repeat_mean`` per repeat with a t interval over repeats (``repeat_low``,
         ``repeat_high``); ``calls`` (kind), denoiser calls per task and repeat, counted per row; ``raw`` per repeat
-        (``draw``) and task.
+        (``draw``) and task. Fewer than five tasks have no interval.
 
     Raises:
         MeasureError: Fewer than two members, members that came out equal, and latents with NaN.
@@ -117,7 +127,7 @@ def ensembles(
     where = {"steps": steps, "branches": branches, "rescale": rescale}
     planned = _planned(modes, (layers, *other_layers), {**where, "alpha": alpha})
     edits, twins, remarks = _conditions(lens, planned, ensemble_mode("velocity", steps=steps, branches=branches))
-    names = ["alone", f"random of {k}", f"best of {k}", *(name for name in edits if name != "alone"), *twins]
+    names = ["alone", f"random of {k}", f"best of {k}", *(name for name in edits if name != "alone"), *twins, FRESH]
 
     def row(item: Item) -> xr.Dataset:
         def scored(draw: int) -> dict[str, Any]:
@@ -135,6 +145,9 @@ def ensembles(
             blind = [int(rng.integers(k)) for _ in range(number + 1)][-1]
             for name, pick in ((f"random of {k}", blind), (f"best of {k}", int(alone[0].argmax()))):
                 scores[name], calls[name] = alone[:, [pick]], calls["alone"]
+            fresh, calls[FRESH] = _lockstep(item, [FRESH_FROM + member for member in members], None)
+            # Their mean in both readings: what a fresh seed is expected to score.
+            scores[FRESH] = np.array([[np.mean([judge(run) for run in fresh])] for judge in judges.values()])
             read = [[scores[name][:, 0], scores[name].mean(1)] for name in names]  # the first member's, the mean
             return {
                 "raw": (("kind", "reading", "metric"), np.array(read)),
@@ -147,12 +160,12 @@ def ensembles(
     found = over_tasks(lens, tasks, row, seed=seed, options=options, of=ensembles)
     cells = found["raw"].transpose("kind", "reading", "metric", "draw", "task")
     calls = [_one(name, set(found["calls"].sel(kind=name).values.ravel().tolist())) for name in names]
-    table = _table(cells).assign(calls=("kind", calls))
+    table = _table(cells, (0.0, 1.0) if scorers is None else None).assign(calls=("kind", calls))
     table["calls"].attrs = {"long_name": "denoiser calls per task and repeat", "units": "calls of one row"}
     plan = lens.plan(split_options(options)[0])
     about = {
         "model": lens.name, "weights": lens.fingerprint, "k": k, "steps": str(steps), "alpha": alpha,
-        "rescale": int(rescale), "branches": str(branches), "first_seed": seed, "placebo": PLACEBO,
+        "rescale": int(rescale), "branches": str(branches), "first_seed": seed, "placebo": PLACEBO, "null_name": FRESH,
         "num_inference_steps": plan.n_steps, "scheduler": plan.scheduler, "remarks": remarks,
     }  # fmt: skip
     return table.assign_attrs(about)
@@ -262,19 +275,32 @@ def _one(name: str, counts: set[int]) -> int:
     return counts.pop()
 
 
-def _table(cells: xr.DataArray) -> xr.Dataset:
+def _table(cells: xr.DataArray, bounds: tuple[float, float] | None = None) -> xr.Dataset:
     each = cells.mean("draw")  # repeats of a task are averaged first: the task is the unit
-    whole, gain = mean_interval(each), mean_interval(each - each.sel(kind="alone", drop=True))
+    alone = each.sel(kind="alone", drop=True).broadcast_like(each)
+    whole, gain = mean_interval(each, bounds=bounds), paired(each, alone, bounds=bounds)
     found = {"score": whole["value"], "low": whole["low"], "high": whole["high"], "n": whole["n"]}
-    found |= {"gain": gain["value"], "gain_low": gain["low"], "gain_high": gain["high"]}
-    null = gain.sel(kind=PLACEBO, drop=True)
+    found |= {"gain": gain["value"], "gain_low": gain["low"], "gain_high": gain["high"], "gain_p": gain["p"]}
+    found["gain_p_corrected"] = _corrected(each, alone)
+    null = gain.sel(kind=FRESH, drop=True)
     found |= {"null": null["value"], "null_low": null["low"], "null_high": null["high"]}
     by_repeat = cells.mean("task")
     r = by_repeat.sizes["draw"]
-    # Few repeats: Student's t, not a bootstrap. One repeat has no interval (ppf with no degree of freedom is NaN).
+    # Few repeats: Student's t. One repeat has no interval (ppf with no degree of freedom is NaN).
     half = by_repeat.std("draw", ddof=1 if r > 1 else 0) * student.ppf(0.975, r - 1) / np.sqrt(r)
     found |= {"repeat_mean": by_repeat, "repeat_low": by_repeat.mean("draw") - half}
     found |= {"repeat_high": by_repeat.mean("draw") + half, "raw": cells}
     found["score"].attrs = {"long_name": "score", "units": "0 to 1"}
     found["gain"].attrs = {"long_name": "score above the same seeds alone", "units": "paired difference"}
     return xr.Dataset(found)
+
+
+def _corrected(each: xr.DataArray, alone: xr.DataArray) -> xr.DataArray:
+    """Corrected p of the gain over the conditions that share, by reading and metric; NaN for the others."""
+    out = xr.full_like(each.isel(task=0, drop=True), np.nan)
+    rest = ("alone", "random of ", "best of ", PLACEBO, FRESH)
+    shared = [kind for kind in each["kind"].values if not str(kind).startswith(rest)]
+    for place in itertools.product(each["reading"].values, each["metric"].values) if shared else ():
+        at = {"kind": shared, **dict(zip(("reading", "metric"), place, strict=True))}
+        out.loc[at] = max_statistic(each.sel(at), alone.sel(at))["p_corrected"]
+    return out

@@ -14,10 +14,12 @@ nulls: ``fade-in``, the finished video faded in over the still first frame, in w
 tasks whose motion is determined (one solution). x0_hat averages the motions that are still possible, so a lag that
 exists only where several are possible is uncertainty about the way, not an order of seeing and moving.
 
-*Self-correction* is :func:`dit_lens.measures.answers_over_steps.corrections` of the verdicts. ``plant_mistakes`` asks
-for it where the film shows no mistakes: a generation begins under another instruction (the twin of the same picture)
-and continues under its own from step k (``planted``), beside the same without the change (``kept``) and the task's own
-instruction throughout (``own``).
+*Self-correction* is :func:`dit_lens.measures.answers_over_steps.after_errors` of the verdicts: it is asked where an
+error occurs, and blends of several answers are errors of their own kind (``blend``), because the ideal denoiser at the
+same states (``ideal_verdict``, ``ideal_blend``) shows them as well and ends right without correcting anything.
+``plant_mistakes`` asks for self-correction where the film shows no mistakes: a generation begins under another
+instruction (the twin of the same picture) and continues under its own from step k (``planted``), beside the same
+without the change (``kept``) and the task's own instruction throughout (``own``).
 
 When not to use: ``identified`` as the time when the model *knows*. It measures the pixels of x0_hat; a probe may read
 the same earlier.
@@ -33,11 +35,9 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import MeasureError
-from dit_lens.measures.answers_over_steps import (
-    fade_in,
-    onset,
-    verdicts,
-)
+from dit_lens.measures.answers_over_steps import fade_in, onset, read_answers
+from dit_lens.measures.blends import blends_of
+from dit_lens.measures.ideal_denoiser import ideal_denoiser
 from dit_lens.runner import Item, Options, over_tasks
 from dit_lens.tasks import grid
 from dit_lens.tasks import palette as p
@@ -103,8 +103,10 @@ def watch_answers(
         **options: Sampling and running (:class:`dit_lens.runner.Options`).
 
     Returns:
-        ``verdict`` (task, step), and every curve (kind, task, step) for x0_hat (``film``) and for its ``fade-in``. Step
-        n_steps is the finished video. ``solutions`` (task): how many right answers the task has.
+        ``verdict``, ``blend`` (task, step), and, of tasks that can draw their answers, ``ideal_verdict``,
+        ``ideal_blend``: the same of the ideal denoiser at the run's states, whose end is its last x0_hat. Every curve
+        (kind, task, step) for x0_hat (``film``) and for its ``fade-in``. Step n_steps is the finished video.
+        ``solutions`` (task): how many right answers the task has.
 
     Raises:
         MeasureError: No tasks, and as ``curves`` and :func:`dit_lens.measures.answers_over_steps.verdicts` say.
@@ -115,7 +117,11 @@ def watch_answers(
     def row(item: Item) -> xr.Dataset:
         task, run = item.task, item.clean()
         film = np.concatenate([run.film(), run.video[None]])
-        found = xr.Dataset({"verdict": verdicts(run, film)})
+        found = read_answers(run, film)
+        if all(hasattr(task, name) for name in ("render", "first_frame")):
+            best = ideal_denoiser(task, item.lens).film(run)
+            of_ideal = read_answers(run, np.concatenate([best, best[-1:]]))
+            found = found.assign({f"ideal_{name}": value for name, value in of_ideal.items()})
         if curves is not None:
             both = [curves(task, clip) for clip in (film, fade_in(film, film[-1][0]))]
             for name in both[0]:
@@ -169,8 +175,8 @@ def plant_mistakes(
 
     Returns:
         ``outcome`` (kind, task, step, ending): is the final answer right for the task (``own``), for the twin, or
-        neither? Kinds are ``planted``, ``kept`` and ``own`` (the module docstring). ``shows`` (task, step): whether
-        x0_hat of step k - 1 already gave the twin's answer.
+        neither? A blend of answers is neither. Kinds are ``planted``, ``kept`` and ``own`` (the module docstring).
+        ``shows`` (task, step): whether x0_hat of step k - 1 already gave the twin's answer.
 
     Raises:
         MeasureError: A twin with another picture, or a step with nothing before or after it.
@@ -189,15 +195,19 @@ def plant_mistakes(
         if not all(0 < k < own.plan.n_steps for k in at):
             raise MeasureError(f"at={list(at)}: plant at steps from 1 to {own.plan.n_steps - 1}")
         kept = item.generate(wrong)
+        blends = blends_of(task, (own.grid.pixel_rows, own.grid.pixel_cols), wrong=wrong.solutions)
+
+        def gives(video: np.ndarray, answers: Sequence[Any]) -> bool:
+            return task.answer(video) in answers and not (blends is not None and blends(video))
 
         def planted(step: int) -> dict[str, Any]:
             # The same latents and sampler history, under the task's own text.
             changed = replace(kept.until(step), conditions=own.conditions, prompt=own.prompt, task=task)
             outcome = np.zeros((len(kinds), len(endings)), bool)
             for k, run in enumerate((item.lens.generate(resume=changed), kept, own)):
-                answer = task.answer(run.video)
-                outcome[k, 0 if answer in task.solutions else (1 if answer in wrong.solutions else 2)] = True
-            shows = task.answer(kept.decode(kept.x0_hat(step - 1))) in wrong.solutions
+                video = run.video
+                outcome[k, 0 if gives(video, task.solutions) else (1 if gives(video, wrong.solutions) else 2)] = True
+            shows = gives(kept.decode(kept.x0_hat(step - 1)), wrong.solutions)
             return {"outcome": (("kind", "ending"), outcome), "shows": shows}
 
         return item.sites(planted, step=at).assign_coords(kind=list(kinds), ending=list(endings))

@@ -10,11 +10,14 @@ With A the tokens where the thing is visible again, in either run,
 
 is 0 for no effect and 1 for the source's outcome; ``flipped`` is whether the finished video gives the source's answer.
 
-Controls. Decoding: shuffled labels; the input (``layer`` -1: the patch embedding, which cannot hold the hidden thing);
-and ``elsewhere``: for identity the same cover and frames with nothing behind, which shows what the prompt gives every
-token; for place the same rows and frames at the far edge. Use: as many random tokens of the same frames, from the
-same source; the hidden tokens from the same scene at another seed (``placebo``); and the positive control ``after``:
-the tokens where the thing is visible again, without which an effect of 0 would not be informative.
+The null of both is as many tokens elsewhere (``random``): drawn at random from the same frames, outside the cover in
+front of the thing and wherever the thing is seen. For decoding the place these are the same candidates at a random
+other column. It shows what any token holds, from the prompt and from what is in sight.
+
+Further controls. Decoding: shuffled labels; the input (``layer`` -1: the patch embedding, which cannot hold the hidden
+thing); and ``elsewhere``: for identity the same cover and frames with nothing behind; for place the same rows and
+frames at the far edge. Use: the hidden tokens from the same scene at another seed (``placebo``); and the positive
+control ``after``: the tokens where the thing is visible again, without which an effect of 0 would not be informative.
 
 When not to use: as evidence of a recurrent memory. A video model sees all frames at once and, here, the first frame and
 the prompt at every step: the "remembered" thing is in its input.
@@ -33,6 +36,7 @@ import torch
 import xarray as xr
 
 from dit_lens.errors import MeasureError
+from dit_lens.experiments.tokens_elsewhere import all_tokens, candidates_aside, tokens_elsewhere
 from dit_lens.interventions.patch import patch
 from dit_lens.measures.label_decoding import choice, decode, shuffled
 from dit_lens.runner import Item, Options, over_tasks
@@ -47,8 +51,9 @@ from dit_lens.wan.reduce import Tokens
 from dit_lens.wan.run import Run
 from dit_lens.wan.token_grid import Grid
 
-KINDS = ("hidden", "elsewhere", "shuffled")
+KINDS = ("hidden", "random", "elsewhere", "shuffled")
 ARMS = ("hidden", "random", "placebo", "after")
+SEEN = ("hidden", "random", "elsewhere", "identity", "choices", "aside", "far", "true")  # kept of a scene
 STEPS = 6  # of the sampler: enough for occlude, and a patched run costs two
 
 
@@ -194,10 +199,10 @@ def _decoded(rows: Sequence[xr.Dataset], seed: int, folds: int) -> xr.Dataset:
     def scenes(name: str) -> np.ndarray:
         return np.concatenate([np.full(row.sizes[name], i) for i, row in enumerate(rows)])
 
-    data = {name: stacked(name) for name in ("hidden", "elsewhere", "identity", "choices", "far", "true")}
+    data = {name: stacked(name) for name in SEEN}
     asked = (
-        (decode, data["identity"], scenes("run"), ("hidden", "elsewhere")),
-        (choice, data["true"], scenes("place"), ("choices", "far")),
+        (decode, data["identity"], scenes("run"), ("hidden", "random", "elsewhere")),
+        (choice, data["true"], scenes("place"), ("choices", "aside", "far")),
     )
     n_steps, n_layers = data["hidden"].shape[1:3]
     values = np.full((2, len(KINDS), len(rows), n_steps, n_layers), np.nan)
@@ -277,14 +282,12 @@ def _arms(item: Item, base: Run, other: Run, pair: Any, hiding: Any) -> tuple[An
     task = item.task
     source = item.generate(pair)
     both = [hiding(one, base.grid) for one in (task, pair)]
-    hidden, after = (sorted({t for h in both for t in getattr(h, name)}) for name in ("hidden", "after"))
+    hidden, after = (all_tokens(both, name) for name in ("hidden", "after"))
     if not after:
         raise MeasureError(
             f"{task!r} never shows the hidden thing again, so its outcome cannot be read: leave this task out"
         )
-    balls = [one.regions.get("ball", np.zeros(base.grid.size, bool)) for one in (task, pair)]
-    rest = _others(base, balls, hidden, after)
-    random = np.random.default_rng(item.seed).choice(rest, len(hidden), replace=False)
+    random = tokens_elsewhere((task, pair), both, base.grid, item.seed)
     toward = _at(source.final - base.final, base.grid, after)
     if float((toward * toward).sum()) == 0:
         raise MeasureError(f"{pair!r} ends as {task!r} does: choose a twin that makes a difference")
@@ -306,13 +309,17 @@ def _seen_while_hidden(
 ) -> xr.Dataset:
     """Activations of one scene and its twin.
 
-    ``hidden`` and ``elsewhere`` (run, step, layer, channel), ``identity`` (run); ``choices`` and ``far`` (place, step,
-    layer, candidate, channel), ``true`` (place). Layer -1 is the input.
+    ``hidden``, ``random`` and ``elsewhere`` (run, step, layer, channel), ``identity`` (run); ``choices``, ``aside`` and
+    ``far`` (place, step, layer, candidate, channel), ``true`` (place). Layer -1 is the input.
     """
-    rows: dict[str, list[Any]] = {k: [] for k in ("hidden", "elsewhere", "identity", "choices", "far", "true")}
-    for one in pair:
-        about = hiding(one, item.lens.grid_of(one, item.sampling))
-        wanted = sorted({*about.hidden, *about.elsewhere, *map(int, about.choices.flat), *map(int, about.far.flat)})
+    rows: dict[str, list[Any]] = {k: [] for k in SEEN}
+    grid = item.lens.grid_of(pair[0], item.sampling)
+    abouts = [hiding(one, grid) for one in pair]
+    others = tokens_elsewhere(pair, abouts, grid, item.seed)
+    for one, about in zip(pair, abouts, strict=True):
+        places = (about.choices, candidates_aside(about, pair, abouts, grid, item.seed), about.far)
+        means = {"hidden": about.hidden, "random": others[: len(about.hidden)], "elsewhere": about.elsewhere}
+        wanted = sorted({int(t) for tokens in (*means.values(), *(at.flat for at in places)) for t in tokens})
         keep: Any = {"reduce": Tokens(tuple(wanted)), "steps": tuple(at), "branches": "cond"}
         records = [record("patch_embed", **keep), record(hook, layers=layers, **keep)]
         run = item.generate(one, record=records, stop_after=max(at))
@@ -320,14 +327,14 @@ def _seen_while_hidden(
         x = np.concatenate([first, run.array(hook, "cond").values], axis=1)  # (steps, 1 + layers, tokens, d)
         index = {t: i for i, t in enumerate(wanted)}
         rows["identity"].append(str(about.identity))
-        for name in ("hidden", "elsewhere"):
-            rows[name].append(x[:, :, [index[t] for t in getattr(about, name)]].mean(2))
-        for true, near, far in zip(about.true, about.choices, about.far, strict=True):
-            rows["true"].append(int(true))
-            rows["choices"].append(x[:, :, [index[int(t)] for t in near]])
-            rows["far"].append(x[:, :, [index[int(t)] for t in far]])
+        for name, tokens in means.items():
+            rows[name].append(x[:, :, [index[int(t)] for t in tokens]].mean(2))
+        rows["true"] += [int(true) for true in about.true]
+        for name, table in zip(("choices", "aside", "far"), places, strict=True):
+            rows[name] += [x[:, :, [index[int(t)] for t in candidates]] for candidates in table]
     shape, wide = ("run", "step", "layer", "channel"), ("place", "step", "layer", "candidate", "channel")
-    dims = {"identity": ("run",), "true": ("place",), "hidden": shape, "elsewhere": shape, "choices": wide, "far": wide}
+    dims: dict[str, tuple[str, ...]] = {"identity": ("run",), "true": ("place",)}
+    dims |= {"hidden": shape, "random": shape, "elsewhere": shape, "choices": wide, "aside": wide, "far": wide}
     found = xr.Dataset({name: (dims[name], np.stack(values)) for name, values in rows.items()})
     return found.assign_coords(layer=[-1, *run.array(hook, "cond")["layer"].values])
 
@@ -340,14 +347,3 @@ def _at(x: torch.Tensor, grid: Grid, tokens: Sequence[int]) -> torch.Tensor:
     board = mask.reshape(grid.frames, grid.rows, grid.cols)
     board = board.repeat_interleave(tall, 1).repeat_interleave(wide, 2)
     return x * board.repeat_interleave(x.shape[1] // grid.frames, 0)
-
-
-def _others(run: Run, seen: Sequence[np.ndarray], hidden: Sequence[int], after: Sequence[int]) -> np.ndarray:
-    """Tokens of the hidden frames that show neither cover in front of the thing nor the thing."""
-    grid = run.grid
-    frames = grid.frame_of(np.arange(grid.n_tokens))
-    free = np.isin(frames, frames[list(hidden)])
-    for mask in seen:
-        free &= ~grid.tokens(mask)
-    free[[*hidden, *after]] = False
-    return np.flatnonzero(free)

@@ -118,7 +118,13 @@ def add_table(report: Report, path: Path, meanings: Mapping[str, Any] = MappingP
     Returns:
         Sentences about it, for the summary.
     """
-    frame = pd.read_csv(path)
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:  # pandas' own errors, and those of wrong bytes, are ValueErrors
+        raise FigureError(
+            f"{path} cannot be read as a table ({str(error).splitlines()[0]}): save it as CSV in UTF-8 with a row of "
+            "names, or take it out of the folder"
+        ) from error
     data = labelled(frame)
     if data is not None:
         data.attrs.update(meanings.get("", {}))

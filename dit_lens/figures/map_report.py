@@ -17,14 +17,17 @@ from dit_lens.figures.run_page import add_run
 
 _PERCEIVES = {
     True: "A layer perceives as far as a linear probe reads walls and goals better after it than before it; ",
-    False: "A layer perceives as far as it attends to the things in the scene more than to as many random tokens; ",
+    False: "A layer perceives as far as its attention writes the things in the scene into the rest of the video, more "
+    "than as many random tokens; ",
 }
 _MEANING = (
     "it decides "
     "as far as its update, taken from the twin with another answer, moves x0_hat towards that answer more than the "
     "placebo does; it consolidates as far as the velocity read out after it is nearer to the final one than before it. "
-    "Control: the same model with the entries of every weight tensor shuffled, on the same tasks. "
-    "Intervals: 95 %, over tasks, for one cell at a time."
+    "Controls: models of the same build that learned nothing, weights shuffled or re-initialised, on the same tasks; "
+    "their mean, and in brackets the least and the greatest of them. p: of no difference to that mean, corrected over "
+    "all layers. Intervals: 95 %, over tasks, for one cell at a time; none below five tasks. Part: the stages, or the "
+    "one place, if smooth models of depth are rejected."
 )
 
 
@@ -41,7 +44,7 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
     """
     report = Report(
         f"Map of {found.about['model']}",
-        subtitle="Which layers and steps do what, beside placebos and a model that learned nothing",
+        subtitle="Which layers and steps do what, beside placebos and models that learned nothing",
         summary=found.summary(),
         methods=found.about,
     )
@@ -56,8 +59,12 @@ def write_report(found: Any, path: Path, films: int = 6) -> Path:
         cells=found.clips,
     )
     report.section("Attention").figure(
-        lines(_named(found.layers, "attention"), x="layer", by="expert", title="Attention to the foreground by layer"),
-        caption="log2 of how much more attention all tokens pay to the foreground than to random masks of its size. ",
+        lines(
+            _named(found.layers, "attention"), x="layer", by="expert",
+            title="What attention writes from the foreground by layer",
+        ),
+        caption="What self-attention writes from the foreground into all other tokens, in percent of the stream's "
+        "length there, above random masks of the foreground's size. A layer that looks and writes nothing is at 0.",
     )
     if found.decodable.data_vars:
         report.section("Decodability", "What linear probes read after each layer, on separate tasks.")
@@ -115,4 +122,4 @@ def _named(layers: xr.Dataset, name: str) -> xr.Dataset:
     columns = {name: "value", f"{name}_low": "low", f"{name}_high": "high", f"{name}_n": "n", f"{name}_null": "null"}
     data = layers[list(columns)].rename(columns)
     data = data.drop_vars([c for c in data.coords if c not in ("layer", "expert")])
-    return data.assign_attrs(null_name="control")
+    return data.assign_attrs(null_name="controls")

@@ -18,14 +18,15 @@ from dit_lens.figures.labelled_arrays import interval, number
 if TYPE_CHECKING:
     import pandas as pd
 
-_SUFFIXES = ("_low", "_high", "_null", "_n")
+_SUFFIXES = ("_low", "_high", "_null", "_n", "_null_low", "_null_high", "_p")
 
 
 def layer_table(data: xr.Dataset, *, verdict: str = "verdict") -> str:
     """The layer map: one row per layer (and expert), evidence columns with interval, placebo and n, and a verdict.
 
     Each numeric variable ``v`` is one column of evidence; ``v_low`` and ``v_high`` are its interval, ``v_null`` its
-    placebo (another word: ``attrs["null_name"]`` of ``v``), ``v_n`` its count. Text variables (the verdict among them)
+    placebo (another word: ``attrs["null_name"]`` of ``v``), ``v_null_low`` and ``v_null_high`` the placebo's range,
+    ``v_p`` its p, ``v_n`` its count. Text variables (the verdict among them)
     become columns of words, the verdict last.
 
     Args:
@@ -133,7 +134,11 @@ def _evidence(row: xr.Dataset, name: str, reach: float) -> str:
     small = []
     if name + "_null" in row:
         null_name = escape(str(row[name].attrs.get("null_name", "placebo")))
-        small.append(f"{null_name} {number(float(row[name + '_null'].item()))}")
+        ends = [float(row[f"{name}_null_{end}"].item()) for end in ("low", "high") if f"{name}_null_{end}" in row]
+        band = f" ({number(ends[0])} to {number(ends[1])})" if len(ends) == 2 and ends[0] < ends[1] else ""
+        small.append(f"{null_name} {number(float(row[name + '_null'].item()))}{band}")
+    if name + "_p" in row and np.isfinite(row[name + "_p"].item()):
+        small.append(f"p = {number(float(row[name + '_p'].item()))}")
     count = row[name + "_n"].item() if name + "_n" in row else row[name].attrs.get("n")
     if count is not None and np.isfinite(count):
         small.append(f"n = {number(int(count))}")

@@ -4,11 +4,12 @@ Evidence for every (step, layer): token energy by region against shuffled masks,
 random masks, local effects of a block's update against the same scene at another seed, the layer lens; and effects of a
 quarter of the layers held over *all* steps on the finished video, since one step often moves x0_hat and not the video.
 Linear probes show what can be read of the scene and of the decision after each layer, on further tasks.
-``dit_lens.layer_map.roles`` turns the evidence into one table and cuts it into early, middle and late, where layers
-differ more than those of the same model with shuffled weights. Every number is a mean over tasks with an interval.
+``dit_lens.layer_map.roles`` turns the evidence into one table beside several models that learned nothing, says which
+model of depth describes it (stages, one place, or a smooth profile) and where each role lies. Every number is a mean
+over tasks with an interval, of five tasks or more.
 
 With ``folder=`` a map can be stopped and continued: every task is kept as it is finished, in the model and in the
-control, and so is every scene of the probes. The parts: :mod:`dit_lens.layer_map.measurement`.
+controls, and so is every scene of the probes. The parts: :mod:`dit_lens.layer_map.measurement`.
 
 When not to use: as a test of one hypothesis. The map shows where to look; measure the question itself on more tasks.
 """
@@ -28,10 +29,13 @@ import xarray as xr
 
 from dit_lens.display import html
 from dit_lens.display.lens_and_run import WORDS, judged
+from dit_lens.layer_map.controls import control_kind
 from dit_lens.layer_map.decodability import gains
+from dit_lens.layer_map.evidence import by_control, by_layer, with_probes
 from dit_lens.layer_map.measurement import PROBE_SEED, paired, survey
-from dit_lens.layer_map.roles import PLACEBO_SEED, Roles, by_layer, roles, with_probes
+from dit_lens.layer_map.roles import Roles, roles
 from dit_lens.progress import Progress, silent
+from dit_lens.runner.sweep import PLACEBO_SEED
 from dit_lens.store.base import Store
 from dit_lens.store.folder import open_store
 from dit_lens.wan.lens import Lens
@@ -45,7 +49,7 @@ class Map:
 
     Attributes:
         layers: The table, (expert, layer), one column per evidence.
-        roles: The cut into early, middle and late, and its evidence.
+        roles: The model of depth of each expert, and where each role lies.
         effects: Local effects (step, layer).
         held: Effects on the video of updates held over all steps (layer).
         energy: Token energy (step, layer, region).
@@ -75,16 +79,17 @@ class Map:
 
     def summary(self) -> list[str]:
         """The findings in sentences: every effect beside its placebo, with interval and n."""
+        said = [f"{self.about['solved']} tasks solved by {self.about['model']}.", *self.roles.sentences()]
         best = self.effects["value"].stack(place=("step", "layer"))
-        step, layer = best["place"].values[int(np.nanargmax(best.values))]
-        held = self.held.isel(layer=int(np.nanargmax(self.held["value"].values)))
-        said = f"layers {held['layer'].item()}: {_effect(held)}"
-        return [
-            f"{self.about['solved']} tasks solved by {self.about['model']}.",
-            *self.roles.sentences(),
-            f"Largest local effect: step {step}, layer {layer}: {_effect(self.effects.sel(step=step, layer=layer))}.",
-            f"Largest effect on the finished video, held over all steps: {said}.",
-        ]
+        if np.isfinite(best.values).any():
+            step, layer = best["place"].values[int(np.nanargmax(best.values))]
+            cell = _effect(self.effects.sel(step=step, layer=layer))
+            said.append(f"Largest local effect: step {step}, layer {layer}: {cell}.")
+        if np.isfinite(self.held["value"].values).any():
+            held = self.held.isel(layer=int(np.nanargmax(self.held["value"].values)))
+            cell = f"layers {held['layer'].item()}: {_effect(held)}"
+            said.append(f"Largest effect on the finished video, held over all steps: {cell}.")
+        return said
 
     def write(self, folder: str | Path) -> Path:
         """Write tables as CSV, metadata as JSON, runs as safetensors, and ``report.html``; return the report's path."""
@@ -102,13 +107,13 @@ class Map:
         return "\n  ".join([f"Map of {self.about['model']}: {self._puzzles()}", *self.summary()])
 
     def _repr_html_(self) -> str:
-        about, names = self.about, [str(name) for name in self.layers.data_vars if f"{name}_low" in self.layers]
+        about, names = self.about, [str(name) for name in self.layers.data_vars if f"{name}_null" in self.layers]
         steps, scale = about["num_inference_steps"], about["guidance_scale"]
         rows = {
             "puzzles": self._puzzles(),
             "sampling": f"{steps} steps, {about['scheduler']}, guidance {scale:g}",
             "found": html.table((), ([line] for line in self.summary())),
-            "control": about["control"],
+            "controls": about["controls"],
         }
         cells = self.layers.stack(place=("expert", "layer"))
         lines = (
@@ -133,9 +138,10 @@ def map(
     progress: Progress = silent,
     sampling: SamplingLike | None = None,
     folder: str | Path | Store | None = None,
+    controls: int = 4,
     **given: Unpack[SamplingArguments],
 ) -> Map:
-    """Measure which layers and steps do what, beside a model with shuffled weights.
+    """Measure which layers and steps do what, beside models that learned nothing.
 
     The same seed gives the same tables.
 
@@ -146,7 +152,7 @@ def map(
         n: Tasks of each family.
         seed: The first seed.
         steps: Steps to patch and read (six over the schedule by default); every second of them is also measured in the
-            control.
+            controls.
         scenes: Further tasks, of the same families, that probes are fitted on (0: no probes; your own tasks are probed
             themselves, if they are eight or more).
         ensembles: Also score latents shared by three seeds in the third quarter of the layers at step 0, beside the
@@ -155,6 +161,8 @@ def map(
         sampling: Sampling of every generation (:class:`dit_lens.Sampling`).
         folder: Finished tasks (and the ensembles as one part) are kept there, and the same map with the same folder
             continues; it can be deleted once the map is written.
+        controls: Models that learned nothing, whose weights are shuffled and re-initialised in turn. Each costs three
+            generations and the local effects of every second step, for each task; one is in memory at a time.
         **given: The fields of ``sampling``, one by one.
 
     Returns:
@@ -167,16 +175,16 @@ def map(
         StoreError: A folder of other parameters; the message shows the difference.
     """
     began = time.time()
-    work = survey(lens, tasks, n, seed, steps, scenes, merged(sampling, given, map))
+    work = survey(lens, tasks, n, seed, steps, scenes, merged(sampling, given, map), controls)
     kept = open_store(folder, "map", work.parameters)
     with kept.stoppable():
         found = work.run(kept, ensembles, progress)
     plan = work.plan
-    trained, nothing = by_layer(found.trained), by_layer(found.control)
+    trained, nothing = by_layer(found.trained), by_control(found.controls)
     if found.decodable.sizes.get("label"):
         more = gains(found.decodable, [plan.at(s).expert for s in work.few])
         trained, nothing = with_probes(trained, more[0]), with_probes(nothing, more[1])
-    table, cuts = roles(trained, nothing, seed=seed)
+    table, places = roles(trained, nothing, seed=seed)
     words = [judged(run)[1] for run in found.runs]
     about = {
         "model": lens.name, "weights": lens.fingerprint, "tasks": work.families, "puzzles": len(work.tasks),
@@ -185,9 +193,11 @@ def map(
         "video": f"{found.runs[0].size.num_frames} frames of {found.runs[0].size.height} x {found.runs[0].size.width}",
         "steps patched": list(work.steps), "steps of the layer table": list(work.few),
         "placebo": f"same scene, seed + {PLACEBO_SEED}",
-        "control": f"every weight tensor's entries shuffled, seed {seed}; same tasks, the steps of the layer table",
+        "controls": ", ".join(f"{control_kind(c)} (seed {seed + c // 2})" for c in range(controls))
+        + "; same tasks, the steps of the layer table; probes beside the first of them",
         "puzzles probed": len(work.probed), "seeds probed": f"from {seed + PROBE_SEED}",
         "solved": f"{words.count('solved')} of {sum(word in WORDS for word in words)}",
+        "cost": str(work.cost()).split("\n")[0],
         "seconds": round(time.time() - began, 1), "parts kept before": kept.found,
         "machine": f"{platform.machine()}, Python {platform.python_version()}, {torch.get_num_threads()} threads",
         **{k: v for k, v in found.runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},
@@ -195,7 +205,7 @@ def map(
     return Map(
         paired(found.effects, "effect", "placebo"), paired(found.held, "effect", "placebo"),
         paired(found.energy, "region", "null").assign_attrs(null_name="shuffled masks"),
-        _scores(found.decodable), table, found.ensembles, cuts, _by_cell(found.clips), found.runs, about,
+        _scores(found.decodable), table, found.ensembles, places, _by_cell(found.clips), found.runs, about,
     )  # fmt: skip
 
 
@@ -219,10 +229,19 @@ def _by_cell(clips: xr.DataArray) -> dict[tuple[int, int], dict[str, np.ndarray]
 
 
 def _effect(cell: xr.Dataset) -> str:
-    value, low, high, null = (float(cell[k]) for k in ("value", "low", "high", "null"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}], placebo {null:.2f}, n = {int(cell['n'])} (0 = base, 1 = source)"
+    p = float(cell["p_corrected"])
+    told = f", corrected p = {p:.3f}" if np.isfinite(p) else ""
+    placebo, n = float(cell["null"]), int(cell["n"])
+    return f"{_interval(cell, '{}')}, placebo {placebo:.2f}, n = {n}{told} (0 = base, 1 = source)"
 
 
 def _number(cell: xr.Dataset, name: str) -> str:
-    value, low, high, null = (float(cell[f"{name}{end}"]) for end in ("", "_low", "_high", "_null"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}], control {null:.2f}, n = {int(cell[f'{name}_n'])}"
+    least, greatest = (float(cell[f"{name}_null_{end}"]) for end in ("low", "high"))
+    said = _interval(cell.rename({name: f"{name}_value"}), name + "_{}")
+    return f"{said}, controls {least:.2f} to {greatest:.2f}, n = {int(cell[f'{name}_n'])}"
+
+
+def _interval(cell: xr.Dataset, names: str) -> str:
+    """A value with its interval, where it has one."""
+    value, low, high = (float(cell[names.format(k)]) for k in ("value", "low", "high"))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(low) else f"{value:.2f}"

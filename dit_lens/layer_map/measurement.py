@@ -7,9 +7,8 @@ processes. :mod:`dit_lens.layer_map.layer_map` combines them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,14 @@ from dit_lens import tasks as puzzles
 from dit_lens.errors import TaskError
 from dit_lens.experiments.local_effects import local_effects
 from dit_lens.experiments.seed_ensembles import ensembles
+from dit_lens.layer_map.controls import OpenControl
+from dit_lens.layer_map.cost import map_cost, seconds_a_block
 from dit_lens.layer_map.decodability import decodability
-from dit_lens.layer_map.roles import layer_evidence, puzzle_evidence, puzzle_runs
+from dit_lens.layer_map.evidence import layer_evidence, puzzle_evidence, puzzle_runs
 from dit_lens.measures import region_energy
 from dit_lens.progress import Progress, silent
 from dit_lens.runner import Sweep
+from dit_lens.runner.cost import Cost
 from dit_lens.runner.parts import make_parts
 from dit_lens.stats.summary import summarise
 from dit_lens.store.base import WAITING, Store
@@ -34,7 +36,6 @@ from dit_lens.wan.lens import Lens
 from dit_lens.wan.recording import record
 from dit_lens.wan.run import Run
 from dit_lens.wan.sampling import Sampling
-from dit_lens.wan.shuffled_weights import shuffled_weights
 
 Tables = Mapping[str, xr.Dataset]
 RUNS = ("base", "source", "placebo")
@@ -56,7 +57,7 @@ class Measured:
         held: Effects of updates held over all steps (task, layer, kind).
         energy: Token energy (task, step, layer, region, kind).
         trained: Evidence of each task.
-        control: Evidence of each task in the control.
+        controls: Of each control the evidence of each task.
         decodable: Empty where not asked for.
         ensembles: Empty where not asked for.
         clips: (place, clip, frame, row, col, colour).
@@ -67,7 +68,7 @@ class Measured:
     held: xr.DataArray
     energy: xr.DataArray
     trained: Sequence[xr.Dataset]
-    control: Sequence[xr.Dataset]
+    controls: Sequence[Sequence[xr.Dataset]]
     decodable: xr.Dataset
     ensembles: xr.Dataset
     clips: xr.DataArray
@@ -79,7 +80,7 @@ class Survey:
     """Which tasks are generated how, and where they are patched and read; make one with :func:`survey`.
 
     ``steps`` are patched; ``few`` are the steps of the layer table. ``probed`` are further tasks, for probes. ``how``
-    is the sampling of all of them.
+    is the sampling of all of them, ``controls`` the number of models that learned nothing.
     """
 
     lens: Lens
@@ -91,6 +92,7 @@ class Survey:
     steps: Sequence[int]
     few: Sequence[int]
     how: Sampling
+    controls: int
 
     def parameters(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values; ensembles may be asked for later."""
@@ -98,12 +100,16 @@ class Survey:
         return {
             **self.lens.identity(how.pop("scheduler", None)), "plan": describe(self.plan),
             "sampling": describe(how), "seed": self.seed, "steps": list(self.steps), "tasks": list(self.families),
-            "n": len(self.tasks), "scenes": len(self.probed),
+            "n": len(self.tasks), "scenes": len(self.probed), "controls": self.controls,
             "task": {
                 f"{i}": {"base": task_identity(task), "twin": task_identity(_twin(task))}
                 for i, task in enumerate(self.tasks)
             },
         }  # fmt: skip
+
+    def cost(self, timed: bool = False) -> Cost:
+        """What it costs in all; with a time where a step may be ``timed`` for it."""
+        return map_cost(self, GROUPS, seconds_a_block(self) if timed else float("nan"))
 
     def run(self, kept: Store, ensembles: bool = False, progress: Progress = silent) -> Measured:
         """Make every part that is not kept yet.
@@ -117,47 +123,51 @@ class Survey:
             What was found.
         """
         numbers, n = range(len(self.tasks)), len(self.tasks)
-        total = (PUZZLE + CONTROL) * n + 2 * len(self.probed)
+        total = (PUZZLE + CONTROL * self.controls) * n + 2 * len(self.probed)
 
         def waiting() -> None:
             progress(total * kept.done // len(kept.wanted or ()), total, WAITING)
 
-        with ExitStack() as opened:
-            # Only where the control is not done: it needs the memory of the experts once more.
-            nothing = cache(lambda: opened.enter_context(shuffled_weights(self.lens, self.seed)))
+        # Only where a control is not done: each needs the memory of the experts once more, one at a time.
+        with OpenControl(self.lens, self.seed) as nothing:
 
             def puzzle(i: int) -> Tables:
                 progress(PUZZLE * i, total, self._called(i))
                 return self._puzzle(i, kept)
 
-            def control(i: int) -> Tables:
-                progress(PUZZLE * n + CONTROL * i, total, f"control, {self._called(i)}")
-                found = puzzle_evidence(nothing(), self.tasks[i], self.seed + i, self.few, self.seed, self.how)
+            def control(c: int, i: int) -> Tables:
+                progress(PUZZLE * n + CONTROL * (c * n + i), total, f"control {c}, {self._called(i)}")
+                found = puzzle_evidence(nothing(c), self.tasks[i], self.seed + i, self.few, self.seed, self.how)
                 return {"evidence": found}
 
             def probes() -> Tables:
                 found = decodability(
-                    self.lens, nothing(), self.probed, self.few, seed=self.seed + PROBE_SEED, sampling=self.how,
+                    self.lens, nothing(0), self.probed, self.few, seed=self.seed + PROBE_SEED, sampling=self.how,
                     folder=kept.child("decodable"),
-                    progress=lambda done, of, what: progress((PUZZLE + CONTROL) * n + done, total, what),
+                    progress=lambda done, of, what: progress(
+                        (PUZZLE + CONTROL * self.controls) * n + done, total, what
+                    ),
                 )  # fmt: skip
                 return {"decodable": found}
 
             makes: dict[str, Callable[[], Tables]] = {f"puzzle-{i}": partial(puzzle, i) for i in numbers}
-            makes |= {f"control-{i}": partial(control, i) for i in numbers}
+            makes |= {f"control-{c}-{i}": partial(control, c, i) for c in range(self.controls) for i in numbers}
             makes |= {"decodable": probes} if self.probed else {}
             later: dict[str, Callable[[], Tables]] = {"ensembles": self._ensembles} if ensembles else {}
             kept.wanted = {*makes, *later, "clips"}
             make_parts(kept, makes, _runs_of, waiting)
-        make_parts(kept, later, waiting=waiting)  # when the control's memory is free again
+        make_parts(kept, later, waiting=waiting)  # when the controls' memory is free again
         rows = [kept.get(f"puzzle-{i}") for i in numbers]
         effects, held, energy = (_joined([row[name]["value"] for row in rows]) for name in ("effect", "held", "energy"))
-        clips = {"clips": lambda: self._clips(kept, paired(effects, "effect", "placebo"))}
+        # The clips are of the first task, which may have no effect where others have one.
+        there = effects.sel(kind="effect", drop=True)
+        shown = there.mean("task").where(there.isel(task=0, drop=True).notnull())
+        clips = {"clips": lambda: self._clips(kept, shown)}
         make_parts(kept, clips, waiting=waiting)
         progress(total, total, "writing")
         return Measured(
             effects, held, energy, [row["evidence"] for row in rows],
-            [kept.get(f"control-{i}")["evidence"] for i in numbers],
+            [[kept.get(f"control-{c}-{i}")["evidence"] for i in numbers] for c in range(self.controls)],
             kept.get("decodable")["decodable"] if self.probed else xr.Dataset(),
             kept.get("ensembles")["ensembles"] if ensembles else xr.Dataset(),
             kept.get("clips")["clips"]["value"], [self._runs(kept, i, ("base",))[0] for i in numbers],
@@ -222,11 +232,12 @@ class Survey:
         told = {"remarks": "; ".join(found.attrs["remarks"])}  # a file of tables holds no lists
         return {"ensembles": kept.drop_vars([c for c in kept.coords if c != "kind"]).assign_attrs(told)}
 
-    def _clips(self, kept: Store, effects: xr.Dataset, most: int = 4) -> Tables:
+    def _clips(self, kept: Store, effects: xr.DataArray, most: int = 4) -> Tables:
         """Base, source, patched and placebo videos (x0_hat of the patched step) behind the largest effects."""
         base, source, placebo = self._runs(kept, 0)
-        values = effects["value"].transpose("step", "layer")
-        order = np.argsort(-np.abs(np.nan_to_num(values.values)), axis=None)[:most]
+        values = effects.transpose("step", "layer")
+        most = min(most, int(values.notnull().sum()))
+        order = np.argsort(-np.abs(values.values), axis=None)[:most]  # NaN comes last
         found = []
         for s, layer in zip(*np.unravel_index(order, values.shape), strict=True):
             place = {"step": int(values["step"][s]), "layer": int(values["layer"][layer])}
@@ -237,6 +248,10 @@ class Survey:
                 coords={"clip": list(videos), **place},
             )  # fmt: skip
             found.append(clip)
+        if not found:
+            none = np.zeros((0, 0, 0, 0, 0, 3), np.uint8)
+            nothing = xr.DataArray(none, dims=("place", "clip", "frame", "row", "col", "colour"))
+            return {"clips": nothing.to_dataset(name="value")}
         return {"clips": xr.concat(found, dim="place").to_dataset(name="value")}
 
 
@@ -254,8 +269,11 @@ def survey(
     steps: Sequence[int] | None,
     scenes: int,
     how: Sampling,
+    controls: int,
 ) -> Survey:
     """Draw the tasks, and check before the work what can be checked; arguments and exceptions as of :func:`map`."""
+    if controls < 1:
+        raise TaskError(f"controls={controls}: layers are compared with models that learned nothing: give 1 or more")
     drawn, families = _drawn(tasks, n, seed)
     plan = lens.plan(how)
     last = plan.n_steps - 1
@@ -265,7 +283,7 @@ def survey(
         else sorted({int(s) for s in steps})
     )
     few = _spread(chosen, [plan.at(s).expert for s in chosen])
-    return Survey(lens, drawn, families, _probed(families, drawn, scenes, seed), seed, plan, chosen, few, how)
+    return Survey(lens, drawn, families, _probed(families, drawn, scenes, seed), seed, plan, chosen, few, how, controls)
 
 
 def paired(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:

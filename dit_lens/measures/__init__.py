@@ -5,11 +5,13 @@ Each file holds one idea and explains it in its module docstring; the public fun
 
 from __future__ import annotations
 
-from dit_lens.measures.answers_over_steps import corrections, verdicts
+from dit_lens.measures.answers_over_steps import after_errors, corrections, read_answers, verdicts
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.cka import debiased_cka, dissimilarity, linear_cka
 from dit_lens.measures.commitment import commit_step, commitment, motion_energy
 from dit_lens.measures.energy import energy_map, energy_ratio, layer_energy, region_energy
+from dit_lens.measures.excess import excess
+from dit_lens.measures.ideal_denoiser import IdealDenoiser, ideal_denoiser
 from dit_lens.measures.layer_lens import layer_film, layer_lens, layer_velocity, settles
 from dit_lens.measures.region_attention import region_attention, watch_attention, watched_attention
 from dit_lens.measures.token_maps import (
@@ -26,10 +28,10 @@ from dit_lens.measures.tuned_lens import Translators, fit_translators
 from dit_lens.wan.attention_sets import prompt_words
 
 __all__ = [
-    "ChannelMoments", "Translators", "candidates", "change_mask", "channel_variance", "commit_step",
-    "commitment", "corrections", "debiased_cka", "dissimilarity", "energy_map", "energy_ratio", "fit_components",
-    "fit_translators", "given_mask", "layer_energy", "layer_film", "layer_lens", "layer_velocity", "linear_cka",
-    "motion_energy", "pca_map", "prompt_words", "region_attention", "region_energy", "region_mask",
-    "rgb", "settles", "shuffled_mask", "top_channels", "variance_ratio", "verdicts",
-    "watch_attention", "watched_attention",
+    "ChannelMoments", "IdealDenoiser", "Translators", "after_errors", "candidates", "change_mask",
+    "channel_variance", "commit_step", "commitment", "corrections", "debiased_cka", "dissimilarity", "energy_map",
+    "energy_ratio", "excess", "fit_components", "fit_translators", "given_mask", "ideal_denoiser", "layer_energy",
+    "layer_film", "layer_lens", "layer_velocity", "linear_cka", "motion_energy", "pca_map", "prompt_words",
+    "read_answers", "region_attention", "region_energy", "region_mask", "rgb", "settles", "shuffled_mask",
+    "top_channels", "variance_ratio", "verdicts", "watch_attention", "watched_attention",
 ]  # fmt: skip

@@ -1,6 +1,9 @@
 """Answers over steps: the answer in every step's x0_hat, and the step from which a curve stays above a level.
 
-``verdicts`` reads the answer of each step's x0_hat and of the finished video as *none*, *wrong* or *right*.
+``read_answers`` reads each step's x0_hat and the finished video as *none*, *wrong* or *right*. A clip that draws parts
+of several answers is *wrong*, whatever the task's reader makes of it (:mod:`dit_lens.measures.blends`), and marked as a
+``blend``, so that what is merely undecided can be told from an answer that is in error.
+
 ``corrections`` asks how often an answer that is wrong at step s is right at the end, and the reverse, beside two nulls:
 
 * *flips*: answers flip at random. The null chain has, for every pair of verdicts a, b and every step t, one rate for
@@ -14,11 +17,14 @@
 * *unrelated*: the verdict at step s carries no information about the end: P(right at the end) over all tasks. Fewer
   corrections than that means that early mistakes persist.
 
+``after_errors`` asks it of each task from its first error on, and of no task without one: where nothing was wrong,
+nothing can be corrected, and tasks that were right all along would only dilute the number.
+
 ``onset`` is the first step from which a curve stays at or above a level; ``fade_in`` is the null for the order of
 onsets: a film in which the finished video only fades in over the still first frame, as far at each step as x0_hat got.
 
-When not to use: ``corrections`` where answers are read from a blend. A blurred x0_hat has no answer (*none*), and a
-change from none to right is sharpening, not correction; that is why the three verdicts are kept apart.
+When not to use: ``corrections`` of blends as self-correction. An average over right answers is a blend at first and one
+answer at the end too; compare with the ideal denoiser's own verdicts at the same states.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ import xarray as xr
 
 from dit_lens.checks import number
 from dit_lens.errors import MeasureError
+from dit_lens.measures.blends import Blends, blends_of
 from dit_lens.stats.intervals import share_interval
 from dit_lens.wan.run import Run
 
@@ -37,7 +44,7 @@ VERDICTS = ("none", "wrong", "right")
 NONE, WRONG, RIGHT = range(3)
 
 
-def verdicts(run: Run, film: np.ndarray | None = None) -> xr.DataArray:
+def read_answers(run: Run, film: np.ndarray | None = None) -> xr.Dataset:
     """Read the answer of each step's x0_hat, and last of the finished video.
 
     Args:
@@ -45,7 +52,9 @@ def verdicts(run: Run, film: np.ndarray | None = None) -> xr.DataArray:
         film: The decoded pictures (n_steps + 1, F, H, W, 3), if they are at hand; decoded here by default.
 
     Returns:
-        (step,) int8, an index into ``VERDICTS``. The step n_steps stands for the finished video.
+        Over ``step``, of which n_steps stands for the finished video: ``verdict``, int8, an index into ``VERDICTS``;
+        and ``blend``, whether a *wrong* is the picture of several answers at once. Of a task that cannot draw its
+        answers blends are not seen.
 
     Raises:
         MeasureError: The run was stopped, its task has no answers, or ``film`` has another length.
@@ -62,15 +71,52 @@ def verdicts(run: Run, film: np.ndarray | None = None) -> xr.DataArray:
         raise MeasureError(
             f"film has {len(shown)} entries: give one for each of {run.n_steps} steps and the final video"
         )
-    answers = [task.answer(frames) for frames in shown]
-    state = [NONE if a is None else (RIGHT if a in task.solutions else WRONG) for a in answers]
-    return xr.DataArray(
-        np.array(state, np.int8),
-        dims="step",
-        coords={"step": range(len(state))},
-        name="verdict",
-        attrs={"long_name": "verdict on x0_hat's answer", "units": "0 none, 1 wrong, 2 right"},
+    patch = (run.grid.pixel_rows, run.grid.pixel_cols) if hasattr(task, "render") else (16, 16)
+    blends = blends_of(task, patch)
+    read = [judged(task, frames, blends) for frames in shown]
+    return xr.Dataset(
+        {
+            "verdict": (
+                "step",
+                np.array([state for state, _ in read], np.int8),
+                {"long_name": "verdict on x0_hat's answer", "units": "0 none, 1 wrong, 2 right"},
+            ),
+            "blend": ("step", [blend for _, blend in read], {"long_name": "several answers at once", "units": ""}),
+        },
+        coords={"step": range(len(read))},
     )
+
+
+def judged(task: Any, clip: np.ndarray, blends: Blends | None) -> tuple[int, bool]:
+    """The verdict on one clip, and whether it is wrong as a blend.
+
+    Args:
+        task: With ``answer`` and ``solutions``.
+        clip: (F, H, W, 3).
+        blends: From ``blends_of(task)``.
+
+    Returns:
+        An index into ``VERDICTS``, and the blend. A wrong answer that the task reads is one, and no blend.
+    """
+    answer = task.answer(clip)
+    if answer is not None and answer not in task.solutions:
+        return WRONG, False
+    if blends is not None and blends(clip):
+        return WRONG, True
+    return (NONE if answer is None else RIGHT), False
+
+
+def verdicts(run: Run, film: np.ndarray | None = None) -> xr.DataArray:
+    """``read_answers(run, film)["verdict"]``: (step,) int8, an index into ``VERDICTS``.
+
+    Args:
+        run: A complete run whose task reads answers.
+        film: The decoded pictures (n_steps + 1, F, H, W, 3), if they are at hand; decoded here by default.
+
+    Raises:
+        MeasureError: As of :func:`read_answers`.
+    """
+    return read_answers(run, film)["verdict"]
 
 
 def corrections(states: xr.DataArray, seed: int = 0, resamples: int = 300) -> xr.Dataset:
@@ -125,70 +171,31 @@ def corrections(states: xr.DataArray, seed: int = 0, resamples: int = 300) -> xr
     return xr.Dataset(out, coords=coords, attrs=attrs)
 
 
-def events(states: xr.DataArray) -> xr.Dataset:
-    """Whether each task ever showed a wrong answer and ended right, or a right one and did not end right.
+def after_errors(states: xr.DataArray) -> xr.Dataset:
+    """What becomes of each task after its first error, beside the chance of that when flips are random.
 
     Args:
         states: Verdicts (task, step); the last step is the end.
 
     Returns:
-        ``corrected`` and ``corrupted``, bool (task,).
+        Over ``task``, NaN where no step before the end is wrong: ``first``, the step of the first error; ``corrected``,
+        whether the end is right; ``chance``, P(right at the end | wrong at that step) of the symmetric chain.
+
+    Raises:
+        MeasureError: As of :func:`corrections`.
     """
     data = _checked(states)
-    found = _events(data)
+    wrong = data[:, :-1] == WRONG
+    erred, at = wrong.any(1), wrong.argmax(1)
+    found = {
+        "first": states["step"].values[at],
+        "corrected": data[:, -1] == RIGHT,
+        "chance": _to_right(data)[at, WRONG],
+    }
     coords = {k: v for k, v in states.coords.items() if v.dims == ("task",)}
-    return xr.Dataset({k: ("task", v) for k, v in found.items()}, coords=coords)
-
-
-def chance_events(states: xr.DataArray, draws: int = 500, seed: int = 0) -> xr.Dataset:
-    """The shares of ``events`` when flips are random: tasks keep their first verdict and follow the symmetric chain.
-
-    Args:
-        states: Verdicts (task, step); the last step is the end.
-        draws: Simulated sets of tasks.
-        seed: Seed of the simulation.
-
-    Returns:
-        ``corrected`` and ``corrupted``, shares along ``part``: value, low and high (95 %) over draws.
-    """
-    data = _checked(states)
-    chain = blind_flips(data)  # (transition, 3, 3)
-    rng = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {"corrected": [], "corrupted": []}
-    for _ in range(draws):
-        path = [data[:, 0].astype(int)]
-        for m in chain:
-            edges = m.cumsum(1)[path[-1]]  # (tasks, 3)
-            path.append(np.minimum((rng.random(len(data))[:, None] > edges).sum(1), 2))
-        for name, hit in _events(np.stack(path, 1)).items():
-            found[name].append(float(hit.mean()))
-    out: dict[str, float] = {}
-    for name, shares in found.items():
-        low, high = np.percentile(shares, [2.5, 97.5])
-        out |= {name: float(np.mean(shares)), f"{name}_low": float(low), f"{name}_high": float(high)}
-    return xr.Dataset(out)
-
-
-def expected_corrections(states: xr.DataArray) -> xr.DataArray:
-    """Chance of each task to show a wrong answer before the end and end right, when flips are random.
-
-    Exact, given each task's first verdict: the expectation that :func:`chance_events` simulates, task by task, so that
-    a task can be compared with its own chance.
-
-    Args:
-        states: Verdicts (task, step); the last step is the end.
-
-    Returns:
-        (task,), 0 to 1.
-    """
-    data = _checked(states)
-    seen, unseen = np.zeros(3), np.zeros(3)  # by verdict: after a wrong answer was shown, and before
-    seen[RIGHT] = 1.0
-    for m in blind_flips(data)[::-1]:
-        seen, unseen = m @ seen, m @ unseen
-        unseen[WRONG] = seen[WRONG]
-    coords = {k: v for k, v in states.coords.items() if v.dims == ("task",)}
-    return xr.DataArray(unseen[data[:, 0]], dims="task", coords=coords)
+    return xr.Dataset(
+        {name: ("task", np.where(erred, values.astype(float), np.nan)) for name, values in found.items()}, coords=coords
+    )
 
 
 def blind_flips(data: np.ndarray) -> np.ndarray:
@@ -292,11 +299,3 @@ def _to_right(data: np.ndarray) -> np.ndarray:
         chance = m @ chance
         found.append(chance)
     return np.stack(found[::-1])
-
-
-def _events(data: np.ndarray) -> dict[str, np.ndarray]:
-    end = data[:, -1]
-    return {
-        "corrected": (data[:, :-1] == WRONG).any(1) & (end == RIGHT),
-        "corrupted": (data[:, :-1] == RIGHT).any(1) & (end != RIGHT),
-    }

@@ -26,7 +26,7 @@ share: compare regions from the same queries, best from ``"all"``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -99,6 +99,21 @@ def _chunks(size: int, q: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, Ten
     if q.shape[2] <= size:
         return iter([(q, weights)])
     return zip(q.split(size, 2), weights.split(size, -1), strict=True)
+
+
+def region_masses(q: Tensor, k: Tensor, regions: Regions, row: int) -> Tensor:
+    """Mass of every query of one row of the batch.
+
+    Args:
+        q: Queries (1, H, n, D).
+        k: Keys (1, H, M, D).
+        regions: From :func:`prepare`.
+        row: Which row of the batch these are.
+
+    Returns:
+        (1, H, n, C), in the model's dtype.
+    """
+    return _masses(q, k, replace(regions, columns=tuple(column[row : row + 1] for column in regions.columns)))
 
 
 def _masses(q: Tensor, k: Tensor, regions: Regions) -> Tensor:

@@ -16,42 +16,45 @@ mixture of answers that all fill the place is then found exactly.)
   ``fewest`` a lower one: the smallest set of alive answers that together make every mark that alive answers make.
 - The null is wrong answers (``task.decoys``) under the same criterion.
 
-**Multi-path or superposition.** For two alive answers let p be the mean contrast of the marks that the first makes
-and the second does not, p' the reverse; the pair taken is the one with the largest smaller side. In any *mixture*
-sum_a w_a V_a, with w >= 0 and sum w = 1, a third answer that agrees with the first in one respect does not agree with
-the second in the same, so
+**Multi-path or superposition.** Do the answers that are alive stand at *separate places*, as routes do, or on top of
+each other, as shapes and colours of one object do? Of two answers take the places where they differ, and among these
+the ones that each marks: their *overlap* is the share of places marked by both, of the fewer places that one of them
+marks. ``same_place`` is its mean over all pairs that are alive, weighted by the contrast of the pair's weaker side.
+Below a half the kind is ``multi-path``, from there on ``superposition``. With fewer than two alive it is ``one`` or
+``none``; a mixture of more than 1 / ``seen`` answers is ``none`` too, and ``blur``, the effective number of values at a
+place where right answers differ, tells it from an empty clip (1: every place is sharp). ``undecided``: answers that do
+not exclude each other, so that one clip can give both.
 
-    p + p'  <=  1        ("bound": computed for the pair; 1 where answers exclude each other)
-
-while two answers drawn *side by side*, each at full contrast, have p + p' = 2. The criterion is the middle: from
-(bound + 2) / 2 on, ``multi-path``: more is shown than a mixture can hold; below, ``superposition``: the answers share
-one unit of contrast. With fewer than two alive: ``one`` or ``none``; a mixture of more than 1 / ``seen`` answers is
-``none`` too, and ``blur``, the effective number of values at a place where right answers differ, tells it from an empty
-clip (1: every place is sharp, in one answer as in several side by side). ``same_place`` tells the other sense of "side
-by side": the share of the pair's rival marks that lie at one place (1: they blur into each other; 0: each has places
-of its own).
+**A mixture, or more.** Where two answers stand is no evidence that more is shown than an average. For the pair with
+the largest smaller side let p be the mean contrast of the marks that the first makes and the second does not, p' the
+reverse. In any *mixture* sum_a w_a V_a, with w >= 0 and sum w = 1, p + p' <= 1 (``bound``: computed for the pair; 1
+where answers exclude each other), while two answers that are each drawn at full contrast have p + p' = 2
+(``together``).
 
 When not to use: on the number itself as "paths explored". x0_hat of an ideal denoiser is a posterior mean, hence a
-mixture; where decoding is linear, ``multi-path`` is then impossible, and a count above one says what is *undecided*.
+mixture, and shows several answers at separate places as well: compare with
+:func:`dit_lens.measures.ideal_denoiser`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from einops import rearrange
-from scipy.optimize import Bounds, LinearConstraint, milp, nnls
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.commitment import clips_of
+from dit_lens.measures.marks import Place, distinct, tiles
 from dit_lens.wan.run import Run
 
 SEEN = 0.25
+#: Overlap of places from which answers are one on top of the other.
+OVERLAP = 0.5
 KINDS = ("none", "one", "superposition", "multi-path", "undecided")
 
 
@@ -68,6 +71,7 @@ class Reading:
         second: p' of that pair.
         together: Their sum, to be compared with ``bound``.
         bound: The largest sum that a mixture can have.
+        same_place: Overlap of the places of answers that are alive, 0 to 1.
         blur: Effective number of values at a place, 1 / sum_i q_i^2 with q_0, averaged.
     """
 
@@ -86,52 +90,19 @@ class Reading:
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
-    """One patch of one frame, and the values marked there. Pixels at which these all look alike are averaged."""
-
-    index: int
-    still: np.ndarray  # (P, 3)
-    group: np.ndarray  # (P,) which group of pixels each belongs to
-    weight: np.ndarray  # (G,) square root of their number
-    values: np.ndarray  # (G * 3, n), v_i - still, weighted
-
-    @classmethod
-    def of(cls, index: int, still: np.ndarray, values: np.ndarray) -> _Place:
-        """From uint8 pixels: still (P, 3), values (n, P, 3)."""
-        _, group = _distinct(np.concatenate([still[None], values]).swapaxes(0, 1))
-        blank = cls(index, still / 255, group, np.sqrt(np.bincount(group)), np.zeros((0, 0)))
-        return replace(blank, values=np.stack([blank.change(v / 255) for v in values], 1))
-
-    def change(self, tile: np.ndarray) -> np.ndarray:
-        """The difference of a tile (P, 3) to the still frame, (G * 3,)."""
-        sums = np.zeros((len(self.weight), 3))
-        np.add.at(sums, self.group, tile - self.still)
-        return (sums / self.weight[:, None]).reshape(-1)
-
-    def contrast(self, tile: np.ndarray) -> np.ndarray:
-        """Contrast q of each value, (n,): see the module docstring."""
-        change, n = self.change(tile), self.values.shape[1]
-        scale = 1e3 * float(np.abs(self.values).max())
-        rows = np.zeros((len(change) + 2, n + 1))
-        rows[: len(change), :n] = self.values
-        rows[-2] = scale  # the sum is one, all but exactly
-        rows[-1, n] = 1e-6 * scale  # the least q_0 among equals
-        q = nnls(rows, np.concatenate([change, [scale, 0.0]]))[0][:n]
-        left = np.linalg.norm(change - self.values @ q) / np.linalg.norm(self.values, axis=0)
-        return np.asarray(q * np.clip(1 - left, 0, None))
-
-
-@dataclass(frozen=True, eq=False)
 class Pool:
     """Answers, which marks each makes, and how to read a clip for them. Make one with :func:`pool`.
 
     ``makes``: bool (answers, K), who makes which mark. ``deciding``: bool (K,), not made by all right answers.
+    ``right``: bool (K,), made by a right answer. ``contested``: bool (K,), not made by every answer, right or wrong.
     """
 
     answers: tuple[Hashable, ...]
     makes: np.ndarray = field(repr=False)
     deciding: np.ndarray = field(repr=False)
-    places: tuple[_Place, ...] = field(repr=False)
+    right: np.ndarray = field(repr=False)
+    contested: np.ndarray = field(repr=False)
+    places: tuple[Place, ...] = field(repr=False)
     frames: tuple[int, ...]
     patch: tuple[int, int]
     shape: tuple[int, ...]  # of the videos that it reads, (F, H, W, 3)
@@ -159,8 +130,8 @@ class Pool:
                 f"a clip of shape {clip.shape} cannot be compared with answers drawn as {self.shape}: generate in the "
                 "task's own size and length"
             )
-        tiles = _tiles(clip[list(self.frames)].astype(np.float64), self.patch)
-        return np.concatenate([place.contrast(tiles[place.index]) for place in self.places])
+        parts = tiles(clip[list(self.frames)].astype(np.float64), self.patch)
+        return np.concatenate([place.contrast(parts[place.index]) for place in self.places])
 
     def read(self, clip: np.ndarray, seen: float = SEEN) -> Reading:
         """Which answers a clip shows, and how; see the module docstring.
@@ -183,6 +154,18 @@ class Pool:
             self.answers[best], float(q[self.makes[best]].min()), *numbers,
         )  # fmt: skip
 
+    def support(self, q: np.ndarray) -> float:
+        """The share of what is shown that right answers show.
+
+        Args:
+            q: The contrast of each mark, (K,).
+
+        Returns:
+            0 to 1; NaN where nothing is shown.
+        """
+        shown = q * self.contested
+        return float(shown[self.right].sum() / shown.sum()) if shown.sum() > 0 else np.nan
+
     def _blur(self, q: np.ndarray) -> float:
         """Mean over contested places of 1 / (q_0^2 + sum_i q_i^2)."""
         each = []
@@ -192,12 +175,16 @@ class Pool:
         return float(np.mean(each))
 
     def _pair(self, q: np.ndarray, alive: np.ndarray) -> tuple[Any, ...]:
-        """(kind, first, second, together, bound, same_place) of the pair whose weaker side is strongest."""
+        """(kind, first, second, together, bound, same_place).
+
+        All but kind and same_place are of the pair whose weaker side is strongest.
+        """
         own = self.makes
         some = own[alive].astype(float)
-        total, count = some @ q, some.sum(1)
+        total, same = some @ q, some @ some.T  # same: marks that both make
+        apart = some.sum(1)[:, None] - same  # marks of the first that the second does not make
         with np.errstate(invalid="ignore", divide="ignore"):  # one that only repeats another's marks gives 0 / 0
-            side = (total[:, None] - (some * q) @ some.T) / (count[:, None] - some @ some.T)
+            side = (total[:, None] - (some * q) @ some.T) / apart
         weaker = np.nan_to_num(np.minimum(side, side.T), nan=-1.0)
         np.fill_diagonal(weaker, -1.0)
         i, j = np.unravel_index(weaker.argmax(), weaker.shape)
@@ -208,10 +195,12 @@ class Pool:
         first, second = sorted((float(side[i, j]), float(side[j, i])), reverse=True)
         # The most that one answer, and so any mixture of answers, can show of both at once.
         bound = float((own[:, mine].mean(1) + own[:, theirs].mean(1)).max())
-        together = first + second
-        kind = "multi-path" if together >= (bound + 2) / 2 else "superposition"
-        same = float(np.isin(self.place[mine], self.place[theirs]).mean())
-        return "undecided" if bound > 1.99 else kind, first, second, together, bound, same
+        marked = some @ (self.place[:, None] == np.unique(self.place))  # (alive, places): an answer marks a place once
+        overlap = (marked @ marked.T - same) / np.maximum(np.minimum(apart, apart.T), 1)
+        weight = np.clip(weaker, 0, None)
+        same_place = float((weight * overlap).sum() / weight.sum())
+        kind = "undecided" if bound > 1.99 else "multi-path" if same_place < OVERLAP else "superposition"
+        return kind, first, second, first + second, bound, same_place
 
 
 def pool(
@@ -249,21 +238,21 @@ def pool(
     if not given:
         raise MeasureError("no answers to look for: pass answers=, e.g. task.solutions or task.decoys(5)")
     shape = task.render(listed[0]).shape
-    shown = np.stack([_tiles(task.render(a)[list(frames)], patch) for a in listed])  # (answers, places, D) uint8
-    still = _tiles(np.repeat(task.first_frame[None], len(frames), 0), patch)
+    shown = np.stack([tiles(task.render(a)[list(frames)], patch) for a in listed])  # (answers, places, D) uint8
+    still = tiles(np.repeat(task.first_frame[None], len(frames), 0), patch)
     makes, places = [], []
     for where in range(shown.shape[1]):
-        first, which = _distinct(shown[:, where])
+        first, which = distinct(shown[:, where])
         marked = [i for i, answer in enumerate(first) if not np.array_equal(shown[answer, where], still[where])]
         if marked:
             makes += [which == i for i in marked]
-            places.append(_Place.of(where, still[where], shown[first[marked], where]))
+            places.append(Place.of(where, still[where], shown[first[marked], where]))
     if not makes:
         raise MeasureError(f"no answer differs from the first frame in frames {list(frames)}: choose later ones")
     made = np.stack(makes, 1)  # (answers, K)
     reference = made[: len(right)] if decoys else made
     deciding = ~reference.all(0) if len(reference) > 1 or decoys else np.ones(made.shape[1], bool)
-    _, group = _distinct(made)
+    _, group = distinct(made)
     told = made.any(1) & (np.bincount(group)[group] == 1)
     if not decoys and not told.all():
         raise MeasureError(
@@ -272,7 +261,11 @@ def pool(
         )
     keep = [i for i, ok in enumerate(told) if ok and (i >= len(right) or not decoys)]
     kept = tuple(listed[i] for i in keep)
-    return Pool(kept, made[keep], np.asarray(deciding), tuple(places), tuple(frames), patch, shape)
+    by_right = np.asarray(made[: len(right)].any(0)) if decoys else np.ones(made.shape[1], bool)
+    contested = np.asarray(~made.all(0))
+    return Pool(
+        kept, made[keep], np.asarray(deciding), by_right, contested, tuple(places), tuple(frames), patch, shape
+    )
 
 
 def candidates(
@@ -300,7 +293,9 @@ def candidates(
 
     Returns:
         Variables over ``step``. ``alive``, ``fewest``: upper and lower count of right answers. ``share``: alive / right
-        answers; ``null``: alive / decoys, NaN where the task has none; ``wrong``: their count. ``strongest``: the
+        answers; ``null``: alive / decoys, NaN where the task has none; ``wrong``: their count. ``support``: the share
+        of the contrast of all marks, of right and wrong answers, that right answers make; NaN without decoys.
+        ``strongest``: the
         answer that is shown best, as its position in ``task.solutions``; ``strength``: the contrast of its weakest
         mark. ``kind``: one of :data:`KINDS`; ``first``, ``second``, ``together``, ``bound``, ``blur``, ``same_place``:
         see the module docstring. ``attrs`` hold ``solutions`` and ``decoys``, how many there were.
@@ -316,25 +311,28 @@ def candidates(
     wrong = task.decoys(wanted) if wanted and hasattr(task, "decoys") else ()
     null = pool(task, wrong, frames=frames, patch=patch, decoys=True) if wrong else None
     n, n_wrong = len(right.answers), 0 if null is None else len(null.answers)
-    found, noise = [], []
+    found, noise, support = [], [], []
     for clip in clips:
         found.append(right.read(clip, seen))
-        noise.append(len(null.read(clip, seen).alive) if null and n_wrong else np.nan)
+        other = null.read(clip, seen) if null and n_wrong else None
+        noise.append(np.nan if other is None else len(other.alive))
+        support.append(np.nan if null is None or other is None else null.support(other.contrast))
     columns: dict[str, tuple[Any, str, str]] = {
         "alive": ([len(r.alive) for r in found], "right answers visible, at most", "answers"),
         "fewest": ([r.fewest for r in found], "right answers visible, at least", "answers"),
         "share": ([len(r.alive) / n for r in found], "right answers visible", "share"),
         "null": (np.array(noise) / max(n_wrong, 1), "wrong answers visible", "share"),
         "wrong": (noise, "wrong answers visible", "answers"),
+        "support": (support, "shown by right answers", "share of what is shown"),
         "strongest": ([right.answers.index(r.strongest) for r in found], "strongest answer", "place in task.solutions"),
         "strength": ([r.strength for r in found], "weakest mark of the strongest answer", "contrast"),
         "kind": ([r.kind for r in found], "how they are shown", ""),
         "first": ([r.first for r in found], "contrast of the pair's stronger answer", "1 = drawn in full"),
         "second": ([r.second for r in found], "contrast of the pair's weaker answer", "1 = drawn in full"),
-        "together": ([r.together for r in found], "contrast of the pair, summed", "1 = shared, 2 = side by side"),
+        "together": ([r.together for r in found], "contrast of the pair, summed", "1 = shared, 2 = each in full"),
         "bound": ([r.bound for r in found], "most that a mixture shows of the pair", "contrast"),
         "blur": ([r.blur for r in found], "values at a contested place", "effective number, 1 = sharp"),
-        "same_place": ([r.same_place for r in found], "rival marks at one place", "share"),
+        "same_place": ([r.same_place for r in found], "overlap of the places of rival answers", "share"),
     }
     return xr.Dataset(
         {key: ("step", np.array(v), {"long_name": name, "units": unit}) for key, (v, name, unit) in columns.items()},
@@ -345,23 +343,6 @@ def candidates(
         },
         attrs={"solutions": n, "decoys": n_wrong, "seen": seen, "frames": list(frames)},
     )
-
-
-def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Among rows (n, ...) of bytes: an index of each distinct one, and which of these every row equals, (n,)."""
-    flat = np.ascontiguousarray(rows.reshape(len(rows), -1))
-    _, first, which = np.unique(flat.view(f"V{flat.shape[1]}")[:, 0], return_index=True, return_inverse=True)
-    return first, which.reshape(-1)
-
-
-def _tiles(clip: np.ndarray, patch: tuple[int, int]) -> np.ndarray:
-    """(F, H, W, 3) -> (places, P, 3): patches of frames, frame-major."""
-    if clip.shape[-3] % patch[0] or clip.shape[-2] % patch[1]:
-        raise MeasureError(
-            f"frames of {clip.shape[-3]} x {clip.shape[-2]} do not divide into patches of {patch}: choose another "
-            "patch="
-        )
-    return rearrange(clip, "f (r a) (c b) k -> (f r c) (a b) k", a=patch[0], b=patch[1])
 
 
 def _fewest(own: np.ndarray) -> int:

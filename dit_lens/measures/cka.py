@@ -15,9 +15,11 @@ gives the debiased CKA, whose mean is about 0 for independent samples (single va
 computed in float64, from p x q products where tokens outnumber channels, so that a long video needs no n x n matrix.
 Dissimilarity is 1 - CKA (paper, Fig. 3c).
 
-When not to use: as a measure of damage. Two seeds of one task, both solved, differ by as much as a state and noise
-do: at high noise a latent *is* its noise. And neighbouring tokens are not independent samples, so even debiased CKA of
-two unrelated videos is above 0: show it beside that of an unrelated run.
+When not to use: over unlike times. Of two changes, compare states equally many steps later
+(:func:`dit_lens.experiments.sensitivity`): what has had longer to recover differs less. As a measure of damage: two
+seeds of one task, both solved, differ by as much as a state and noise do, since at high noise a latent *is* its noise.
+And neighbouring tokens are not independent samples, so even debiased CKA of two unrelated videos is above 0: show it
+beside that of an unrelated run.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dit_lens.errors import MeasureError
@@ -64,18 +64,47 @@ def choice(x: np.ndarray, true: np.ndarray, groups: np.ndarray, folds: int = 5, 
     Raises:
         MeasureError: Too few scenes.
     """
-    n, candidates, d = x.shape
+    n, candidates = x.shape[:2]
     true = np.asarray(true)
     if candidates < 2:
         raise MeasureError("a choice needs at least two candidates: give features (n, candidates, d) with two or more")
-    is_it = np.arange(candidates) == true[:, None]  # (n, candidates)
     hit = np.zeros(n, bool)
     for train, test in _folds(x, true, groups, folds):
-        model = make_pipeline(StandardScaler(), RidgeClassifier(alpha=alpha))
-        model.fit(x[train].reshape(-1, d), is_it[train].reshape(-1))
-        value = model.decision_function(x[test].reshape(-1, d)).reshape(-1, candidates)
-        hit[test] = value.argmax(1) == true[test]
+        hit[test] = names_true(fit_choice(x[train], true[train], alpha), x[test], true[test])
     return hit
+
+
+def fit_choice(x: np.ndarray, true: np.ndarray, alpha: float = 100.0) -> Pipeline:
+    """Fit a classifier that tells the true candidate of an item from the others.
+
+    Args:
+        x: Features (n, candidates, d).
+        true: (n,), the index of the true candidate.
+        alpha: Strength of the ridge.
+
+    Returns:
+        The classifier, for :func:`names_true`.
+    """
+    candidates, d = x.shape[1:]
+    is_it = np.arange(candidates) == np.asarray(true)[:, None]  # (n, candidates)
+    model = make_pipeline(StandardScaler(), RidgeClassifier(alpha=alpha))
+    return model.fit(x.reshape(-1, d), is_it.reshape(-1))
+
+
+def names_true(model: Pipeline, x: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Whether the candidate with the largest decision value is the true one.
+
+    Args:
+        model: From :func:`fit_choice`.
+        x: Features of other items (n, candidates, d).
+        true: (n,), the index of the true candidate.
+
+    Returns:
+        bool (n,).
+    """
+    n, candidates, d = x.shape
+    value = model.decision_function(x.reshape(-1, d)).reshape(n, candidates)
+    return np.asarray(value.argmax(1) == np.asarray(true))
 
 
 def shuffled(y: np.ndarray, seed: int = 0) -> np.ndarray:

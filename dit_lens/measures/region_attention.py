@@ -27,6 +27,7 @@ from dit_lens.address import ALL, Address, Branch, Call, Depth, Indices, Places,
 from dit_lens.checks import number
 from dit_lens.errors import MeasureError
 from dit_lens.measures.attention import Regions, prepare, random_masks, region_mass, region_parts
+from dit_lens.measures.attention_written import attention_gate, projection, region_written
 from dit_lens.wan.attention_sets import (
     PARTS,
     Kind,
@@ -62,6 +63,7 @@ class WatchAttention:
     draws: int = 3
     seed: int = 0
     limit: float = DEFAULT_LIMIT
+    written: bool = False
 
     def bind(self, context: Context) -> _Watch:
         """Prepare the watch for one generation."""
@@ -76,6 +78,7 @@ def watch_attention(
     steps: Indices | None = None,
     layers: Indices | Depth | None = None,
     contribution: bool = False,
+    written: bool = False,
     draws: int = 3,
     seed: int = 0,
     limit: float = DEFAULT_LIMIT,
@@ -91,6 +94,8 @@ def watch_attention(
         steps: All by default.
         layers: All by default.
         contribution: Also read share and norm, for about two attentions more.
+        written: Also read what each head, and the layer, writes of each region into the stream
+            (:mod:`dit_lens.measures.attention_written`), for one output projection more a region.
         draws: Random masks for each region of keys; they cost nothing while regions x (1 + draws) is at most the head
             width.
         seed: Seed of the random masks.
@@ -115,7 +120,7 @@ def watch_attention(
             "kind= sets the hook, queries= and keys= set the tokens, and all heads are read: leave hooks, tokens, "
             "heads out"
         )
-    return WatchAttention(_frozen(queries), _frozen(keys), where, kind, contribution, draws, seed, limit)
+    return WatchAttention(_frozen(queries), _frozen(keys), where, kind, contribution, draws, seed, limit, written)
 
 
 def _frozen(wanted: Any) -> Any:
@@ -174,6 +179,8 @@ class _Watch(Edit):
         self.values = {"mass": self._room(1 + watch.draws)}
         if watch.contribution:
             self.values |= {"share": self._room(2), "norm": self._room(2)}
+        if watch.written:
+            self.values |= {"head_written": self._room(2), "written": self._room(2)[..., 0, :, :, :]}
 
     def _room(self, copies: int) -> np.ndarray:
         """NaN of the result's shape; the first axis of keys counts the region itself and its random masks."""
@@ -194,8 +201,12 @@ class _Watch(Edit):
         if call.index not in self.calls:
             return ()
         found = self.text.hooks(call) if self.text is not None else []
-        needed = 4 if self.watch.contribution else 2
+        needed = 4 if self.watch.contribution or self.watch.written else 2
+        if self.watch.written:
+            found.append((point("modulation").path, self._see("modulation")))
         for layer in self.layers:
+            if self.watch.written:
+                found.append((point("resid_pre").at(layer), self._see("resid_pre")))
             *before, last = self.parts[:needed]
             found += [(p.at(layer), self._see(p.name)) for p in before]
             found.append((last.at(layer), self._read(call, layer)))
@@ -217,10 +228,27 @@ class _Watch(Edit):
         def read_parts(z: Tensor, hook: Any) -> None:
             q, k, v = (self.seen.pop(name) for name in (q_, k_, v_))
             # Contributions of the regions and of their first random masks: columns are in this order.
-            found = region_parts(q, k, v, z, self._regions(call, q, k), first=2 * len(self.keys))
-            self.pending.append((call, layer, dict(zip(("mass", "share", "norm"), found, strict=True))))
+            regions, first = self._regions(call, q, k), 2 * len(self.keys)
+            found = {}
+            if self.watch.contribution:
+                found = dict(zip(("mass", "share", "norm"), region_parts(q, k, v, z, regions, first), strict=True))
+            else:
+                found["mass"] = region_mass(q, k, regions)
+            if self.watch.written:
+                found |= self._written(call, layer, (q, k, v), regions, first)
+            self.pending.append((call, layer, found))
 
-        return read_parts if self.watch.contribution else read_mass
+        return read_parts if self.watch.contribution or self.watch.written else read_mass
+
+    def _written(
+        self, call: Call, layer: int, qkv: tuple[Tensor, Tensor, Tensor], regions: Regions, first: int
+    ) -> dict[str, Tensor]:
+        block: Any = self.context.experts[call.expert].transformer.blocks[layer]
+        own = self.watch.kind == "self"
+        gate = attention_gate(block, self.seen["modulation"]) if own else None
+        weight = projection(block.attn1 if own else block.attn2).to(qkv[0].device)
+        heads, whole = region_written(*qkv, regions, weight, gate, self.seen.pop("resid_pre"), first)
+        return {"head_written": heads, "written": whole}
 
     def _file(self) -> None:
         """Copy the last call's numbers to the arrays: once a call, so that no layer waits for the device."""
@@ -229,7 +257,7 @@ class _Watch(Edit):
             for what, values in found.items():
                 split = values.unflatten(-1, (-1, len(self.keys)))  # (B, H, R, copies, K)
                 self.values[what][:, *place] = split.cpu().numpy()
-            last = self.parts[3 if self.watch.contribution else 1].name
+            last = self.parts[3 if self.watch.contribution or self.watch.written else 1].name
             self.fired[Address(call.step, call.branch, layer, last)] += 1
         self.pending.clear()
 
@@ -305,6 +333,13 @@ class _Watch(Edit):
                 found[name] = (dims, values[..., 0, :], {"long_name": f"contribution to z: {name}", "units": units})
                 about = {"long_name": f"{name} of a random mask of the same size", "units": units}
                 found[f"{name}_null"] = (dims, values[..., 1, :], about)
+        for name in ("head_written", "written"):
+            if name in self.values:
+                values, of = self.values[name][row][at], dims if name == "head_written" else dims[:3] + dims[4:]
+                units = "share of the stream's norm"
+                found[name] = (of, values[..., 0, :], {"long_name": f"written into the stream: {name}", "units": units})
+                about = {"long_name": f"{name} of a random mask of the same size", "units": units}
+                found[f"{name}_null"] = (of, values[..., 1, :], about)
         coords = {
             "step": done, "branch": list(self.branches), "layer": list(self.layers),
             "head": list(range(self.context.n_heads)), "query": [n for n, _ in self.queries],
@@ -330,7 +365,8 @@ def watched_attention(run: Run, watch: WatchAttention | None = None, row: int | 
     Returns:
         Variables over (step, branch, layer, head, query, key): ``mass``, ``enrichment``, ``null`` (enrichment of the
         random masks, one more dim ``draw``), and with ``contribution`` also ``share``, ``norm`` and the same of the
-        first random mask, ``share_null``, ``norm_null``.
+        first random mask, ``share_null``, ``norm_null``; with ``written`` also ``head_written`` and, without ``head``,
+        ``written``, with their ``_null``.
 
     Raises:
         MeasureError: The run had no watch, several, or several rows.

@@ -46,7 +46,7 @@ class Calibration:
         nulls: ``found``, whether any cell was called, (kind, model, approach).
         untrained: The same of random networks on tasks that they can see.
         faithfulness: ``faithfulness`` (plant, rest, ranking, order, size), ``cpr`` and ``cmd``.
-        maps: ``cut, p, off`` (shape, layers, seed) and ``correlation`` (shape, layers, seed, evidence).
+        maps: ``cut, place, p, off`` (shape, layers, seed) and ``correlation`` (shape, layers, seed, evidence).
     """
 
     plants: xr.Dataset
@@ -252,6 +252,6 @@ def _curves(spec: Spec, rest: float) -> Make:
 
 def _mapped(spec: WholeMap) -> Make:
     def make(place: Mapping[str, Any], tasks: int) -> xr.Dataset:
-        return whole_maps.measure(spec, spec.drawn)[["cut", "p", "off", "correlation"]]
+        return whole_maps.measure(spec, spec.drawn)[["cut", "place", "p", "off", "correlation"]]
 
     return make

@@ -1,8 +1,8 @@
-"""Whole maps: what the map's evidence and its cut say of networks whose profiles over depth are known.
+"""Whole maps: what the map's evidence and its model of depth say of networks whose profiles over depth are known.
 
-The evidence is that of ``dl.map`` (attention, writing, effect, readout), at one step, beside the same from the weights
-shuffled. What is asked of it: does each evidence follow the profile that was planted, is a cut announced where there
-are stages and none where there are none, and where.
+The evidence is that of ``dl.map`` (attention, writing, effect, readout), at one step, beside the same from models that
+learned nothing. What is asked of it: does each evidence follow the profile that was planted, are stages announced where
+there are stages and none where there are none, and where.
 """
 
 from __future__ import annotations
@@ -10,50 +10,57 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from dit_lens.layer_map.roles import by_layer, puzzle_evidence, roles
+from dit_lens.layer_map.controls import control_model
+from dit_lens.layer_map.evidence import by_control, by_layer, puzzle_evidence
+from dit_lens.layer_map.roles import roles
 from dit_lens.planted.planting import plant
 from dit_lens.planted.whole_specs import WholeMap
-from dit_lens.wan.shuffled_weights import shuffled_weights
 
 #: Each evidence, and the planted profile that it has to follow.
 FOLLOWS = {"attention": "attention", "writing": "effect", "effect": "effect", "readout": "readout"}
 CUTS = {"three": (0.225, 0.75), "two": (0.5,)}
 
 
-def measure(spec: WholeMap, seed: int = 0, tasks: int = 6) -> xr.Dataset:
-    """Evidence and cut of one whole map.
+def measure(spec: WholeMap, seed: int = 0, tasks: int = 6, controls: int = 2) -> xr.Dataset:
+    """Evidence and model of depth of one whole map.
 
     Args:
         spec: What is planted.
-        seed: Of the network, of tasks and of the control.
+        seed: Of the network, of tasks and of the controls.
         tasks: How many.
+        controls: How many models that learned nothing.
 
     Returns:
         ``correlation`` (evidence) of the mean evidence above the control's with its profile, NaN where that is flat;
-        ``evidence``, ``control`` (evidence, layer); ``profile`` (evidence, layer); ``cut``, whether stages were
-        announced; ``p``; ``off``, how far the nearest announced boundaries are from the planted ones, in depth.
+        ``evidence_value``, ``control``, ``profile`` (evidence, layer); ``kind``, the model of depth; ``cut``, whether
+        stages were announced; ``place``, whether one place was; ``p``; ``off``, how far the nearest announced
+        boundaries are from the planted ones, in depth.
     """
     with plant(spec, seed) as made:
         some = made.tasks(tasks, seed)
         seen = by_layer([puzzle_evidence(made.lens, task, i, [0], seed) for i, task in enumerate(some)])
-        with shuffled_weights(made.lens, seed + 1) as nothing:
-            blank = by_layer([puzzle_evidence(nothing, task, i, [0], seed) for i, task in enumerate(some)])
-    _, found = roles(seen, blank, seed=seed)
-    cut = found.cuts["high"]
+        rows = []
+        for c in range(controls):
+            with control_model(made.lens, c, seed + 1) as nothing:
+                rows.append([puzzle_evidence(nothing, task, i, [0], seed) for i, task in enumerate(some)])
+    _, found = roles(seen, by_control(rows), draws=399, seed=seed, heights=())
+    cut, blank = found.models["high"], by_control(rows).mean("control")
     planted = {name: spec.profiles()[profile] for name, profile in FOLLOWS.items()}
     values = {name: seen[name].mean(("task", "expert")).values for name in FOLLOWS}
     null = {name: blank[name].mean(("task", "expert")).values for name in FOLLOWS}
     agreement = [_correlation(values[name] - null[name], planted[name], spec) for name in FOLLOWS]
+    staged = cut.kind in ("two", "three")
     starts = np.array(cut.starts[1:]) / spec.n_layers
-    off = [min(abs(starts - true)) for true in CUTS.get(spec.shape, ())] if cut.found and len(starts) else []
+    off = [min(abs(starts - true)) for true in CUTS.get(spec.shape, ())] if staged else []
 
-    def rows(found: dict[str, np.ndarray]) -> tuple[tuple[str, str], np.ndarray]:
+    def rows_of(found: dict[str, np.ndarray]) -> tuple[tuple[str, str], np.ndarray]:
         return ("evidence", "layer"), np.stack(list(found.values()))
 
     return xr.Dataset(
         {
-            "correlation": ("evidence", agreement), "evidence_value": rows(values), "control": rows(null),
-            "profile": rows(planted), "cut": float(cut.found), "p": float(cut.p),
+            "correlation": ("evidence", agreement), "evidence_value": rows_of(values), "control": rows_of(null),
+            "profile": rows_of(planted), "kind": cut.kind, "cut": float(staged), "place": float(cut.kind == "one"),
+            "p": float(cut.p),
             "off": float(np.mean(off)) if off else np.nan,
         },
         coords={"evidence": list(FOLLOWS), "layer": range(spec.n_layers)},

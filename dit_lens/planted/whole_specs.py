@@ -41,7 +41,7 @@ class WholeMap(Spec):
     shown: ClassVar[Shown] = "key"
 
     def profiles(self) -> dict[str, np.ndarray]:
-        """What each layer does, (layers,): "attention" and its level; "effect" and "readout", each of sum 1."""
+        """What each layer writes, (layers,), each of sum 1: "attention" of the region, "effect" and "readout"."""
         n = self.n_layers
         depth = (np.arange(n) + 0.5) / n
         one = (np.arange(n) == n // 2).astype(float)
@@ -54,8 +54,7 @@ class WholeMap(Spec):
         }
         rng = np.random.default_rng([self.drawn, n])
         found = [np.asarray(p, float) * np.exp(self.jitter * rng.standard_normal(n)) for p in shapes[self.shape]]
-        return {"attention": np.minimum(found[0], 1.0), "effect": found[1] / found[1].sum(),
-                "readout": found[2] / found[2].sum()}  # fmt: skip
+        return {name: p / p.sum() for name, p in zip(("attention", "effect", "readout"), found, strict=True)}
 
     @property
     def stages(self) -> int:
@@ -72,12 +71,12 @@ class WholeMap(Spec):
         )
 
     def decoys(self) -> tuple[Part, ...]:
-        """Each layer's attention to the region, and the texture that it writes."""
+        """What each layer's attention writes of the region, and the texture that it writes."""
         found = self.profiles()
-        attention = tuple(
-            Attend(layer, head, writes=None, level=min(float(level), 0.999))
-            for layer, level in enumerate(found["attention"])
-            if level > 0
+        attention = tuple(  # where nothing reads it, by all heads together
+            Attend(layer, head, reads="green", writes="loud", gain=float(gain) / HEADS)
+            for layer, gain in enumerate(found["attention"])
+            if gain > 0
             for head in range(HEADS)
         )
         texture = tuple(

@@ -10,10 +10,10 @@ import xarray as xr
 
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.self_correction import FILMS, perception_lag, plant_mistakes, watch_answers
-from dit_lens.measures.answers_over_steps import VERDICTS, chance_events, corrections, events, expected_corrections
+from dit_lens.measures.answers_over_steps import NONE, RIGHT, after_errors
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_NULL, SHARE, SMALLEST, Estimate, Measured, Reading, Row, text
-from dit_lens.stats.intervals import share_interval
+from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, Untestable, text
+from dit_lens.stats.intervals import FEWEST
 from dit_lens.wan.lens import Lens
 
 
@@ -27,7 +27,8 @@ def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent
         progress: Called as ``progress(done, total, what)``.
 
     Returns:
-        ``seen``, the films of movers; ``states``, the verdicts of all tasks; ``wrong``, planted mistakes.
+        ``seen``, the films of movers; ``answers``, the verdicts and blends of all tasks, of the network and of the
+        ideal denoiser; ``wrong``, planted mistakes.
     """
     families: Mapping[str, list[Any]] = {name: [puzzles.load(name, i) for i in range(n)] for name in puzzles.names()}
     movers = [task for name in ("maze", "choose", "occlude") for task in families[name]]
@@ -36,31 +37,42 @@ def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent
     last = lens.plan().n_steps
     at = sorted({max(1, round(q * last)) for q in (0.1, 0.25, 0.4, 0.55, 0.7)})
     wrong = plant_mistakes(lens, families["choose"], at, seed=seed, progress=progress)
-    return {"seen": seen, "states": xr.concat([seen["verdict"], more["verdict"]], "task"), "wrong": wrong}
+    read = ["verdict", "blend", "ideal_verdict", "ideal_blend"]
+    return {"seen": seen, "answers": xr.concat([seen[read], more[read]], "task"), "wrong": wrong}
 
 
-def _corrected(m: Measured) -> Reading:
-    """Self-correction in the film: a share of tasks, with Wilson's interval, beside blind flips."""
-    states = m["states"]
-    happened, chance, fate = events(states), chance_events(states), corrections(states)
-    n = states.sizes["task"]
-    wrong = (states == VERDICTS.index("wrong")).isel(step=slice(None, -1)).any("step")
-    s = share_interval(happened["corrected"])
-    found = Estimate(float(s["value"]), float(s["low"]), float(s["high"]), n)
-    value, low, high = (float(chance[name]) for name in ("corrected", "corrected_low", "corrected_high"))
-    null = Estimate(value, low, high, n)
-    end = states.isel(step=-1)
-    ends = ", ".join(f"{int((end == i).sum())} {name}" for i, name in enumerate(VERDICTS))
-    each = happened["corrected"].astype(float)
-    return Reading(
-        each,
-        expected_corrections(states),
-        f"Wrong at any step before the end: {int(wrong.sum())}; right at some step and not at the end: "
-        f"{int(happened['corrupted'].sum())} (chance {float(chance['corrupted']):.3f} of all); in the end: {ends}; "
-        f"at step 0: {int(fate['count'][0].sel(verdict='none'))} without an answer, "
-        f"{int(fate['count'][0].sel(verdict='right'))} right.",
-        estimates=(found, null),
+def _corrected(m: Measured) -> Reading | Untestable:
+    """Of tasks in which a wrong answer is read: those right at the end, beside blind flips from the same step."""
+    answers = m["answers"]
+    drawn = answers["verdict"].where(~answers["blend"], NONE).astype(int)  # blends are another row
+    fate = after_errors(drawn)
+    erred, n = int(fate["corrected"].notnull().sum()), drawn.sizes["task"]
+    if erred < FEWEST:
+        return Untestable(
+            f"A wrong answer is read at some step of {erred} of {n} generations, of which "
+            f"{int(fate['corrected'].sum())} end right: where nothing is wrong, nothing can be corrected."
+        )
+    lost = ((drawn == RIGHT).isel(step=slice(None, -1)).any("step") & (drawn.isel(step=-1) != RIGHT)).sum()
+    remark = f"{erred} of {n} generations show a wrong answer; right at some step and not at the end: {int(lost)}."
+    return Reading(fate["corrected"], fate["chance"], remark)
+
+
+def _sharpened(m: Measured) -> Reading | Untestable:
+    """Of tasks in which a blend is shown: those right at the end, beside the ideal denoiser's own blends."""
+    answers = m["answers"]
+    ends = []
+    for who in ("", "ideal_"):
+        seen = answers[f"{who}blend"].astype(bool).isel(step=slice(None, -1)).any("step")
+        ends.append((answers[f"{who}verdict"].isel(step=-1) == RIGHT).astype(float).where(seen))
+    blended, n = int(ends[0].notnull().sum()), ends[0].sizes["task"]
+    if int((ends[0].notnull() & ends[1].notnull()).sum()) < FEWEST:
+        return Untestable(f"{blended} of {n} generations show a blend of answers at some step: too few to compare.")
+    first = answers.isel(step=0)
+    remark = (
+        f"Generations with a blend: {blended} of {n}, of the ideal denoiser {int(ends[1].notnull().sum())}; at step 0: "
+        f"{int(first['blend'].sum())} and {int(first['ideal_blend'].sum())}."
     )
+    return Reading(ends[0], ends[1], remark)
 
 
 def _put_right(m: Measured) -> Reading:
@@ -98,29 +110,36 @@ ROWS = (
     Row(
         "behaviour/corrected",
         "Answers that are wrong at first are right at the end (self-correction), seen in x0_hat (section 5).",
-        "puzzles that show a wrong answer at some step and end right",
-        "share of puzzles", "answers that flip blindly, at the rates found", _corrected, ABOVE_NULL,
+        "share that ends right, of generations whose x0_hat gives a wrong answer at some step (blends left out)",
+        "share", "answers that flip blindly from that step, at the rates found", _corrected,
         smallest=SMALLEST["share"], bounds=SHARE,
+    ),
+    Row(
+        "behaviour/sharpened",
+        "What is unclear or mixed at first is right at the end (self-enhancement, section 5).",
+        "share that ends right, of generations whose x0_hat blends several answers at some step",
+        "share", "an average over the right answers (ideal denoiser), at the same states", _sharpened,
+        smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
     ),
     Row(
         "behaviour/put-right",
         "A wrong answer that stands in x0_hat is put right by later steps (asked here of planted mistakes).",
         "share that ends right, of generations whose x0_hat gave the twin's answer when the instruction changed",
-        "share", "the wrong instruction kept to the end", _put_right, ABOVE_NULL,
+        "share", "the wrong instruction kept to the end", _put_right,
         smallest=SMALLEST["share"], zero_null=True, bounds=SHARE,
     ),
     Row(
         "behaviour/order",
         _ORDER,
         "lag of the motion behind the identification of the end, all puzzles",
-        "steps of {steps}", _FADES, partial(_lag, determined=False), ABOVE_NULL,
+        "steps of {steps}", _FADES, partial(_lag, determined=False),
         smallest=SMALLEST["steps"],
     ),
     Row(
         "behaviour/order-determined",
         _ORDER,
         "lag of the motion behind the identification of the end, puzzles with one solution, whose motion is determined",
-        "steps of {steps}", _FADES, partial(_lag, determined=True), ABOVE_NULL,
+        "steps of {steps}", _FADES, partial(_lag, determined=True),
         smallest=SMALLEST["steps"],
     ),
 )  # fmt: skip

@@ -6,7 +6,7 @@ import xarray as xr
 
 from dit_lens.experiments.branching import branching, several
 from dit_lens.progress import Progress, prefixed, silent
-from dit_lens.replication.row import ABOVE_NULL, SHARE, SMALLEST, Measured, Reading, Row, text
+from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, text
 from dit_lens.wan.lens import Lens
 
 #: Parts of the schedule at which a claim forks; the second is where the related work has runs committed.
@@ -65,21 +65,21 @@ ROWS = (
         "branching/fewer",
         "Re-noised branches hold fewer different answers than fresh seeds do (2603.30043: 25 % and 68 %)",
         "share of pairs of fresh seeds whose answers differ",
-        "share", "branches forked at {part:.0%} of the schedule", _fewer, ABOVE_NULL,
+        "share", "branches forked at {part:.0%} of the schedule", _fewer,
         smallest=SMALLEST["share"], bounds=SHARE,
     ),
     Row(
         "branching/undecided",
         "An early step has not decided yet: its branches end in other answers",
         "share of branches forked at {part:.0%} of the schedule with another answer than the run's",
-        "share", "the run's own noise, sampler restarted", _undecided, ABOVE_NULL,
+        "share", "the run's own noise, sampler restarted", _undecided,
         smallest=SMALLEST["share"], zero_null=True, bounds=SHARE,
     ),
     Row(
         "branching/pruned",
         "The choice among answers is pruned along the steps, not made at once (Figs 1, 2)",
         "share of branches forked at step {early} with another answer than the run's",
-        "share", "forked at step {late}", _pruned, ABOVE_NULL,
+        "share", "forked at step {late}", _pruned,
         smallest=SMALLEST["share"], bounds=SHARE,
     ),
 )  # fmt: skip

@@ -1,11 +1,13 @@
-"""Claims about steps: what each step's x0_hat holds (paper, section 3, Figs 1 and 2; 2603.30043)."""
+"""Claims about steps: what each step's x0_hat holds (paper, section 3, Figs 1 and 2; 2603.30043).
+
+The null of what x0_hat shows is the ideal denoiser at the same states (:mod:`dit_lens.measures.ideal_denoiser`): an
+average over the right answers, which does no reasoning. What it shows as well is "shown, and the placebo shows it too".
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,15 +15,16 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.chain_of_steps import COMMITTED, chain_of_steps
-from dit_lens.measures.candidates import pool
 from dit_lens.progress import Progress, prefixed, silent
-from dit_lens.replication.row import ABOVE_NULL, HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, above, text
+from dit_lens.replication.row import HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, text
 from dit_lens.stats.intervals import by_task
 from dit_lens.wan.lens import Lens
 
 EARLY = 0.125  # of the schedule: where the related work reads its commitment (step 5 of 40)
-by_puzzle = partial(by_task, over=("task", "seed"))
-_READ = ["motion", "fewest", "share", "wrong", "kind", "together", "leads", "solutions", "decoys"]
+_by_task = partial(by_task, over=("task", "seed"))
+_BOTH = ("motion", "fewest", "share", "kind", "together", "bound", "leads")  # of the network, and of the ideal denoiser
+_READ = [*_BOTH, *(f"ideal_{name}" for name in _BOTH)]
+_READ += ["ideal_likeliest", "wrong", "support", "blind_support", "apart", "agree", "solutions", "decoys"]
 
 
 def measured(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent) -> Measured:
@@ -34,33 +37,13 @@ def measured(lens: Lens, n: int = 20, seed: int = 0, progress: Progress = silent
         progress: Called as ``progress(done, total, what)``.
 
     Returns:
-        ``films``, two noise seeds a task; the kinds of planted ``sharp`` and ``mixed`` videos.
+        ``films``, two noise seeds a task.
     """
     parts = []
     for name in puzzles.names():
         tell = prefixed(progress, name)
         parts.append(chain_of_steps(lens, puzzles.batch(name, n, seed), (0, 1), progress=tell))
-    sharp, mixed = planted(puzzles.batch(("maze", "choose", "pattern"), 3 * n, seed))
-    films = xr.concat([part[_READ] for part in parts], "task", combine_attrs="drop")
-    return {"films": films, "sharp": sharp, "mixed": mixed}
-
-
-def planted(tasks: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """What the criterion calls videos whose kind is known, rendered from tasks with several right answers.
-
-    Args:
-        tasks: Tasks; those with one right answer, or more than 60, are left out.
-
-    Returns:
-        Kinds of a sharp right answer, and of an even mixture of all of them.
-    """
-    sharp, mixed = [], []
-    for task in (t for t in tasks if 1 < len(t.solutions) <= 60):
-        reader = pool(task)
-        videos = [task.render(answer) / 255 for answer in task.solutions]
-        sharp.append(reader.read(videos[0]).kind)
-        mixed.append(reader.read(np.mean(videos, 0)).kind)
-    return sharp, mixed
+    return {"films": xr.concat([part[_READ] for part in parts], "task", combine_attrs="drop")}
 
 
 def _films(m: Measured) -> tuple[xr.Dataset, xr.Dataset, int]:
@@ -78,106 +61,139 @@ def _films(m: Measured) -> tuple[xr.Dataset, xr.Dataset, int]:
 
 def _motion(m: Measured) -> Reading:
     early = _films(m)[2]
-    motion = by_puzzle(m["films"]["motion"].isel(step=early))
-    other = f"with the same puzzle's end at another seed: {text(motion.sel(reference='other seed'))}"
+    motion, ideal = (_by_task(m["films"][name].isel(step=early)) for name in ("motion", "ideal_motion"))
+    remark = (
+        f"with another puzzle's end, which tells puzzles apart: {text(motion.sel(reference='other task'))}; the ideal "
+        f"denoiser with the own end: {text(ideal.sel(reference='final'))}"
+    )
     words = {"early": early, "steps": m["films"].sizes["step"]}
-    return Reading(motion.sel(reference="final"), motion.sel(reference="other task"), other, words)
+    return Reading(motion.sel(reference="final"), motion.sel(reference="other seed"), remark, words)
 
 
 def _choice(m: Measured) -> Reading:
     several, _, early = _films(m)
-    leads = by_puzzle(several["leads"].isel(step=early))
-    return Reading(leads.sel(reference="final"), leads.sel(reference="other seed"), words={"early": early})
+    leads, ideal, likeliest = (_by_task(several[name]) for name in ("leads", "ideal_leads", "ideal_likeliest"))
+    first = likeliest.sel(reference="final").isel(step=0)
+    other = leads.sel(reference="other seed").isel(step=early)
+    remark = (
+        f"it is the final one of the other seed: {text(other)}; the answer that the ideal denoiser finds likeliest at "
+        f"step 0 is the final one: {text(first)}; network and ideal show the same one best: "
+        f"{text(_by_task(several['agree'].isel(step=early)))}"
+    )
+    leads, ideal = (one.sel(reference="final").isel(step=early) for one in (leads, ideal))
+    return Reading(leads, ideal, remark, {"early": early})
 
 
 def _several(m: Measured) -> Reading:
-    films = _films(m)[0]
-    two = by_puzzle(films["fewest"] >= 2).isel(step=0)
-    return Reading(two, by_puzzle((films["wrong"] >= 2).where(films["decoys"] >= 2)).isel(step=0))
+    films = _films(m)[0].isel(step=0)
+    wrong = _by_task((films["wrong"] >= 2).where(films["decoys"] >= 2))
+    remark = (
+        f"at least two wrong answers visible: {text(wrong)}; total variation between network and ideal: "
+        f"{text(_by_task(films['apart']))}"
+    )
+    return Reading(_by_task(films["fewest"] >= 2), _by_task(films["ideal_fewest"] >= 2), remark)
+
+
+def _support(m: Measured) -> Reading:
+    films = m["films"].isel(step=0)
+    return Reading(_by_task(films["support"]), _by_task(films["blind_support"]))
 
 
 def _pruned(m: Measured) -> Reading:
-    two = by_puzzle(_films(m)[0]["fewest"] >= 2)
-    return Reading(two.isel(step=0), two.isel(step=-1))
-
-
-def _multi_path(m: Measured) -> Reading:
     films = _films(m)[0]
-    shared = by_puzzle(films["together"].isel(step=0))
-    remark = (
-        f"summed contrast of the two strongest answers at step 0: {text(shared)}; a mixture has at most 1, side by "
-        "side is 2"
+    arms = [_by_task(films[name] >= 2) for name in ("fewest", "ideal_fewest")]
+    ends = "; ".join(
+        f"{who} {text(arm.isel(step=0))} to {text(arm.isel(step=-1))}"
+        for who, arm in zip(("network", "ideal"), arms, strict=True)
     )
-    found = by_puzzle((films["kind"] == "multi-path").any("step"))
-    return Reading(found, _share(m["mixed"], "multi-path"), remark, paired=False)
+    fewer, ideal = (arm.isel(step=0) - arm.isel(step=-1) for arm in arms)
+    return Reading(fewer, ideal, ends)
 
 
-def _superposition(m: Measured) -> Reading:
-    found = by_puzzle((_films(m)[0]["kind"] == "superposition").isel(step=0))
-    return Reading(found, _share(m["sharp"], "superposition"), paired=False)
+def _kind(m: Measured, kind: str) -> Reading:
+    films = _films(m)[0]
+    found, ideal = (_by_task((films[name] == kind).any("step")) for name in ("kind", "ideal_kind"))
+    return Reading(found, ideal)
+
+
+def _beyond(m: Measured) -> Reading:
+    """From half-way between the bound of mixtures and two full drawings."""
+    films = _films(m)[0]
+    more, ideal = (
+        _by_task((films[f"{who}together"] >= (films[f"{who}bound"] + 2) / 2).any("step")) for who in ("", "ideal_")
+    )
+    shared = _by_task(films["together"].isel(step=0))
+    return Reading(more, ideal, f"summed contrast of the two strongest answers at step 0: {text(shared)}")
 
 
 def _unfolds(m: Measured) -> Reading:
-    missing = by_puzzle(_films(m)[1]["share"] == 0)
-    return Reading(
-        missing.isel(step=0),
-        missing.isel(step=-1),
-        "where there is nothing to choose, what the first step lacks is what later steps must add",
-    )
+    missing, ideal = (_by_task(_films(m)[1][name] == 0) for name in ("share", "ideal_share"))
+    return Reading(missing.isel(step=0), ideal.isel(step=0), f"at the last step: {text(missing.isel(step=-1))}")
 
 
-def _share(found: Sequence[str], kind: str) -> xr.DataArray:
-    return xr.DataArray([float(one == kind) for one in found], dims="task")
-
-
+_IDEAL = "an average over the right answers (ideal denoiser)"
 ROWS = (
     Row(
         "chain/motion",
         "The motion is settled within the first 10-15 % of the schedule (2603.30043: cosine .93)",
         "cosine of motion energy with the own end, at step {early} of {steps}",
-        "cosine", "with another puzzle's end", _motion, above(COMMITTED),
+        "cosine", "with the same puzzle's end at another seed", _motion,
         smallest=SMALLEST["correlation"], within=(COMMITTED, math.inf),
     ),
     Row(
         "chain/choice",
         "The choice among answers is made within the first 10-15 % of the schedule (2603.30043)",
         "share of runs whose best shown answer at step {early} is the final one, puzzles with several",
-        "share", "it is the final one of the other seed", _choice, above(COMMITTED),
-        smallest=SMALLEST["share"], within=(COMMITTED, math.inf), bounds=SHARE,
+        "share", _IDEAL, _choice,
+        smallest=SMALLEST["share"], within=(COMMITTED, math.inf), nothing=0.5, bounds=SHARE,
     ),
     Row(
         "chain/several",
         "Early steps hold several candidate answers (Figs 1, 2)",
         "share of runs with at least two right answers visible at step 0, puzzles with several",
-        "share", "at least two wrong answers visible", _several, ABOVE_NULL,
+        "share", _IDEAL, _several,
+        smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
+    ),
+    Row(
+        "chain/support",
+        "The candidates of early steps are plausible ones (Figs 1, 2)",
+        "share of what x0_hat shows at step 0 that right answers show, beside wrong ones",
+        "share", "an average over right and wrong answers, which knows only the state", _support,
         smallest=SMALLEST["share"], bounds=SHARE,
     ),
     Row(
         "chain/pruned",
         "Later steps prune the candidates to one (Figs 1, 2)",
-        "share of runs with at least two right answers visible at step 0, puzzles with several",
-        "share", "the same at the last step", _pruned, ABOVE_NULL,
-        smallest=SMALLEST["share"], bounds=SHARE,
+        "share of runs with at least two right answers visible at step 0 minus at the last step, puzzles with several",
+        "share", _IDEAL, _pruned,
+        smallest=SMALLEST["share"], nothing=0.0, bounds=(-1.0, 1.0),
     ),
     Row(
         "chain/multi-path",
         "Multi-path: several discrete answers stand side by side (Fig. 1)",
-        "share of runs that at any step show more than a mixture can hold, puzzles with several",
-        "share", "the same verdict on planted even mixtures", _multi_path, ABOVE_NULL,
-        smallest=SMALLEST["share"], zero_null=True, bounds=SHARE,
+        "share of runs that at any step show several answers at separate places, puzzles with several",
+        "share", _IDEAL, partial(_kind, kind="multi-path"),
+        smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
     ),
     Row(
         "chain/superposition",
         "Superposition: early steps blur several answers into one mixture (Fig. 2)",
-        "share of runs whose two strongest answers share one contrast at step 0, puzzles with several",
-        "share", "the same verdict on planted sharp answers", _superposition, ABOVE_NULL,
+        "share of runs that at any step show several answers on top of each other, puzzles with several",
+        "share", _IDEAL, partial(_kind, kind="superposition"),
+        smallest=SMALLEST["share"], nothing=0.0, bounds=SHARE,
+    ),
+    Row(
+        "chain/beyond",
+        "Candidates are explored in parallel, each of them drawn, and not only undecided (Figs 1, 2)",
+        "share of runs that at any step show more of two answers than any average can hold, puzzles with several",
+        "share", _IDEAL, _beyond,
         smallest=SMALLEST["share"], zero_null=True, bounds=SHARE,
     ),
     Row(
         "chain/unfolds",
         "Reasoning unfolds along the steps: the answer is not there at first",
         "share of runs in which the only right answer is not visible at step 0, puzzles with one",
-        "share", "the same at the last step", _unfolds, above(0.5),
-        smallest=SMALLEST["share"], within=HALF_UP, bounds=SHARE,
+        "share", _IDEAL, _unfolds,
+        smallest=SMALLEST["share"], zero_null=True, within=HALF_UP, bounds=SHARE,
     ),
 )  # fmt: skip

@@ -12,10 +12,10 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.working_memory import ARMS, KINDS, decodable_while_hidden, used_while_hidden
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_NULL, SHARE, SMALLEST, Measured, Reading, Row, text
+from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, text
 from dit_lens.wan.lens import Lens
 
-NULLS = {"shuffled": "shuffled labels", "elsewhere": "same cover and frames, nothing behind"}
+NULLS = {"shuffled": "shuffled labels", "random": "as many tokens of the same frames elsewhere, drawn at random"}
 
 
 def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> Measured:
@@ -65,16 +65,18 @@ def _used(m: Measured, what: str) -> Reading:
     return Reading.along(
         here,
         "kind",
-        ("hidden", "placebo"),
-        f"Random tokens {text(here.sel(kind='random'))}; where it is in sight again (positive control) "
-        f"{text(here.sel(kind='after'))}. Answers that became the twin's, of {use.sizes['task']}: {flips}.",
+        ("hidden", "random"),
+        f"The same tokens from the same scene at another seed {text(here.sel(kind='placebo'))}; where it is in sight "
+        f"again (positive control) {text(here.sel(kind='after'))}. Answers that became the twin's, of "
+        f"{use.sizes['task']}: {flips}.",
     )
 
 
 _HELD = (
     ("identity", "shuffled", "While an object is out of sight, what it is is held (working memory)."),
     ("place", "shuffled", "While an object is out of sight, where it is is held (working memory)."),
-    ("identity", "elsewhere", "What the hidden object is is held where it is hidden."),
+    ("identity", "random", "What the hidden object is is held where it is hidden, not everywhere."),
+    ("place", "random", "Where the hidden object is is held where it is hidden, not everywhere."),
 )
 ROWS = (
     *(
@@ -82,7 +84,7 @@ ROWS = (
             f"memory/{what}-against-{null}",
             f"{says} Shown by x0_hat, without a number (section 5).",
             f"{what} read from the hidden tokens, layers {{first}}-{{last}}",
-            "accuracy", NULLS[null], partial(_read, what=what, null=null), ABOVE_NULL,
+            "accuracy", NULLS[null], partial(_read, what=what, null=null),
             smallest=SMALLEST["accuracy"], bounds=SHARE,
         )
         for what, null, says in _HELD
@@ -92,8 +94,8 @@ ROWS = (
             f"memory/{what}-used",
             f"The hidden object's {what} is used from where it is hidden: it decides what comes out.",
             "effect of the hidden tokens' updates from the twin, all layers and steps held",
-            "0 base, 1 source", "the same tokens from the same scene at another seed", partial(_used, what=what),
-            ABOVE_NULL, smallest=SMALLEST["effect"], nothing=0.0,
+            "0 base, 1 source", NULLS["random"], partial(_used, what=what),
+            smallest=SMALLEST["effect"], nothing=0.0,
         )
         for what in ("identity", "place")
     ),

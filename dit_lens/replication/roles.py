@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 import xarray as xr
 
 from dit_lens import tasks as puzzles
-from dit_lens.layer_map.roles import (
+from dit_lens.layer_map.centres import centre
+from dit_lens.layer_map.evidence import (
     EVIDENCE,
-    ROLES,
-    Roles,
+    by_control,
     by_layer,
-    centre,
     control_evidence,
     layer_evidence,
-    middle_95,
     puzzle_runs,
-    roles,
 )
-from dit_lens.layer_map.segments import segments
+from dit_lens.layer_map.roles import ROLES, Roles, roles
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_ZERO, SMALLEST, Estimate, Measured, Reading, Row, Rule
+from dit_lens.replication.row import SMALLEST, Estimate, Measured, Reading, Row
 from dit_lens.wan.lens import Lens
 
+CONTROLS = 2  # models that learned nothing
 _PER_PUZZLE = 20  # shuffles of the layers that a single puzzle's null averages over
 
 
@@ -39,7 +38,7 @@ def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent
         progress: Called as ``progress(done, total, what)``.
 
     Returns:
-        The evidence by layer at up to four steps, ``trained`` and in the ``control``.
+        The evidence by layer at up to four steps, ``trained`` and in the ``control`` models.
     """
     last = lens.plan().n_steps - 1
     steps = sorted({round(q * last) for q in (0, 0.25, 0.5, 1)})
@@ -48,8 +47,8 @@ def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent
     for i, (task, number) in enumerate(zip(tasks, seeds, strict=True)):
         progress(i, len(tasks), f"layers, {task.name} {number}")
         found.append(layer_evidence(lens, *puzzle_runs(lens, task, number, steps), steps, seed=seed))
-    control = control_evidence(lens, tasks, seeds, steps, progress, seed)
-    return {"trained": by_layer(found), "control": by_layer(control)}
+    control = control_evidence(lens, tasks, seeds, steps, progress, seed, CONTROLS)
+    return {"trained": by_layer(found), "control": by_control(control)}
 
 
 def _reading(
@@ -57,12 +56,13 @@ def _reading(
 ) -> Reading:
     """A number of the mean profile, (L, expert, evidence).
 
-    Its interval resamples tasks; its null shuffles the layers, all evidences together, as the cut's p-value does.
-    ``tested``: the verdict is that of the cuts.
+    Its interval resamples tasks; its null shuffles the layers, all evidences together. ``tested``: the verdict is that
+    of the comparison of models of depth.
     """
     trained, control = m["trained"], m["control"]
     _, found = roles(trained, control, seed=seed)
-    above = (trained - control)[list(EVIDENCE)].to_dataarray("evidence")
+    nothing = control.mean("control") if "control" in control.dims else control
+    above = (trained - nothing)[list(EVIDENCE)].to_dataarray("evidence")
     data = above.transpose("task", "layer", "expert", "evidence").values
     rng = np.random.default_rng(seed)
     n, n_layers = data.shape[:2]
@@ -75,10 +75,10 @@ def _reading(
         xr.DataArray(own, dims="task"),
         xr.DataArray(mixed, dims="task"),
         " ".join(found.sentences()),
-        {"p": ", ".join(f"{expert} {cut.p:.3f}" for expert, cut in found.cuts.items())},
+        {"p": ", ".join(f"{expert} {model.p:.3f}" for expert, model in found.models.items())},
         estimates=(
-            Estimate(number(data.mean(0)), *middle_95(draws), n),
-            Estimate(float(np.nanmean(null)), *middle_95(null), n),
+            Estimate(number(data.mean(0)), *_middle_95(draws), n),
+            Estimate(float(np.nanmean(null)), *_middle_95(null), n),
         ),
         tested=_all_found(found) if tested else None,
     )
@@ -90,8 +90,14 @@ def _mean(numbers: list[float]) -> float:
     return float(np.mean(finite)) if finite else np.nan
 
 
+def _middle_95(draws: list[float]) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % quantiles of draws, without NaN."""
+    low, high = np.nanpercentile(draws, [2.5, 97.5]) if np.isfinite(draws).any() else (np.nan, np.nan)
+    return float(low), float(high)
+
+
 def _all_found(found: Roles) -> bool:
-    return all(cut.found for cut in found.cuts.values())
+    return all(model.kind in ("two", "three") for model in found.models.values())
 
 
 def in_order(profile: np.ndarray) -> float:
@@ -108,26 +114,36 @@ def in_order(profile: np.ndarray) -> float:
 
 
 def explained(profile: np.ndarray) -> float:
-    """What the best cut explains, mean over experts.
+    """What the best cut in three runs explains, mean over experts; layers without all evidence are left out.
 
     Args:
         profile: (L, expert, evidence).
     """
-    cuts = [segments(xr.DataArray(profile[:, e], dims=("layer", "evidence")), draws=0) for e in range(profile.shape[1])]
-    return float(np.mean([cut.explained for cut in cuts]))
+    return _mean([_explained(profile[:, e]) for e in range(profile.shape[1])])
+
+
+def _explained(profile: np.ndarray) -> float:
+    data = profile[np.isfinite(profile).all(1)]  # (L, E)
+    data = data[:, data.std(0) > 0] if len(data) else data
+    n = len(data)
+    shortest = max(1, n // 10)
+    cuts = [(0, a, b, n) for a, b in combinations(range(shortest, n - shortest + 1), 2) if b - a >= shortest]
+    if not data.size or not cuts:
+        return np.nan
+    data = (data - data.mean(0)) / data.std(0)
+    sums = np.concatenate([np.zeros_like(data[:1]), data.cumsum(0)])[np.array(cuts)]  # (cuts, 4, E)
+    between = np.diff(sums, axis=1) ** 2 / np.diff(cuts, axis=1)[..., None]
+    return float(between.sum((1, 2)).max() / (data**2).sum())
 
 
 ROWS = (
     Row(
         "roles/divided",
         "Layers divide the work: early, middle and late ones differ in kind (abstract).",
-        "variance between layers that a cut in three explains, mean over experts (p: {p})",
+        "variance between layers that a cut in three explains, mean over experts (p of a smooth profile: {p}; it has "
+        "to be rejected in every expert)",
         "share", "layers shuffled", partial(_reading, number=explained, tested=True),
-        Rule(
-            "supported when the best cut beats that of shuffled layers in every expert, p below .05 over all",
-            lambda a, b: False,  # decided by the cuts' own test
-        ),
-        smallest=SMALLEST["share"],
+        smallest=SMALLEST["variance"],
     ),
     Row(
         "roles/order",
@@ -135,6 +151,6 @@ ROWS = (
         "depth of the centre of 'decides' (effect) behind 'perceives' (attention), and of 'consolidates' (readout) "
         "behind 'decides': the smaller of the two, mean over experts",
         "layer / layers", "layers shuffled", partial(_reading, number=in_order, tested=False),
-        ABOVE_ZERO, smallest=SMALLEST["depth"], within=(SMALLEST["depth"], np.inf),
+        smallest=SMALLEST["depth"], within=(SMALLEST["depth"], np.inf),
     ),
 )  # fmt: skip

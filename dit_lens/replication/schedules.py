@@ -10,7 +10,7 @@ from typing import Any
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.schedules import MEASURES, few_steps, frames_curve
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import ABOVE_NULL, SMALLEST, Measured, Reading, Row, Untestable, text
+from dit_lens.replication.row import SMALLEST, Measured, Reading, Row, Untestable, text
 from dit_lens.wan.lens import Lens
 
 FRAMES = (5, 9, 13, 17)
@@ -49,11 +49,11 @@ def _few(m: Measured, name: str) -> Reading:
     if name == "score":
         remark = "Fewer steps of the same model: no distilled one is at hand here."
     else:
-        share, sigma = (
+        count, sigma = (
             ", ".join(f"{int(n)} steps {text(values.sel(num_inference_steps=n))}" for n in found["num_inference_steps"])
-            for values in (found["exploring"] / found["num_inference_steps"], found["commit_sigma"])
+            for values in (found["exploring"] * found["num_inference_steps"], found["commit_sigma"])
         )
-        remark = f"As a share of the schedule: {share}. Noise level at the commitment: {sigma}."
+        remark = f"In steps, of which a short schedule has fewer: {count}. Noise level at the commitment: {sigma}."
     return Reading(
         found[name].sel(num_inference_steps=usual) - found[name].sel(num_inference_steps=few),
         found[name].sel(num_inference_steps=usual) - again[name].sel(num_inference_steps=usual),
@@ -81,21 +81,21 @@ ROWS = (
         "schedules/score",
         "Sampling in 4 steps (a distilled model, .605 against .685) lowers the score.",
         "score at {usual} steps minus at {few}",
-        "score, 0 to 1", _SEEDS, partial(_few, name="score"), ABOVE_NULL,
+        "score, 0 to 1", _SEEDS, partial(_few, name="score"),
         smallest=SMALLEST["score"],
     ),
     Row(
         "schedules/exploring",
         "With few steps the first ones are so large that exploration is squeezed and hardly seen.",
-        "exploring at {usual} steps minus at {few}",
-        "steps with two or more right answers alive", _SEEDS, partial(_few, name="exploring"), ABOVE_NULL,
-        smallest=SMALLEST["steps"],
+        "share of the steps with two or more right answers alive, at {usual} steps minus at {few}",
+        "share of the schedule", _SEEDS, partial(_few, name="exploring"),
+        smallest=SMALLEST["share"], bounds=(-1.0, 1.0),
     ),
     Row(
         "schedules/frames",
         "From about 100 frames down to 17 little is lost; below, quality clearly falls.",
         "score by number of frames",
-        "score, 0 to 1", "the full-length run, cut", _frames, ABOVE_NULL,
+        "score, 0 to 1", "the full-length run, cut", _frames,
         smallest=SMALLEST["score"],
     ),
 )  # fmt: skip

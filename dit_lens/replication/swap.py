@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
-import xarray as xr
-
 from dit_lens import tasks as puzzles
 from dit_lens.address import Depth
-from dit_lens.experiments.layer_swapping import KINDS, swap
+from dit_lens.experiments.layer_swapping import KINDS, by_depth, strongest, swap
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import HALF_UP, SHARE, SMALLEST, UP, Measured, Reading, Row, Rule, Untestable, stored
+from dit_lens.replication.row import HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, Untestable, stored
+from dit_lens.stats.verdict import LEVEL
 from dit_lens.wan.lens import Lens
 
 FAMILIES = ("choose", "maze")  # same picture and other prompt; the reverse
@@ -59,9 +57,9 @@ def _flips(m: Measured, name: str) -> Reading | Untestable | None:
     return Reading(
         each.sel(kind="effect", drop=True),
         each.sel(kind="placebo", drop=True),
-        f"x0_hat of the swapped step moves {float(local['effect']):.2f} of the way to the source's, the finished video "
-        f"{float(cell['effect']):.2f}.{told}",
-        {"layer": cell["layer"].item()},
+        f"The {local['read_in'].item()} moves {float(local['effect']):.2f} of the way to the source's, "
+        f"the finished video {float(cell['effect']):.2f}.{told}",
+        {"layer": cell["layer"].item(), "read_in": cell["read_in"].item()},
         estimates=(flipped, null),
     )
 
@@ -69,19 +67,20 @@ def _flips(m: Measured, name: str) -> Reading | Untestable | None:
 def _middle(m: Measured, name: str) -> Reading | None:
     if f"{name} each" not in m:
         return None
-    # (kind, layer, task)
-    effect = m[f"{name} each"]["raw"].sel(metric="effect", horizon="local").isel(hook=0, step=0)
-    middle = MIDDLE.layers(effect.sizes["layer"])
-    inside = np.isin(np.arange(effect.sizes["layer"]), middle)
-    contrast = effect.isel(layer=inside).mean("layer") - effect.isel(layer=~inside).mean("layer")
-    means: xr.DataArray = effect.sel(kind="effect").mean("task")
-    top = [f"{means['layer'].values[i]} ({float(means[i]):.2f})" for i in np.argsort(-means.values)[:3]]
+    found = m[f"{name} each"]
+    at = strongest(found)  # (kind, task)
+    n_layers = found.sizes["layer"]
+    middle = MIDDLE.layers(n_layers)
+    inside = ((at >= middle[0] / n_layers) & (at <= middle[-1] / n_layers)).where(at.notnull())
+    curve = by_depth(found)
+    numbers = zip(*(curve[name].values for name in ("layer", "value", "p_corrected")), strict=True)
+    layers = "; ".join(f"{layer}: {value:.2f}{'*' if p <= LEVEL else ''}" for layer, value, p in numbers)
     return Reading.along(
-        contrast,
+        inside,
         "kind",
         KINDS,
-        f"Largest local effects: layers {', '.join(top)}.",
-        {"first": middle[0], "last": middle[-1]},
+        f"By layer, effect above the placebo (* where p corrected over layers is at most {LEVEL:g}): {layers}.",
+        {"first": middle[0], "last": middle[-1], "read_in": curve["read_in"].item()},
     )
 
 
@@ -91,26 +90,18 @@ def _rows(name: str) -> tuple[Row, Row]:
             f"swap/flips-{name}",
             "Replacing the hidden state of one layer (20 or 21 of 40) by another scene's, in the first step only, "
             "flips the answer completely (Fig. 6b).",
-            f"whole-stream swap at layer {{layer}}, step 0, both branches, {name}: finished videos with the source's "
-            "answer",
+            f"whole-stream swap at layer {{layer}}, step 0, both branches, {name}: answers read in the {{read_in}} "
+            "that are the source's",
             "share of puzzles", "same scene, other seed", partial(_flips, name=name),
-            Rule(
-                "supported when the interval lies above one half and above the placebo's",
-                lambda a, b: a.low > max(0.5, b.high),
-            ),
             smallest=SMALLEST["share"], within=HALF_UP, nothing=0.0, bounds=SHARE,
         ),
         Row(
             f"swap/middle-{name}",
             "The middle-to-late layers are the ones that decide the answer (Fig. 6b).",
-            f"local effect of one layer's update at step 0, {name}: mean over layers {{first}}-{{last}} minus mean "
-            "over the others",
-            "0 = base, 1 = source", "same scene, other seed", partial(_middle, name=name),
-            Rule(
-                "supported when the interval lies above zero and above the placebo's",
-                lambda a, b: a.low > max(0.0, b.high),
-            ),
-            smallest=SMALLEST["effect"], within=UP, nothing=0.0,
+            f"one layer's update swapped at step 0, every layer in turn, {name}: puzzles in which the layer that moves "
+            "the {read_in} furthest to the source's is one of {first}-{last}",
+            "share of puzzles", "same scene, other seed", partial(_middle, name=name),
+            smallest=SMALLEST["share"], within=HALF_UP, bounds=SHARE,
         ),
     )  # fmt: skip
 

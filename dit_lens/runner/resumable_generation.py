@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dit_lens.errors import StoreError
+from dit_lens.pictures import picture
 from dit_lens.progress import Progress, silent
 from dit_lens.store import manifest
 from dit_lens.store.base import Store
@@ -137,7 +138,7 @@ def resumable_generation(lens: Lens, folder: str | Path, arguments: Mapping[str,
 
 def identity(lens: Lens, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that can change the run, as plain values."""
-    plain = {k: np.asarray(v) if k == "image" and v is not None else v for k, v in arguments.items()}
+    plain = {k: np.asarray(picture(v)) if k == "image" and v is not None else v for k, v in arguments.items()}
     asked = describe({k: v for k, v in plain.items() if k not in ("task", "scheduler")})
     return {**lens.identity(arguments.get("scheduler")), **asked, "task": task_identity(arguments.get("task"))}
 

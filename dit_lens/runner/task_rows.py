@@ -8,9 +8,11 @@ An experiment is a function ``row(item) -> xr.Dataset`` that measures one task; 
 
         return over_tasks(lens, tasks, row, seed=seed, options=options)
 
-Task i is generated with noise seed ``seed + i``. :meth:`Item.sites` loops over the places of one task (steps, layers,
-kinds of noise) and keeps each of them, so that an interrupted task continues where it was. All variables that the row
-function takes from its enclosing scope belong to the identity of the kept work.
+Noise seeds are fixed here. Task i is generated with noise seed ``seed + i``. An experiment that takes several seeds of
+each task derives the noise of (task, seed) with :func:`noise_seed`, so that no two tasks share a noise, whichever seeds
+they have: with one noise for all tasks, tasks would not be independent samples. :meth:`Item.sites` loops over the
+places of one task (steps, layers, kinds of noise) and keeps each of them, so that an interrupted task continues where
+it was. All variables that the row function takes from its enclosing scope belong to the identity of the kept work.
 
 When not to use: for one intervention at many (step, layer) places; :class:`dit_lens.runner.Sweep` computes once what
 such cells share.
@@ -24,6 +26,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import xarray as xr
@@ -92,6 +95,16 @@ class Item:
     def seed(self) -> int:
         """The noise seed of this task."""
         return self.rows.seed + self.index
+
+    def noise_seed(self, seed: int, offset: int = 0) -> int:
+        """:func:`noise_seed` of this task, or of the one ``offset`` further on (wrapping at the end of the list).
+
+        Args:
+            seed: What the user calls the seed.
+            offset: Which task, from this one.
+        """
+        index = (self.index + offset) % len(self.rows.tasks)
+        return noise_seed(seed, self.rows.tasks[index], index)
 
     @property
     def sampling(self) -> Sampling:
@@ -265,6 +278,22 @@ class TaskRows:
         """See :class:`dit_lens.runner.work.Work`."""
         names = ("tasks", "row", "seed", "sampling", "regions", "join")
         return TaskRows, {name: getattr(self, name) for name in names}
+
+
+def noise_seed(seed: int, task: Any, index: int) -> int:
+    """The noise seed of a task under a seed: the same wherever the task stands, another for every other task.
+
+    Args:
+        seed: What the user calls the seed.
+        task: The task; its ``name``, ``split`` and ``seed`` say which it is.
+        index: Its place in the list, which says so where a task has no name and seed.
+
+    Returns:
+        0 to 2^32 - 1: the CRC-32 of "seed/name/split/task seed".
+    """
+    who = [getattr(task, part, None) for part in ("name", "split", "seed")]
+    known = isinstance(who[0], str) and isinstance(who[2], int)
+    return crc32("/".join(map(str, (seed, *who) if known else (seed, index))).encode())
 
 
 def over_tasks(

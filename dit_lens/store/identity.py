@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from dit_lens.errors import StoreError
+from dit_lens.pictures import picture
 
 MOST = 12  # differences that a message lists
 _PLAIN = (bool, int, float, str, tuple, list, dict, Tensor, np.ndarray)
@@ -107,7 +108,7 @@ def task_identity(task: Any) -> dict[str, Any]:
     image = getattr(task, "image", None)
     return {
         "prompt": describe(getattr(task, "prompt", None)),
-        "image": None if image is None else describe(np.asarray(image)),
+        "image": None if image is None else describe(np.asarray(picture(image))),
         "regions": {k: describe(np.asarray(v)) for k, v in (getattr(task, "regions", None) or {}).items()},
         **{k: getattr(task, k) for k in _TASK if isinstance(getattr(task, k, None), (str, int))},
     }

@@ -6,15 +6,21 @@ pipeline bit for bit and a batch holds exactly the rows of its single generation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import PIL.Image
 import torch
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 
 from dit_lens.address import Branch
 from dit_lens.errors import LoadError, SamplerError
+from dit_lens.pictures import warn_of_stretching
+
+LONGEST_TEXT = 512  # text tokens that Wan was trained on
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,9 @@ def encode(
             "once pass a list of tasks, or of seeds"
         )
     _need_ftfy(given)
+    if not given:
+        texts = {"prompt": prompt, "negative_prompt": negative} if guided else {"prompt": prompt}
+        _warn_of_cutting(pipe, texts, max_sequence_length)
     with torch.no_grad():
         text, neg = pipe.encode_prompt(
             prompt=None if given else prompt,
@@ -197,8 +206,14 @@ def encode(
 
         if image is None:
             raise SamplerError("this pipeline makes video from an image: pass image=, or a task that has one")
+        warn_of_stretching(image, size.height, size.width)
         context = None
         if pipe.transformer.config.image_dim is not None:
+            if not isinstance(image, PIL.Image.Image):
+                raise SamplerError(
+                    "this Wan2.1 I2V model also reads its picture through CLIP, whose processor would scale the "
+                    f"numbers of a {type(image).__name__} down to nearly black: give a PIL picture, a file or uint8"
+                )
             context = pipe.encode_image(image, device).to(dtype)
         pixels = pipe.video_processor.preprocess(image, height=size.height, width=size.width)
         made = pipe.prepare_latents(
@@ -207,6 +222,18 @@ def encode(
         )  # fmt: skip
         noise, latents, *mask = made
         return Conditions(text, neg, context, latents, mask[0] if mask else None), noise
+
+
+def _warn_of_cutting(pipe: Any, texts: Mapping[str, str], most: int) -> None:
+    """Warn where the text encoder will not see all of a text."""
+    for name, text in texts.items():
+        tokens = len(pipe.tokenizer(prompt_clean(text)).input_ids)
+        if tokens > most:
+            raised = "" if most >= LONGEST_TEXT else f", or raise max_sequence_length= (up to {LONGEST_TEXT})"
+            warnings.warn(
+                f"{name} has {tokens} text tokens and the model reads the first {most}: shorten it{raised}",
+                stacklevel=2,
+            )
 
 
 def _need_ftfy(embedded: bool) -> None:

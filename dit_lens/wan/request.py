@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dit_lens import checks
+from dit_lens import checks, pictures
 from dit_lens.errors import InterventionError, SamplerError
 from dit_lens.wan.conditions import Size
 from dit_lens.wan.editing import Intervention
@@ -51,7 +51,7 @@ def items_of(task: Any, prompt: Any, image: Any, seed: Any, regions: Any, takes_
         The items, and whether several were asked for (a list of one is several, too).
 
     Raises:
-        SamplerError: Tasks and seeds do not pair up, or there is nothing to generate from.
+        SamplerError: Tasks and seeds do not pair up, a picture cannot be read, or there is nothing to generate from.
     """
     tasks = list(task) if isinstance(task, Sequence) and not isinstance(task, str) else [task]
     if isinstance(task, str):
@@ -72,6 +72,7 @@ def items_of(task: Any, prompt: Any, image: Any, seed: Any, regions: Any, takes_
         picture = image if image is not None else getattr(one, "image", None)
         if not takes_image and image is None:
             picture = None
+        picture = pictures.picture(picture)
         named = regions if regions is not None else getattr(one, "regions", None) or {}
         items.append(Item(text, picture, number, one, named))
     many = several or isinstance(task, Sequence)

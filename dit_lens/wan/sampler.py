@@ -245,3 +245,26 @@ def decode(pipe: Any, latents: Tensor) -> Tensor:
         scale = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(z.device, z.dtype)
         video = vae.decode(z / scale + mean, return_dict=False)[0]
         return pipe.video_processor.postprocess_video(video, output_type="pt")
+
+
+def encode_video(pipe: Any, video: Tensor) -> Tensor:
+    """Video to the latents that :func:`decode` turns back: the mode of the VAE's posterior, normalised.
+
+    Args:
+        pipe: The pipeline.
+        video: In [0, 1], (B, frames, 3, H, W).
+
+    Returns:
+        (B, C, F, h, w), fp32 on the CPU.
+    """
+    vae = pipe.vae
+    with torch.no_grad():
+        device = vae.device if vae.device.type != "meta" else pipe._execution_device
+        pixels = (2 * video - 1).transpose(1, 2).to(device=device, dtype=vae.dtype)  # (B, 3, frames, H, W)
+        z = vae.encode(pixels).latent_dist.mode()
+        shape = (1, vae.config.z_dim, 1, 1, 1)
+        mean, std = (
+            torch.tensor(values).view(shape).to(z.device, z.dtype)
+            for values in (vae.config.latents_mean, vae.config.latents_std)
+        )
+        return ((z - mean) / std).float().cpu()

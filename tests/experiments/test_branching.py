@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,8 @@ import xarray as xr
 
 from dit_lens import tasks
 from dit_lens.errors import AddressError, MeasureError
-from dit_lens.experiments.branching import branching, counted, fork, several
+from dit_lens.experiments.branching import _seeds, branching, counted, fork, several
+from dit_lens.runner import noise_seed
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 
@@ -75,9 +77,29 @@ def test_branches_are_forks_of_the_run(lens: Lens, mazes: list[tasks.Task]) -> N
 
 def test_fresh_runs_are_the_next_seeds(lens: Lens, mazes: list[tasks.Task], found: xr.Dataset) -> None:
     task = mazes[1]
-    runs = [lens.generate(task, seed=s, num_inference_steps=STEPS) for s in range(3)]
+    runs = [lens.generate(task, seed=noise_seed(s, task, 1), num_inference_steps=STEPS) for s in range(3)]
     for name, value in counted(task.answer(runs[0].video), runs[1:]).items():
         np.testing.assert_equal(found[f"fresh_{name}"][1].item(), value)
+
+
+def test_tasks_share_no_noise(lens: Lens, mazes: list[tasks.Task], found: xr.Dataset) -> None:
+    """Neither the run's nor its branches', and a task keeps its own wherever it stands in the list."""
+    assert found["noise_seed"].values.tolist() == [noise_seed(0, task, i) for i, task in enumerate(mazes)]
+    assert len(set(found["noise_seed"].values.tolist())) == 2
+    again = branching(lens, mazes[::-1], (0,), 2, placebo=False, sampling={"num_inference_steps": STEPS})
+    for name in ("differ", "changed", "fresh_differ", "noise_seed"):
+        first = found[name].sel(step=0) if "step" in found[name].dims else found[name]
+        np.testing.assert_array_equal(again[name].squeeze(), first[::-1], err_msg=name)
+    runs = [lens.generate(task, seed=noise_seed(0, task, 0), num_inference_steps=STEPS) for task in mazes]
+    noises = []
+    for run in runs:
+        seeds = _seeds(run, 1, 2, partial(noise_seed, task=run.task, index=0))
+        for branch in fork(lens, run, 1, seeds):
+            state = branch.latents[1] - (1 - run.sigmas[1]) * run.x0_hat(1)
+            noises.append((state / run.sigmas[1]).flatten())
+    for i, one in enumerate(noises):
+        assert float(one.std()) == pytest.approx(1, abs=0.05)
+        assert all(abs(float(one @ other) / one.numel()) < 0.06 for other in noises[:i])
 
 
 def test_at_the_last_step_everything_is_decided(found: xr.Dataset) -> None:

@@ -14,7 +14,9 @@ from dit_lens.errors import MeasureError
 from dit_lens.experiments.chain_of_steps import chain_of_steps
 from dit_lens.measures.candidates import candidates
 from dit_lens.measures.commitment import commit_step, commitment
-from dit_lens.stats import mean_interval
+from dit_lens.measures.excess import excess
+from dit_lens.measures.ideal_denoiser import ideal_denoiser
+from dit_lens.runner import noise_seed
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.loading import load
 
@@ -43,7 +45,9 @@ def found(lens: Lens, mazes: list[tasks.Task]) -> xr.Dataset:
 @pytest.fixture(scope="module")
 def runs(lens: Lens, mazes: list[tasks.Task]) -> dict[tuple[int, int], Any]:
     return {
-        (p, s): lens.generate(task, seed=s, num_inference_steps=STEPS) for p, task in enumerate(mazes) for s in SEEDS
+        (p, s): lens.generate(task, seed=noise_seed(s, task, p), num_inference_steps=STEPS)
+        for p, task in enumerate(mazes)
+        for s in SEEDS
     }
 
 
@@ -79,32 +83,46 @@ def test_candidates_are_those_of_the_runs(found: xr.Dataset, runs: dict[Any, Any
     assert found.solutions.dims == ("task",)
 
 
+def test_the_ideal_denoiser_is_read_at_the_states_of_the_same_run(
+    lens: Lens, found: xr.Dataset, runs: dict[Any, Any], mazes: list[tasks.Task]
+) -> None:
+    for p, task in enumerate(mazes):
+        ideal = ideal_denoiser(task, lens)
+        wrong = task.decoys(len(task.solutions))
+        run, here = runs[p, 5], found.isel(task=p).sel(seed=5)
+        alone = excess(run, ideal, ideal_denoiser(task, lens, answers=(*task.solutions, *wrong)))
+        for name in alone.data_vars:
+            mine = here[name].sel(candidate=alone.candidate) if "candidate" in alone[name].dims else here[name]
+            np.testing.assert_array_equal(mine, alone[name], err_msg=str(name))
+        curves = commitment(run, {"other seed": runs[p, 0], "other task": runs[1 - p, 5]}, film=ideal.film(run))
+        np.testing.assert_array_equal(here["ideal_motion"], curves["motion"])
+        answer = task.answer(run.video)
+        if answer in task.solutions:
+            wanted = alone["ideal_weight"].argmax("candidate") == task.solutions.index(answer)
+            np.testing.assert_array_equal(here["ideal_likeliest"].sel(reference="final"), wanted)
+    weight = found["ideal_weight"]
+    assert weight.dims == ("task", "seed", "step", "candidate")
+    assert np.isnan(weight[0, :, :, 2]).all() and np.isfinite(weight[1]).all()  # two answers, three answers
+
+
+def test_no_two_tasks_share_their_noise(found: xr.Dataset, runs: dict[Any, Any]) -> None:
+    assert len(set(found["noise_seed"].values.ravel().tolist())) == 4
+    starts = [run.latents[0].flatten() for run in runs.values()]
+    for i, one in enumerate(starts):
+        for other in starts[:i]:
+            assert abs(float(one @ other) / one.numel()) < 0.06  # sd .01
+
+
 def test_the_dims_are_named(found: xr.Dataset) -> None:
     assert found.motion.dims == ("task", "seed", "reference", "step")
-    assert found.sizes == {"task": 2, "seed": 2, "reference": 3, "step": STEPS, "region": found.sizes["region"]}
+    assert found.sizes == {
+        "task": 2, "seed": 2, "reference": 3, "step": STEPS, "region": found.sizes["region"], "candidate": 3,
+    }  # fmt: skip
     assert list(found.task.values) == ["maze 1", "maze 2"]
     assert list(found.seed) == list(SEEDS)
     assert list(found.expert.values)[-1] == "low"
     assert found.attrs["n_steps"] == STEPS
     assert found["motion"].attrs == {"long_name": "motion like the end's", "units": "cosine"}  # for the figures' axes
-
-
-def test_seeds_are_averaged_within_their_task(found: xr.Dataset) -> None:
-    summary = mean_interval(found["motion"], LEVELS)
-    assert (summary["n"] == 2).all() and summary["low"].isnull().all()
-    np.testing.assert_allclose(summary["value"], found["motion"].mean(("seed", "task")))
-    assert "seed" not in summary.dims and summary.attrs["interval_over"] == "task"
-
-
-def test_the_interval_of_a_commit_step_is_over_tasks() -> None:
-    """Two seeds that differ by as much in every task leave no interval; tasks that differ do."""
-    same = xr.DataArray([[1.0, 5.0]] * 6, dims=("task", "seed"))
-    told = mean_interval(same, LEVELS)
-    assert [float(told[k]) for k in ("value", "n")] == [3, 6] and np.isnan(told["low"])
-    rows = [[1.0, 1.0], [3.0, 3.0], [np.nan, 8.0], [np.nan, np.nan], [2.0, 4.0], [4.0, 6.0]]
-    told = mean_interval(xr.DataArray(rows, dims=("task", "seed")), LEVELS)
-    assert float(told["value"]) == 4 and int(told["n"]) == 5  # one that never commits is left out
-    assert float(told["low"]) < 3 and float(told["high"]) > 5
 
 
 def test_tasks_without_answers_get_curves_only(lens: Lens) -> None:
@@ -115,7 +133,7 @@ def test_tasks_without_answers_get_curves_only(lens: Lens) -> None:
             self.image = tasks.load("maze", seed).image
 
     found = chain_of_steps(lens, [Bare(1), Bare(2)], (0,), sampling={"num_inference_steps": 2})
-    assert "kind" not in found and "solved" not in found
+    assert "kind" not in found and "solved" not in found and "ideal_motion" not in found
     assert list(found.reference.values) == ["final", "other task"]
     assert np.isfinite(found.motion).all()
 

@@ -15,8 +15,8 @@ import xarray as xr
 
 import dit_lens as dl
 from dit_lens.errors import AddressError, InterventionError, MeasureError, SamplerError, TaskError
-from dit_lens.experiments import swap
-from dit_lens.experiments.layer_swapping import HORIZONS, METRICS, _judged, _shares_text
+from dit_lens.experiments import by_depth, strongest, swap
+from dit_lens.experiments.layer_swapping import HORIZONS, METRICS, _judged, _shares_text, _table
 from dit_lens.tasks import batch
 
 HOW = {"num_inference_steps": 2, "seed": 40, "guidance_scale": 1.0}  # without guidance each step is one call
@@ -278,8 +278,66 @@ def test_the_result_is_labelled(lens: Any, maze: list[Any]) -> None:
         assert found[metric].attrs["units"]
     mean = found["raw"].sel(metric="effect", kind="effect").mean("task")
     assert np.allclose(found["effect"], mean)
-    assert found["effect_low"].isnull().all() == (found["effect_n"] < 5).all()
+    assert found["effect_low"].isnull().all(), "two tasks have no interval"
+    assert found["read_in"].values.tolist() == ["x0_hat of the last swapped step"]
     assert found.attrs["placebo"] == "same scene, seed + 10000" and found.attrs["num_inference_steps"] == 2
+
+
+# -- curves over depth
+
+
+def swapped(heights: list[float], n: int = 12, spread: float = 0.1, seed: int = 0) -> xr.Dataset:
+    """A result of twelve layers with known effects; the tasks of swap and placebo move together."""
+    rng = np.random.default_rng(seed)
+    coords: dict[str, Any] = {"metric": list(METRICS), "kind": ["effect", "placebo"], "hook": ["update"]}
+    coords |= {"layer": list(map(str, range(12))), "step": ["0"], "horizon": list(HORIZONS)}
+    raw = xr.DataArray(np.zeros((4, 2, 1, 12, 1, 2, n)), dims=(*coords, "task"), coords=coords)
+    own = rng.normal(0, spread, n)
+    for kind, level in (("effect", np.array(heights)), ("placebo", np.zeros(12))):
+        values = level[:, None] + own + rng.normal(0, spread, (12, n))
+        raw.loc[{"kind": kind, "metric": "effect", "horizon": "local"}] = values[None, :, None]
+        raw.loc[{"kind": kind, "metric": "nearer", "horizon": "local"}] = (values > 0.5)[None, :, None].astype(float)
+    return _table(raw).assign_attrs(n_layers=12)
+
+
+def test_the_curve_finds_the_layers_that_work_and_no_others() -> None:
+    heights = [0.0] * 12
+    heights[3], heights[7] = 0.6, 0.3
+    found = swapped(heights)
+    curve = by_depth(found)
+    assert np.flatnonzero(curve["p_corrected"] <= 0.05).tolist() == [3, 7]
+    assert np.allclose(curve["value"], heights, atol=0.15) and curve["n"].values.tolist() == [12] * 12
+    assert ((curve["low"] <= curve["value"]) & (curve["value"] <= curve["high"])).all()
+    assert curve["depth"].values.tolist() == [layer / 12 for layer in range(12)]
+    assert curve["read_in"].item() == "x0_hat of the last swapped step"
+    assert (curve["p_corrected"] >= curve["p"] - 1e-12).all()
+    assert (strongest(found).sel(kind="effect") == 3 / 12).all()
+    share = by_depth(found, "nearer")
+    assert np.flatnonzero(share["p_corrected"] <= 0.05).tolist() == [3]
+
+
+def test_of_swaps_that_do_nothing_no_layer_is_called_in_one_of_twenty() -> None:
+    like = swapped([0.0] * 12, 8)
+    rng = np.random.default_rng(0)
+    curves, places = [], []
+    for _ in range(80):
+        study = like.assign(raw=like["raw"].copy(data=rng.standard_normal(like["raw"].shape)))
+        curves.append(by_depth(study))
+        places.append(12 * strongest(study).sel(kind="effect").values)
+    plain, corrected = (np.mean([(one[name] <= 0.05).any() for one in curves]) for name in ("p", "p_corrected"))
+    assert corrected <= 0.1 < 0.3 < plain  # .05 and two standard errors of 80 draws
+    counts = np.bincount(np.concatenate(places).round().astype(int), minlength=12)
+    assert (counts > 0).all() and counts.max() < 0.16 * counts.sum(), "of nothing, the strongest layer is any"
+
+
+def test_a_curve_needs_single_layers(lens: Any, choose: list[Any]) -> None:
+    found = swap(lens, choose, [range(3), 5], [0], **LOCAL)
+    with pytest.raises(MeasureError, match=r"swap\(layers='all'\)"):
+        by_depth(found)
+    with pytest.raises(MeasureError, match=r"at \['local'\]"):
+        by_depth(found, horizon="final")
+    two = by_depth(swap(lens, choose, [3, 5], [0], **LOCAL))
+    assert two["depth"].values.tolist() == [3 / 12, 5 / 12] and two["low"].isnull().all()
 
 
 # -- mistakes

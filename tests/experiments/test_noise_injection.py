@@ -165,14 +165,39 @@ def test_frames_in_pixels(frames: int, stride: int) -> None:
 # -- reading the data
 
 
-def test_sensitivity_is_the_mean_over_later_states() -> None:
+def test_sensitivity_is_read_at_one_lag_after_every_injection() -> None:
     found = noise_map(0.5, noise_level=0)
-    curve = noise_injection.sensitivity(found).sel(kind="unit", hook="latents", metric="biased")[0]
-    assert np.allclose(curve[:3], [12 / 20, 10 / 18, 8 / 16])
-    assert np.allclose(curve[3:], np.exp(-(((found["step"][3:] / 20 - 0.5) / 0.15) ** 2)))
-    # The injected state itself is not counted, nor what came before.
-    found["dissimilarity"][:] = xr.where(found["other_step"] <= found["step"], 99.0, 1.0)
-    assert (noise_injection.sensitivity(found) == 1).all()
+    curve = noise_injection.sensitivity(found)
+    assert curve.attrs["lag"] == 2 and curve.dims == ("task", "kind", "step", "hook", "metric")  # a tenth of 20 steps
+    one = curve.sel(kind="unit", hook="latents", metric="biased")[0]
+    assert np.allclose(one[:3], 0.8) and np.allclose(one[3:], np.exp(-(((found["step"][3:] / 20 - 0.5) / 0.15) ** 2)))
+    # Numbers that name their place: injection and state.
+    named = found["step"] + 100 * found["other_step"]
+    found["dissimilarity"][:] = named.broadcast_like(found["dissimilarity"])
+    for lag in (1, 2, 5):
+        curve = noise_injection.sensitivity(found, lag).isel(task=0, kind=0, hook=0, metric=0)
+        there = curve["step"] + lag <= 20
+        assert (curve.where(there, drop=True) == (101 * curve["step"] + 100 * lag).where(there, drop=True)).all()
+        assert curve.where(~there).isnull().all() and int(curve.isnull().sum()) == int((~there).sum())
+    for lag in (0, -1, 21):
+        with pytest.raises(MeasureError, match="give a lag from 1 to 20"):
+            noise_injection.sensitivity(found, lag)
+
+
+def test_injections_that_recover_alike_have_a_flat_curve_and_a_peak_anywhere() -> None:
+    """Recovery depends on the time since the injection alone: no step is more sensitive than another.
+
+    The mean over all later states rises with the step all the same, and is highest at the last injection.
+    """
+    found = noise_map(0.5, n=30, noise_level=0.05)
+    gone = np.exp(-(found["other_step"] - found["step"]).clip(0) / 5)
+    found["dissimilarity"] = found["dissimilarity"].sel(kind="renewed") + gone  # what is left is noise
+    curve = noise_injection.sensitivity(found.assign_attrs(n_steps=20)).sel(hook="latents", metric="biased")
+    assert np.allclose(curve.mean("task"), np.exp(-2 / 5), atol=0.03)
+    _, low, high = noise_injection.peak(curve, 20)
+    assert high - low > 0.4
+    mean = found["dissimilarity"].where(found["other_step"] > found["step"]).mean("other_step")
+    assert noise_injection.peak(mean.sel(hook="latents", metric="biased"), 20) == (0.9, 0.9, 0.9)
 
 
 @pytest.mark.parametrize("where", [0.2, 0.5, 0.8])

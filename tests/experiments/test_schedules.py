@@ -59,9 +59,19 @@ def test_planted_commitment_and_exploration(lens: Any, maze: Any) -> None:
     assert schedules.committed_at(run) == 3
     assert schedules.commit(run) == 3 / 5
     assert schedules.commit_sigma(run) == run.sigmas[3]
-    assert schedules.exploring(run) == 2
+    assert schedules.exploring(run) == 2 / 5
     assert schedules.alive_first(run) == 2
     assert schedules.score(run) == schedules.solved(run) == 1
+
+
+def test_exploration_is_a_share_of_the_schedule(lens: Any, maze: Any) -> None:
+    """The null: a model that explores for the first half of any schedule explores as much in 4 steps as in 10, though
+    in fewer of them; one that stops earlier explores less."""
+    a, b = (maze.render(route) / 255 for route in maze.solutions)
+    both = (a + b) / 2
+    short, long = plant(lens, maze, [both] * 2 + [a] * 2), plant(lens, maze, [both] * 5 + [a] * 5)
+    assert schedules.exploring(short) == schedules.exploring(long) == 0.5
+    assert schedules.exploring(plant(lens, maze, [both] + [a] * 3)) == 0.25
 
 
 def test_planted_certainty_and_failure(lens: Any, maze: Any) -> None:

@@ -20,9 +20,12 @@ import dit_lens as dl
 from dit_lens.errors import AddressError, InterventionError, MeasureError, SamplerError, TaskError
 from dit_lens.experiments import ensembles
 from dit_lens.experiments.seed_ensembles import (
+    FRESH,
+    FRESH_FROM,
     PLACEBO,
     CallMeter,
     _conditions,
+    _table,
     check_members,
 )
 from dit_lens.interventions import ensemble
@@ -189,6 +192,8 @@ def test_planted_scores_come_out(found: xr.Dataset) -> None:
         assert np.array_equal(score.sel(kind="best of 3", reading=continued), first + 2)
         picked = score.sel(kind="random of 3", reading=continued) - first
         assert set(np.unique(picked)) <= {0, 1, 2}
+        fresh = score.sel(kind=FRESH, reading=continued)
+        assert np.array_equal(fresh, first + 1 + FRESH_FROM), "the mean of three seeds that nothing else has seen"
     # The first scorer picks, the others only look.
     assert np.array_equal(found["raw"].sel(metric="minus", kind="best of 3", reading="one"), -(first + 2))
 
@@ -196,10 +201,42 @@ def test_planted_scores_come_out(found: xr.Dataset) -> None:
 def test_gains_are_paired_and_controls_stand_beside(found: xr.Dataset) -> None:
     best = found.sel(kind="best of 3", metric="seed")
     assert best["gain"].sel(reading="one") == 2 and best["gain"].sel(reading="all") == 1
-    assert np.isnan([best["gain_low"].sel(reading="one"), best["gain_high"].sel(reading="one")]).all()  # two tasks
-    assert (found["gain"].sel(kind=[PLACEBO, "updates 0-2"]) == 0).all() and (found["null"] == 0).all()
+    assert best["gain_low"].isnull().all(), "two tasks have no interval"
+    assert (found["gain"].sel(kind=[PLACEBO, "updates 0-2"]) == 0).all()
+    assert found["null"].sel(metric="seed").values.tolist() == [FRESH_FROM + 1, FRESH_FROM]
+    assert (found["null"] == found["gain"].sel(kind=FRESH)).all() and found.attrs["null_name"] == FRESH
     assert found["score"].sel(kind="alone", reading="one", metric="seed") == 104.5
     assert (found["n"] == 2).all() and found.attrs["placebo"] == PLACEBO
+
+
+def planted(gain: float, fresh: bool, n: int = 30, seed: int = 0) -> xr.Dataset:
+    """Scores of seeds around a level of each task; a mode adds ``gain`` to the same seed, or to another (``fresh``)."""
+    rng = np.random.default_rng(seed)
+    names = ["alone", "random of 3", "best of 3", PLACEBO, "velocity mean", "updates 6-8", "alpha 6-8", FRESH]
+    coords = {"kind": names, "reading": ["one", "all"], "metric": ["value"], "draw": [0]}
+    level, seeds = rng.uniform(0.3, 0.7, n), rng.normal(0, 0.15, (len(names), n))
+    values = np.broadcast_to(level + seeds[0], (len(names), n)).copy() + 0.01 * rng.standard_normal((len(names), n))
+    values[[3, 7]] = level + seeds[[3, 7]]
+    values[5] = level + seeds[5] if fresh else values[5]
+    values[5] += gain
+    shape = (len(names), 2, 1, 1, n)
+    raw = np.broadcast_to(values[:, None, None, None], shape)
+    return _table(xr.DataArray(raw, dims=(*coords, "task"), coords=coords).clip(0, 1), (0, 1))
+
+
+def test_a_gain_is_seen_and_a_fresh_seed_gains_nothing() -> None:
+    found = planted(0.05, fresh=False).sel(reading="one", metric="value")
+    one = found.sel(kind="updates 6-8")
+    assert float(one["gain"]) == pytest.approx(0.05, abs=0.01) and float(one["gain_p_corrected"]) <= 0.001
+    assert float(one["gain_low"]) > 0.03, "paired: the spread of seeds, .15, is not in it"
+    assert float(found["gain_p_corrected"].sel(kind="alpha 6-8")) > 0.05
+    assert found["gain_p_corrected"].sel(kind=["alone", PLACEBO, FRESH, "best of 3"]).isnull().all()
+    nulls = [planted(0.0, fresh=True, seed=seed).sel(reading="one", metric="value") for seed in range(60)]
+    assert np.mean([null["null"].item() for null in nulls]) == pytest.approx(0, abs=0.02)
+    assert np.mean([(null["null_low"] <= 0 <= null["null_high"]).item() for null in nulls]) >= 0.88
+    # A mode that only draws another seed: called in one study of twenty, over all modes.
+    called = [bool((null["gain_p_corrected"] <= 0.05).any()) for null in nulls]
+    assert np.mean(called) <= 0.1
 
 
 def test_repeats_have_a_t_interval(found: xr.Dataset) -> None:

@@ -14,7 +14,10 @@ import xarray as xr
 from dit_lens import load, tasks
 from dit_lens.errors import MeasureError
 from dit_lens.experiments import self_correction, working_memory
-from dit_lens.measures.answers_over_steps import RIGHT
+from dit_lens.experiments.tokens_elsewhere import candidates_aside, tokens_elsewhere
+from dit_lens.measures.answers_over_steps import RIGHT, judged
+from dit_lens.measures.blends import blends_of
+from dit_lens.measures.ideal_denoiser import ideal_denoiser
 from dit_lens.tasks import palette as p
 from dit_lens.wan.token_grid import Grid
 
@@ -99,14 +102,20 @@ def test_watching_keeps_verdicts_and_curves(lens: Any) -> None:
     for i, task in enumerate(batch):
         run = lens.generate(task, seed=i, num_inference_steps=3)
         film = [*run.film(), run.video]
-        right = [task.answer(video) in task.solutions for video in film]
+        blends = blends_of(task)
+        assert blends is not None
+        right = [task.answer(video) in task.solutions and not blends(video) for video in film]
         assert (found["verdict"][i] == RIGHT).values.tolist() == right
+        assert found["blend"][i].values.tolist() == [judged(task, video, blends)[1] for video in film]
+        best = ideal_denoiser(task, lens).film(run)
+        ideal = [judged(task, video, blends)[0] for video in (*best, best[-1])]
+        assert found["ideal_verdict"][i].values.tolist() == ideal and ideal[-1] == RIGHT
         np.testing.assert_allclose(
             found["motion"][i].sel(kind="x0_hat"), self_correction.shown_curves(task, np.stack(film))["motion"]
         )
         np.testing.assert_allclose(found["motion"][i][:, -1], found["motion"][i, 0, -1], atol=1e-6)
     alone = self_correction.watch_answers(lens, batch[:1], curves=None, num_inference_steps=3)
-    assert list(alone.data_vars) == ["verdict", "solutions"]
+    assert list(alone.data_vars) == ["verdict", "blend", "ideal_verdict", "ideal_blend", "solutions"]
     with pytest.raises(MeasureError, match="no tasks to watch"):
         self_correction.watch_answers(lens, [])
 
@@ -194,12 +203,71 @@ def test_what_stands_in_the_input_is_read_from_it_and_what_is_hidden_is_not(lens
     found = working_memory.decodable_while_hidden(lens, some, **how)
     hidden = found["accuracy"].mean("task").sel(layer=-1, step=0, kind="hidden")
     assert hidden.sel(label="identity") < 0.55 and hidden.sel(label="place") < 0.45
-    assert found["accuracy"].sizes == {"label": 2, "kind": 3, "task": 12, "step": 1, "layer": 2}
+    assert found["accuracy"].sizes == {"label": 2, "kind": 4, "task": 12, "step": 1, "layer": 2}
     assert found["layer"].values.tolist() == [-1, 5]
     named = Counter(p.NAMES[one.scene.colour] for task in some for one in (task, working_memory.recolour(task)))
     assert float(found["chance"].sel(label="identity")) == max(named.values()) / 24
     with pytest.raises(MeasureError, match="more tasks, or fewer folds"):
         working_memory.decodable_while_hidden(lens, some[:2])
+
+
+def test_tokens_elsewhere_are_as_many_and_hide_and_show_nothing() -> None:
+    frames = GRID.frame_of(np.arange(GRID.n_tokens))
+    draws = set()
+    for seed in range(12):
+        task = tasks.load("occlude", seed)
+        for pair in ((task, working_memory.recolour(task)), (task, working_memory.relocate(task))):
+            about = [working_memory.occluded(one, GRID) for one in pair]
+            hidden = {t for one in about for t in one.hidden}
+            ball = {int(t) for one in pair for t in np.flatnonzero(GRID.tokens(one.regions["ball"]))}
+            taken = hidden | ball | {t for one in about for t in one.after}
+            random = tokens_elsewhere(pair, about, GRID, seed)
+            assert len(random) == len(set(random.tolist())) == len(hidden) and not taken & set(random.tolist())
+            assert set(frames[random]) <= set(frames[list(hidden)])
+            draws.add(tuple(random.tolist()))
+            for one in about:
+                aside = candidates_aside(one, pair, about, GRID, seed)
+                assert aside.shape == one.choices.shape and not (taken | set(one.choices.flat)) & set(aside.flat)
+                assert (aside // GRID.cols == one.choices // GRID.cols).all(), "the same frames and rows"
+                assert (np.ptp(aside % GRID.cols, axis=1) == 0).all() and (aside % GRID.cols != one.choices % 6).all()
+    assert len(draws) > 12
+
+
+def test_where_there_is_no_elsewhere_the_null_is_refused() -> None:
+    task = tasks.load("occlude", 0)
+    about = working_memory.occluded(task, GRID)
+    everything = replace(about, hidden=tuple(range(GRID.n_tokens)))
+    with pytest.raises(MeasureError, match="hiding= with fewer tokens"):
+        tokens_elsewhere([task], [everything], GRID, 0)
+    with pytest.raises(MeasureError, match="hiding= with fewer choices"):
+        candidates_aside(about, [task], [everything], GRID, 0)
+
+
+def test_what_the_prompt_tells_every_token_is_read_from_random_ones_as_well() -> None:
+    """Planted activations: in one scene the label is in every token, in the other in the hidden ones alone."""
+    rng = np.random.default_rng(0)
+
+    def row(number: int, everywhere: bool) -> xr.Dataset:
+        label = number % 2
+        shape = ("run", "step", "layer", "channel")
+        sign = (2 * label - 1) * np.eye(8)[0]
+        one = {name: 0.15 * rng.standard_normal((2, 1, 1, 8)) for name in ("hidden", "random", "elsewhere")}
+        one["hidden"] += sign
+        one["random"] += sign * everywhere
+        wide = {name: 0.15 * rng.standard_normal((2, 1, 1, 3, 8)) for name in ("choices", "aside", "far")}
+        wide["choices"][..., label, :] += np.eye(8)[1]
+        wide["aside"][..., label, :] += np.eye(8)[1] * everywhere
+        return xr.Dataset(
+            {name: (shape, x) for name, x in one.items()}
+            | {name: (("place", "step", "layer", "candidate", "channel"), x) for name, x in wide.items()}
+            | {"identity": ("run", [str(label)] * 2), "true": ("place", [label] * 2)}
+        )
+
+    for everywhere in (True, False):
+        found = working_memory._decoded([row(i, everywhere) for i in range(20)], seed=0, folds=5)
+        read = found["accuracy"].mean(("task", "step", "layer"))
+        assert (read.sel(kind="hidden") > 0.9).all()
+        assert (read.sel(kind="random") > 0.9).all() if everywhere else (read.sel(kind="random") < 0.75).all()
 
 
 def test_the_positive_control_gives_the_sources_outcome(lens: Any) -> None:

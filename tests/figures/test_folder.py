@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 import dit_lens as dl
-from dit_lens.errors import RecordError, StoreError
+from dit_lens.errors import FigureError, RecordError, StoreError
 from dit_lens.figures.folder_report import labelled, runs_in, write_folder
 from dit_lens.figures.frames import spread
 from dit_lens.figures.run_page import film_of, strip_of, write_run
@@ -89,3 +89,15 @@ def test_a_table_keeps_its_order_and_says_when_it_is_no_array(effects) -> None:
 def test_a_folder_of_something_else_is_refused(tmp_path) -> None:
     with pytest.raises(StoreError, match="no saved run and no table"):
         write_folder(tmp_path, tmp_path / "page.html", load=lambda place: None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"caf\xe9,b\n1,2\n", b"", b'a,b\n1,2\n3,4,5\n"', b"\xff\xfe\x00x"],
+    ids=["latin", "empty", "ragged", "bom"],
+)
+def test_a_table_that_cannot_be_read_is_named(tmp_path, content) -> None:
+    (tmp_path / "effects.csv").write_bytes(content)
+    with pytest.raises(FigureError, match=r"effects.csv cannot be read as a table .*: save it as CSV in UTF-8"):
+        write_folder(tmp_path, tmp_path / "page.html", load=lambda place: None)
+    assert [file.name for file in tmp_path.iterdir()] == ["effects.csv"]

@@ -1,17 +1,19 @@
 """The report is one file that loads nothing, and text from outside stays text."""
 
 import base64
+import errno
 import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from dit_lens.errors import FigureError
+from dit_lens.errors import FigureError, StoreError
 from dit_lens.figures import Report, heatmap, lines
 
 EVIL = "walk</script><script>window.evil=1</script><img src=x onerror='window.evil=1'>\"'&"
@@ -150,6 +152,21 @@ def test_a_page_without_figures_leaves_plotly_out():
     assert len(Report("t", summary=["s"]).html()) < 60_000
 
 
+def test_a_full_disk_is_said_and_leaves_the_old_page_and_no_part(tmp_path, monkeypatch):
+    page = tmp_path / "report.html"
+    page.write_text("old")
+
+    def full(self, data):
+        with self.open("wb") as out:
+            out.write(data[:99])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoreError, match=r"cannot write .*report.html.*No space left.*make room, or choose another"):
+        Report("t", summary=["s"]).write(page)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"] and page.read_text() == "old"
+
+
 def test_write_is_whole_and_refuses_what_is_too_large(effects, film, tmp_path):
     path = full_report(effects, film).write(tmp_path / "new" / "report.html")
     assert path.stat().st_size < 8_000_000 and [p.name for p in path.parent.iterdir()] == ["report.html"]
@@ -202,4 +219,4 @@ def test_a_figure_without_a_title_is_headed_by_what_it_draws(effects):
 
 def test_things_without_a_section_gather_by_kind(effects, film):
     report = Report("t").figure(heatmap(effects)).figure(heatmap(effects)).generation(title="p", prompt="", film=film)
-    assert [section["title"] for section in report._sections] == ["Results", "Puzzles"]
+    assert [section["title"] for section in report._sections] == ["Results", "Generations"]

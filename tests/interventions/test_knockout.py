@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dit_lens.address import Address
 from dit_lens.errors import AddressError, InterventionError, SamplerError
-from dit_lens.interventions.knockout import Knockout, knockout
+from dit_lens.interventions.knockout import Knockout, _Cut, knockout
 from dit_lens.wan.attention_sets import PARTS
 from dit_lens.wan.editing import Context, Edit
 from dit_lens.wan.expert import Hook
@@ -272,3 +272,15 @@ def test_one_that_never_fires_is_an_error() -> None:
         begun = generate(lens, family, stop_after=0)
         with pytest.raises(InterventionError, match="never fired"):
             lens.generate(resume=begun, interventions=[knockout("a", "b", steps=0)])
+
+
+def test_a_part_of_the_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As context parallelism would show it: queries of one device, to be cut by masks of all."""
+    family, cut = FAMILIES["t2v21"], _Cut._cut
+
+    def on_one_device(self: Any, call: Any, q: Tensor, *others: Tensor) -> Tensor:
+        return cut(self, call, q[:, :12], *others)
+
+    monkeypatch.setattr(_Cut, "_cut", on_one_device)
+    with load(family.build()) as lens, pytest.raises(InterventionError, match=r"holds 12 of 24 video tokens.*switch"):
+        generate(lens, family, knockout("a", "b"))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dit_lens as dl
+from dit_lens.address import Address
 from dit_lens.errors import AddressError, InterventionError
 from dit_lens.interventions.noise import draw
 from dit_lens.interventions.redraw import redraw, restart
@@ -95,3 +96,9 @@ def test_refusals(lens: Any, base: Run) -> None:
         go(lens, redraw(base.final, 7))
     with pytest.raises(AddressError, match="0 to 2"):
         go(lens, redraw(base.final, 0, frames=3))
+
+
+def test_each_step_that_was_changed_is_reported_once(lens: Any, base: Run) -> None:
+    for edit in (restart([0, 2]), redraw(base.final, [0, 2])):
+        (fired,) = go(lens, edit).fired
+        assert fired.touched == {Address(step, "cond", -1, "latents"): 1 for step in (0, 2)}

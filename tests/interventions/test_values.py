@@ -150,6 +150,8 @@ def test_a_label_stays_short() -> None:
     assert str(dl.patch(step=1, tokens=[1, 2])) == "patch(update, steps=1, layers=all, tokens=(1, 2))"
     assert str(dl.patch(step=1, tokens=range(900))) == "patch(update, steps=1, layers=all, tokens=range(0, 900))"
     assert str(dl.patch(step=1, tokens=np.ones(900, dtype=bool))).endswith("layers=all, tokens=900 of them)")
+    assert str(dl.patch(tokens=[1, 2, 3, 5, 7, 9])).endswith("tokens=(1, 2, 3, 5, 7, 9))")
+    assert str(dl.patch(tokens=[1, 2, 3, 5, 7, 9, 11])).endswith("tokens=7 of them)")
 
 
 def test_hooks_go_by_any_of_their_names() -> None:
@@ -249,6 +251,7 @@ def test_the_source_must_fit(lens: Any, base: Run) -> None:
     refused(go(lens, num_frames=5), "same size and frame count")
     stopped = go(lens, stop_after=0)
     refused(stopped, "stopped after 1 steps and cannot give step 2: patch steps below 1, or finish it")
+    refused(stopped, "stopped after 1 steps and cannot give step 1: patch steps below 1", step=1)  # the first it lacks
     assert torch.equal(go(lens, dl.patch(step=0, source=stopped)).final, base.final)
     with load(FAMILY.build(seed=1)) as stranger:
         refused(go(stranger), "other weights: generate it with this lens")
@@ -269,3 +272,12 @@ def test_what_never_fires_is_an_error(lens: Any, base: Run) -> None:
 def test_an_intervention_that_breaks_the_numbers_is_named(lens: Any) -> None:
     with pytest.raises(dl.SamplerError, match="after step 1: an intervention may be too strong"):
         go(lens, dl.steer(torch.ones(24), 3e38, step=1, hook="mlp_gated"))
+
+
+@pytest.mark.parametrize("hook", ["update", "attn_out"])
+def test_one_source_goes_to_every_member_of_a_batch(lens: Any, base: Run, hook: str) -> None:
+    edit = dl.patch(step=1, layers=1, source=base, hook=hook)
+    several = go(lens, edit, seed=[4, 5])
+    for run, seed in zip(several, (4, 5), strict=True):
+        torch.testing.assert_close(run.final, go(lens, edit, seed=seed).final, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(run.final, go(lens, seed=seed).final)

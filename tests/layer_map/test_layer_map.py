@@ -8,7 +8,7 @@ import pytest
 
 import dit_lens as dl
 from dit_lens.figures.folder_report import write_folder, write_tables
-from dit_lens.layer_map.roles import EVIDENCE
+from dit_lens.layer_map.evidence import EVIDENCE
 from dit_lens.measures import energy_ratio
 
 
@@ -23,13 +23,15 @@ def lens():
 @pytest.fixture(scope="module")
 def found(lens):
     seen = []
-    found = dl.map(lens, tasks=["choose"], n=2, seed=5, steps=(0, 2), scenes=0, progress=lambda *row: seen.append(row))
-    assert [(done, total) for done, total, _ in seen] == [(i, 26) for i in (0, 10, 20, 23, 26)]  # trained, then control
+    found = dl.map(lens, tasks=["choose"], n=2, seed=5, steps=(0, 2), scenes=0, controls=2,
+                   progress=lambda *row: seen.append(row))  # fmt: skip
+    # trained, then the controls
+    assert [(done, total) for done, total, _ in seen] == [(i, 32) for i in (0, 10, 20, 23, 26, 29, 32)]
     return found
 
 
 def test_same_seed_same_tables(lens, found) -> None:
-    again = dl.map(lens, ["choose"], n=2, seed=5, steps=(0, 2), scenes=0)
+    again = dl.map(lens, ["choose"], n=2, seed=5, steps=(0, 2), scenes=0, controls=2)
     for name, table in found.tables().items():
         assert table.identical(again.tables()[name]), name
     assert found.roles.sentences() == again.roles.sentences()
@@ -41,10 +43,15 @@ def test_every_number_has_its_null_its_n_and_its_interval(found) -> None:
     assert found.held.sizes == {"layer": 4}
     for table in (found.effects, found.held):
         assert (table["n"] == 2).all() and np.isfinite(table["null"]).all()
-        assert table["low"].isnull().all() and table["high"].isnull().all(), "two tasks give no interval"
+        assert np.isnan(table["low"]).all() and np.isnan(table["high"]).all()  # two tasks have no interval
+        assert (table["p_corrected"] >= 0.5).all()
     for name in EVIDENCE:
-        assert np.isfinite(found.layers[f"{name}_null"]).all() and (found.layers[f"{name}_n"] == 2).all()
-        assert found.layers[f"{name}_low"].isnull().all()
+        table = found.layers
+        assert np.isfinite(table[f"{name}_null"]).all() and (table[f"{name}_n"] == 2).all()
+        assert (table[f"{name}_null_low"] <= table[f"{name}_null"]).all()
+        assert (table[f"{name}_null"] <= table[f"{name}_null_high"]).all()
+        assert (table[f"{name}_null_low"] < table[f"{name}_null_high"]).any()  # the controls are two
+        assert np.isnan(table[f"{name}_low"]).all() and (table[f"{name}_p"] >= 0.5).all()
 
 
 def test_the_table_agrees_with_the_heatmap(found) -> None:
@@ -75,7 +82,7 @@ def test_its_tables_keep_what_their_columns_mean(found, tmp_path) -> None:
     assert "shuffled masks" in page and "control" in page and "0 = base, 1 = source" in page
     values = found.effects["value"].values
     largest = values.flat[np.abs(values).argmax()]
-    assert f"{largest:.3g} [" in page and "placebo" in page
+    assert f"{largest:.3g}" in page and "placebo" in page
     (tmp_path / "tables.json").unlink()
     bare = write_folder(tmp_path, tmp_path / "page.html", load=lambda place: None).read_text(encoding="utf-8")
     assert "shuffled masks" not in bare
@@ -85,15 +92,16 @@ EVIL = '<script>alert("x")</script>'
 
 
 def test_a_map_says_what_it_found(found) -> None:
-    """In words and as HTML: model, puzzles, the cut with its p, the largest effect beside its placebo with n."""
+    """In words and as HTML: model, puzzles, model of depth with p and power, largest effect with placebo and n."""
     told = repr(found)
     assert told.startswith("Map of lab: 2 tasks of choose\n") and 6 <= len(told.splitlines()) <= 10
     assert "Expert high: " in told and "p = " in told and told.count("placebo") == 2 and "n = 2" in told
-    page = replace(found, about={**found.about, "model": EVIL, "control": EVIL})._repr_html_()
+    assert "would have been found: of 1 SD in" in told and "order of the centres" in told
+    page = replace(found, about={**found.about, "model": EVIL, "controls": EVIL})._repr_html_()
     assert EVIL not in page and page.count("&lt;script&gt;") == 3
     assert page.count("<tr>") == page.count("</tr>") > 24 and "3 steps, UniPCMultistepScheduler, guidance 1.5" in page
     effect = float(found.layers["effect"].sel(expert="high", layer=3))
-    assert f'<td style="text-align:left;vertical-align:top">{effect:.2f} [' in page
+    assert f'<td style="text-align:left;vertical-align:top">{effect:.2f}, controls ' in page
 
 
 def test_probes_are_evidence(lens, tmp_path) -> None:
@@ -108,7 +116,7 @@ def test_probes_are_evidence(lens, tmp_path) -> None:
         if what == "probing the control, features of scene 3":
             raise KeyboardInterrupt
 
-    how = {"tasks": ["choose"], "n": 2, "steps": (0,), "scenes": 12, "folder": kept}
+    how = {"tasks": ["choose"], "n": 2, "steps": (0,), "scenes": 12, "controls": 1, "folder": kept}
     with pytest.raises(KeyboardInterrupt, match="stopped with 4 of 6 parts done; run the same map with folder="):
         dl.map(lens, **how, progress=stop)
     assert len(told) == 4 + 12 + 4 and len(list((kept / "parts" / "decodable").rglob("control/**/*.safetensors"))) == 3
@@ -151,7 +159,7 @@ class Own:
 def test_tasks_of_ones_own(lens, tmp_path) -> None:
     """They get the same map; their one region is the foreground, and nobody asks for a score."""
     own = [Own(dl.tasks.load("choose", seed=s)) for s in (5, 6)]
-    found = dl.map(lens, own, seed=5, steps=(0,))
+    found = dl.map(lens, own, seed=5, steps=(0,), controls=1)
     assert list(found.energy.region.values) == ["object"] and found.about["solved"] == "0 of 0"
     base = lens.generate(own[0], seed=5, record=dl.record("resid_post", reduce="token_norm", branches="cond"))
     first = energy_ratio(base, base.regions["object"]).sel(kind="region", branch="cond")
@@ -164,6 +172,11 @@ def test_tasks_of_ones_own(lens, tmp_path) -> None:
 def test_one_puzzle_is_not_a_map(lens) -> None:
     with pytest.raises(dl.TaskError, match="give n=2 or more"):
         dl.map(lens, tasks=["choose"], n=1)
+
+
+def test_a_map_needs_a_control(lens) -> None:
+    with pytest.raises(dl.TaskError, match="give 1 or more"):
+        dl.map(lens, tasks=["choose"], controls=0)
 
 
 def test_an_unknown_task_is_refused(lens) -> None:

@@ -56,7 +56,7 @@ class Puzzle:
 
 
 TASKS = [Puzzle(i) for i in range(8)]
-HOW: dict[str, Any] = {"tasks": TASKS[:2], "seed": 5, "steps": (0,), "scenes": 0, "sampling": SAMPLING}
+HOW: dict[str, Any] = {"tasks": TASKS[:2], "seed": 5, "steps": (0,), "scenes": 0, "controls": 1, "sampling": SAMPLING}
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_killed_three_times(lens: Lens, whole: tuple[Map, Path], tmp_path: Path,
 
     killed("map/parts/puzzle-0/parts/held/items/*.json", after=True, left=3)
     killed("map/items/puzzle-1.*.nc", after=False)
-    killed("map/items/control-0.*.nc", after=True)
+    killed("map/items/control-0-0.*.nc", after=True)
     told: list[tuple[int, int, str]] = []
     found = dl.map(lens, **HOW, folder=folder, progress=lambda *row: told.append(row))
     same(found, whole[0])
@@ -147,7 +147,7 @@ def test_killed_three_times(lens: Lens, whole: tuple[Map, Path], tmp_path: Path,
     # an effect and a placebo of each layer in both branches, locally.
     local = 2 * 2 * 2 * lens.n_layers
     assert noted == {"generate": 2 * 2 * 3, "local_effects": 2, "run": 2 * 2 * 4 + 2 * 4 + local}
-    assert told == [(23, 26, "control, own 6"), (26, 26, "writing")] and found.about["parts kept before"] == 3
+    assert told == [(23, 26, "control 0, own 6"), (26, 26, "writing")] and found.about["parts kept before"] == 3
     left = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     assert left == {"manifest.json", "items"}, "what was kept on the way is gone"
     assert keys(folder) == keys(whole[1]) and len(keys(folder)) == len(list((folder / "items").glob("[!.]*")))
@@ -170,6 +170,7 @@ def test_a_finished_map_is_read_and_not_made(lens: Lens, whole: tuple[Map, Path]
             r"tasks: \['own'\] -> \['choose'\][\s\S]*and \d+ more",
         ),
         ({"steps": (1,)}, r"steps: \[0\] -> \[1\]"),
+        ({"controls": 2}, r"controls: 1 -> 2"),
         ({"tasks": TASKS, "scenes": 8}, r"scenes: 0 -> 8"),
         ({"sampling": {**SAMPLING, "num_inference_steps": 3}}, r"sampling.num_inference_steps: 2 -> 3"),
         ({"sampling": {**SAMPLING, "negative_prompt": "blue"}}, r"sampling.negative_prompt: absent -> 'blue'"),
@@ -201,7 +202,7 @@ def test_other_weights_and_versions_are_refused(lens: Lens, whole: tuple[Map, Pa
         dl.map(lens, **HOW, folder=whole[1])
 
 
-@pytest.mark.parametrize("name", ["control-1.*.nc", "puzzle-0.source.*.safetensors"])
+@pytest.mark.parametrize("name", ["control-0-1.*.nc", "puzzle-0.source.*.safetensors"])
 def test_a_damaged_part_is_set_aside_and_made_again(
     name: str, lens: Lens, whole: tuple[Map, Path], tmp_path: Path
 ) -> None:

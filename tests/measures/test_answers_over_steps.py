@@ -17,10 +17,9 @@ from dit_lens.measures.answers_over_steps import (
     NONE,
     RIGHT,
     WRONG,
+    after_errors,
     blind_flips,
-    chance_events,
     corrections,
-    events,
     fade_in,
     onset,
     verdicts,
@@ -51,8 +50,6 @@ def test_planted_corrections_are_counted_step_by_step() -> None:
     assert found["transitions"].sum() == 3 * 25
     # All flips of step 1 go one way, and blind ones would go both: the null knows only how many there were.
     assert (found["corrected"] - found["corrected_flips_high"])[1] > 0
-    happened = events(puzzles(rows))
-    assert int(happened["corrected"].sum()) == 10 and int(happened["corrupted"].sum()) == 5
 
 
 def test_flips_of_two_verdicts_follow_the_odd_number_formula() -> None:
@@ -77,11 +74,8 @@ def test_blind_flips_show_no_correction() -> None:
     found = corrections(puzzles(np.stack(rows, 1)), resamples=50)
     assert abs(found["corrected"] - found["corrected_flips"]).max() < 0.05
     assert abs(found["corrupted"] - found["corrupted_flips"]).max() < 0.06
-    data = puzzles(np.stack(rows, 1))
-    chance = chance_events(data, draws=50)
-    for name in ("corrected", "corrupted"):
-        share = float(events(data)[name].mean())
-        assert chance[f"{name}_low"] - 0.03 < share < chance[f"{name}_high"] + 0.03
+    fate = after_errors(puzzles(np.stack(rows, 1)))
+    assert abs(float((fate["corrected"] - fate["chance"]).mean())) < 0.05
 
 
 def test_a_direction_shows_against_blind_flips() -> None:
@@ -96,7 +90,8 @@ def test_a_direction_shows_against_blind_flips() -> None:
     found = corrections(data, resamples=50)
     assert found["corrected_low"][0] > found["corrected_flips_high"][0]
     assert found["corrupted_high"][0] < found["corrupted_flips_low"][0]
-    assert float(events(data)["corrected"].mean()) > float(chance_events(data, draws=50)["corrected_high"])
+    fate = after_errors(data)
+    assert float((fate["corrected"] - fate["chance"]).mean()) > 0.2
 
 
 @given(STATES)
@@ -122,10 +117,22 @@ def test_shares_of_all_states_add_up_to_those_right_at_the_end(data: np.ndarray)
 
 def test_nothing_that_changes_gives_nothing() -> None:
     always = puzzles([[RIGHT] * 4] * 6)
-    chance = chance_events(always, draws=5)
-    assert not events(always)["corrected"].any()
-    assert all(chance[f"corrected{end}"] == 0 for end in ("", "_low", "_high"))
+    assert all(np.isnan(values).all() for values in after_errors(always).values())
     np.testing.assert_allclose(corrections(always, resamples=3)["corrupted_flips"], 0)
+
+
+def test_self_correction_is_asked_where_an_error_occurs() -> None:
+    """By hand: two err at step 0, one of which is corrected; one errs at step 1; the fourth never, and is left out."""
+    states = puzzles([[WRONG, RIGHT, RIGHT], [WRONG, WRONG, WRONG], [NONE, WRONG, RIGHT], [RIGHT, RIGHT, RIGHT]])
+    fate = after_errors(states)
+    np.testing.assert_array_equal(fate["first"], [0, 0, 1, np.nan])
+    np.testing.assert_array_equal(fate["corrected"], [1, 0, 1, np.nan])
+    # Step 1 to 2: one wrong becomes right of 2 wrong and 2 right, 1 / 4. From step 0: one of 2 and 1, 1 / 3; none with
+    # wrong, 1 / 3 of 2 and 1. Right at the end from wrong at 0: 1/3 right stays 3/4, 1/3 wrong 1/4, 1/3 none 0.
+    np.testing.assert_allclose(fate["chance"], [1 / 3, 1 / 3, 1 / 4, np.nan])
+    # Tasks that are right all along do not dilute it.
+    more = puzzles([*states.values.tolist(), *[[RIGHT] * 3] * 50])
+    assert float(after_errors(more)["corrected"].mean()) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,7 @@ def test_nothing_that_changes_gives_nothing() -> None:
     ],
 )
 def test_what_is_no_table_of_verdicts_is_refused(bad: xr.DataArray, cure: str) -> None:
-    for measure in (corrections, events, chance_events):
+    for measure in (corrections, after_errors):
         with pytest.raises(MeasureError, match=cure):
             measure(bad)
 
@@ -267,3 +274,9 @@ def test_what_cannot_be_decoded_is_refused(x: np.ndarray, y: Any, groups: Any, c
 def test_a_choice_of_one_is_refused() -> None:
     with pytest.raises(MeasureError, match="two candidates"):
         choice(np.zeros((6, 1, 2)), np.zeros(6, int), np.arange(6))
+
+
+def test_labels_of_tasks_stay_and_those_of_steps_go() -> None:
+    states = puzzles([[0, 2, 2], [2, 2, 0]]).assign_coords(task=["maze 0", "maze 1"], family=("task", ["maze", "maze"]))
+    found = after_errors(states.assign_coords(sigma=("step", [1.0, 0.5, 0.0])))
+    assert set(found.coords) == {"task", "family"} and found["task"].values.tolist() == ["maze 0", "maze 1"]

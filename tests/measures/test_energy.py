@@ -220,11 +220,27 @@ def test_what_changed_is_found(real: Run) -> None:
     assert token_masks.change_mask(real).shape == (N,)  # of the run's own video
 
 
+def test_a_small_change_is_no_foreground_however_few_change_more(real: Run) -> None:
+    """``least`` holds beside the threshold: half of the places are asked for, and one of eight changed by so much."""
+    changes = {(0, 0): 0.5, (0, 1): 0.019, (0, 2): 0.01, (1, 0): 0.005}
+    found = token_masks.change_mask(real, moved(real, changes), share=0.5).reshape(GRID)
+    assert found[:, 0, 0].all() and found.sum() == GRID[0]
+    lower = token_masks.change_mask(real, moved(real, changes), share=0.5, least=0.01).reshape(GRID)
+    assert lower[:, 0, :2].all() and lower.sum() in (2 * GRID[0], 3 * GRID[0])  # 0.01 itself is up to rounding
+    moving = dict.fromkeys(((r, c) for r in range(GRID[1]) for c in range(GRID[2])), 0.03) | {(1, 3): 0.5}
+    found = token_masks.change_mask(real, moved(real, moving)).reshape(GRID)
+    assert found[:, 1, 3].all() and found.sum() == GRID[0]  # what lies at the threshold is below it
+    almost = {(0, 0): 0.021, (0, 1): 0.019}  # Otsu's threshold lies below both
+    found = token_masks.change_mask(real, moved(real, almost)).reshape(GRID)
+    assert found[:, 0, 0].all() and found.sum() == GRID[0]
+
+
 def test_what_changed_errors(real: Run) -> None:
     with pytest.raises(MeasureError, match=r"nothing changed.*use region_mask"):
         token_masks.change_mask(real, moved(real, {}, noise=0.01))
-    with pytest.raises(MeasureError, match="share=2 must lie between 0 and 1"):
-        token_masks.change_mask(real, moved(real, {(0, 0): 0.5}), share=2)
+    for share in (2, 1, 0, -0.5):
+        with pytest.raises(MeasureError, match=f"share={share} must lie between 0 and 1"):
+            token_masks.change_mask(real, moved(real, {(0, 0): 0.5}), share=share)
     with pytest.raises(MeasureError, match="no first and final frame"):
         token_masks.change_mask(real, np.zeros((1, *real.grid.size, 3)))
     everywhere = {(r, c): 0.5 for r in range(GRID[1]) for c in range(GRID[2])}

@@ -16,7 +16,7 @@ def read_claims(read: xr.Dataset, use: xr.Dataset) -> list[replication.Claim]:
 
 
 def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr.Dataset]:
-    accuracy = np.full((2, 3, n, 2, 13), 0.25)
+    accuracy = np.full((2, len(working_memory.KINDS), n, 2, 13), 0.25)
     accuracy[:, 0, :, :, 1:] = read
     what, layers = ["identity", "place"], range(-1, 12)
     one = xr.Dataset(
@@ -35,6 +35,16 @@ def memory_data(read: float, effect: float, n: int = 10) -> tuple[xr.Dataset, xr
 @pytest.mark.parametrize(("read", "effect"), [(0.9, 0.0), (0.25, 0.6)])
 def test_reading_and_using_are_judged_apart(read: float, effect: float) -> None:
     found = read_claims(*memory_data(read, effect))
-    assert supported(found) == [read > 0.5] * 3 + [effect > 0] * 2
+    assert supported(found) == [read > 0.5] * 4 + [effect > 0] * 2
     assert found[0].value == pytest.approx(read) and "layers 3-8" in found[0].measure
-    assert found[3].value == pytest.approx(effect) and f"hidden {10 if effect > 0.5 else 0}" in found[3].remark
+    assert found[4].value == pytest.approx(effect) and f"hidden {10 if effect > 0.5 else 0}" in found[4].remark
+
+
+def test_what_every_token_holds_or_does_is_no_memory() -> None:
+    """As well read from, and as strong at, as many random tokens elsewhere; the older nulls see nothing of it."""
+    read, use = memory_data(0.9, 0.6)
+    read["accuracy"].loc[{"kind": "random"}] = read["accuracy"].sel(kind="hidden").values
+    use["effect"].loc[{"kind": "random"}] = use["effect"].sel(kind="hidden").values
+    assert [claim.id for claim in read_claims(read, use) if claim.verdict == "supported"] == [
+        "memory/identity-against-shuffled", "memory/place-against-shuffled"
+    ]  # fmt: skip

@@ -37,12 +37,12 @@ def test_claims_follow_the_data() -> None:
     one = noise_map(0.5).sel(kind=["unit", "renewed"], step=[10, 12])
     one["score"] = (one["score"] + 1) / 2  # one frame costs half of what all cost
     # Twelve equal peaks leave room for others.
-    assert supported(read_claims(yes, at_frames(0.05, 0.0), one)) == [True, True, True, False, False, True]
+    assert supported(read_claims(yes, at_frames(0.05, 0.0), one)) == [True, True, True, False, True]
     no = noise_map(0.9, early=0.0)
     one["score"] = no["score"].sel(kind=["unit", "renewed"], step=[10, 12]) - 0.1
     claims = read_claims(no, at_frames(0.9, 0.9), one)
     assert not any(supported(claims))
-    assert claims[3].value == claims[4].value == 0.9
+    assert claims[3].value == 0.9 and "2 steps after injection, steps 0, 2, 4" in claims[3].measure
     assert all(c.n == 12 and c.null_name and c.rule for c in claims)
 
 
@@ -50,7 +50,7 @@ def test_claim_numbers_are_the_planted_ones() -> None:
     found, one = noise_map(0.5, noise_level=0), noise_map(0.5, noise_level=0).sel(kind=["unit", "renewed"], step=[10])
     one["score"] = one["score"] * 0 + 0.75
     lost = float(score_lost(found).sel(kind="unit").mean())
-    a, b, c, d, e, _ = read_claims(found, at_frames(0.1, 0.02), one)
+    a, b, c, d, _ = read_claims(found, at_frames(0.1, 0.02), one)
     assert (a.value, b.value, c.value) == pytest.approx((lost - 0.1, lost - 0.02, 1 - 0.25))
     assert (a.null, b.null, c.null) == pytest.approx((0, 0, -0.25))
-    assert d.value == e.value == 0.5
+    assert d.value == 0.5 and "the drop in score 0.500" in d.remark

@@ -21,6 +21,6 @@ def test_verdicts_follow_the_profiles(levels: dict[str, list[float]], verdicts: 
     rows = read("roles", {"trained": evidence(levels, 0), "control": evidence({}, 1)})
     assert [row.verdict == "supported" for row in rows] == verdicts
     assert rows[1].low <= rows[1].value <= rows[1].high and {row.n for row in rows} == {8}
-    assert rows[1].null < 0 and ("no specialisation" in rows[0].remark) == (not verdicts[0])
+    assert rows[1].null < 0 and ("no stages and no single place found" in rows[0].remark) == (not verdicts[0])
     if all(verdicts):
         assert rows[1].value == pytest.approx(1 / 3, abs=0.1)  # from third to third; noise draws to the middle

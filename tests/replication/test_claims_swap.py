@@ -52,14 +52,36 @@ def test_videos_that_cannot_be_read_give_no_verdict() -> None:
     assert claim.verdict == "cannot be tested on this model" and "could be read" in claim.remark
 
 
+def by_layer(heights: dict[int, float], placebo: dict[int, float], n: int = 12, seed: int = 0) -> xr.Dataset:
+    """Twelve layers with these effects, give or take what is far smaller, of the swap and of its placebo."""
+    found = result(0.0, 0.0, n, tuple(map(str, range(12))))
+    noise = 0.002 * np.random.default_rng(seed).standard_normal((2, 12, n))
+    for kind, given, add in (("effect", heights, noise[0]), ("placebo", placebo, noise[1])):
+        level = np.array([given.get(layer, 0.0) for layer in range(12)])[:, None] + add
+        found["raw"].loc[{"metric": "effect", "kind": kind, "horizon": "local"}] = level[None, :, None]
+    return _table(found["raw"]).assign_attrs(remarks=[], n_layers=12)
+
+
 def test_the_verdict_on_layers_follows_the_numbers() -> None:
-    layers = tuple(map(str, range(12)))
-    found = result(0.0, 0.0, layers=layers)
-    assert not any(supported([middle(found)]))
-    found["raw"].loc[{"metric": "effect", "kind": "effect", "layer": ["6", "7", "8"]}] = 0.5
-    good = middle(found)
-    assert (good.verdict, good.value, good.null) == ("supported", 0.5, 0.0)
-    found["raw"].loc[{"metric": "effect", "kind": "placebo", "layer": ["6", "7", "8"]}] = 0.6
-    assert not any(supported([middle(found)]))
-    found["raw"].loc[{"metric": "effect", "kind": "effect", "layer": ["6", "7", "8"]}] = -0.5
-    assert middle(found).value < 0
+    good = middle(by_layer({6: 0.5, 7: 0.3}, {}, 24))
+    assert (supported([good]), good.value) == ([True], 1.0)
+    assert good.null < 0.5, "the placebo has no strongest layer, and finds one in any quarter by chance"
+    assert "x0_hat of the last swapped step" in good.measure and "one of 6-8" in good.measure
+    assert "6: 0.50*; 7: 0.30*" in good.remark and good.remark.count("*") == 3
+    assert not any(supported([middle(by_layer({6: 0.5}, {6: 0.6}))]))
+    # Two heights, at depth .08 and .92, have their centre in the middle, and nothing is there.
+    assert middle(by_layer({1: 0.5, 11: 0.5}, {})).value == 0
+
+
+def test_the_paired_verdict_on_layers() -> None:
+    def outcome(*heights: dict[int, float], seed: int = 0) -> str:
+        return middle(by_layer(*heights, seed=seed)).verdict
+
+    assert outcome({6: 0.5, 7: 0.3}, {}) == "supported"
+    assert outcome({1: 0.5}, {}) == "contradicted"
+    assert "supported" not in {outcome({}, {}, seed=seed) for seed in range(6)}
+
+
+def test_a_flip_says_where_it_is_read() -> None:
+    claim = flips(result(1.0, 0.0))
+    assert "read in the finished video" in claim.measure and "x0_hat of the last swapped step moves" in claim.remark

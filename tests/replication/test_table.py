@@ -33,7 +33,7 @@ def lens() -> Iterator[Any]:
 
 
 def test_ids_are_apart_and_name_their_experiment() -> None:
-    assert len({row.id for row in ROWS}) == len(ROWS) == 59
+    assert len({row.id for row in ROWS}) == len(ROWS) == 62
     assert all(row.experiment == name for name, rows in TABLE.items() for row in rows)
     assert all(re.fullmatch(r"[a-z_]+/[a-z_-]+", row.id) for row in ROWS)
 

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES
 
 import dit_lens as dl
 from dit_lens.experiments.local_effects import local_effects
+from dit_lens.runner import attribution
 from dit_lens.runner.attribution import attribute, recheck
+from dit_lens.wan.loading import load
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +120,18 @@ def test_what_cannot_be_compared_is_refused(lens, pair) -> None:
         attribute(lens, base, source, path_points=0)
     with pytest.raises(dl.MeasureError, match="one differentiable number"):
         attribute(lens, base, source, steps=[0], objective=lambda x0: x0)
+
+
+def test_each_branch_weighs_as_guidance_weighs_it() -> None:
+    """v = v_u + g (v_c - v_u): g for cond, 1 - g for uncond, of the expert that runs; 1 without guidance."""
+    family = FAMILIES["i2v22"]
+    how = {**family.call, "num_inference_steps": 3, "guidance_scale": 3.0, "guidance_scale_2": 5.0}
+    with load(family.build()) as lens:
+        guided = lens.generate(**how)
+        alone = lens.generate(**{**how, "guidance_scale": 1.0, "guidance_scale_2": None})
+    scales = {"high": 3.0, "low": 5.0}
+    assert {call.expert for call in guided.plan} == set(scales)
+    for call in guided.plan:
+        g = scales[call.expert]
+        assert attribution._weight(guided, call) == (g if call.branch == "cond" else 1 - g)
+    assert {attribution._weight(alone, call) for call in alone.plan} == {1.0}

@@ -203,6 +203,19 @@ def test_memory_is_what_is_held(one_model: Any, monkeypatch: pytest.MonkeyPatch)
         assert max(held) + max(streams) == sweep.plan(calibrate=False).memory, hooks
 
 
+@pytest.mark.parametrize("family", ["i2v21", "ti2v22"])
+def test_bytes_of_each_activation(family: str) -> None:
+    """Before anything ran, also of image context and of timesteps for each token."""
+    lens, puzzle, sampling = lens_and_puzzle(family)
+    with lens:
+        hooks = ("resid_pre", "z", "text_embed", "cross_v", "time_embed", "velocity")
+        hooks += ("image_embed", "cross_v_img") if family == "i2v21" else ()
+        run = lens.generate(puzzle, **sampling, stop_after=0, record=dl.record(*hooks, layers=0, branches="cond"))
+        sweep = Sweep(lens, puzzle, "other_answer", sampling=sampling)
+        found = {a.hook: t.numel() * t.element_size() for a, t in run.activations.items()}
+        assert found == {hook: sweep.size(hook) for hook in hooks}
+
+
 def test_reuse_of_another_run_is_refused(one_model: Any) -> None:
     from dit_lens.wan.reuse import capture
 

@@ -106,7 +106,7 @@ def test_mistakes_come_back_as_they_are(cluster: Any, model: Any) -> None:
     one = Ray(load=load_tiny, options={"num_cpus": 1})
     with pytest.raises(dl.MeasureError, match="returned nan"):
         make(model, metric=nothing).run(progress=quiet, executor=one)
-    with pytest.raises(dl.StoreError, match=r"an actor's model is not the one(.|\n)*model: (.|\n)*load="):
+    with pytest.raises(dl.StoreError, match=r"model differs from the model that began(.|\n)*model: (.|\n)*load="):
         make(model).run(progress=quiet, executor=Ray(load=load_other, options={"num_cpus": 1}))
 
 
@@ -133,7 +133,7 @@ def test_a_group_that_kills_every_actor_stops_the_sweep(cluster: Any, model: Any
         return 0.0
 
     sweep = make(model, metric=deadly, folder=tmp_path)
-    with pytest.raises(dl.MeasureError, match="2 actors died at item 0, step 0"):
+    with pytest.raises(dl.MeasureError, match="2 actors died at item 0 steps=0 layers=0"):
         sweep.run(progress=quiet, executor=Ray(load=load_tiny, options={"num_cpus": 1}, retries=1))
     assert not list(tmp_path.glob("items/*"))
 

@@ -95,7 +95,9 @@ def test_labels(model: Any) -> None:
             for hook, h in (("z", 1e5), ("q", 2e5)):
                 for branch, b in (("cond", 1e4), ("all", 2e4)):
                     assert (raw.sel(step=step, layer=layer, hook=hook, branch=branch) == s + y + h + b).all()
-    assert list(found["expert"].values) == ["high", "low"] and len(found["sigma"]) == 2
+    sigmas = model[0].plan(model[2]).sigmas
+    assert found["sigma"].values.tolist() == [sigmas[0], sigmas[2]], "of the first step of a group"
+    assert list(found["expert"].values) == ["high", "low"]
     assert {"value", "low", "high", "n", "null"} <= set(found.to_dataframe().columns)
 
 
@@ -171,6 +173,37 @@ def test_p_is_corrected_over_the_cells(model: Any) -> None:
     assert (found["p"] <= found["p_corrected"]).all() and found.attrs["cells"] == 6
     without = make(model, tasks=some, steps=[0], layers=[0], placebo="none").run(progress=quiet)
     assert np.isnan(without["p_corrected"]).all() and np.isfinite(without["low"]).all()
+
+
+def test_one_item_whose_base_and_source_measure_the_same_is_refused(model: Any) -> None:
+    """Of several such items some may differ: they are left out of the means instead."""
+    sweep = make(model, steps=[0], layers=[0], metric=lambda *_: 1.0, placebo="none")
+    with pytest.raises(dl.MeasureError, match="is 1 for both base and source, so effects cannot be normalised: choose"):
+        sweep.item(0)
+    assert sweep.but(seeds=[0, 1]).item(0).source is not None
+    assert make(model, source=None, edit=dl.ablate, steps=[0], layers=[0], placebo="none").item(0).source is None
+
+
+def test_the_time_of_a_block_and_of_a_video(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of our own: a call takes 6 seconds, the first one 60 more, and decoding half a second."""
+    lens, puzzle, _ = model
+    now, calls = [0.0], [0]
+
+    def replay(*_: Any) -> None:
+        now[0] += 6 if calls[0] else 66
+        calls[0] += 1
+
+    def decode(*_: Any) -> None:
+        now[0] += 0.5
+
+    class Judged(Puzzle):
+        def score(self, video: Any) -> None: ...
+
+    monkeypatch.setattr(type(lens), "replay", replay)
+    monkeypatch.setattr("dit_lens.wan.run.Run.decode", decode)
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+    assert cost.calibrated(make(model)) == (6 / lens.n_layers, 0.0)
+    assert cost.calibrated(make(model, tasks=[Judged(image=puzzle.image)], metric="score")) == (6 / lens.n_layers, 0.5)
 
 
 def test_one_item_has_no_interval(model: Any) -> None:

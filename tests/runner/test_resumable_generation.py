@@ -23,8 +23,15 @@ from dit_lens.wan.run import Run
 
 STEPS = 30
 WORDS = ["generate", "lab", "--task", "maze", "--seed", "3", "--num-inference-steps", str(STEPS), "--out"]
-#: The command, telling every step; without a terminal it would tell one in 15 seconds.
-TELLING = "from dit_lens.cli import common, main; common.EVERY = 0; main()"
+#: The command, telling every step; without a terminal it would tell one in 15 seconds. Where the tests were started in
+#: the background (nohup), SIGINT is ignored, and Python leaves it so unless it is told otherwise.
+TELLING = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from dit_lens.cli import common, main
+common.EVERY = 0
+main()
+"""
 
 
 def run(*words: object) -> Any:

@@ -159,3 +159,16 @@ def test_bounds_say_what_tasks_not_seen_could_change() -> None:
     assert nothing.p() == 1
     p = float(share_ends(np.array(0), np.array(8), 0.95)[1])
     assert Pairs(np.full(8, 0.4), 0.1, (0, 1)).interval() == pytest.approx((0.3 - 0.4 * p, 0.3 + 0.6 * p))
+
+
+@pytest.mark.parametrize(("least", "wide"), [(0, 2), (-3, 10), (5, 0.5)])
+@pytest.mark.parametrize("known", [True, False])
+def test_an_outcome_of_two_values_in_another_unit_says_the_same(least: float, wide: float, known: bool) -> None:
+    effect = np.array([1.0] * 9 + [0.0] * 3)
+    null = 0.4 if known else np.array([1.0] * 4 + [0.0] * 8)
+    one, other = Pairs(effect, null, (0, 1)), Pairs(least + wide * effect, least + wide * null, (least, least + wide))
+    assert one.two_valued and other.two_valued
+    assert other.interval() == pytest.approx([wide * end for end in one.interval()])
+    assert other.value == pytest.approx(wide * one.value) and other.p() == pytest.approx(one.p())
+    assert other.p_greater(wide * 0.1) == pytest.approx(one.p_greater(0.1))
+    assert other.p_smaller(wide * 0.6) == pytest.approx(one.p_smaller(0.6))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest, permutation_test
 
+from dit_lens.stats import sign_flips
 from dit_lens.stats.sign_flips import RANDOM, ends, p_above, p_below, sign_vectors, subset_means, t_statistics
 
 
@@ -86,3 +87,13 @@ def test_t_statistics_are_students_and_leave_missing_tasks_out() -> None:
         assert t[0, cell] == pytest.approx(x.mean() / (x.std(ddof=1) / np.sqrt(len(x))))
     same = t_statistics(np.full((4, 1), 2.0), sign_vectors(4))
     assert np.isinf(same[0, 0]) and np.isinf(same[:, 0]).sum() == 2
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_what_is_held_at_once_changes_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one row of all cells is more than that."""
+    d, signs = np.random.default_rng(1).normal(size=(6, 10)), sign_vectors(6)
+    whole = t_statistics(d, signs)
+    monkeypatch.setattr(sign_flips, "_CHUNK", chunk)
+    np.testing.assert_allclose(t_statistics(d, signs), whole, rtol=1e-12)
+    assert t_statistics(d[:, :0], signs).shape == (64, 0)

@@ -262,3 +262,15 @@ def test_tasks_and_sources() -> None:
     assert source_identity(one) == task_identity(one) and source_identity([one, None]) == [task_identity(one), None]
     assert source_identity("other_answer") == "other_answer"
     assert "scaled" in source_identity(scaled)["function"]
+
+
+def test_each_part_of_a_task_counts() -> None:
+    mask = np.zeros((4, 4), bool)
+    whole = {"prompt": "go", "image": np.zeros((2, 2, 3), np.uint8), "regions": {"a": mask}, "name": "own", "seed": 1}
+    others = {"prompt": "stay", "image": np.ones((2, 2, 3), np.uint8), "regions": {"a": ~mask}, "name": "x", "seed": 2}
+    plain = task_identity(SimpleNamespace(**whole))
+    assert plain == task_identity(SimpleNamespace(**whole)) and json.loads(json.dumps(plain)) == plain
+    for name, other in others.items():
+        assert differences(plain, task_identity(SimpleNamespace(**{**whole, name: other}))), name
+        assert differences(plain, task_identity(SimpleNamespace(**{**whole, name: None}))), name
+    assert task_identity(SimpleNamespace(prompt="go"))["regions"] == {}

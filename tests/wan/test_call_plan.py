@@ -72,6 +72,18 @@ def test_the_lens_runs_what_it_planned(pipe: DiffusionPipeline, family: Family) 
     assert seen == [(c.expert, c.timestep) for c in run.plan]
 
 
+def test_a_step_on_the_boundary_is_the_high_experts() -> None:
+    """The pipeline changes where timestep < boundary: at 1000, 750, 500, 250 and .5 the third step is still high."""
+    family = FAMILIES["i2v22"]
+    pipe = family.build()
+    pipe.scheduler = ExplicitGridEuler(shift=1.0)
+    pipe.register_to_config(boundary_ratio=0.5)
+    plan, _ = build(pipe, Sampling(4, 1.0))
+    assert [c.timestep for c in plan] == [1000, 750, 500, 250]
+    assert [c.expert for c in plan] == ["high", "high", "high", "low"]
+    assert [(c.expert, c.branch, c.timestep) for c in plan] == clock(pipe, family, 4, 1.0)
+
+
 @pytest.mark.parametrize(("boundary", "first_low"), [(0.875, 21), (0.9, 18)])
 def test_where_the_experts_change(boundary: float, first_low: int) -> None:
     """50 steps at shift 5: 21 high-noise steps at 0.875, 18 at 0.9 (facts, wan-in-diffusers 2.5)."""

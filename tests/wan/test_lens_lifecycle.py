@@ -373,12 +373,13 @@ def test_in_a_fresh_process_and_beside_a_users_own_nnsight() -> None:
     """The first trace imports nnsight, which gives every object a ``save``; a user's own import keeps it."""
     head = "import sys; sys.path.insert(0, 'tests'); from families import FAMILIES; "
     tail = (
+        "import torch; before = torch.Tensor.backward\n"
         "import dit_lens; lens = dit_lens.load(FAMILIES['t2v21'].build())\n"
         "with lens.trace(**FAMILIES['t2v21'].call, num_inference_steps=1) as t:\n"
         "    for e in t.at(step=0): x = e.blocks[0].hook_resid_post.output.save()\n"
-        "print(hasattr(3, 'save'), x.ndim)"
+        "print(hasattr(3, 'save'), x.ndim, torch.Tensor.backward is before)"
     )
-    for first, expected in (("", "False 3"), ("import nnsight; ", "True 3")):
+    for first, expected in (("", "False 3 True"), ("import nnsight; ", "True 3 True")):
         code = f"{head}{first}\n{tail}"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
         assert done.stdout.strip() == expected, done.stderr[-2000:]
@@ -405,6 +406,25 @@ def test_a_hook_put_on_a_point_by_hand_is_in_the_run(lens: Any, base: Run, tmp_p
     assert lens.generate(resume=run.until(2)).meta["user hooks"] == run.meta["user hooks"]
     with pytest.raises(MeasureError, match=r"interventions or hooks.*without them"):
         dl.Sweep(lens, run, base, steps=[0], layers=[0])
+
+
+def test_hooks_put_on_by_hand_stay_the_users(lens: Any, base: Run) -> None:
+    """A generation that listens at the same point takes its own hooks away, and no others."""
+    path, seen = "blocks.1.hook_resid_post", []
+    points = [expert.hook_dict[path] for expert in lens.experts.values()]
+    for point in points:
+        point.add_hook(lambda x, hook: seen.append(x), level=7001)  # the level that the lens uses, too
+    try:
+        lens.generate(**HOW, seed=3, record=dl.record("resid_post", reduce="token_norm"))
+        lens.run_with_hooks(**HOW, seed=3, fwd_hooks=[(path, lambda x, hook: None)])
+        before = len(seen)
+        lens.replay(base, base.plan.at(0))
+        assert before == 2 * len(base.plan) and len(seen) == before + 1
+        assert [len(point.fwd_hooks) for point in points] == [1, 1]
+    finally:
+        for point in points:
+            point.remove_hooks()
+    assert "user hooks" not in lens.generate(**HOW).meta and len(seen) == before + 1
 
 
 # -- a call inside a call

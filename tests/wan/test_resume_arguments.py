@@ -11,6 +11,7 @@ import torch
 from families import FAMILIES, image
 
 import dit_lens as dl
+from dit_lens import checks
 from dit_lens.errors import InterventionError, SamplerError
 from dit_lens.experiments.branching import branching
 from dit_lens.interventions.renoise import renoise, renoised, repeats
@@ -124,6 +125,14 @@ def test_nothing_else_is_a_seed(lens: Any, seed: Any) -> None:
         dl.Sweep(lens, tasks=[task], source="other_answer", seeds=seed)
     with pytest.raises(InterventionError, match="seed="):
         dl.noise(seed=seed)
+
+
+def test_seeds_reach_as_far_as_torchs_generators() -> None:
+    for seed in (-(2**63), 2**64 - 1):
+        assert checks.seed(seed) == seed and torch.Generator().manual_seed(seed)
+    for seed in (-(2**63) - 1, 2**64):
+        with pytest.raises(SamplerError, match="integers below"):
+            checks.seed(seed)
 
 
 def test_empty_seeds_are_no_seed(lens: Any) -> None:
