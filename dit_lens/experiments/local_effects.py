@@ -44,13 +44,15 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
         :class:`dit_lens.runner.Sweep` gives both.
 
     Raises:
-        MeasureError: The runs cannot be compared.
+        MeasureError: The runs cannot be compared, or source and base agree to the end.
     """
     for other in (source, placebo):
         if other.grid != base.grid or not other.plan.same_schedule(base.plan):
             raise MeasureError(
                 "base, source and placebo need the same size and the same sampling schedule: generate them alike"
             )
+    if torch.equal(base.latents[-1], source.latents[-1]):
+        raise MeasureError("base and source agree exactly to their end: choose a source with another answer")
     apart = [step for step in steps if not torch.equal(base.x0_hat(step), source.x0_hat(step))]
     if apart:
         sweep = Sweep(lens, base, source, placebo=placebo, steps=apart, progress=silent)

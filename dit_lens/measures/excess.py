@@ -84,7 +84,8 @@ def excess(
         "agree": (agree if several else np.full(len(apart), np.nan), "best answer is the ideal denoiser's", "share"),
         "blind_support": (support, "shown by right answers, not knowing the task", "share"),
     }
-    found = best.rename({name: f"ideal_{name}" for name in best.data_vars}).assign(
+    names = {name: f"ideal_{name}" for name in best.data_vars}
+    found = best.rename(names).assign(
         {key: ("step", values, {"long_name": name, "units": unit}) for key, (values, name, unit) in columns.items()}
     )
     return found.assign(ideal_weight=ideal.weights(run).drop_vars("sigma"))

@@ -37,7 +37,7 @@ def lens() -> Iterator[Lens]:
 
 def test_a_run_is_no_source_for_itself(lens: Lens) -> None:
     base = generate(lens)
-    with pytest.raises(MeasureError, match="agree exactly at step 0: choose a source with another answer"):
+    with pytest.raises(MeasureError, match="agree exactly to their end: choose a source with another answer"):
         local_effects(lens, base, base, base, [0])
 
 

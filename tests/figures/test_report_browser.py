@@ -62,11 +62,11 @@ def page(browser, url) -> Iterator:
 
 
 def offset(page, kind: str = "film") -> str:
-    return page.locator(f".puzzle .pane canvas[data-kind={kind}]").first.get_attribute("data-offset")
+    return page.locator(f".generation .pane canvas[data-kind={kind}]").first.get_attribute("data-offset")
 
 
 def settle(page, at: str, kind: str = "film") -> None:
-    page.wait_for_selector(f".puzzle .pane canvas[data-kind={kind}][data-offset='{at}']")
+    page.wait_for_selector(f".generation .pane canvas[data-kind={kind}][data-offset='{at}']")
 
 
 def pixels(page, selector: str) -> np.ndarray:
@@ -89,29 +89,29 @@ def test_sliders_show_exactly_the_frame_they_name(page, film):
     for _ in range(3):
         step.press("ArrowRight")
     settle(page, "48,36")
-    assert np.array_equal(pixels(page, ".puzzle .pane canvas[data-kind=film]"), film[3, 4])
-    frame = page.locator(".puzzle input[data-axis=frame]")
+    assert np.array_equal(pixels(page, ".generation .pane canvas[data-kind=film]"), film[3, 4])
+    frame = page.locator(".generation input[data-axis=frame]")
     frame.focus()
     frame.press("Home")
     settle(page, "0,36")
     settle(page, "0,0", "clip")
-    assert np.array_equal(pixels(page, ".puzzle .pane canvas[data-kind=film]"), film[3, 0])
-    assert np.array_equal(pixels(page, ".puzzle .pane canvas[data-kind=clip]"), film[-1, 0])
+    assert np.array_equal(pixels(page, ".generation .pane canvas[data-kind=film]"), film[3, 0])
+    assert np.array_equal(pixels(page, ".generation .pane canvas[data-kind=clip]"), film[-1, 0])
     assert step.get_attribute("aria-valuetext") == "step 3 of 5 · σ 0.52"
 
 
 def test_arrows_and_space_work_on_the_viewer_itself(page):
     settle(page, "48,0")
-    viewer = page.locator(".puzzle .viewer")
+    viewer = page.locator(".generation .viewer")
     viewer.focus()
     viewer.press("ArrowUp")
     settle(page, "48,12")
     viewer.press("ArrowLeft")
     settle(page, "36,12")
     viewer.press(" ")
-    play = page.locator(".puzzle [data-play=frame]")
+    play = page.locator(".generation [data-play=frame]")
     assert play.get_attribute("aria-pressed") == "true"
-    page.wait_for_function("() => document.querySelector('.puzzle canvas[data-kind=film]').dataset.offset !== '36,12'")
+    page.wait_for_function("() => document.querySelector('.generation canvas[data-kind=film]').dataset.offset !== '36,12'")
     viewer.press(" ")
     assert play.get_attribute("aria-pressed") == "false"
 
