@@ -111,7 +111,8 @@ def test_arrows_and_space_work_on_the_viewer_itself(page):
     viewer.press(" ")
     play = page.locator(".generation [data-play=frame]")
     assert play.get_attribute("aria-pressed") == "true"
-    page.wait_for_function("() => document.querySelector('.generation canvas[data-kind=film]').dataset.offset !== '36,12'")
+    offset = "document.querySelector('.generation canvas[data-kind=film]').dataset.offset"
+    page.wait_for_function(f"() => {offset} !== '36,12'")
     viewer.press(" ")
     assert play.get_attribute("aria-pressed") == "false"
 
