@@ -284,9 +284,8 @@ def maps(tables: Mapping[str, Any]) -> str:
     return f"""## Whole maps
 
 Every layer attends, writes the answer and writes texture as much as a profile over depth says: three stages (cut at
-.225
-and .75), two (at .5), a ramp, one place, or none (all alike), in a rest of .05. The evidence is that of `dl.map` on six
-tasks, and so is the model of depth (docs/map.md), at level .05.
+.225 and .75), two (at .5), a ramp, one place, or none (all alike), in a rest of .05. The evidence is that of `dl.map`
+on six tasks, and so is the model of depth (docs/map.md), at level .05.
 
 {table(head, rows)}
 """
