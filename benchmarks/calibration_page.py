@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from calibration_summary import null_findings, summary
 from calibration_tables import false, number, over, recall, small, table, unpacked
 
 from dit_lens.planted import suite
-from dit_lens.planted.methods import METHODS
+from dit_lens.planted.methods import METHODS, Method
 from dit_lens.stats import share_interval
 
 HEAD = """# Calibration
@@ -110,17 +111,21 @@ each. A method runs on the plants that concern it.
 """
 
 
+def _tried(found: xr.Dataset, plants: Sequence[str]) -> Iterator[tuple[Method, xr.Dataset]]:
+    """The methods that were tried on any of some plants, each with its numbers there."""
+    for method in METHODS:
+        if method.name in found["approach"].values:
+            one = found.sel(approach=method.name, plant=list(plants))
+            if bool(one["cells"].notnull().any()):
+                yield method, one
+
+
 def decoys(tables: Mapping[str, Any]) -> str:
     """What each method says of decoys."""
     found = tables["plants"]["plants"]
     there = [name for name in (*suite.DECOYS, "loud update, in noise") if name in found["plant"].values]
     rows = []
-    for method in METHODS:
-        if method.name not in found["approach"].values:
-            continue
-        one = found.sel(approach=method.name, plant=there)
-        if not bool(one["cells"].notnull().any()):
-            continue
+    for method, one in _tried(found, there):
         said = []
         for plant in there:
             number_of = one["decoys"].sel(plant=plant)
@@ -143,11 +148,8 @@ def hard(tables: Mapping[str, Any]) -> str:
     found = tables["plants"]["plants"]
     there = [name for name in suite.HARD if name in found["plant"].values]
     rows = []
-    for method in METHODS:
-        if method.claims == "presence" or method.name not in found["approach"].values:
-            continue
-        one = found.sel(approach=method.name, plant=there)
-        if not bool(one["cells"].notnull().any()):
+    for method, one in _tried(found, there):
+        if method.claims == "presence":
             continue
         said = []
         for plant in there:

@@ -32,7 +32,7 @@ from dit_lens.display.lens_and_run import WORDS, judged
 from dit_lens.layer_map.controls import control_kind
 from dit_lens.layer_map.decodability import gains
 from dit_lens.layer_map.evidence import by_control, by_layer, with_probes
-from dit_lens.layer_map.measurement import PROBE_SEED, paired, survey
+from dit_lens.layer_map.measurement import PROBE_SEED, summary_of, survey
 from dit_lens.layer_map.roles import Roles, roles
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.sweep import PLACEBO_SEED
@@ -203,8 +203,8 @@ def map(
         **{k: v for k, v in found.runs[0].meta.items() if k not in ("model", "fingerprint", "fps")},
     }  # fmt: skip
     return Map(
-        paired(found.effects, "effect", "placebo"), paired(found.held, "effect", "placebo"),
-        paired(found.energy, "region", "null").assign_attrs(null_name="shuffled masks"),
+        summary_of(found.effects, "effect", "placebo"), summary_of(found.held, "effect", "placebo"),
+        summary_of(found.energy, "region", "null").assign_attrs(null_name="shuffled masks"),
         _scores(found.decodable), table, found.ensembles, places, _by_cell(found.clips), found.runs, about,
     )  # fmt: skip
 

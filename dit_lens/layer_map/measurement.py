@@ -286,7 +286,7 @@ def survey(
     return Survey(lens, drawn, families, _probed(families, drawn, scenes, seed), seed, plan, chosen, few, how, controls)
 
 
-def paired(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:
+def summary_of(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:
     """Summary of one kind with the mean of its null beside it."""
     return summarise(values.sel(kind=kind, drop=True), values.sel(kind=null, drop=True))
 

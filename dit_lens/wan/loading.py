@@ -59,7 +59,7 @@ def load(
     if isinstance(what, str | Path):
         from diffusers import DiffusionPipeline
 
-        source = _source(what)
+        source = str(of_lab.folder if of_lab else what)
         more = kwargs if dtype is None else {"dtype": dtype, **kwargs}
         with _read(source), _whole(source), _quiet() if of_lab else nullcontext():
             pipe = DiffusionPipeline.from_pretrained(source, **more)
@@ -150,8 +150,9 @@ def index_of(what: str | Path) -> dict[str, Any]:
 
     from dit_lens.wan import bypass_guards
 
-    with _read(_source(what)):
-        index: dict[str, Any] = DiffusionPipeline.load_config(_source(what))
+    source = _source(what)
+    with _read(source):
+        index: dict[str, Any] = DiffusionPipeline.load_config(source)
         bypass_guards.check_kind(index["_class_name"])
     return index
 
