@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 
-from dit_lens.lab.codec import LabVAE
+from dit_lens.lab.coupled_codec import codec
 from dit_lens.lab.training.data import Batch
 from dit_lens.lab.training.spec import Spec
 from dit_lens.lab.training.text import MAX_LENGTH
@@ -55,7 +55,9 @@ def build(
     return WanImageToVideoPipeline(
         tokenizer=words[0],
         text_encoder=words[1],
-        vae=LabVAE(latents_mean=statistics["mean"], latents_std=statistics["std"], scale_factor_spatial=spec.pixels),
+        vae=codec(
+            spec.codec, latents_mean=statistics["mean"], latents_std=statistics["std"], scale_factor_spatial=spec.pixels
+        ),
         scheduler=scheduler(spec),
         transformer=experts[0],
         transformer_2=experts[1],

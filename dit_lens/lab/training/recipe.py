@@ -3,22 +3,28 @@
     python -m dit_lens.lab.training --spec lab40 --out DIR                # everything, resuming what DIR already holds
     python -m dit_lens.lab.training --spec lab40 --out DIR --phase trunk  # one phase: text, trunk, high, low, save, ...
     python -m dit_lens.lab.training --spec lab40 --out DIR --phase walks --phase student  # after the experts
+    python -m dit_lens.lab.training --spec lab40-nonlinear --out DIR --start RUN  # from another run's weights
 
 The trunk's learning rate warms up and then stays; the experts' finetuning is at the same time its decay. So experts
 can be branched off any trunk checkpoint, and the trunk itself can always be trained further (give it more iterations
 and run it again).
+
+A recipe that starts from another run takes its text encoder, and the weights of its trunk (a training folder) or of its
+two experts (a pipeline). Latents may differ: what each channel says is learned anew, what the blocks do with it is not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from dit_lens import tasks
 from dit_lens.errors import LoadError, StoreError
@@ -28,6 +34,7 @@ from dit_lens.lab.training.fit import Log, fit, phase
 from dit_lens.lab.training.machine import Way
 from dit_lens.lab.training.pipeline import build, save
 from dit_lens.lab.training.spec import LAB, SPECS, Spec
+from dit_lens.lab.training.state import Training
 
 PHASES = ("text", "trunk", "high", "low", "save")
 STUDENT = ("walks", "student", "save-student")  # only when they are asked for
@@ -37,11 +44,48 @@ def prepare(spec: Spec, out: Path, log: Log) -> None:
     """Phase text: the frozen text encoder and the latent statistics."""
     if (out / "statistics.json").exists():
         return
-    tok, enc = text.train(tasks.prompts(spec.mixture), spec.seed, spec.text_iterations, log=log)
-    tok.save_pretrained(out / "tokenizer")
-    enc.save_pretrained(out / "text_encoder")
-    mean, std = statistics(list(spec.mixture), spec.seed)
+    if not (out / "text_encoder").exists():  # else it is that of the run it starts from
+        tok, enc = text.train(tasks.prompts(spec.mixture), spec.seed, spec.text_iterations, log=log)
+        tok.save_pretrained(out / "tokenizer")
+        enc.save_pretrained(out / "text_encoder")
+    mean, std = statistics(list(spec.mixture), spec.seed, kind=spec.codec)
     (out / "statistics.json").write_text(json.dumps({"mean": mean, "std": std}))
+
+
+def begin_from(spec: Spec, start: Path, out: Path, log: Log) -> None:
+    """Put another run's text encoder and weights into a folder that has none of its own, as iteration 0.
+
+    Args:
+        spec: The recipe of the new run.
+        start: A training folder, whose trunk's moving average is taken, or a pipeline, whose experts are.
+        out: Folder of the new run.
+        log: Of the new run.
+
+    Raises:
+        LoadError: The folder holds neither, or a model of another shape.
+    """
+    if any((out / f"{name}.pt").exists() for name in ("trunk", "high", "low")):
+        return
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    if (start / "trunk.pt").is_file():
+        states["trunk"] = torch.load(start / "trunk.pt", weights_only=True)["ema"]
+    elif (start / "transformer_2").is_dir():
+        for name, part in (("high", "transformer"), ("low", "transformer_2")):
+            found = load_file(start / part / "diffusion_pytorch_model.safetensors")
+            states[name] = {k: v.float() for k, v in found.items()}
+    else:
+        raise LoadError(f"{start} is no run to start from: give a training folder with trunk.pt, or its pipeline")
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(start / part, out / part, dirs_exist_ok=True)
+    for name, state in states.items():
+        run = Training(spec, name, out)
+        try:
+            run.model.load_state_dict(state)
+        except RuntimeError as error:
+            raise LoadError(f"{start} has a model of another shape than recipe {spec.name!r}") from error
+        run.ema = {k: v.clone() for k, v in run.model.state_dict().items()}
+        run.save()
+    log(f"starts from the {' and '.join(states)} of {start.name}")
 
 
 def ship(spec: Spec, out: Path, folder: Path, guidance: float, note: str = "") -> Path:
@@ -71,6 +115,7 @@ def train(
     guidance: float = 2.0,
     minutes: float | None = None,
     compiled: bool = True,
+    start: Path | str | None = None,
 ) -> Path:
     """Run a recipe.
 
@@ -83,18 +128,23 @@ def train(
         guidance: Scale written into the saved settings; a student's teacher has it, too.
         minutes: Stop every fitting phase after so long and keep its checkpoint.
         compiled: Whether the blocks may be compiled, which needs a C++ compiler.
+        start: Begin with the weights of this run (:func:`begin_from`); from a pipeline leave out the phase trunk.
 
     Returns:
         The folder of the pipeline, ``out/pipeline`` or ``out/student``; without a phase that saves, ``out``.
 
     Raises:
-        LoadError: Where the folder holds a run of another recipe.
+        LoadError: Where the folder holds a run of another recipe, or ``start`` none that fits.
     """
     spec = spec or LAB
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     log = Log(out)
     _claim(spec, out, resume)
+    if start is not None:
+        begin_from(spec, Path(start), out, log)
+        if "trunk" in phases and not (out / "trunk.pt").exists():
+            raise LoadError(f"{start} has experts and no trunk: leave the trunk out (--phase text --phase high ...)")
     if "text" in phases:
         prepare(spec, out, log)
     experts = [(name, 0, 1) for name in ("high", "low") if name in phases]
@@ -174,6 +224,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="stop each fitting phase after so many minutes")
     parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale written into the saved settings")
     parser.add_argument("--eager", action="store_true", help="do not compile (no C++ compiler needed)")
+    parser.add_argument("--start", help="begin with the weights of this run: its training folder, or its pipeline")
     parser.add_argument("--fresh", action="store_true", help="refuse to resume")
     lengths = ("text_iterations", "trunk_iterations", "expert_iterations", "student_iterations", "student_walks")
     numbers = ("seed", *lengths)
@@ -181,4 +232,5 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument("--" + name.replace("_", "-"), type=int, help="instead of the recipe's")
     a = parser.parse_args(argv)
     spec = replace(SPECS[a.spec], **{n: getattr(a, n) for n in numbers if getattr(a, n) is not None})
-    train(spec, a.out, not a.fresh, a.phase or PHASES, a.workers, a.guidance, a.minutes, not a.eager)
+    phases = a.phase or PHASES
+    train(spec, a.out, not a.fresh, phases, a.workers, a.guidance, a.minutes, not a.eager, a.start)

@@ -1,9 +1,9 @@
-"""All numbers of a recipe in one place, and the two recipes: ``LAB`` and ``LAB40``."""
+"""All numbers of a recipe in one place, and the recipes: ``LAB``, ``LAB40`` and ``LAB40_NONLINEAR``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from dit_lens.tasks.grid import Size
 
@@ -40,6 +40,7 @@ class Spec:
         final_lr: Share of the peak rate at the end of an expert.
         student_walks: Batches of the teacher's paths that a student learns from.
         student_iterations: Of each of the student's experts.
+        codec: What makes the latents: "linear" (``LabVAE``) or "coupled" (``CoupledLabVAE``, which is nonlinear).
     """
 
     name: str = "lab"
@@ -71,6 +72,7 @@ class Spec:
     final_lr: float = 0.02
     student_walks: int = 400
     student_iterations: int = 2000
+    codec: str = "linear"
 
     @property
     def boards(self) -> tuple[Size, ...]:
@@ -126,4 +128,8 @@ LAB40 = Spec(
     expert_iterations=8_000,
     text_iterations=3000,
 )  # fmt: skip
-SPECS = {spec.name: spec for spec in (LAB, LAB40)}
+#: ``LAB40`` in nonlinear latents. Made to begin with the weights of a ``LAB40`` run (``--start``), hence its lengths.
+LAB40_NONLINEAR = replace(
+    LAB40, name="lab40-nonlinear", codec="coupled", trunk_iterations=6_000, expert_iterations=4_000
+)
+SPECS = {spec.name: spec for spec in (LAB, LAB40, LAB40_NONLINEAR)}

@@ -149,6 +149,52 @@ def test_the_command_picks_a_recipe(tmp_path):
         main(["--spec", "lab41", "--out", str(tmp_path)])
 
 
+NONLINEAR = replace(TINY, name="tiny-nonlinear", codec="coupled", trunk_iterations=2, expert_iterations=1)
+
+
+def test_a_trained_trunk_is_finetuned_in_nonlinear_latents(prepared, tmp_path):
+    from diffusers import DiffusionPipeline
+
+    old = copy(prepared, tmp_path / "old")
+    fit(TINY, phase("trunk", TINY), old, Log(old))
+    began = torch.load(old / "trunk.pt", weights_only=True)["ema"]
+    out = tmp_path / "new"
+    train(NONLINEAR, out, phases=("text",), start=old)
+    first = torch.load(out / "trunk.pt", weights_only=True)
+    assert first["done"] == 0
+    assert all(torch.equal(first[kind][k], began[k]) for kind in ("model", "ema") for k in began)
+    assert json.loads((out / "statistics.json").read_text()) != json.loads((old / "statistics.json").read_text())
+    text_of = [text.load(folder)[1].state_dict() for folder in (old, out)]
+    assert all(torch.equal(v, text_of[1][k]) for k, v in text_of[0].items())
+
+    folder = train(NONLINEAR, out, start=old, workers=1, compiled=False)
+    last = torch.load(out / "trunk.pt", weights_only=True)
+    assert last["done"] == 2 and not all(torch.equal(last["ema"][k], began[k]) for k in began)
+    again = train(NONLINEAR, out, phases=("trunk",), start=old, workers=1, compiled=False)  # goes on where it is
+    assert again == out and torch.load(out / "trunk.pt", weights_only=True)["done"] == 2
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    assert type(pipe.vae).__name__ == "CoupledLabVAE"
+    assert pipe.vae.config.latents_mean == json.loads((out / "statistics.json").read_text())["mean"]
+
+    third = tmp_path / "third"  # from a pipeline: each expert goes on from its own
+    with pytest.raises(DitLensError, match="leave the trunk out"):
+        train(NONLINEAR, third, start=folder)
+    train(NONLINEAR, third, phases=("text", "high"), start=folder, compiled=False)
+    low = torch.load(third / "low.pt", weights_only=True)
+    assert low["done"] == 0 and torch.load(third / "high.pt", weights_only=True)["done"] == 1
+    kept = load_file(folder / "transformer_2" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(low["ema"][k], v.float()) for k, v in kept.items())
+
+
+def test_what_cannot_be_started_from_is_refused(prepared, tmp_path):
+    with pytest.raises(DitLensError, match=r"training folder with trunk\.pt"):
+        train(NONLINEAR, tmp_path / "a", phases=("text",), start=prepared)
+    old = copy(prepared, tmp_path / "old")
+    fit(replace(TINY, trunk_iterations=1), phase("trunk", replace(TINY, trunk_iterations=1)), old, Log(old))
+    with pytest.raises(DitLensError, match="another shape than recipe 'tiny-nonlinear'"):
+        train(replace(NONLINEAR, layers=2), tmp_path / "b", phases=("text",), start=old)
+
+
 def test_known_prompts_fit_and_text_training_learns():
     known = tasks.prompts(LAB.mixture)
     tok = text.tokenizer()
