@@ -7,8 +7,8 @@ repository that is not in the wheel. ``index.json`` there says for every name wh
     {"lab40@1600": {"of": "lab40", "files": {"transformer": "lab40@1600.safetensors", ...}, "sha256": {file: hash},
                     "settings": {...}, "scheduler": {...}, "codec": {...}, "about": "..."}}
 
-``settings`` and ``scheduler`` are what differs from the pipeline's own, for example a student's four steps. ``codec`` is
-the configuration of another codec (``{"kind": "coupled", "latents_mean": [...], ...}``), for a model of other latents.
+``settings`` and ``scheduler`` are what differs from the pipeline's own, for example a student's four steps. ``codec``
+is the configuration of another codec (``{"kind": "coupled", "latents_mean": [...], ...}``), for other latents.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The nonlinear codec: exact on every task, local, well conditioned, and such that averages do not decode to averages."""
+"""The nonlinear codec: exact on every task, local, well conditioned, and averages do not decode to averages."""
 
 from __future__ import annotations
 

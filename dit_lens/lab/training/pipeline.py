@@ -131,6 +131,7 @@ def states(
     steps: int = STEPS,
     guidance: float = 1.0,
     unipc: UniPCMultistepScheduler | None = None,
+    noise: torch.Tensor | None = None,
 ) -> Iterator[torch.Tensor]:
     """Generate a whole batch at once with the stock scheduler (quicker than the pipeline, equal to it within rounding).
 
@@ -144,13 +145,14 @@ def states(
         steps: Of the sampler.
         guidance: Scale; 1 means none.
         unipc: The scheduler; the recipe's by default.
+        noise: In place of that of ``seed``, (B, 16, T, h, w).
 
     Yields:
         Latents (B, 16, T, h, w): the noise, then the state after each step.
     """
     unipc = unipc or scheduler(spec)
     unipc.set_timesteps(steps)
-    x = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(seed)) if noise is None else noise
     yield x
     for t in unipc.timesteps:
         x_in = torch.cat([x, batch.condition], 1)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,8 @@ def begin_from(spec: Spec, start: Path, out: Path, log: Log) -> None:
 
     Args:
         spec: The recipe of the new run.
-        start: A training folder, whose trunk's moving average is taken, or a pipeline, whose experts are.
+        start: A training folder, whose trunk's moving average is taken (the newest snapshot, where no checkpoint is
+            left), or a pipeline, whose experts are.
         out: Folder of the new run.
         log: Of the new run.
 
@@ -66,25 +67,27 @@ def begin_from(spec: Spec, start: Path, out: Path, log: Log) -> None:
     """
     if any((out / f"{name}.pt").exists() for name in ("trunk", "high", "low")):
         return
-    states: dict[str, dict[str, torch.Tensor]] = {}
-    if (start / "trunk.pt").is_file():
-        states["trunk"] = torch.load(start / "trunk.pt", weights_only=True)["ema"]
-    elif (start / "transformer_2").is_dir():
-        for name, part in (("high", "transformer"), ("low", "transformer_2")):
-            found = load_file(start / part / "diffusion_pytorch_model.safetensors")
-            states[name] = {k: v.float() for k, v in found.items()}
-    else:
-        raise LoadError(f"{start} is no run to start from: give a training folder with trunk.pt, or its pipeline")
+    states: dict[str, Mapping[str, torch.Tensor]] = {}
+    made = [Training(spec, name, out) for name in ("trunk", "high", "low")]
+    try:
+        if (start / "trunk.pt").is_file() or any(start.glob("snapshots/trunk-*.safetensors")):
+            states["trunk"] = Training(spec, "trunk", start).ema
+        elif (start / "transformer_2").is_dir():
+            for name, part in (("high", "transformer"), ("low", "transformer_2")):
+                states[name] = load_file(start / part / "diffusion_pytorch_model.safetensors")
+        else:
+            raise LoadError(f"{start} is no run to start from: give a training folder with trunk.pt, or its pipeline")
+        for run in made:
+            if run.name in states:
+                run.model.load_state_dict(states[run.name])
+    except RuntimeError as error:  # torch's own
+        raise LoadError(f"{start} has a model of another shape than recipe {spec.name!r}") from error
     for part in ("tokenizer", "text_encoder"):
         shutil.copytree(start / part, out / part, dirs_exist_ok=True)
-    for name, state in states.items():
-        run = Training(spec, name, out)
-        try:
-            run.model.load_state_dict(state)
-        except RuntimeError as error:
-            raise LoadError(f"{start} has a model of another shape than recipe {spec.name!r}") from error
-        run.ema = {k: v.clone() for k, v in run.model.state_dict().items()}
-        run.save()
+    for run in made:
+        if run.name in states:
+            run.ema = {k: v.clone() for k, v in run.model.state_dict().items()}
+            run.save()
     log(f"starts from the {' and '.join(states)} of {start.name}")
 
 
