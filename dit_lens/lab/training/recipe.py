@@ -1,5 +1,7 @@
 """A recipe's phases in order: text encoder, trunk on all noise levels, the two experts, and a student of four steps.
 
+The trunk of ``lab40`` grows from a shallow one, its quarter in depth, which is trained first.
+
     python -m dit_lens.lab.training --spec lab40 --out DIR                # everything, resuming what DIR already holds
     python -m dit_lens.lab.training --spec lab40 --out DIR --phase trunk  # one phase: text, trunk, high, low, save, ...
     python -m dit_lens.lab.training --spec lab40 --out DIR --phase walks --phase student  # after the experts
@@ -36,7 +38,7 @@ from dit_lens.lab.training.pipeline import build, save
 from dit_lens.lab.training.spec import LAB, SPECS, Spec
 from dit_lens.lab.training.state import Training
 
-PHASES = ("text", "trunk", "high", "low", "save")
+PHASES = ("text", "shallow", "trunk", "high", "low", "save")
 STUDENT = ("walks", "student", "save-student")  # only when they are asked for
 
 
@@ -151,11 +153,12 @@ def train(
     if "text" in phases:
         prepare(spec, out, log)
     experts = [(name, 0, 1) for name in ("high", "low") if name in phases]
-    if experts or {"trunk", "walks", "student"} & {*phases}:
+    if experts or {"shallow", "trunk", "walks", "student"} & {*phases}:
         torch.set_num_threads(1)
         way = machine.choose(spec, log, compiled)
-        if "trunk" in phases:
-            _processes([("trunk", rank, workers) for rank in range(workers)], spec, out, minutes, way)
+        for name in ("shallow", "trunk") if spec.shallow_layers else ("trunk",):
+            if name in phases:
+                _processes([(name, rank, workers) for rank in range(workers)], spec, out, minutes, way)
         if experts:
             _processes(experts, spec, out, minutes, way)
         if "walks" in phases:
@@ -180,7 +183,7 @@ def _claim(spec: Spec, out: Path, resume: bool) -> None:
 
 
 def _of_no_length(spec: Spec) -> Spec:
-    return replace(spec, trunk_iterations=0, expert_iterations=0, student_iterations=0)
+    return replace(spec, shallow_iterations=0, trunk_iterations=0, expert_iterations=0, student_iterations=0)
 
 
 def _processes(tasks: list[tuple[str, int, int]], spec: Spec, out: Path, minutes: float | None, way: Way) -> None:
@@ -229,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--eager", action="store_true", help="do not compile (no C++ compiler needed)")
     parser.add_argument("--start", help="begin with the weights of this run: its training folder, or its pipeline")
     parser.add_argument("--fresh", action="store_true", help="refuse to resume")
-    lengths = ("text_iterations", "trunk_iterations", "expert_iterations", "student_iterations", "student_walks")
+    lengths = [f"{name}_iterations" for name in ("text", "shallow", "trunk", "expert", "student")] + ["student_walks"]
     numbers = ("seed", *lengths)
     for name in numbers:
         parser.add_argument("--" + name.replace("_", "-"), type=int, help="instead of the recipe's")

@@ -13,6 +13,7 @@ from dit_lens import tasks
 from dit_lens.lab.codec import LabVAE
 from dit_lens.lab.training import fast
 from dit_lens.lab.training.data import Puzzles
+from dit_lens.lab.training.growth import n_blocks
 from dit_lens.lab.training.machine import Way
 from dit_lens.lab.training.pipeline import STEPS, sample
 from dit_lens.lab.training.text import Words
@@ -77,7 +78,7 @@ def solved(
         name -> counts.
     """
     spec, way = puzzles.spec, way or Way(compiled=False)
-    model = WanTransformer3DModel(**spec.transformer()).eval()
+    model = WanTransformer3DModel(**spec.transformer(n_blocks(state))).eval()
     model.load_state_dict(state)
     out = {}
     for name in spec.mixture:

@@ -16,12 +16,13 @@ from dit_lens.errors import DitLensError
 from dit_lens.lab.training import fit as loop
 from dit_lens.lab.training import text
 from dit_lens.lab.training.fit import Log, draw_sigma, fit, phase
+from dit_lens.lab.training.growth import n_blocks
 from dit_lens.lab.training.recipe import main, prepare, ship, train
 from dit_lens.lab.training.spec import LAB, LAB40, Spec
 
 TINY = Spec(layers=1, ffn=64, tokens=4 * 144, text_iterations=2, trunk_iterations=4, expert_iterations=2, warmup=2)
 TINY40 = replace(
-    LAB40, layers=2, heads=1, ffn=64, tokens=2 * 216, text_iterations=2, trunk_iterations=6, warmup=2,
+    LAB40, layers=2, shallow_layers=0, heads=1, ffn=64, tokens=2 * 216, text_iterations=2, trunk_iterations=6, warmup=2,
     sizes={"6x6x17": 0.5, "5x6x9": 0.3, "6x6x21": 0.2}, mixture={"maze-hard": 0.4, "bounce-easy": 0.6},
 )  # fmt: skip
 
@@ -109,6 +110,20 @@ def test_a_trunk_of_mixed_sizes_is_tested_and_kept_while_it_learns(tmp_path, mon
     assert len(tests) == 2
     assert "maze-hard 0/8" in tests[0]
     assert "bounce-easy 0/8" in tests[0]
+
+
+def test_a_recipe_with_a_shallow_phase_grows_its_trunk(prepared, tmp_path):
+    out = copy(prepared, tmp_path / "run")
+    spec = replace(TINY, layers=2, shallow_layers=1, shallow_iterations=2, trunk_iterations=1)
+    assert [phase("trunk", spec).offset, phase("trunk", TINY).offset] == [2, 0]  # its tasks are new ones
+    assert phase("trunk", TINY).parent is None
+    train(spec, out, phases=("shallow", "trunk"), workers=1, compiled=False)
+    shallow, trunk = (torch.load(out / f"{name}.pt", weights_only=True) for name in ("shallow", "trunk"))
+    assert [n_blocks(kept["ema"]) for kept in (shallow, trunk)] == [1, 2]
+    assert [shallow["done"], trunk["done"]] == [2, 1]
+    weight = "blocks.0.attn1.to_q.weight"
+    apart = (trunk["model"][weight] - shallow["model"][weight]).abs().max()
+    assert 0 < apart < 0.1  # one iteration away, and not drawn afresh
 
 
 def test_whole_recipe_makes_a_loadable_pipeline(prepared, tmp_path):
