@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dit_lens import tasks
 from dit_lens.errors import DitLensError
@@ -176,6 +176,13 @@ def test_a_trained_trunk_is_finetuned_in_nonlinear_latents(prepared, tmp_path):
     assert type(pipe.vae).__name__ == "CoupledLabVAE"
     assert pipe.vae.config.latents_mean == json.loads((out / "statistics.json").read_text())["mean"]
 
+    (old / "snapshots").mkdir()  # of a run that lost its checkpoint
+    save_file({k: v.half() for k, v in began.items()}, old / "snapshots" / "trunk-000100.safetensors")
+    (old / "trunk.pt").unlink()
+    train(NONLINEAR, tmp_path / "again", phases=(), start=old)
+    found = torch.load(tmp_path / "again" / "trunk.pt", weights_only=True)
+    assert found["done"] == 0 and all(torch.equal(found["ema"][k], v.half().float()) for k, v in began.items())
+
     third = tmp_path / "third"  # from a pipeline: each expert goes on from its own
     with pytest.raises(DitLensError, match="leave the trunk out"):
         train(NONLINEAR, third, start=folder)
@@ -188,7 +195,7 @@ def test_a_trained_trunk_is_finetuned_in_nonlinear_latents(prepared, tmp_path):
 
 def test_what_cannot_be_started_from_is_refused(prepared, tmp_path):
     with pytest.raises(DitLensError, match=r"training folder with trunk\.pt"):
-        train(NONLINEAR, tmp_path / "a", phases=("text",), start=prepared)
+        main(["--spec", "lab40-nonlinear", "--out", str(tmp_path / "a"), "--start", str(prepared)])
     old = copy(prepared, tmp_path / "old")
     fit(replace(TINY, trunk_iterations=1), phase("trunk", replace(TINY, trunk_iterations=1)), old, Log(old))
     with pytest.raises(DitLensError, match="another shape than recipe 'tiny-nonlinear'"):
