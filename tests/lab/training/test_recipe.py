@@ -167,7 +167,7 @@ def test_a_trained_trunk_is_finetuned_in_nonlinear_latents(prepared, tmp_path):
     text_of = [text.load(folder)[1].state_dict() for folder in (old, out)]
     assert all(torch.equal(v, text_of[1][k]) for k, v in text_of[0].items())
 
-    folder = train(NONLINEAR, out, start=old, workers=1, compiled=False)
+    folder = train(NONLINEAR, out, phases=("text", "trunk", "save"), start=old, workers=1, compiled=False)
     last = torch.load(out / "trunk.pt", weights_only=True)
     assert last["done"] == 2 and not all(torch.equal(last["ema"][k], began[k]) for k in began)
     again = train(NONLINEAR, out, phases=("trunk",), start=old, workers=1, compiled=False)  # goes on where it is
