@@ -83,7 +83,7 @@ class Question:
         n: Tasks of each name, with seeds ``seed`` to ``seed + n - 1``.
         seed: Of the first of them.
         names: Which tasks, without sizes.
-        guidance_scale: Of the sampler.
+        guidance_scale: Of the sampler; the model's own where it is None.
         way: "batched", or "stock" (the pipeline itself, one task at a time).
         boards: "usual" or "varied".
         dtype: Of the blocks' matrix products where it is batched.
@@ -93,7 +93,7 @@ class Question:
     n: int
     seed: int
     names: tuple[str, ...]
-    guidance_scale: float
+    guidance_scale: float | None = None
     way: str = "batched"
     boards: str = "usual"
     dtype: str = "bfloat16"
@@ -121,10 +121,18 @@ class Evaluation:
         """Pipeline and settings."""
         return load(self.model)
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What is asked, with the numbers that the model's settings fill in."""
+        settings, asked = self.loaded[1], asdict(self.asked)
+        if asked["guidance_scale"] is None:
+            asked["guidance_scale"] = float(settings["guidance_scale"])
+        return {**asked, "steps": settings["num_inference_steps"]}
+
     @cached_property
     def units(self) -> list[Chunk]:
         """See :class:`dit_lens.runner.work.Work`."""
-        asked, spec, found = self.asked, recipe(self.model), []
+        asked, spec, found = self.asked, recipe_of(self.model), []
         for name in asked.names:
             by_size: dict[str, list[int]] = {}
             for seed in range(asked.seed, asked.seed + asked.n):
@@ -146,7 +154,7 @@ class Evaluation:
 
     def generated(self, drawn: Sequence[Task]) -> Any:
         """The videos of tasks of one size, float 0-1, (B, F, H, W, 3)."""
-        (pipe, settings), guidance = self.loaded, self.asked.guidance_scale
+        (pipe, settings), guidance = self.loaded, self.told["guidance_scale"]
         if self.asked.way == "stock":
             return [generate(pipe, settings, task, seed=task.seed, guidance_scale=guidance)[0] for task in drawn]
         return videos(
@@ -170,19 +178,19 @@ class Evaluation:
                 "name": ("task", [whole[name] for name, _ in rows]),
                 "puzzle_seed": ("task", [row["seed"] for _, row in rows]),
             },
-            attrs={"model": self.model, "steps": self.loaded[1]["num_inference_steps"], **asdict(self.asked)},
+            attrs={"model": self.model, **self.told},
         )
 
     def identity(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values."""
         pipe, settings = self.loaded
         parts = ("transformer", "transformer_2", "vae", "text_encoder")
-        spec = recipe(self.model)
+        spec = recipe_of(self.model)
         return {
             "model": digest({part: getattr(pipe, part) for part in parts if getattr(pipe, part, None) is not None}),
             "scheduler": describe(pipe.scheduler),
-            "settings": describe({k: settings[k] for k in ("num_inference_steps", "negative_prompt")}),
-            "asked": describe(asdict(self.asked)),
+            "negative_prompt": settings["negative_prompt"],
+            "asked": describe(self.told),
             "sizes": dict(spec.sizes) if spec and self.asked.boards == "varied" else {},
             "versions": {k: v for k, v in versions().items() if k in ("dit-lens", "torch", "diffusers")},
         }
@@ -232,10 +240,9 @@ def evaluate(
         TaskError: A task's name is unknown.
         StoreError: A folder of other parameters.
     """
-    made = Evaluation(str(model), Question(n, seed, tuple(names or named(model)), 0.0, way, boards, dtype, batch))
-    scale = made.loaded[1]["guidance_scale"] if guidance_scale is None else float(guidance_scale)
-    made.asked = Question(**{**asdict(made.asked), "guidance_scale": scale})
-    return run(made, Running(folder=folder, progress=progress, shard=shard))
+    chosen, scale = tuple(names or named(model)), None if guidance_scale is None else float(guidance_scale)
+    asked = Question(n, seed, chosen, scale, way, boards, dtype, batch)
+    return run(Evaluation(str(model), asked), Running(folder=folder, progress=progress, shard=shard))
 
 
 def summary(scores: xr.Dataset) -> dict[str, dict[str, Any]]:
@@ -274,7 +281,7 @@ def scored(task: Task, frames: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def recipe(model: str | Path) -> Spec | None:
+def recipe_of(model: str | Path) -> Spec | None:
     """The recipe that a model was trained by, as far as its name or its folder tells."""
     kept = Path(model).parent / "spec.json"
     if Path(model).is_dir():
@@ -284,7 +291,7 @@ def recipe(model: str | Path) -> Spec | None:
 
 def named(model: str | Path) -> tuple[str, ...]:
     """The tasks that a model was trained on, without sizes; the four usual families where that is not known."""
-    spec = recipe(model)
+    spec = recipe_of(model)
     return tuple(spec.mixture) if spec else tasks.names()
 
 

@@ -161,7 +161,15 @@ def count(
 
     Returns:
         step -> in how many mazes at least two shortest routes are visible in x0_hat.
+
+    Raises:
+        LoadError: A codec that is not linear: averages of latents then have colours of their own, which would count.
     """
+    if not getattr(pipe.vae, "linear", True):
+        raise LoadError(
+            "this counts how much of the trail's colour shows, which only says something behind a linear codec: read "
+            "runs of this model with dit_lens.measures.candidates"
+        )
     totals = dict.fromkeys(STEPS, 0)
     for task in several(n, seed):
         _, hats = generate(pipe, settings, task, seed=task.seed)

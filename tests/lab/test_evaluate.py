@@ -24,7 +24,7 @@ class Answering(e.Evaluation):
         return [t.frames if t.seed % 3 else np.repeat(t.frames[:1], t.num_frames, 0) for t in drawn]
 
     def identity(self):
-        return {"asked": e.describe(e.asdict(self.asked))}
+        return {"asked": e.describe(self.told)}
 
 
 @pytest.fixture
@@ -95,14 +95,14 @@ def test_boards_vary_as_the_recipe_says(answering):
 def test_tasks_are_those_of_the_recipe():
     assert set(e.named("lab")) == {"maze", "choose", "occlude", "pattern"}
     assert set(e.named("lab40-seed1")) == set(e.named("lab40@100")) == set(tasks.listed())
-    assert e.recipe("lab40-nonlinear").codec == "coupled"
+    assert e.recipe_of("lab40-nonlinear").codec == "coupled"
 
 
 def test_a_folder_of_training_tells_its_recipe(tmp_path):
     (tmp_path / "pipeline").mkdir()
-    assert e.recipe(tmp_path / "pipeline") is None and e.named(tmp_path / "pipeline") == tasks.names()
+    assert e.recipe_of(tmp_path / "pipeline") is None and e.named(tmp_path / "pipeline") == tasks.names()
     (tmp_path / "spec.json").write_text(json.dumps(LAB40.as_dict()))
-    assert e.recipe(tmp_path / "pipeline") == LAB40
+    assert e.recipe_of(tmp_path / "pipeline") == LAB40
 
 
 def test_the_shipped_model_by_both_ways():

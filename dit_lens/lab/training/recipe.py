@@ -70,7 +70,6 @@ def begin_from(spec: Spec, start: Path, out: Path, log: Log) -> None:
     if any((out / f"{name}.pt").exists() for name in ("trunk", "high", "low")):
         return
     states: dict[str, Mapping[str, torch.Tensor]] = {}
-    made = [Training(spec, name, out) for name in ("trunk", "high", "low")]
     try:
         if (start / "trunk.pt").is_file() or any(start.glob("snapshots/trunk-*.safetensors")):
             states["trunk"] = Training(spec, "trunk", start).ema
@@ -79,17 +78,16 @@ def begin_from(spec: Spec, start: Path, out: Path, log: Log) -> None:
                 states[name] = load_file(start / part / "diffusion_pytorch_model.safetensors")
         else:
             raise LoadError(f"{start} is no run to start from: give a training folder with trunk.pt, or its pipeline")
+        made = [Training(spec, name, out) for name in states]
         for run in made:
-            if run.name in states:
-                run.model.load_state_dict(states[run.name])
+            run.model.load_state_dict(states[run.name])
     except RuntimeError as error:  # torch's own
         raise LoadError(f"{start} has a model of another shape than recipe {spec.name!r}") from error
     for part in ("tokenizer", "text_encoder"):
         shutil.copytree(start / part, out / part, dirs_exist_ok=True)
     for run in made:
-        if run.name in states:
-            run.ema = {k: v.clone() for k, v in run.model.state_dict().items()}
-            run.save()
+        run.ema = {k: v.clone() for k, v in run.model.state_dict().items()}
+        run.save()
     log(f"starts from the {' and '.join(states)} of {start.name}")
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dit_lens import tasks
 from dit_lens.errors import DitLensError
@@ -182,7 +182,7 @@ def test_a_trained_trunk_is_finetuned_in_nonlinear_latents(prepared, tmp_path):
     text_of = [text.load(folder)[1].state_dict() for folder in (old, out)]
     assert all(torch.equal(v, text_of[1][k]) for k, v in text_of[0].items())
 
-    folder = train(NONLINEAR, out, start=old, workers=1, compiled=False)
+    folder = train(NONLINEAR, out, phases=("text", "trunk", "save"), start=old, workers=1, compiled=False)
     last = torch.load(out / "trunk.pt", weights_only=True)
     assert last["done"] == 2 and not all(torch.equal(last["ema"][k], began[k]) for k in began)
     again = train(NONLINEAR, out, phases=("trunk",), start=old, workers=1, compiled=False)  # goes on where it is
@@ -190,6 +190,13 @@ def test_a_trained_trunk_is_finetuned_in_nonlinear_latents(prepared, tmp_path):
     pipe = DiffusionPipeline.from_pretrained(folder)
     assert type(pipe.vae).__name__ == "CoupledLabVAE"
     assert pipe.vae.config.latents_mean == json.loads((out / "statistics.json").read_text())["mean"]
+
+    (old / "snapshots").mkdir()  # of a run that lost its checkpoint
+    save_file({k: v.half() for k, v in began.items()}, old / "snapshots" / "trunk-000100.safetensors")
+    (old / "trunk.pt").unlink()
+    train(NONLINEAR, tmp_path / "again", phases=(), start=old)
+    found = torch.load(tmp_path / "again" / "trunk.pt", weights_only=True)
+    assert found["done"] == 0 and all(torch.equal(found["ema"][k], v.half().float()) for k, v in began.items())
 
     third = tmp_path / "third"  # from a pipeline: each expert goes on from its own
     with pytest.raises(DitLensError, match="leave the trunk out"):
@@ -203,7 +210,7 @@ def test_a_trained_trunk_is_finetuned_in_nonlinear_latents(prepared, tmp_path):
 
 def test_what_cannot_be_started_from_is_refused(prepared, tmp_path):
     with pytest.raises(DitLensError, match=r"training folder with trunk\.pt"):
-        train(NONLINEAR, tmp_path / "a", phases=("text",), start=prepared)
+        main(["--spec", "lab40-nonlinear", "--out", str(tmp_path / "a"), "--start", str(prepared)])
     old = copy(prepared, tmp_path / "old")
     fit(replace(TINY, trunk_iterations=1), phase("trunk", replace(TINY, trunk_iterations=1)), old, Log(old))
     with pytest.raises(DitLensError, match="another shape than recipe 'tiny-nonlinear'"):
