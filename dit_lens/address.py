@@ -26,6 +26,7 @@ ALL: Final = "all"
 
 #: Dims of labelled arrays, with their meaning: the only names that public results use (tests/test_dims.py).
 DIMS: Final[Mapping[str, str]] = MappingProxyType({
+    "model": "models that are compared: checkpoints of a training, training seeds",
     "task": "the tasks; the unit of every interval",
     "seed": "noise seeds",
     "step": "sampler steps, or groups of them; n_steps stands for the finished video",

@@ -127,6 +127,7 @@ CASES: dict[str, Callable[[World], Any]] = {
     "experiments.by_depth": lambda w: e.by_depth(e.swap(w.lens, w.tasks, [3, 4], hooks=("update", "z"))),
     "experiments.chain_of_steps": lambda w: e.chain_of_steps(w.lens, dl.tasks.batch("maze", 2), (0, 1)),
     "experiments.decodable_while_hidden": World.memory,
+    "experiments.development": lambda w: e.development({"lab": w.lens}, w.tasks, at=[0], num_inference_steps=2),
     "experiments.energy": lambda w: e.energy(w.lens, w.tasks, draws=1),
     "experiments.ensembles": World.ensembles,
     "experiments.few_steps": lambda w: e.few_steps(w.lens, w.tasks, (2,), ("own",)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dit_lens.experiments.attention_by_depth import attention_by_depth, knockouts
 from dit_lens.experiments.branching import branching, fork, several
 from dit_lens.experiments.chain_of_steps import chain_of_steps
+from dit_lens.experiments.development import development
 from dit_lens.experiments.energy_by_depth import energy
 from dit_lens.experiments.layer_swapping import by_depth, strongest, swap
 from dit_lens.experiments.local_effects import local_effects
@@ -23,7 +24,8 @@ from dit_lens.experiments.working_memory import Hiding, decodable_while_hidden, 
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
 __all__ = [
-    "attention_by_depth", "branching", "by_depth", "chain_of_steps", "decodable_while_hidden", "energy", "ensembles",
+    "attention_by_depth", "branching", "by_depth", "chain_of_steps", "decodable_while_hidden",
+    "development", "energy", "ensembles",
     "few_steps", "fork", "frames_curve", "knockouts", "layer_readout", "local_effects", "noise_at_frame",
     "noise_at_step", "other_noise", "other_prompt", "peak", "perception_lag", "plant_mistakes", "score_lost",
     "sensitivity", "several", "shuffled_weights", "strongest", "swap", "used_while_hidden", "watch_answers",

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["LabVAE", "settings", "weights_path"]
+__all__ = ["CoupledLabVAE", "LabVAE", "settings", "weights_path"]
 
 
 def weights_path(name: str = "lab") -> Path:
@@ -36,8 +36,8 @@ def __getattr__(name: str) -> Any:
 
     Args:
         name: ``settings``: the generation defaults that the model was trained for (height, width, num_frames, steps,
-            guidance_scale, ...). ``LabVAE``: the codec. ``ModelMixin``: its base, which diffusers' loader looks for
-            beside it.
+            guidance_scale, ...). ``LabVAE``: the codec. ``CoupledLabVAE``: a nonlinear one. ``ModelMixin``: their base,
+            which diffusers' loader looks for beside them.
 
     Returns:
         What has that name.
@@ -51,4 +51,8 @@ def __getattr__(name: str) -> Any:
         from dit_lens.lab import codec
 
         return getattr(codec, name)
+    if name == "CoupledLabVAE":
+        from dit_lens.lab.coupled_codec import CoupledLabVAE
+
+        return CoupledLabVAE
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

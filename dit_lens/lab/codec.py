@@ -18,6 +18,7 @@ Not for natural video: anything finer than a block's two mean colours is lost.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -56,7 +57,12 @@ class LabVAE(ModelMixin, ConfigMixin):
     """A linear codec that takes the place of ``AutoencoderKLWan`` in a Wan pipeline.
 
     Pixels are in [-1, 1], (B, 3, F, H, W), F = 1 + 4k, H and W multiples of 16.
+
+    Attributes:
+        linear: Whether the average of latents decodes to the average of pictures.
     """
+
+    linear: ClassVar[bool] = True
 
     @register_to_config
     def __init__(
@@ -81,6 +87,10 @@ class LabVAE(ModelMixin, ConfigMixin):
         """Masks of disc and rest over the whole picture, (2, H, W)."""
         disc = self.disc.tile(height // CELL, width // CELL)
         return torch.stack([disc, 1 - disc])
+
+    def couple(self, z: torch.Tensor) -> torch.Tensor:
+        """From the linear codec's latents (B, 16, ...) to this one's: here the same."""
+        return z
 
     def encode(self, x: torch.Tensor, return_dict: bool = True) -> LabLatents | tuple[LabLatents]:
         """Encode pixels.

@@ -21,7 +21,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from dit_lens import tasks
-from dit_lens.lab import weights_path
+from dit_lens.errors import LoadError
+from dit_lens.lab import models
 from dit_lens.tasks import palette
 from dit_lens.tasks.grid import Route
 from dit_lens.tasks.task import Task
@@ -31,14 +32,28 @@ STEPS = (0, 2, 5, 9, 14, 19)
 SHOWN = (1, 3, 6, 9, 12)  # frames
 
 
-def load(folder: Path | str = "") -> tuple[Any, dict[str, Any]]:
-    """The pipeline and the settings of a lab folder, the shipped one by default."""
+def load(what: Path | str = "lab") -> tuple[Any, dict[str, Any]]:
+    """The stock pipeline and the settings of a lab model.
+
+    Args:
+        what: A model's name (:mod:`dit_lens.lab.models`), or a folder that training wrote.
+
+    Raises:
+        LoadError: There is no such model.
+    """
     from diffusers import DiffusionPipeline
 
-    folder = Path(folder or weights_path())
+    model = models.find(what)
+    folder = model.folder if model else Path(what)
+    if not (folder / "lab.json").is_file():
+        raise LoadError(f"{what!r} is no model of the lab: give a name ({', '.join(models.names())}) or its folder")
     pipe = DiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    return pipe, json.loads((folder / "lab.json").read_text())
+    settings = json.loads((folder / "lab.json").read_text())
+    if model:
+        model.equip(pipe)
+        settings.update(model.settings)
+    return pipe, settings
 
 
 def generate(
@@ -146,7 +161,15 @@ def count(
 
     Returns:
         step -> in how many mazes at least two shortest routes are visible in x0_hat.
+
+    Raises:
+        LoadError: A codec that is not linear: averages of latents then have colours of their own, which would count.
     """
+    if not getattr(pipe.vae, "linear", True):
+        raise LoadError(
+            "this counts how much of the trail's colour shows, which only says something behind a linear codec: read "
+            "runs of this model with dit_lens.measures.candidates"
+        )
     totals = dict.fromkeys(STEPS, 0)
     for task in several(n, seed):
         _, hats = generate(pipe, settings, task, seed=task.seed)
@@ -179,7 +202,7 @@ def picture(pipe: Any, settings: dict[str, Any], task: Task, seed: int = 0) -> I
 def main(argv: list[str] | None = None) -> None:
     """Command line: see the module's text."""
     parser = argparse.ArgumentParser(prog="dit-lens lab film", description="x0_hat of the lab model, step by step.")
-    parser.add_argument("folder", nargs="?", default=str(weights_path()))
+    parser.add_argument("model", nargs="?", default="lab", help="a name, such as lab40@1600, or a pipeline's folder")
     parser.add_argument("--picture", help="write the film of one maze here")
     parser.add_argument(
         "--task-seed", type=int, default=0, help="show the first such maze from this seed up that is solved"
@@ -189,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("--count", type=int, default=0, help="count visible candidates over so many mazes")
     a = parser.parse_args(argv)
-    pipe, settings = load(a.folder)
+    pipe, settings = load(a.model)
     if a.picture:
         for task in several(20, a.task_seed, a.moves, a.routes):
             solved = task.score(generate(pipe, settings, task, a.seed)[0]).solved

@@ -5,9 +5,10 @@ A shipped pipeline is a folder of the package. A checkpoint of its training (``l
 repository that is not in the wheel. ``index.json`` there says for every name what it is made of::
 
     {"lab40@1600": {"of": "lab40", "files": {"transformer": "lab40@1600.safetensors", ...}, "sha256": {file: hash},
-                    "settings": {...}, "scheduler": {...}, "about": "..."}}
+                    "settings": {...}, "scheduler": {...}, "codec": {...}, "about": "..."}}
 
-``settings`` and ``scheduler`` are what differs from the pipeline's own, for example a student's four steps.
+``settings`` and ``scheduler`` are what differs from the pipeline's own, for example a student's four steps. ``codec``
+is the configuration of another codec (``{"kind": "coupled", "latents_mean": [...], ...}``), for other latents.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Model:
         sha256: File name -> hash.
         settings: Generation defaults that differ from the folder's.
         scheduler: Entries of the scheduler's configuration that differ.
+        codec: Another codec, as :func:`dit_lens.lab.coupled_codec.codec` takes it.
         about: What it is, in a sentence.
     """
 
@@ -47,10 +49,11 @@ class Model:
     sha256: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    codec: Mapping[str, Any] = field(default_factory=dict)
     about: str = ""
 
     def equip(self, pipe: Any) -> None:
-        """Give a pipeline that was loaded from ``folder`` this model's weights and scheduler.
+        """Give a pipeline that was loaded from ``folder`` this model's weights, scheduler and codec.
 
         Raises:
             LoadError: A file is damaged, or does not fit.
@@ -70,6 +73,10 @@ class Model:
                 ) from error
         if self.scheduler:
             pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **self.scheduler})
+        if self.codec:
+            from dit_lens.lab.coupled_codec import codec
+
+            pipe.vae = codec(**self.codec).to(pipe.vae.device, pipe.vae.dtype)
 
 
 def pipelines() -> tuple[str, ...]:
@@ -108,7 +115,7 @@ def find(name: Any) -> Model | None:
             "students are in the repository and not in the wheel: clone it and install with pip install -e ."
         )
     files = {part: CHECKPOINTS / file for part, file in found["files"].items()}
-    rest = {key: found[key] for key in ("sha256", "settings", "scheduler", "about") if key in found}
+    rest = {key: found[key] for key in ("sha256", "settings", "scheduler", "codec", "about") if key in found}
     return Model(name, WEIGHTS / found["of"], files, **rest)
 
 

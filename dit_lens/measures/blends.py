@@ -9,7 +9,8 @@ is never a blend, nor is an empty clip, nor a mixture of so many answers that no
 A blend of two right answers is not a right answer: nobody can walk two routes.
 
 When not to use: for wrong answers that are not among ``task.decoys``. A clip of one reads as a blend; ask
-``task.answer`` first, as :func:`dit_lens.measures.answers_over_steps.read_answers` does.
+``task.answer`` first, as :func:`dit_lens.measures.answers_over_steps.read_answers` does. Behind a nonlinear decoder an
+average of latents need not be a blend of pictures, and may read as an empty clip: ask the ideal denoiser's film, too.
 """
 
 from __future__ import annotations

@@ -29,7 +29,10 @@ not exclude each other, so that one clip can give both.
 the largest smaller side let p be the mean contrast of the marks that the first makes and the second does not, p' the
 reverse. In any *mixture* sum_a w_a V_a, with w >= 0 and sum w = 1, p + p' <= 1 (``bound``: computed for the pair; 1
 where answers exclude each other), while two answers that are each drawn at full contrast have p + p' = 2
-(``together``).
+(``together``). This is about mixtures of *pictures*. Only a linear decoder makes such a mixture of an average of
+latents; behind any other one, such as Wan's own or :class:`dit_lens.lab.CoupledLabVAE`, an average may show more than
+``bound``, or colours of no answer, which lower every contrast. There ``bound`` says nothing about averages, and the
+ideal denoiser's own ``together`` at the same states takes its place.
 
 When not to use: on the number itself as "paths explored". x0_hat of an ideal denoiser is a posterior mean, hence a
 mixture, and shows several answers at separate places as well: compare with

@@ -14,6 +14,9 @@ a network has to compute is which answers are right (the support); the weights a
     ideal.weights(run)                                   # (step, candidate)
     candidates(run, film=ideal.film(run))                # read as the network's x0_hat is
 
+The mean is one of latents, whatever the decoder: behind a nonlinear one its picture is no mixture of the answers'
+pictures, and what it shows is found by decoding it (``film``), as the network's is.
+
 The states are those of the recorded run, so that network and ideal are compared at the same x and sigma. In
 image-to-video models all frames of x carry noise, the given one included, and all answers begin with that frame, so it
 takes no part in the weights; where a model is given that frame clean (TI2V), what the state holds there is left out.

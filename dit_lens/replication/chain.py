@@ -117,7 +117,11 @@ def _kind(m: Measured, kind: str) -> Reading:
 
 
 def _beyond(m: Measured) -> Reading:
-    """From half-way between the bound of mixtures and two full drawings."""
+    """From half-way between the bound of mixtures and two full drawings.
+
+    The bound is of mixtures of pictures. Where the decoder is not linear an average of latents may exceed it, and the
+    ideal denoiser, which is one, shows how often: the null is then not zero.
+    """
     films = _films(m)[0]
     more, ideal = (
         _by_task((films[f"{who}together"] >= (films[f"{who}bound"] + 2) / 2).any("step")) for who in ("", "ideal_")

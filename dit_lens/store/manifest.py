@@ -22,6 +22,7 @@ FILE, ITEMS, PARTS, CLAIMS = "manifest.json", "items", "parts", ".claims"
 KINDS = {
     "sweep": "cells", "map": "parts", "probe grid": "places", "experiment": "cells", "findings": "experiments",
     "generation": "steps", "features": "scenes", "calibration": "measurements",
+    "evaluation": "batches",
 }  # fmt: skip
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from dit_lens import tasks
-from dit_lens.lab.film import candidates, several, trail_strength
+from dit_lens.errors import LoadError
+from dit_lens.lab import CoupledLabVAE
+from dit_lens.lab.film import candidates, count, several, trail_strength
 from dit_lens.tasks import palette, walk
 
 
@@ -31,6 +35,11 @@ def test_a_blend_of_two_routes_shows_two_candidates(strength):
             assert candidates(task, (1 - strength) * a + strength * b) >= 2
             assert candidates(task, 0.9 * a + 0.1 * b) == 1
     assert found >= 3
+
+
+def test_a_nonlinear_codec_is_not_counted():
+    with pytest.raises(LoadError, match=r"dit_lens\.measures\.candidates"):
+        count(SimpleNamespace(vae=CoupledLabVAE()), {}, 1)
 
 
 def test_strength_runs_from_floor_to_trail():

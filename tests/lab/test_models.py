@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import dit_lens as dl
 from dit_lens.errors import LoadError
-from dit_lens.lab import models, weights_path
+from dit_lens.lab import CoupledLabVAE, models, weights_path
 
 FILE = "lab@7.safetensors"
 
@@ -47,6 +47,16 @@ def test_a_checkpoint_opens_by_name_with_its_weights_settings_and_scheduler(chec
         assert lens.pipe.scheduler.config.solver_order == 1 and lens.pipe.scheduler.config.flow_shift == 5.0
     with dl.load("lab@7", defaults={"num_inference_steps": 3}) as lens:
         assert lens.defaults.num_inference_steps == 3 and lens.defaults.guidance_scale == 1.0
+
+
+def test_a_model_of_other_latents_brings_its_codec(checkpoint) -> None:
+    index = json.loads((checkpoint / models.INDEX).read_text())
+    index["lab@7"]["codec"] = {"kind": "coupled", "latents_mean": [0.5] * 16, "latents_std": [2.0] * 16}
+    (checkpoint / models.INDEX).write_text(json.dumps(index))
+    with dl.load("lab@7") as lens, dl.load("lab") as other:
+        assert type(lens.pipe.vae) is CoupledLabVAE and lens.pipe.vae.config.latents_std == [2.0] * 16
+        assert lens.identity()["encoders"] != other.identity()["encoders"]
+        assert lens.generate(dl.tasks.load("maze", 0), stop_after=0).video.shape == (13, 96, 96, 3)
 
 
 def test_a_damaged_checkpoint_is_refused(checkpoint) -> None:

@@ -11,6 +11,8 @@ import torch
 
 from dit_lens import tasks
 from dit_lens.errors import MeasureError
+from dit_lens.lab import CoupledLabVAE
+from dit_lens.measures.answers_over_steps import VERDICTS, read_answers
 from dit_lens.measures.candidates import candidates, pool
 from dit_lens.measures.excess import excess, total_variation
 from dit_lens.measures.ideal_denoiser import IdealDenoiser, ideal_denoiser
@@ -93,6 +95,53 @@ def test_total_variation_by_hand(task: Task) -> None:
     assert total_variation(reader, 0.8 * a + 0.2 * b, 0.5 * a + 0.5 * b) == pytest.approx(0.3, abs=1e-3)
     assert total_variation(reader, a, a) == 0
     assert total_variation(reader, a, b) == pytest.approx(1, abs=1e-3)
+
+
+# -- a decoder that is not linear
+
+
+@pytest.fixture(scope="module")
+def bent(task: Task) -> Iterator[Lens]:
+    """The lab model with the nonlinear codec: its network does not know these latents, the ideal denoiser does."""
+    with load("lab") as lens:
+        lens.pipe.vae = CoupledLabVAE()
+        yield lens
+
+
+@pytest.fixture(scope="module")
+def states(bent: Lens, task: Task) -> Run:
+    """States on the way to the first right answer, as a perfect network would make them."""
+    run = bent.generate(task, seed=0, num_inference_steps=STEPS, guidance_scale=1.0)
+    truth = ideal_denoiser(task, bent).latents[0]
+    noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    latents = torch.stack([(1 - s) * truth + s * noise for s in (*run.sigmas[:STEPS], 0.0)])
+    return replace(run, latents=latents, _cache={})
+
+
+def test_the_ideal_works_behind_a_nonlinear_decoder(bent: Lens, task: Task, states: Run) -> None:
+    ideal = ideal_denoiser(task, bent)
+    film = ideal.film(states)
+    assert ideal.weights(states).values[-1].argmax() == 0
+    np.testing.assert_allclose(film[-1], task.render(task.solutions[0]) / 255, atol=0.02)
+    made = showing(states, [ideal.x0_hat(states, s) for s in range(STEPS)])
+    found = excess(made, ideal)
+    np.testing.assert_allclose(found["apart"], 0, atol=1e-3)
+    assert found["ideal_support"][-1] > 0.98 and (found["ideal_wrong"] == 0).all()
+    assert read_answers(made)["verdict"].values[-1] == VERDICTS.index("right")
+
+
+def test_a_posterior_mean_is_no_mixture_of_pictures_there(bent: Lens, lens: Lens, task: Task, states: Run) -> None:
+    """At the first step both answers weigh a half: the linear codec shows half of each, this one neither half."""
+    reader = pool(task)
+    mixed = (task.render(task.solutions[0]) / 255 + task.render(task.solutions[1]) / 255) / 2
+    shown = []
+    for one in (lens, bent):
+        ideal = ideal_denoiser(task, one)
+        shown.append(one.attach(states).decode(ideal.mean(np.array([0.5, 0.5]))))
+    np.testing.assert_allclose(shown[0], mixed, atol=1e-4)
+    q = [reader.contrast(clip)[reader.deciding] for clip in shown]
+    np.testing.assert_allclose(q[0], 0.5, atol=1e-3)
+    assert np.abs(q[1] - 0.5).mean() > 0.1
 
 
 def test_mistakes_are_told_with_a_cure(run: Run, denoisers: tuple[IdealDenoiser, IdealDenoiser]) -> None:

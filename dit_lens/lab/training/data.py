@@ -12,6 +12,7 @@ import torch
 
 from dit_lens import tasks
 from dit_lens.lab.codec import GROUP
+from dit_lens.lab.coupled_codec import codec
 from dit_lens.lab.training.spec import Spec
 from dit_lens.tasks.grid import Size
 from dit_lens.tasks.palette import PALETTE
@@ -67,7 +68,9 @@ def condition_codes(codes: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def statistics(names: Iterable[str], seed: int = 0, n: int = 4000) -> tuple[list[float], list[float]]:
+def statistics(
+    names: Iterable[str], seed: int = 0, n: int = 4000, kind: str = "linear"
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel over the named tasks alike, in their usual sizes.
 
     The deviation is at least 0.3 of the typical one.
@@ -76,6 +79,7 @@ def statistics(names: Iterable[str], seed: int = 0, n: int = 4000) -> tuple[list
         names: Of the tasks.
         seed: Of the first of each name.
         n: Tasks in all.
+        kind: Of codec.
 
     Returns:
         16 means and 16 deviations.
@@ -84,7 +88,7 @@ def statistics(names: Iterable[str], seed: int = 0, n: int = 4000) -> tuple[list
     for name in names:
         codes = [tasks.scene(name, seed + i, "train").codes() for i in range(n // len(names))]
         parts.append(encode(torch.from_numpy(np.stack(codes)), 1).transpose(0, 1).flatten(1))
-    z = torch.cat(parts, 1)  # (16, tokens)
+    z = codec(kind).couple(torch.cat(parts, 1)[None])[0]  # (16, tokens)
     std = z.std(1)
     std = std.clamp(min=0.3 * std.median())
     return [round(v, 4) for v in z.mean(1).tolist()], [round(v, 4) for v in std.tolist()]
@@ -95,6 +99,9 @@ class Puzzles:
 
     def __init__(self, spec: Spec, mean: Sequence[float], std: Sequence[float]):
         self.spec = spec
+        self.vae = codec(
+            spec.codec, latents_mean=list(mean), latents_std=list(std), scale_factor_spatial=spec.pixels
+        )
         self.mean = torch.tensor(mean).view(1, -1, 1, 1, 1)
         self.std = torch.tensor(std).view(1, -1, 1, 1, 1)
         self.most = max(spec.videos(size) for size in spec.boards)
@@ -120,10 +127,10 @@ class Puzzles:
         """A batch of scenes of one size."""
         codes = torch.from_numpy(np.stack([s.codes() for s in scenes]))
         repeat = self.spec.patch
-        condition = self.normalise(encode(condition_codes(codes), repeat))
+        condition = self.normalise(self.vae.couple(encode(condition_codes(codes), repeat)))
         mask = torch.zeros(len(scenes), 4, *condition.shape[2:])
         mask[:, :, 0] = 1
-        x0 = self.normalise(encode(codes, repeat))
+        x0 = self.normalise(self.vae.couple(encode(codes, repeat)))
         return Batch(x0, torch.cat([mask, condition], 1), [s.prompt for s in scenes], names)
 
 

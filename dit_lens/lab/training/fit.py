@@ -58,13 +58,16 @@ class Phase:
     """What one call of :func:`fit` trains.
 
     Attributes:
-        name: "trunk", "high" or "low".
+        name: "shallow", "trunk", "high" or "low".
         low: Lowest noise level.
         high: Highest noise level.
         iterations: How long.
         offset: Where its stream of random numbers starts.
         parent: The phase whose weights it begins with; None for fresh ones.
         peak: Its peak learning rate as a share of the recipe's.
+        layers: Blocks, where they are not the recipe's.
+        falls: Whether the rate falls linearly; else it warms up and stays, and what is learned is tested and kept on
+            the way.
     """
 
     name: str
@@ -74,24 +77,23 @@ class Phase:
     offset: int
     parent: str | None = "trunk"
     peak: float = 1.0
-
-    @property
-    def expert(self) -> bool:
-        """Whether it is an expert's."""
-        return self.parent is not None
+    layers: int | None = None
+    falls: bool = True
 
     def rate(self, it: int, spec: Spec) -> float:
-        """Share of the peak learning rate: warm-up then constant for the trunk, linear decay for an expert."""
-        if self.expert:
+        """Share of the peak learning rate."""
+        if self.falls:
             return self.peak * (1 - (1 - spec.final_lr) * it / self.iterations)
         return min(1.0, (it + 1) / spec.warmup)
 
 
 def phase(name: str, spec: Spec) -> Phase:
-    """The phase of that name: trunk, high or low."""
-    edge, over = spec.boundary, spec.overlap
+    """The phase of that name: shallow, trunk, high or low."""
+    edge, over, before = spec.boundary, spec.overlap, spec.shallow_iterations
+    first = "shallow" if spec.shallow_layers else None
     return {
-        "trunk": Phase("trunk", 0.0, 1.0, spec.trunk_iterations, 0, parent=None),
+        "shallow": Phase("shallow", 0.0, 1.0, before, 0, None, layers=spec.shallow_layers, falls=False),
+        "trunk": Phase("trunk", 0.0, 1.0, spec.trunk_iterations, before, first, falls=False),
         "high": Phase("high", edge - over, 1.0, spec.expert_iterations, 10_000_000),
         "low": Phase("low", 0.0, edge + over, spec.expert_iterations, 20_000_000),
     }[name]
@@ -205,7 +207,7 @@ def fit(
         inputs: Draws an iteration, as :func:`draw` does, which is the default.
     """
     way, inputs = way or Way(compiled=False), inputs or draw
-    run = Training(spec, what.name, out, way.half, what.parent)
+    run = Training(spec, what.name, out, way.half, what.parent, what.layers)
     puzzles = Puzzles(spec, **json.loads((out / "statistics.json").read_text()))
     words = Words(list(tasks.prompts(spec.mixture)), out)
     parameters, block = list(run.model.parameters()), way.block()
@@ -223,7 +225,7 @@ def fit(
             average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         run.optimizer.step(what.rate(it, spec))
-        run.average(spec.ema if what.expert else min(spec.ema, (1 + it) / (10 + it)))
+        run.average(spec.ema if what.falls else min(spec.ema, (1 + it) / (10 + it)))
         run.done += 1
         meter.add(step, each.tolist())
 
@@ -231,7 +233,7 @@ def fit(
         if run.done % REPORT == 0 and minutes is not None:
             last |= agreed(time.time() - begun > 60 * minutes, world)
         if rank == 0:
-            if not what.expert and due(run.done):
+            if not what.falls and due(run.done):
                 run.snapshot()
             if run.done % REPORT == 0 or last:
                 losses, now = meter.read(), time.time()
@@ -242,7 +244,7 @@ def fit(
                 if now - saved > 60 * SAVE or last:
                     run.save()
                     saved = now
-                if time.process_time() - tested > 60 * TEST and not what.expert:
+                if time.process_time() - tested > 60 * TEST and not what.falls:
                     report(run, puzzles, words, way, log)
                     tested = time.process_time()
                 clock, cpu = time.time(), time.process_time()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import UniPCMultistepScheduler, WanImageToVideoPipeline, WanTransformer3DModel
 
-from dit_lens.lab.codec import LabVAE
+from dit_lens.lab.coupled_codec import codec
 from dit_lens.lab.training.data import Batch
 from dit_lens.lab.training.spec import Spec
 from dit_lens.lab.training.text import MAX_LENGTH
@@ -55,7 +55,9 @@ def build(
     return WanImageToVideoPipeline(
         tokenizer=words[0],
         text_encoder=words[1],
-        vae=LabVAE(latents_mean=statistics["mean"], latents_std=statistics["std"], scale_factor_spatial=spec.pixels),
+        vae=codec(
+            spec.codec, latents_mean=statistics["mean"], latents_std=statistics["std"], scale_factor_spatial=spec.pixels
+        ),
         scheduler=scheduler(spec),
         transformer=experts[0],
         transformer_2=experts[1],
@@ -129,6 +131,7 @@ def states(
     steps: int = STEPS,
     guidance: float = 1.0,
     unipc: UniPCMultistepScheduler | None = None,
+    noise: torch.Tensor | None = None,
 ) -> Iterator[torch.Tensor]:
     """Generate a whole batch at once with the stock scheduler (quicker than the pipeline, equal to it within rounding).
 
@@ -142,13 +145,14 @@ def states(
         steps: Of the sampler.
         guidance: Scale; 1 means none.
         unipc: The scheduler; the recipe's by default.
+        noise: In place of that of ``seed``, (B, 16, T, h, w).
 
     Yields:
         Latents (B, 16, T, h, w): the noise, then the state after each step.
     """
     unipc = unipc or scheduler(spec)
     unipc.set_timesteps(steps)
-    x = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(batch.x0.shape, generator=torch.Generator().manual_seed(seed)) if noise is None else noise
     yield x
     for t in unipc.timesteps:
         x_in = torch.cat([x, batch.condition], 1)

@@ -1,24 +1,32 @@
 """A recipe's phases in order: text encoder, trunk on all noise levels, the two experts, and a student of four steps.
 
+The trunk of ``lab40`` grows from a shallow one, its quarter in depth, which is trained first.
+
     python -m dit_lens.lab.training --spec lab40 --out DIR                # everything, resuming what DIR already holds
     python -m dit_lens.lab.training --spec lab40 --out DIR --phase trunk  # one phase: text, trunk, high, low, save, ...
     python -m dit_lens.lab.training --spec lab40 --out DIR --phase walks --phase student  # after the experts
+    python -m dit_lens.lab.training --spec lab40-nonlinear --out DIR --start RUN  # from another run's weights
 
 The trunk's learning rate warms up and then stays; the experts' finetuning is at the same time its decay. So experts
 can be branched off any trunk checkpoint, and the trunk itself can always be trained further (give it more iterations
 and run it again).
+
+A recipe that starts from another run takes its text encoder, and the weights of its trunk (a training folder) or of its
+two experts (a pipeline). Latents may differ: what each channel says is learned anew, what the blocks do with it is not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from dit_lens import tasks
 from dit_lens.errors import LoadError, StoreError
@@ -28,8 +36,9 @@ from dit_lens.lab.training.fit import Log, fit, phase
 from dit_lens.lab.training.machine import Way
 from dit_lens.lab.training.pipeline import build, save
 from dit_lens.lab.training.spec import LAB, SPECS, Spec
+from dit_lens.lab.training.state import Training
 
-PHASES = ("text", "trunk", "high", "low", "save")
+PHASES = ("text", "shallow", "trunk", "high", "low", "save")
 STUDENT = ("walks", "student", "save-student")  # only when they are asked for
 
 
@@ -37,11 +46,49 @@ def prepare(spec: Spec, out: Path, log: Log) -> None:
     """Phase text: the frozen text encoder and the latent statistics."""
     if (out / "statistics.json").exists():
         return
-    tok, enc = text.train(tasks.prompts(spec.mixture), spec.seed, spec.text_iterations, log=log)
-    tok.save_pretrained(out / "tokenizer")
-    enc.save_pretrained(out / "text_encoder")
-    mean, std = statistics(list(spec.mixture), spec.seed)
+    if not (out / "text_encoder").exists():  # else it is that of the run it starts from
+        tok, enc = text.train(tasks.prompts(spec.mixture), spec.seed, spec.text_iterations, log=log)
+        tok.save_pretrained(out / "tokenizer")
+        enc.save_pretrained(out / "text_encoder")
+    mean, std = statistics(list(spec.mixture), spec.seed, kind=spec.codec)
     (out / "statistics.json").write_text(json.dumps({"mean": mean, "std": std}))
+
+
+def begin_from(spec: Spec, start: Path, out: Path, log: Log) -> None:
+    """Put another run's text encoder and weights into a folder that has none of its own, as iteration 0.
+
+    Args:
+        spec: The recipe of the new run.
+        start: A training folder, whose trunk's moving average is taken (the newest snapshot, where no checkpoint is
+            left), or a pipeline, whose experts are.
+        out: Folder of the new run.
+        log: Of the new run.
+
+    Raises:
+        LoadError: The folder holds neither, or a model of another shape.
+    """
+    if any((out / f"{name}.pt").exists() for name in ("trunk", "high", "low")):
+        return
+    states: dict[str, Mapping[str, torch.Tensor]] = {}
+    try:
+        if (start / "trunk.pt").is_file() or any(start.glob("snapshots/trunk-*.safetensors")):
+            states["trunk"] = Training(spec, "trunk", start).ema
+        elif (start / "transformer_2").is_dir():
+            for name, part in (("high", "transformer"), ("low", "transformer_2")):
+                states[name] = load_file(start / part / "diffusion_pytorch_model.safetensors")
+        else:
+            raise LoadError(f"{start} is no run to start from: give a training folder with trunk.pt, or its pipeline")
+        made = [Training(spec, name, out) for name in states]
+        for run in made:
+            run.model.load_state_dict(states[run.name])
+    except RuntimeError as error:  # torch's own
+        raise LoadError(f"{start} has a model of another shape than recipe {spec.name!r}") from error
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(start / part, out / part, dirs_exist_ok=True)
+    for run in made:
+        run.ema = {k: v.clone() for k, v in run.model.state_dict().items()}
+        run.save()
+    log(f"starts from the {' and '.join(states)} of {start.name}")
 
 
 def ship(spec: Spec, out: Path, folder: Path, guidance: float, note: str = "") -> Path:
@@ -71,6 +118,7 @@ def train(
     guidance: float = 2.0,
     minutes: float | None = None,
     compiled: bool = True,
+    start: Path | str | None = None,
 ) -> Path:
     """Run a recipe.
 
@@ -83,26 +131,32 @@ def train(
         guidance: Scale written into the saved settings; a student's teacher has it, too.
         minutes: Stop every fitting phase after so long and keep its checkpoint.
         compiled: Whether the blocks may be compiled, which needs a C++ compiler.
+        start: Begin with the weights of this run (:func:`begin_from`); from a pipeline leave out the phase trunk.
 
     Returns:
         The folder of the pipeline, ``out/pipeline`` or ``out/student``; without a phase that saves, ``out``.
 
     Raises:
-        LoadError: Where the folder holds a run of another recipe.
+        LoadError: Where the folder holds a run of another recipe, or ``start`` none that fits.
     """
     spec = spec or LAB
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     log = Log(out)
     _claim(spec, out, resume)
+    if start is not None:
+        begin_from(spec, Path(start), out, log)
+        if "trunk" in phases and not (out / "trunk.pt").exists():
+            raise LoadError(f"{start} has experts and no trunk: leave the trunk out (--phase text --phase high ...)")
     if "text" in phases:
         prepare(spec, out, log)
     experts = [(name, 0, 1) for name in ("high", "low") if name in phases]
-    if experts or {"trunk", "walks", "student"} & {*phases}:
+    if experts or {"shallow", "trunk", "walks", "student"} & {*phases}:
         torch.set_num_threads(1)
         way = machine.choose(spec, log, compiled)
-        if "trunk" in phases:
-            _processes([("trunk", rank, workers) for rank in range(workers)], spec, out, minutes, way)
+        for name in ("shallow", "trunk") if spec.shallow_layers else ("trunk",):
+            if name in phases:
+                _processes([(name, rank, workers) for rank in range(workers)], spec, out, minutes, way)
         if experts:
             _processes(experts, spec, out, minutes, way)
         if "walks" in phases:
@@ -127,7 +181,7 @@ def _claim(spec: Spec, out: Path, resume: bool) -> None:
 
 
 def _of_no_length(spec: Spec) -> Spec:
-    return replace(spec, trunk_iterations=0, expert_iterations=0, student_iterations=0)
+    return replace(spec, shallow_iterations=0, trunk_iterations=0, expert_iterations=0, student_iterations=0)
 
 
 def _processes(tasks: list[tuple[str, int, int]], spec: Spec, out: Path, minutes: float | None, way: Way) -> None:
@@ -174,11 +228,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="stop each fitting phase after so many minutes")
     parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale written into the saved settings")
     parser.add_argument("--eager", action="store_true", help="do not compile (no C++ compiler needed)")
+    parser.add_argument("--start", help="begin with the weights of this run: its training folder, or its pipeline")
     parser.add_argument("--fresh", action="store_true", help="refuse to resume")
-    lengths = ("text_iterations", "trunk_iterations", "expert_iterations", "student_iterations", "student_walks")
+    lengths = [f"{name}_iterations" for name in ("text", "shallow", "trunk", "expert", "student")] + ["student_walks"]
     numbers = ("seed", *lengths)
     for name in numbers:
         parser.add_argument("--" + name.replace("_", "-"), type=int, help="instead of the recipe's")
     a = parser.parse_args(argv)
     spec = replace(SPECS[a.spec], **{n: getattr(a, n) for n in numbers if getattr(a, n) is not None})
-    train(spec, a.out, not a.fresh, a.phase or PHASES, a.workers, a.guidance, a.minutes, not a.eager)
+    phases = a.phase or PHASES
+    train(spec, a.out, not a.fresh, phases, a.workers, a.guidance, a.minutes, not a.eager, a.start)

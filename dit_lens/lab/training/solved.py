@@ -13,6 +13,7 @@ from dit_lens import tasks
 from dit_lens.lab.codec import LabVAE
 from dit_lens.lab.training import fast
 from dit_lens.lab.training.data import Puzzles
+from dit_lens.lab.training.growth import n_blocks
 from dit_lens.lab.training.machine import Way
 from dit_lens.lab.training.pipeline import STEPS, sample
 from dit_lens.lab.training.text import Words
@@ -36,19 +37,19 @@ class Solved:
         return f"{self.solved}/{self.n} ({self.value:.2f})"
 
 
-def to_frames(latents: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, pixels: int = 8) -> np.ndarray:
+@torch.no_grad()
+def to_frames(latents: torch.Tensor, vae: LabVAE) -> np.ndarray:
     """Decode normalised latents.
 
     Args:
         latents: (B, 16, T, h, w).
-        mean: Of each channel, (1, 16, 1, 1, 1).
-        std: Likewise.
-        pixels: Side of a latent.
+        vae: The codec, whose configuration says how they are normalised.
 
     Returns:
         float 0-1, (B, F, H, W, 3).
     """
-    video = LabVAE(scale_factor_spatial=pixels).decode(latents.float() * std + mean, return_dict=False)[0]
+    mean, std = (torch.tensor(vae.config[k]).view(1, -1, 1, 1, 1) for k in ("latents_mean", "latents_std"))
+    video: torch.Tensor = vae.decode(latents.float() * std + mean, return_dict=False)[0]
     return (video / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1).numpy()
 
 
@@ -77,7 +78,7 @@ def solved(
         name -> counts.
     """
     spec, way = puzzles.spec, way or Way(compiled=False)
-    model = WanTransformer3DModel(**spec.transformer()).eval()
+    model = WanTransformer3DModel(**spec.transformer(n_blocks(state))).eval()
     model.load_state_dict(state)
     out = {}
     for name in spec.mixture:
@@ -87,7 +88,7 @@ def solved(
             lambda x, t, e: fast.velocity(model, x, t, e, half=way.half),
             batch, words(batch.prompts), words.empty, spec, seed=1, steps=steps,
         )  # fmt: skip
-        frames = to_frames(z, puzzles.mean, puzzles.std, spec.pixels)
+        frames = to_frames(z, puzzles.vae)
         scores = [t.score(f) for t, f in zip(group, frames, strict=True)]
         out[name] = Solved(sum(s.solved for s in scores), n, sum(s.value for s in scores) / n)
     return out

@@ -1,9 +1,9 @@
-"""All numbers of a recipe in one place, and the two recipes: ``LAB`` and ``LAB40``."""
+"""All numbers of a recipe in one place, and the recipes: ``LAB``, ``LAB40`` and ``LAB40_NONLINEAR``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from dit_lens.tasks.grid import Size
 
@@ -34,12 +34,15 @@ class Spec:
         adam_lr: Peak learning rate of everything else.
         warmup: Iterations of linear warm-up.
         ema: Decay of the moving average.
+        shallow_layers: Blocks of a first trunk, from which the trunk grows; 0 for none, else a divisor of ``layers``.
+        shallow_iterations: Of that first trunk, at a constant rate.
         text_iterations: Of the text encoder.
         trunk_iterations: Of the transformer on all noise levels, at a constant rate.
         expert_iterations: Of each expert, with the rate falling linearly.
         final_lr: Share of the peak rate at the end of an expert.
         student_walks: Batches of the teacher's paths that a student learns from.
         student_iterations: Of each of the student's experts.
+        codec: What makes the latents: "linear" (``LabVAE``) or "coupled" (``CoupledLabVAE``, which is nonlinear).
     """
 
     name: str = "lab"
@@ -65,12 +68,15 @@ class Spec:
     adam_lr: float = 1.5e-3
     warmup: int = 150
     ema: float = 0.999
+    shallow_layers: int = 0
+    shallow_iterations: int = 0
     text_iterations: int = 600
     trunk_iterations: int = 5500
     expert_iterations: int = 2000
     final_lr: float = 0.02
     student_walks: int = 400
     student_iterations: int = 2000
+    codec: str = "linear"
 
     @property
     def boards(self) -> tuple[Size, ...]:
@@ -86,12 +92,13 @@ class Spec:
         """How many videos of a size make a batch."""
         return max(1, self.tokens // tokens_of(size))
 
-    def transformer(self) -> dict:
-        """Keyword arguments of ``WanTransformer3DModel``."""
+    def transformer(self, layers: int | None = None) -> dict:
+        """Keyword arguments of ``WanTransformer3DModel``, of the recipe's depth or another."""
         return dict(
             patch_size=(1, self.patch, self.patch), num_attention_heads=self.heads, attention_head_dim=self.head_dim,
-            in_channels=36, out_channels=16, text_dim=64, freq_dim=256, ffn_dim=self.ffn, num_layers=self.layers,
-            cross_attn_norm=True, qk_norm="rms_norm_across_heads", eps=1e-6, rope_max_seq_len=1024,
+            in_channels=36, out_channels=16, text_dim=64, freq_dim=256, ffn_dim=self.ffn,
+            num_layers=layers or self.layers, cross_attn_norm=True, qk_norm="rms_norm_across_heads", eps=1e-6,
+            rope_max_seq_len=1024,
         )  # fmt: skip
 
     def as_dict(self) -> dict:
@@ -122,8 +129,15 @@ LAB40 = Spec(
         "order-easy": 0.06, "order-hard": 0.13, "emerge-easy": 0.04, "emerge-hard": 0.08, "slide-easy": 0.05,
         "slide-hard": 0.10, "bounce-easy": 0.04, "bounce-hard": 0.09, "pattern": 0.05, "occlude": 0.04,
     },
-    trunk_iterations=60_000,
-    expert_iterations=8_000,
+    shallow_layers=10,
+    shallow_iterations=6000,
+    trunk_iterations=4000,
+    expert_iterations=3000,
     text_iterations=3000,
 )  # fmt: skip
-SPECS = {spec.name: spec for spec in (LAB, LAB40)}
+#: ``LAB40`` in nonlinear latents. Made to begin with the weights of a ``LAB40`` run (``--start``), hence its lengths.
+LAB40_NONLINEAR = replace(
+    LAB40, name="lab40-nonlinear", codec="coupled", shallow_layers=0, shallow_iterations=0,
+    trunk_iterations=3000, expert_iterations=2000,
+)  # fmt: skip
+SPECS = {spec.name: spec for spec in (LAB, LAB40, LAB40_NONLINEAR)}

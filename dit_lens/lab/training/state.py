@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
+from dit_lens.errors import StoreError
+from dit_lens.lab.training.growth import grown, n_blocks
 from dit_lens.lab.training.optim import Both
 from dit_lens.lab.training.spec import Spec
 from dit_lens.store.atomic import new_file
@@ -19,28 +22,51 @@ FIRST_SNAPSHOT = 100
 class Training:
     """Model, optimizer and moving average of one phase, as they stand on disk.
 
-    A phase with a parent begins with the parent's weights, and with its optimizer's state. A run of which only
-    snapshots are left goes on from the newest one, with a fresh optimizer.
+    A phase with a parent begins with the parent's weights, and with its optimizer's state; if it has more blocks it
+    grows from them (:mod:`dit_lens.lab.training.growth`), with a fresh optimizer. A phase of which only snapshots are
+    left goes on from the newest one, with a fresh optimizer as well.
+
+    Args:
+        spec: The recipe.
+        name: Of the phase.
+        out: Folder of the run.
+        half: What the optimizer computes in.
+        parent: The phase whose weights it begins with; None for fresh ones.
+        layers: Blocks, where they are not the recipe's.
+
+    Raises:
+        StoreError: The parent was not trained.
     """
 
-    def __init__(self, spec: Spec, name: str, out: Path, half: torch.dtype = torch.bfloat16, parent: str | None = None):
+    def __init__(
+        self,
+        spec: Spec,
+        name: str,
+        out: Path,
+        half: torch.dtype = torch.bfloat16,
+        parent: str | None = None,
+        layers: int | None = None,
+    ):
         self.out, self.name = out, name
         self.path = out / f"{name}.pt"
         torch.manual_seed(spec.seed)
-        self.model = WanTransformer3DModel(**spec.transformer()).train()
+        self.model = WanTransformer3DModel(**spec.transformer(layers)).train()
         self.optimizer = Both(self.model, spec.muon_lr, spec.adam_lr, half)
         self.done = 0
-        if not self.path.exists() and parent is None:
-            if kept := sorted((out / "snapshots").glob(f"{name}-*.safetensors")):
-                self.model.load_state_dict(load_file(kept[-1]))
-                self.done = int(kept[-1].stem.rpartition("-")[2])
+        kept = _kept(out, name)
+        state = _kept(out, parent) if kept is None and parent else kept
+        if state is None:
+            if parent:
+                raise StoreError(f"{out} has no weights of phase {parent!r}, with which {name!r} begins: train it")
             self.ema = {k: v.clone() for k, v in self.model.state_dict().items()}
             return
-        state = torch.load(self.path if self.path.exists() else out / f"{parent}.pt", weights_only=True)
+        if kept is None and n_blocks(state["model"]) != (layers or spec.layers):
+            state = {key: grown(state[key], layers or spec.layers) for key in ("model", "ema")}
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema = state["ema"]
-        self.done = state["done"] if self.path.exists() else 0
+        self.ema = {k: v.float() for k, v in state["ema"].items()}
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.done = state["done"] if kept is not None else 0
 
     @torch.no_grad()
     def average(self, decay: float) -> None:
@@ -61,6 +87,19 @@ class Training:
         with new_file(path) as fresh:
             save_file(halved(self.ema), fresh, {"iterations": str(self.done)})
         return path
+
+
+def _kept(out: Path, name: str) -> dict[str, Any] | None:
+    """A phase's checkpoint, or what its newest snapshot has of one."""
+    path = out / f"{name}.pt"
+    if path.exists():
+        checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+        return checkpoint
+    found = sorted((out / "snapshots").glob(f"{name}-*.safetensors"))
+    if not found:
+        return None
+    average = load_file(found[-1])
+    return {"model": average, "ema": average, "done": int(found[-1].stem.rpartition("-")[2])}
 
 
 def halved(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

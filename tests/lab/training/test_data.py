@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from dit_lens import tasks
-from dit_lens.lab import LabVAE, weights_path
+from dit_lens.lab import CoupledLabVAE, LabVAE, weights_path
 from dit_lens.lab.training.data import Puzzles, condition_codes, encode, fitting, sized, statistics
-from dit_lens.lab.training.spec import LAB, LAB40
+from dit_lens.lab.training.spec import LAB, LAB40, LAB40_NONLINEAR
 from dit_lens.tasks.grid import Size
 from dit_lens.tasks.task import held_out
 
@@ -32,6 +32,19 @@ def test_lookup_is_the_codec(name, pixels):
     repeat = 16 // pixels
     assert (encode(codes, repeat) - vae.encode(frames).latents).abs().max() < 1e-6
     assert (encode(condition_codes(codes), repeat) - vae.encode(conditions(frames)).latents).abs().max() < 1e-6
+
+
+def test_nonlinear_batches_are_what_the_nonlinear_codec_makes():
+    spec = replace(LAB40_NONLINEAR, sizes={"6x6x17": 1.0}, tokens=4 * 180)
+    mean, std = statistics(spec.mixture, n=160, kind="coupled")
+    batch = Puzzles(spec, mean, std).batch(0)
+    straight = Puzzles(replace(spec, codec="linear"), *NONE).batch(0)  # the same scenes, as linear latents
+    bent = CoupledLabVAE(scale_factor_spatial=16)
+    for found, plain in ((batch.x0, straight.x0), (batch.condition[:, 4:], straight.condition[:, 4:])):
+        wanted = bent.encode(LabVAE(scale_factor_spatial=16).decode(plain).sample).latents
+        found = found * torch.tensor(std).view(1, -1, 1, 1, 1) + torch.tensor(mean).view(1, -1, 1, 1, 1)
+        assert (found - wanted).abs().max() < 1e-5
+    assert torch.equal(batch.condition[:, :4], straight.condition[:, :4])
 
 
 def test_batches_repeat_and_carry_mask_and_first_frame():

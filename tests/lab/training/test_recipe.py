@@ -9,19 +9,20 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dit_lens import tasks
 from dit_lens.errors import DitLensError
 from dit_lens.lab.training import fit as loop
 from dit_lens.lab.training import text
 from dit_lens.lab.training.fit import Log, draw_sigma, fit, phase
+from dit_lens.lab.training.growth import n_blocks
 from dit_lens.lab.training.recipe import main, prepare, ship, train
 from dit_lens.lab.training.spec import LAB, LAB40, Spec
 
 TINY = Spec(layers=1, ffn=64, tokens=4 * 144, text_iterations=2, trunk_iterations=4, expert_iterations=2, warmup=2)
 TINY40 = replace(
-    LAB40, layers=2, heads=1, ffn=64, tokens=2 * 216, text_iterations=2, trunk_iterations=6, warmup=2,
+    LAB40, layers=2, shallow_layers=0, heads=1, ffn=64, tokens=2 * 216, text_iterations=2, trunk_iterations=6, warmup=2,
     sizes={"6x6x17": 0.5, "5x6x9": 0.3, "6x6x21": 0.2}, mixture={"maze-hard": 0.4, "bounce-easy": 0.6},
 )  # fmt: skip
 
@@ -111,6 +112,20 @@ def test_a_trunk_of_mixed_sizes_is_tested_and_kept_while_it_learns(tmp_path, mon
     assert "bounce-easy 0/8" in tests[0]
 
 
+def test_a_recipe_with_a_shallow_phase_grows_its_trunk(prepared, tmp_path):
+    out = copy(prepared, tmp_path / "run")
+    spec = replace(TINY, layers=2, shallow_layers=1, shallow_iterations=2, trunk_iterations=1)
+    assert [phase("trunk", spec).offset, phase("trunk", TINY).offset] == [2, 0]  # its tasks are new ones
+    assert phase("trunk", TINY).parent is None
+    train(spec, out, phases=("shallow", "trunk"), workers=1, compiled=False)
+    shallow, trunk = (torch.load(out / f"{name}.pt", weights_only=True) for name in ("shallow", "trunk"))
+    assert [n_blocks(kept["ema"]) for kept in (shallow, trunk)] == [1, 2]
+    assert [shallow["done"], trunk["done"]] == [2, 1]
+    weight = "blocks.0.attn1.to_q.weight"
+    apart = (trunk["model"][weight] - shallow["model"][weight]).abs().max()
+    assert 0 < apart < 0.1  # one iteration away, and not drawn afresh
+
+
 def test_whole_recipe_makes_a_loadable_pipeline(prepared, tmp_path):
     from diffusers import DiffusionPipeline
 
@@ -147,6 +162,59 @@ def test_the_command_picks_a_recipe(tmp_path):
     assert len(json.loads((tmp_path / "statistics.json").read_text())["mean"]) == 16
     with pytest.raises(SystemExit):
         main(["--spec", "lab41", "--out", str(tmp_path)])
+
+
+NONLINEAR = replace(TINY, name="tiny-nonlinear", codec="coupled", trunk_iterations=2, expert_iterations=1)
+
+
+def test_a_trained_trunk_is_finetuned_in_nonlinear_latents(prepared, tmp_path):
+    from diffusers import DiffusionPipeline
+
+    old = copy(prepared, tmp_path / "old")
+    fit(TINY, phase("trunk", TINY), old, Log(old))
+    began = torch.load(old / "trunk.pt", weights_only=True)["ema"]
+    out = tmp_path / "new"
+    train(NONLINEAR, out, phases=("text",), start=old)
+    first = torch.load(out / "trunk.pt", weights_only=True)
+    assert first["done"] == 0
+    assert all(torch.equal(first[kind][k], began[k]) for kind in ("model", "ema") for k in began)
+    assert json.loads((out / "statistics.json").read_text()) != json.loads((old / "statistics.json").read_text())
+    text_of = [text.load(folder)[1].state_dict() for folder in (old, out)]
+    assert all(torch.equal(v, text_of[1][k]) for k, v in text_of[0].items())
+
+    folder = train(NONLINEAR, out, phases=("text", "trunk", "save"), start=old, workers=1, compiled=False)
+    last = torch.load(out / "trunk.pt", weights_only=True)
+    assert last["done"] == 2 and not all(torch.equal(last["ema"][k], began[k]) for k in began)
+    again = train(NONLINEAR, out, phases=("trunk",), start=old, workers=1, compiled=False)  # goes on where it is
+    assert again == out and torch.load(out / "trunk.pt", weights_only=True)["done"] == 2
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    assert type(pipe.vae).__name__ == "CoupledLabVAE"
+    assert pipe.vae.config.latents_mean == json.loads((out / "statistics.json").read_text())["mean"]
+
+    (old / "snapshots").mkdir()  # of a run that lost its checkpoint
+    save_file({k: v.half() for k, v in began.items()}, old / "snapshots" / "trunk-000100.safetensors")
+    (old / "trunk.pt").unlink()
+    train(NONLINEAR, tmp_path / "again", phases=(), start=old)
+    found = torch.load(tmp_path / "again" / "trunk.pt", weights_only=True)
+    assert found["done"] == 0 and all(torch.equal(found["ema"][k], v.half().float()) for k, v in began.items())
+
+    third = tmp_path / "third"  # from a pipeline: each expert goes on from its own
+    with pytest.raises(DitLensError, match="leave the trunk out"):
+        train(NONLINEAR, third, start=folder)
+    train(NONLINEAR, third, phases=("text", "high"), start=folder, compiled=False)
+    low = torch.load(third / "low.pt", weights_only=True)
+    assert low["done"] == 0 and torch.load(third / "high.pt", weights_only=True)["done"] == 1
+    kept = load_file(folder / "transformer_2" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(low["ema"][k], v.float()) for k, v in kept.items())
+
+
+def test_what_cannot_be_started_from_is_refused(prepared, tmp_path):
+    with pytest.raises(DitLensError, match=r"training folder with trunk\.pt"):
+        main(["--spec", "lab40-nonlinear", "--out", str(tmp_path / "a"), "--start", str(prepared)])
+    old = copy(prepared, tmp_path / "old")
+    fit(replace(TINY, trunk_iterations=1), phase("trunk", replace(TINY, trunk_iterations=1)), old, Log(old))
+    with pytest.raises(DitLensError, match="another shape than recipe 'tiny-nonlinear'"):
+        train(replace(NONLINEAR, layers=2), tmp_path / "b", phases=("text",), start=old)
 
 
 def test_known_prompts_fit_and_text_training_learns():

@@ -1,4 +1,4 @@
-"""The two recipes: what they must hold, whatever their numbers are."""
+"""The recipes: what they must hold, whatever their numbers are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from diffusers import WanTransformer3DModel
 
 from dit_lens import tasks
 from dit_lens.lab.training.data import fitting
-from dit_lens.lab.training.spec import LAB, LAB40, SPECS, Spec, tokens_of
+from dit_lens.lab.training.spec import LAB, LAB40, LAB40_NONLINEAR, SPECS, Spec, tokens_of
 from dit_lens.tasks.grid import Size
 
 
@@ -57,3 +57,10 @@ def test_a_recipe_survives_json():
 def test_tokens_count_the_first_frame_as_a_group():
     assert tokens_of(Size(6, 6, 13)) == 144
     assert tokens_of(Size(8, 7, 21)) == 6 * 56
+
+
+def test_an_older_recipe_on_disk_has_linear_latents():
+    kept = LAB40.as_dict()
+    del kept["codec"]
+    assert Spec(**kept) == LAB40
+    assert LAB40_NONLINEAR.codec == "coupled" and LAB40_NONLINEAR.transformer() == LAB40.transformer()

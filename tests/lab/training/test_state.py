@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from dit_lens.errors import StoreError
 from dit_lens.lab.training.spec import Spec
 from dit_lens.lab.training.state import Training, due
 
@@ -47,6 +49,23 @@ def test_a_run_of_which_only_snapshots_are_left_goes_on_from_the_newest(tmp_path
     run.done = 7
     run.save()
     assert Training(TINY, "trunk", tmp_path).done == 7  # a checkpoint is the whole state, and goes first
+
+
+def test_a_trunk_grows_from_a_shallow_one(tmp_path):
+    spec = Spec(layers=2, ffn=64, shallow_layers=1)
+    with pytest.raises(StoreError, match="no weights of phase 'shallow', with which 'trunk' begins: train it"):
+        Training(spec, "trunk", tmp_path, parent="shallow")
+    shallow = Training(spec, "shallow", tmp_path, layers=1)
+    with torch.no_grad():
+        shallow.ema["blocks.0.ffn.net.2.bias"].fill_(4.0)
+    shallow.done = 9
+    shallow.save()
+    trunk = Training(spec, "trunk", tmp_path, parent="shallow")
+    assert trunk.done == 0
+    assert [float(trunk.ema[f"blocks.{i}.ffn.net.2.bias"][0]) for i in range(2)] == [2.0, 2.0]
+    trunk.done = 3
+    trunk.save()
+    assert Training(spec, "trunk", tmp_path, parent="shallow").done == 3
 
 
 def test_a_checkpoint_is_replaced_in_one_move(tmp_path):
