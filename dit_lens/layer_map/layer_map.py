@@ -89,7 +89,8 @@ class Map:
             held = self.held.isel(layer=int(np.nanargmax(self.held["value"].values)))
             cell = f"layers {held['layer'].item()}: {_effect(held)}"
             said.append(f"Largest effect on the finished video, held over all steps: {cell}.")
-        return said
+        tested = {"Effects": self.effects, "Layers beside the controls": self.layers}
+        return said + [f"{what}: {_lower(one.attrs['no_mark'])}" for what, one in tested.items() if "no_mark" in one.attrs]
 
     def write(self, folder: str | Path) -> Path:
         """Write tables as CSV, metadata as JSON, runs as safetensors, and ``report.html``; return the report's path."""
@@ -226,6 +227,10 @@ def _by_cell(clips: xr.DataArray) -> dict[tuple[int, int], dict[str, np.ndarray]
         (int(place["step"]), int(place["layer"])): {str(one["clip"].item()): one.values for one in place}
         for place in clips
     }
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _effect(cell: xr.Dataset) -> str:
