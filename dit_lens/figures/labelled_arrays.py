@@ -282,9 +282,9 @@ def p_values(numbers: Mapping[str, float]) -> str:
 
 
 def outstanding(q: Quantity, null_name: str, each: str) -> str:
-    """How many cells stand out: "3 of 48 cells differ from the placebo (p ≤ .05, corrected over all)."
+    """How many cells stand out, and why none can where that is so; empty where nothing was tested.
 
-    Beside it why none can, where that is so; empty where nothing was tested.
+    "3 of 48 cells differ from the placebo (p ≤ .05, corrected over all)."
     """
     if (out := q.stands_out) is None:
         return ""

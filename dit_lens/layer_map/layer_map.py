@@ -89,8 +89,10 @@ class Map:
             held = self.held.isel(layer=int(np.nanargmax(self.held["value"].values)))
             cell = f"layers {held['layer'].item()}: {_effect(held)}"
             said.append(f"Largest effect on the finished video, held over all steps: {cell}.")
-        tested = {"Effects": self.effects, "Layers beside the controls": self.layers}
-        return said + [f"{what}: {_lower(one.attrs['no_mark'])}" for what, one in tested.items() if "no_mark" in one.attrs]
+        for what, table in (("Effects", self.effects), ("Layers beside the controls", self.layers)):
+            if "no_mark" in table.attrs:
+                said.append(f"{what}: {_lower(table.attrs['no_mark'])}")
+        return said
 
     def write(self, folder: str | Path) -> Path:
         """Write tables as CSV, metadata as JSON, runs as safetensors, and ``report.html``; return the report's path."""

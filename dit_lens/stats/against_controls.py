@@ -80,7 +80,7 @@ def against_controls(
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:
-    """z over the first axis; 0 in cells in which all networks are equal up to rounding."""
+    """Z over the first axis; 0 in cells in which all networks are equal up to rounding."""
     mean, sd = x.mean(0), x.std(0)
     same = sd <= 1e-12 * np.abs(x).max(0)
     return np.asarray(np.where(same, 0.0, (x - mean) / np.where(same, 1.0, sd)))

@@ -28,25 +28,20 @@ class SmallestP:
 
     Attributes:
         value: It.
-        of: What gives it, "With 5 tasks".
-        cure: What gives a smaller one, "take 6 tasks or more".
+        reaches: Whether anything can stand out at .05.
+        said: The sentence for where nothing can.
     """
 
     value: float
-    of: str
-    cure: str
-
-    @property
-    def reaches(self) -> bool:
-        """Whether anything can stand out at .05."""
-        return self.value <= LEVEL
+    reaches: bool
+    said: str
 
     def __str__(self) -> str:
-        return f"{self.of} no p lies below {self.value:.3g}, so that nothing can stand out at .05: {self.cure}."
+        return self.said
 
     def attrs(self) -> dict[str, Any]:
         """Attributes of a result: ``smallest_p``, and ``no_mark`` where nothing can stand out."""
-        return {"smallest_p": self.value} | ({} if self.reaches else {"no_mark": str(self)})
+        return {"smallest_p": self.value} | ({} if self.reaches else {"no_mark": self.said})
 
 
 def of_tasks(n: int) -> SmallestP:
@@ -56,17 +51,17 @@ def of_tasks(n: int) -> SmallestP:
         n: Tasks that have a number.
     """
     value = min(1.0, 2.0 ** (1 - n)) if n <= ALL_UP_TO else 1 / (1 + RANDOM)
-    return SmallestP(value, f"With {n} task{'s' * (n != 1)}", "take 6 tasks or more")
+    return _limit(value, f"With {_many(n, 'task')}", "6 tasks")
 
 
 def of_controls(count: int) -> SmallestP:
-    """The rank of a network among its control networks.
+    """The rank of a network among its control networks; fewer than twenty give no p.
 
     Args:
         count: Control networks.
     """
-    cure = f"take {FEWEST_CONTROLS} control networks or more"
-    return SmallestP(1 / (1 + count), f"Against {count} control network{'s' * (count != 1)}", cure)
+    said = f"Against {_many(count, 'control network')} there is no p, so that nothing can stand out"
+    return SmallestP(1 / (1 + count), count >= FEWEST_CONTROLS, f"{said}: take {FEWEST_CONTROLS} or more.")
 
 
 def of_shuffles(count: int, labels: int = 1) -> SmallestP:
@@ -76,5 +71,14 @@ def of_shuffles(count: int, labels: int = 1) -> SmallestP:
         count: Shuffles of each label.
         labels: Labels that were asked.
     """
-    said = f"With {count} shuffles" + (f" of each of {labels} labels" if labels > 1 else "")
-    return SmallestP(min(1.0, labels / (1 + count)), said, f"take permutations={round(labels / LEVEL) - 1} or more")
+    said = f"With {_many(count, 'shuffle')}" + (f" of each of {labels} labels" if labels > 1 else "")
+    return _limit(min(1.0, labels / (1 + count)), said, f"permutations={round(labels / LEVEL) - 1}")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _limit(value: float, of: str, cure: str) -> SmallestP:
+    said = f"{of} no p lies below {value:.3g}, so that nothing can stand out at {LEVEL:g}: take {cure} or more."
+    return SmallestP(value, value <= LEVEL, said)

@@ -21,7 +21,7 @@ def test_known_numbers() -> None:
 
 def test_what_cannot_be_reached_is_said() -> None:
     assert str(of_tasks(5)) == (
-        "With 5 tasks no p lies below 0.0625, so that nothing can stand out at .05: take 6 tasks or more."
+        "With 5 tasks no p lies below 0.0625, so that nothing can stand out at 0.05: take 6 tasks or more."
     )
     assert "With 1 task no p" in str(of_tasks(1))
     assert "With 49 shuffles of each of 3 labels no p lies below 0.06" in str(of_shuffles(49, 3))
@@ -35,7 +35,7 @@ def test_it_is_the_smallest_that_the_tests_give(n: int) -> None:
     least = of_tasks(n).value
     for found in (max_statistic(clear), summarise(clear, 0 * clear), paired(clear, 0 * clear)):
         p = found["p_corrected"] if "p_corrected" in found else found["p"]
-        assert found.attrs["smallest_p"] == least <= float(p.min()) <= 2 * least
+        assert found.attrs["smallest_p"] == least <= float(p.min()) <= 5 * least
         assert ("no_mark" in found.attrs) == (n < 6)
 
 
