@@ -27,7 +27,8 @@ _MEANING = (
     "Controls: models of the same build that learned nothing, weights shuffled or re-initialised, on the same tasks; "
     "their mean, and in brackets the least and the greatest of them. p: the model's rank among them, corrected over "
     "all layers; fewer than twenty controls give none, since tasks cannot stand in for networks. Intervals: 95 %, over "
-    "tasks, for one cell at a time; none below five tasks. Part: the stages, or the one place, if smooth models of depth are rejected."
+    "tasks, for one cell at a time; none below five tasks. Part: the stages, or the one place, if smooth models of "
+    "depth are rejected."
 )
 
 

@@ -64,7 +64,8 @@ def _motion(m: Measured) -> Reading:
     motion, ideal = (_by_task(m["films"][name].isel(step=early)) for name in ("motion", "ideal_motion"))
     remark = (
         "with another puzzle's end, which tells puzzles apart: "
-        f"{text(motion.sel(reference='other task'), DIFFERENCE)}; the ideal denoiser with the own end: {text(ideal.sel(reference='final'), DIFFERENCE)}"
+        f"{text(motion.sel(reference='other task'), DIFFERENCE)}; the ideal denoiser "
+        f"with the own end: {text(ideal.sel(reference='final'), DIFFERENCE)}"
     )
     words = {"early": early, "steps": m["films"].sizes["step"]}
     return Reading(motion.sel(reference="final"), motion.sel(reference="other seed"), remark, words)
