@@ -312,7 +312,8 @@ def how(kept: Mapping[str, Any]) -> str:
     ]
     for name, part in kept.items():
         for method, made in part.get("again", {}).items():
-            command = f"`python benchmarks/calibration.py {_word(name)} --method {_word(method)} --folder calibration`"
+            said = f"{_word(name)} --method {_word(method)} --folder calibration"
+            command = f"`python benchmarks/calibration.py {said}`"
             rows.append((f"{name}: {method}", made["date"], command, made["machine"], made["versions"]["torch"]))
     return f"""## How it was made
 
