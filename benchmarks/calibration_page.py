@@ -88,7 +88,8 @@ def called(tables: Mapping[str, Any]) -> str:
         "probes": "label, step, layer: balanced accuracy in the later frames' mean; null: shuffled labels",
     }
     rows = [(m.name, f"{m.smallest:g}", cells[m.name]) for m in METHODS]
-    return f"{READ.format(controls=CONTROLS)}\n{table(('method', 'smallest effect of interest', 'cells'), rows, left=(0, 2))}\n"
+    head = ("method", "smallest effect of interest", "cells")
+    return f"{READ.format(controls=CONTROLS)}\n{table(head, rows, left=(0, 2))}\n"
 
 
 def exact(tables: Mapping[str, Any]) -> str:

@@ -113,7 +113,7 @@ def test_pairs_lie_along_a_dim() -> None:
     values = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("task", "kind"), coords={"kind": ["null", "region"]})
     found = Reading.along(values, "kind", ("region", "null"), "told", {"a": 1})
     assert found.effect.values.tolist() == [2, 4] and found.null.values.tolist() == [1, 3]
-    assert "kind" not in found.effect.coords and found.paired and mean(found.effect).n == 2
+    assert "kind" not in found.effect.coords and found.paired and mean(found.effect, None).n == 2
 
 
 def test_a_claim_is_plain_values() -> None:
