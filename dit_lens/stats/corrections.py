@@ -96,7 +96,7 @@ def max_statistic(
     found = {"value": value, "t": t, "p": p, "p_corrected": corrected, "n": n}
     data = {name: template.copy(data=array.reshape(shape)) for name, array in found.items()}
     attrs = {"interval_over": top, "cells": len(asked), "correction": "max |t|" + (", step-down" if step_down else "")}
-    return xr.Dataset(data, attrs={**attrs, **of_tasks(int(n.max(initial=0))).attrs()})
+    return xr.Dataset(data, attrs={**attrs, **of_tasks(int(n.max(initial=0)), top).attrs()})
 
 
 def _flipped(cells: np.ndarray, signs: np.ndarray, step_down: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

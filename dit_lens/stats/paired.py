@@ -69,7 +69,7 @@ def paired(
     data = {name: template.copy(data=values.astype(int) if name == "n" else values) for name, values in out.items()}
     for array in data.values():
         array.attrs = {}
-    least = of_tasks(int(out["n"].max(initial=0)))
+    least = of_tasks(int(out["n"].max(initial=0)), top)
     below = (out["p"] < least.value * (1 - 1e-9)).any()  # an exact binomial test against a known share
     about = {"interval_over": top, "level": level, "method": "sign flips", **({} if below else least.attrs())}
     return xr.Dataset(data, attrs=about)

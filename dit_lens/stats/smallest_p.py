@@ -44,14 +44,15 @@ class SmallestP:
         return {"smallest_p": self.value} | ({} if self.reaches else {"no_mark": self.said})
 
 
-def of_tasks(n: int) -> SmallestP:
+def of_tasks(n: int, unit: str = "task") -> SmallestP:
     """Two-sided sign flips over tasks.
 
     Args:
         n: Tasks that have a number.
+        unit: What they are, where it is something else that is flipped.
     """
     value = min(1.0, 2.0 ** (1 - n)) if n <= ALL_UP_TO else 1 / (1 + RANDOM)
-    return _limit(value, f"With {_many(n, 'task')}", "6 tasks")
+    return _limit(value, f"With {_many(n, unit)}", f"6 {unit}s")
 
 
 def of_controls(count: int) -> SmallestP:
