@@ -315,7 +315,8 @@ def how(kept: Mapping[str, Any]) -> str:
         for method, made in part.get("again", {}).items():
             said = f"{_word(name)} --method {_word(method)} --folder calibration"
             command = f"`python benchmarks/calibration.py {said}`"
-            rows.append((f"{name}: {method}", made["date"], command, made["machine"], made["versions"]["torch"]))
+            note = f" ({made['note']})" if "note" in made else ""
+            rows.append((f"{name}: {method}{note}", made["date"], command, made["machine"], made["versions"]["torch"]))
     return f"""## How it was made
 
 A part goes on where it was stopped, as long as its folder is kept. Methods that were mended were measured again.
