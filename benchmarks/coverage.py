@@ -277,7 +277,7 @@ def main() -> None:
     quick = given.quick
     tables: dict[str, tuple[Callable[[int], str], int]] = {
         "intervals": (intervals, 4000), "shares": (shares, 0), "verdicts": (verdicts, 2000), "cells": (cells, 500),
-        "among": (among, 1000), "probes": (probes, 1000),
+        "among": (among, 500), "probes": (probes, 400),
     }  # fmt: skip
     if unknown := set(given.sections) - set(tables):
         parser.error(f"unknown: {sorted(unknown)}; choose from {list(tables)}")
