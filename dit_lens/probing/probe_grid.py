@@ -6,7 +6,7 @@ Scores are out of fold, with whole scenes held out (:mod:`.scores` says which me
   (1 + #{max over places of the shuffled score >= score}) / (1 + shuffles): corrected for choosing the best place of
   one label;
 - ``p_corrected``: p times the number of labels (Bonferroni), at most 1: holds over all places of all labels. Of two
-  labels that say nothing one is below .05 by p in .08 of grids, by p_corrected in .02 (docs/statistics.md);
+  labels that say nothing one is below .05 by p in .07 to .09 of grids, by p_corrected in .03 (docs/statistics.md);
 - ``control``, ``selectivity``: the control task, and score - control;
 - ``input``: the same label from what enters the network at that step; ``plain``: from features without a model;
 - ``untrained``: from a network that learned nothing, when its features are given.
