@@ -5,8 +5,10 @@
     python benchmarks/calibration.py --table                # only write the page again from docs/calibration.json
     python benchmarks/calibration.py --folder calibration   # where finished measurements are kept
     python benchmarks/calibration.py --folder calibration --kept   # tabulate what is finished, and measure nothing
+    python benchmarks/calibration.py nulls --method probes         # one method alone of these parts; repeat for several
 
-Each part is kept in docs/calibration.json with the date, the machine and the versions that it was made with.
+Each part is kept in docs/calibration.json with the date, the machine and the versions that it was made with; methods
+that were measured again replace their own rows, and are kept with the same.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import calibration_page
 import torch
-from calibration_tables import packed
+import xarray as xr
+from calibration_tables import packed, unpacked
 
 import dit_lens as dl
 from dit_lens.planted import suite
@@ -55,11 +58,15 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def measure(name: str, folder: Path | None, kept: bool, progress: Callable[..., None]) -> dict[str, Any]:
-    """Measure one part, or tabulate what the folder holds of it."""
+def measure(
+    name: str, folder: Path | None, kept: bool, progress: Callable[..., None], methods: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measure one part, or tabulate what the folder holds of it; all of its methods, or those of these that it has."""
     from dit_lens.planted.calibration import RANKED
 
     asked = {**PARTS[name]}
+    if methods:
+        asked["methods"] = methods_of(name, methods)
     if name == "maps":
         asked["maps"] = maps()
     if name == "faithfulness":
@@ -77,6 +84,34 @@ def measure(name: str, folder: Path | None, kept: bool, progress: Callable[..., 
     }  # fmt: skip
 
 
+def methods_of(name: str, methods: Sequence[str]) -> list[str]:
+    """Those of these methods that a part has."""
+    there = PARTS[name].get("methods", tuple(method.name for method in METHODS))
+    return [method for method in methods if method in there]
+
+
+def merged(part: Mapping[str, Any], again: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Any]:
+    """A part in which these methods are those of another measurement.
+
+    Args:
+        part: As it was.
+        again: The part measured for these methods alone.
+        methods: Their names.
+    """
+    tables = {}
+    for name, table in again["tables"].items():
+        new = unpacked(table)
+        if name in part["tables"]:
+            old = unpacked(part["tables"][name])
+            old = old.sel(approach=[one for one in old["approach"].values if one not in methods])
+            new = xr.concat([old, new], "approach", join="outer", combine_attrs="drop")
+        order = [method.name for method in METHODS if method.name in new["approach"].values]
+        tables[name] = packed(new.sel(approach=order))
+    made = {key: value for key, value in again.items() if key != "tables"}
+    again_of = {**part.get("again", {}), **{method: made for method in methods}}
+    return {**part, "tables": {**part["tables"], **tables}, "again": again_of}
+
+
 def told(done: int, total: int, what: str) -> None:
     """One line for every measurement."""
     print(f"{time.strftime('%H:%M:%S')} {done}/{total} {what}", flush=True)
@@ -87,15 +122,25 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all by default")
     parser.add_argument("--table", action="store_true", help="only write the page")
     parser.add_argument("--folder", type=Path, help="where finished measurements are kept")
+    parser.add_argument("--method", action="append", default=[], help="measure this method alone; repeat for several")
     parser.add_argument("--kept", action="store_true", help="tabulate what the folder holds, and measure nothing")
     asked = parser.parse_args()
     if set(asked.parts) - set(PARTS):
         parser.error(f"unknown parts {sorted(set(asked.parts) - set(PARTS))}: choose from {', '.join(PARTS)}")
+    unknown = sorted(set(asked.method) - {method.name for method in METHODS})
+    if unknown:
+        parser.error(f"unknown methods {unknown}: choose from {', '.join(method.name for method in METHODS)}")
     kept = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.exists() else {}
     for name in () if asked.table else asked.parts or PARTS:
-        kept[name] = measure(name, asked.folder, asked.kept, told)
-        if not kept[name]["tables"]:  # nothing of it is finished
-            del kept[name]
+        if asked.method and not methods_of(name, asked.method):
+            continue
+        found = measure(name, asked.folder, asked.kept, told, asked.method)
+        if asked.method and name in kept and found["tables"]:
+            kept[name] = merged(kept[name], found, methods_of(name, asked.method))
+        elif found["tables"]:
+            kept[name] = found
+        elif not asked.method:  # nothing of it is finished
+            kept.pop(name, None)
         ROWS.write_text(json.dumps(kept, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
     PAGE.write_text(calibration_page.page(kept), encoding="utf-8")
 

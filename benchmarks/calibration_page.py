@@ -12,6 +12,7 @@ from calibration_tables import false, number, over, recall, small, table, unpack
 
 from dit_lens.planted import suite
 from dit_lens.planted.methods import METHODS, Method
+from dit_lens.planted.reading import CONTROLS
 from dit_lens.stats import share_interval
 
 HEAD = """# Calibration
@@ -41,10 +42,12 @@ print(found.plants[["recall", "false", "error"]])
 READ = """## What is called
 
 A method gives a number for each of its *cells* (a layer at a step, a head, a label). A cell is **called** if its
-difference from the method's own null has p <= .05, corrected over the cells by sign flips over tasks (probes: by
-shuffled labels over places), and if it is at least as large as the smallest effect of interest in the table below,
-which was fixed beforehand. **Recall** is the share of the mechanism's cells that are called, **false** the share of the
-other cells. **AUC** asks for the order alone. **Error** is the mean distance from the exact effect.
+difference from the method's own null has p <= .05, corrected over the cells, and if it is at least as large as the
+smallest effect of interest in the table below, which was fixed beforehand. p is by sign flips over tasks; of probes by
+shuffled labels, over places and labels; of the layer lens by cosine by the network's rank among {controls} networks
+with shuffled weights, since tasks cannot stand in for networks ([statistics](statistics.md#a-network-among-others)).
+**Recall** is the share of the mechanism's cells that are called, **false** the share of the other cells. **AUC** asks
+for the order alone. **Error** is the mean distance from the exact effect.
 
 Methods make different claims. *use*: the answer depends on it. *screen*: an estimate of that, to be measured again.
 *presence*: it is there; a decoy that is there is rightly found, and wrongly believed by whoever reads presence as use.
@@ -80,11 +83,13 @@ def called(tables: Mapping[str, Any]) -> str:
         "region attention": "region, layer, head: log2 enrichment; null: random masks",
         "energy": "layer: log2 energy of the update in the region; null: random masks",
         "layer lens": "layer: how much of the answer it adds to the raw read-out",
-        "layer lens, cosine": "layer: gain of the raw read-out's cosine with the output; null: shuffled weights",
-        "probes": "label, step, layer: AUC in the later frames' mean; null: shuffled labels",
+        "layer lens, cosine": "layer: gain of the raw read-out's cosine with the output; null: networks with shuffled "
+        "weights",
+        "probes": "label, step, layer: balanced accuracy in the later frames' mean; null: shuffled labels",
     }
     rows = [(m.name, f"{m.smallest:g}", cells[m.name]) for m in METHODS]
-    return f"{READ}\n{table(('method', 'smallest effect of interest', 'cells'), rows, left=(0, 2))}\n"
+    head = ("method", "smallest effect of interest", "cells")
+    return f"{READ.format(controls=CONTROLS)}\n{table(head, rows, left=(0, 2))}\n"
 
 
 def exact(tables: Mapping[str, Any]) -> str:
@@ -200,8 +205,14 @@ Random networks, and planted ones with the entries of every weight tensor shuffl
 label, second bit and regions are drawn by themselves: whatever is called is false. The last column is no error rate:
 there random networks get the real pictures and labels. They pass on what they see, as any network does, so a patch has
 a real effect in them and a probe reads a real label. Such a finding is true, and says nothing of what training made.
+The layer lens by cosine asks whether a network is a shuffle of its own weights: its nulls are shuffled networks, 80 of
+them. A random network is no such null, since what enters it and what is read out of it is written by hand; what is
+called there is true, and counts in the last column.
 
 {table(head, rows)}
+
+How often probes find something in random numbers, without any network, and what the correction over labels does:
+[statistics](statistics.md#probes).
 """
 
 
@@ -300,9 +311,15 @@ def how(kept: Mapping[str, Any]) -> str:
          part["versions"]["torch"])
         for name, part in kept.items()
     ]
+    for name, part in kept.items():
+        for method, made in part.get("again", {}).items():
+            said = f"{_word(name)} --method {_word(method)} --folder calibration"
+            command = f"`python benchmarks/calibration.py {said}`"
+            note = f" ({made['note']})" if "note" in made else ""
+            rows.append((f"{name}: {method}{note}", made["date"], command, made["machine"], made["versions"]["torch"]))
     return f"""## How it was made
 
-A part goes on where it was stopped, as long as its folder is kept.
+A part goes on where it was stopped, as long as its folder is kept. Methods that were mended were measured again.
 
 {table(("part", "date", "command", "machine", "torch"), rows, left=(0, 2))}
 """

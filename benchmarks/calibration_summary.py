@@ -33,8 +33,8 @@ BELIEVE: Mapping[str, str] = {
     "region attention": "as use: a head whose values are never written attends as sharply",
     "energy": "as use: the loudest update can be one that nothing reads",
     "layer lens": "when a layer shows nothing: what later layers need (the inputs of an *and*) is not in the read-out",
-    "layer lens, cosine": "as a test against shuffled weights: any two networks differ, and so does this. Read the "
-    "curve, without p",
+    "layer lens, cosine": "as a finding on what was learned where twenty control networks or more are not at hand: "
+    "one network against one other differs whatever the tasks are. Nor as use",
     "probes": "as use: a label that nothing uses is read as well",
 }  # fmt: skip
 
@@ -44,11 +44,6 @@ WHY: Mapping[tuple[str, str], str] = {
     "the direction of the answer was .14 to .42 on two plants, so that the same push moves the answer that much less. "
     "The check along the pattern (the difference of class means) has no such trouble; a null result along the normal "
     "says nothing.",
-    ("layer lens, cosine", "false"): "Its null is one other network (the same with shuffled weights), and two networks "
-    "differ whatever the tasks are. Tasks cannot stand in for networks: such a comparison needs twenty controls and "
-    "more, or no p. What the read-out shows of the *answer* (layer lens) keeps its rate.",
-    ("probes", "false"): "By a little: 6 of 80 null networks, where a true rate of .05 gives as many or more in one "
-    "case of five. So it is neither shown to be too high nor shown to hold.",
 }
 
 

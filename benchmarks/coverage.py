@@ -1,7 +1,8 @@
 """How often intervals hold the truth, and what paired tests find: the tables of docs/statistics.md.
 
     python benchmarks/coverage.py            # ten minutes on one core; writes the page's sections
-    python benchmarks/coverage.py --quick    # 400 draws, printed only
+    python benchmarks/coverage.py probes     # one section alone, or several
+    python benchmarks/coverage.py --quick    # a tenth of the draws, printed only
 
 Nothing here runs a model: outcomes are drawn from distributions whose mean is known (``dit_lens.stats.OUTCOMES``).
 """
@@ -12,8 +13,10 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -22,9 +25,13 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binom, bootstrap
 from scipy.stats import t as student
 
-from dit_lens.stats import OUTCOMES, coverage, max_statistic, mean_interval, verdict
+from dit_lens.planted import PlantTask
+from dit_lens.probing import grid
+from dit_lens.probing.features import INPUT, Features, Scene
+from dit_lens.stats import OUTCOMES, against_controls, coverage, max_statistic, mean_interval, verdict
 from dit_lens.stats.methods import wilson_ends
 from dit_lens.stats.shares import clustered_ends, share_ends
+from dit_lens.wan.token_grid import Grid
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "statistics.md"
 SIZES, RESAMPLES, CHUNK = (8, 16, 30), 999, 200
@@ -188,15 +195,96 @@ def cells(draws: int) -> str:
     return "\n".join(rows)
 
 
+@dataclass(frozen=True, eq=False)
+class Drawn(Features):
+    """Features of random numbers, (layers, scenes, units, d), and another such array as the input."""
+
+    values: Any = None
+    entering: Any = None
+
+    def block(self, hook: str, step: int) -> np.ndarray:
+        """All layers of a hook."""
+        return self.entering if hook == INPUT else self.values
+
+    def cell(self, hook: str, step: int, layer: int = -1) -> np.ndarray:
+        """One layer."""
+        return self.block(hook, step)[layer if hook != INPUT else 0]
+
+    def identity(self) -> dict[str, Any]:
+        """Nothing is kept of them."""
+        return {}
+
+
+def drawn(rng: np.random.Generator, scenes: int, units: int, layers: int = 3, width: int = 48) -> Drawn:
+    """Layers that each add random numbers to the one before, as a stream does."""
+    values = rng.standard_normal((layers, scenes, units, width)).astype(np.float32).cumsum(0)
+    entering = rng.standard_normal((1, scenes, units, 4)).astype(np.float32)
+    there = tuple(Scene(PlantTask(i, 1), i, None, str(i), Path()) for i in range(scenes))
+    unit = "video" if units == 1 else "token"
+    return Drawn(
+        there, Grid(1, 1, units), (0,), (1.0,), tuple(range(layers)), ("resid_post",), "cond", unit,
+        tuple(range(units)), {}, values=values, entering=entering,
+    )  # fmt: skip
+
+
+def probes(draws: int) -> str:
+    """Grids of probes on random numbers, two labels that say nothing: share with any place below .05."""
+    labels: dict[str, tuple[int, int, Callable[[np.random.Generator], np.ndarray]]] = {
+        "one a scene, 16 of 32 each": (32, 1, lambda rng: rng.permutation(np.arange(32) % 2)),
+        "one a scene, 11 of 32": (32, 1, lambda rng: rng.permutation((np.arange(32) < 11).astype(int))),
+    }  # fmt: skip
+    rows = ["| labels | p, one label | p, any of two | p_corrected, any of two | 95 % |", "|---|---|---|---|---|"]
+    for name, (scenes, units, label) in labels.items():
+        rng = np.random.default_rng(0)
+        p = np.empty((draws, 2))
+        for i in range(draws):
+            found = grid(
+                drawn(rng, scenes, units), {"a": label(rng), "b": label(rng)}, folds=4, permutations=99, seed=i
+            )  # fmt: skip
+            p[i] = found["p"].min(("hook", "step", "layer"))
+        called = (2 * p <= 0.05).any(1)
+        low, high = (float(end) for end in share_ends(called.sum(), np.array(draws), 0.95))
+        numbers = ((p <= 0.05).mean(), (p <= 0.05).any(1).mean(), called.mean())
+        rows.append(f"| {name} | {' | '.join(f'{x:.3f}' for x in numbers)} | {low:.3f} to {high:.3f} |")
+        print(rows[-1], flush=True)
+    return "\n".join(rows)
+
+
+def among(draws: int) -> str:
+    """A network that is one of its controls, six layers: share with any layer below .05, by two ways of testing."""
+    rows = ["| control networks | exact | over networks | one control, over tasks |", "|---|---|---|---|"]
+    for count in (20, 24, 39):
+        rng = np.random.default_rng(count)
+        ranked = alone = 0
+        for i in range(draws):
+            level = rng.exponential(size=(count + 1, 1, 6)) + rng.standard_normal((count + 1, 1, 1))
+            x = xr.DataArray(level + 0.3 * rng.standard_normal((count + 1, 8, 6)), dims=("control", "task", "layer"))
+            found = against_controls(x[0].mean("task"), x[1:].mean("task"))
+            ranked += bool((found["p_corrected"] <= 0.05).any())
+            if i < draws // 10:
+                alone += bool((max_statistic(x[0], x[1], seed=i)["p_corrected"] <= 0.05).any())
+        exact = (count + 1) // 20 / (count + 1)
+        rows.append(f"| {count} | {exact:.3f} | {ranked / draws:.3f} | {alone / (draws // 10):.3f} |")
+        print(rows[-1], flush=True)
+    return "\n".join(rows)
+
+
 def main() -> None:
     """Simulate, print, and write the sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="400 draws, printed only")
-    quick = parser.parse_args().quick
+    parser.add_argument("--quick", action="store_true", help="a tenth of the draws, printed only")
+    parser.add_argument("sections", nargs="*", help="all by default")
+    given = parser.parse_args()
+    quick = given.quick
     tables: dict[str, tuple[Callable[[int], str], int]] = {
         "intervals": (intervals, 4000), "shares": (shares, 0), "verdicts": (verdicts, 2000), "cells": (cells, 500),
+        "among": (among, 2000), "probes": (probes, 400),
     }  # fmt: skip
+    if unknown := set(given.sections) - set(tables):
+        parser.error(f"unknown: {sorted(unknown)}; choose from {list(tables)}")
     for name, (table, draws) in tables.items():
+        if given.sections and name not in given.sections:
+            continue
         began = time.time()
         text = table(draws // 10 if quick else draws)
         print(f"{name}: {time.time() - began:.0f} s", flush=True)

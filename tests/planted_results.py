@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import xarray as xr
 from dit_lens.experiments.noise_kinds import KINDS
 from dit_lens.layer_map.evidence import EVIDENCE
 from dit_lens.replication import TABLE, Claim, judge
+from dit_lens.replication.row import SHARE
 from dit_lens.stats import Verdict
 
 
@@ -76,7 +78,17 @@ def every_row(experiment: str, measured: Mapping[str, Any]) -> list[Claim]:
     page = judge({experiment: measured})
     rows = {row.id: row for row in TABLE[experiment]}
     found = {id: rows[id].read(measured) for id in page}
-    return [rows[id].claim(found[id], one if isinstance(one, Verdict) else None) for id, one in page.items()]
+    claims = [rows[id].claim(found[id], one if isinstance(one, Verdict) else None) for id, one in page.items()]
+    for claim in claims:
+        if rows[claim.id].bounds == SHARE:
+            assert not beyond(claim.remark), f"{claim.id}: an interval of a share leaves 0 to 1: {claim.remark}"
+    return claims
+
+
+def beyond(remark: str) -> list[str]:
+    """Ends of intervals in a remark on shares that no share, and no difference of two, can have."""
+    others = re.sub("summed contrast[^;]*", "", remark)  # of two answers
+    return [end for pair in re.findall(r"\[(-?[\d.]+), (-?[\d.]+)\]", others) for end in pair if abs(float(end)) > 1]
 
 
 def supported(claims: Sequence[Claim]) -> list[bool]:

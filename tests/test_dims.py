@@ -181,6 +181,7 @@ CASES: dict[str, Callable[[World], Any]] = {
     ),
     "runner.over_tasks": lambda w: dl.runner.over_tasks(w.lens, w.tasks, lambda item: xr.Dataset({"one": 1.0})),
     "runner.sweep": World.sweep,
+    "stats.against_controls": lambda w: stats.against_controls(w.values("step"), w.values("control", "step")),
     "stats.max_statistic": lambda w: stats.max_statistic(w.values("task", "step")),
     "stats.mean_interval": lambda w: stats.mean_interval(w.values("task", "step")),
     "stats.paired": lambda w: stats.paired(w.values("task", "step"), 0.0),

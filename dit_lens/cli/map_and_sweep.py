@@ -143,6 +143,8 @@ def sweep(
     if json:
         return tell_json(written)
     typer.echo(f"{written['effects']}  ({rows} rows)")
+    if "no_mark" in found.attrs:
+        typer.echo(found.attrs["no_mark"])
     if report:
         typer.echo(str(written["report"]))
 

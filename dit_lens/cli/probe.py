@@ -30,7 +30,7 @@ from dit_lens.errors import ProbeError
 if TYPE_CHECKING:
     import xarray as xr
 
-COLUMNS = ("score", "low", "high", "n", "null", "p", "control", "selectivity", "input")
+COLUMNS = ("score", "low", "high", "n", "null", "p", "p_corrected", "control", "selectivity", "input")
 
 
 @sampled
@@ -49,9 +49,9 @@ def probe(
     branch: Annotated[str, typer.Option(help="cond or uncond")] = "cond",
     reduce: Annotated[str, typer.Option(help="rows: raw (tokens), frame_mean, region_mean, video_mean")] = "raw",
     folds: Annotated[int, typer.Option(help="number of parts that scenes are held out in")] = 5,
-    permutations: Annotated[int | None, typer.Option(help="shuffles for the null (default: 49, or 199 with --at)")] = (
-        None
-    ),
+    permutations: Annotated[
+        int | None, typer.Option(help="shuffles for the null (default: 49, more for many labels; 199 with --at)")
+    ] = None,
     sampling: Any = None,
     out: Annotated[Path, typer.Option(help="folder for features, scores, probes; the same command continues there")] = (
         Path("probe")
@@ -92,7 +92,7 @@ def probe(
             return _one(features, label, place, out, folds, 199 if permutations is None else permutations, seed, json)
         with progress("probes") as tell:
             found = probing.grid(
-                features, label, folds=folds, permutations=49 if permutations is None else permutations, seed=seed,
+                features, label, folds=folds, permutations=permutations, seed=seed,
                 folder=out / f"grid-{quote('-'.join(label), safe=' ')}", progress=tell,
             )  # fmt: skip
     table = found[[*(c for c in COLUMNS if c in found), "metric", "chance"]].to_dataframe().reset_index()
@@ -103,6 +103,8 @@ def probe(
         return tell_json({**written, "best": best})
     for row in best:
         typer.echo(_sentence(row))
+    if "no_mark" in found.attrs:
+        typer.echo(found.attrs["no_mark"])
     typer.echo("\n".join(map(str, written.values())))
     say(f'to keep the probe of a place: the same command with --at "{best[0]["at"]}"')
 
@@ -155,7 +157,7 @@ def _best(found: xr.Dataset) -> dict[str, Any]:
 def _sentence(row: dict[str, Any]) -> str:
     beside = {"input": row.get("input"), "control": row.get("control"), "chance": row["chance"]}
     said = ", ".join(f"{name} {value:.3f}" for name, value in beside.items() if value is not None and value == value)
-    p = f", p = {row['p']:.3f} (corrected for choosing the best place)" if "p" in row else ""
+    p = f", p = {row['p_corrected']:.3f} (corrected over all places and labels)" if "p_corrected" in row else ""
     return (
         f"{row['label']}: best at {row['at']}: {row['metric']} {row['score']:.3f} "
         f"[{row['low']:.3f}, {row['high']:.3f}], n = {row['n']:.0f}; {said}{p}"
@@ -167,7 +169,8 @@ def _report(found: xr.Dataset, best: list[dict[str, Any]], path: Path) -> Path:
     from dit_lens.figures.probe_figures import best_places, decodability
 
     methods = {k: v for k, v in found.attrs.items() if isinstance(v, str | int | float)}
-    page = Report(f"Probes on {found.attrs.get('model', 'a model')}", summary=[*map(_sentence, best)], methods=methods)
+    said = [*map(_sentence, best), *([found.attrs["no_mark"]] if "no_mark" in found.attrs else [])]
+    page = Report(f"Probes on {found.attrs.get('model', 'a model')}", summary=said, methods=methods)
     if len(best) > 1:
         page.figure(best_places(found), caption="Best of many places: high by selection, too; p corrects for it.")
     for name in found["label"].values:

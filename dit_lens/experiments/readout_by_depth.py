@@ -6,8 +6,9 @@ layer (-1: what enters block 0), raw and translated, against the model's own vel
 
 The null is the same model with the entries of each weight tensor shuffled (``shuffled_weights``), on the same latents,
 with translators of its own: the stream of a network of residual blocks approaches its last layer whatever it computes,
-and the null measures how much. The raw read-out has the identity as translator, and layer -1 shows what a linear map
-of the input gives.
+and the null measures how much. It is one control network, and any two networks differ on any tasks: the comparison has
+no p (:func:`dit_lens.stats.against_controls` takes twenty and more). The raw read-out has the identity as translator,
+and layer -1 shows what a linear map of the input gives.
 
 When not to use: see the measure. A read-out that agrees does not show that later layers do nothing.
 """

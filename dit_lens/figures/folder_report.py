@@ -171,9 +171,8 @@ def _largest(part: xr.Dataset) -> str:
         text += f", {part.attrs.get('null_name', 'placebo')} {cell['null'].item():.3g}"
     if "n" in cell:
         text += f", n = {int(cell['n'].item())}"
-    out = quantity(part).stands_out
-    if out is not None:
-        return f"{text}. {outstanding(out, part.attrs.get('null_name', 'placebo'), 'cell')}"
+    if said := outstanding(quantity(part), part.attrs.get("null_name", "placebo"), "cell"):
+        return f"{text}. {said}"
     return f"{text}; of {values.size} cells, so large by selection, too."
 
 

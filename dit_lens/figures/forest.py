@@ -170,8 +170,8 @@ def _notes(q: Quantity, called: str, chance: float | None) -> list[str]:
     notes += counts(q, "point")
     if q.null is not None:
         notes.append(f"Hollow: {called}.")
-    if (out := q.stands_out) is not None:
-        notes.append(f"Star: {outstanding(out, called, 'point')}")
+    if said := outstanding(q, called, "point"):
+        notes.append(f"Star: {said}")
     if chance is not None:
         notes.append(f"Dashed: chance, {number(float(chance))}.")
     return notes

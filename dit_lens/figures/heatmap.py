@@ -88,7 +88,7 @@ def heatmap(
     found = None
     if mark is None and (mark := q.stands_out) is not None:
         mark_label = f"differs from the {null_name}, p ≤ .05 corrected over all cells"
-        found = outstanding(mark, null_name, "cell")
+        found = outstanding(q, null_name, "cell")
     given = tuple(str(d) for d in q.value.dims)
     across = x or ("step" if "step" in given else given[1])
     if across not in given:

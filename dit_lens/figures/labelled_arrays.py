@@ -30,6 +30,7 @@ class Quantity:
     null_high: xr.DataArray | None = None
     p: xr.DataArray | None = None
     p_corrected: xr.DataArray | None = None
+    no_mark: str = ""  # why nothing can stand out, where that is so
 
     @property
     def stands_out(self) -> xr.DataArray | None:
@@ -84,7 +85,7 @@ def quantity(data: xr.DataArray | xr.Dataset, value: str | None = None) -> Quant
     array = array.drop_vars([key for key in COMPANIONS if key in array.coords])
     others = {key: other.drop_vars([k for k in COMPANIONS if k in other.coords]) for key, other in others.items()}
     checked(array)
-    return Quantity(array, **others)
+    return Quantity(array, **others, no_mark=str(data.attrs.get("no_mark", "")))
 
 
 def checked(array: xr.DataArray) -> None:
@@ -280,11 +281,17 @@ def p_values(numbers: Mapping[str, float]) -> str:
     return f"corrected p = {number(float(numbers['p_corrected']))}{alone}"
 
 
-def outstanding(out: xr.DataArray, null_name: str, each: str) -> str:
-    """The sentence on how many cells stand out: "3 of 48 cells differ from the placebo (p ≤ .05, corrected ...)"."""
+def outstanding(q: Quantity, null_name: str, each: str) -> str:
+    """How many cells stand out, and why none can where that is so; empty where nothing was tested.
+
+    "3 of 48 cells differ from the placebo (p ≤ .05, corrected over all)."
+    """
+    if (out := q.stands_out) is None:
+        return ""
     many = int(out.sum())
     verb = "differs" if many == 1 else "differ"
-    return f"{many} of {out.size} {each}s {verb} from the {null_name} (p ≤ .05, corrected over all)."
+    said = f"{many} of {out.size} {each}s {verb} from the {null_name} (p ≤ .05, corrected over all)."
+    return f"{said} {q.no_mark}".strip()
 
 
 def interval(low: float, high: float) -> str:

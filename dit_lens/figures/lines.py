@@ -213,6 +213,6 @@ def _notes(q: Quantity, called: str) -> list[str]:
     notes += counts(q, "point")
     if q.null is not None:
         notes.append(f"Grey dashes: {called}.")
-    if (out := q.stands_out) is not None:
-        notes.append(f"{outstanding(out, called, 'point')} The others are hollow.")
+    if said := outstanding(q, called, "point"):
+        notes.append(f"{said} The others are hollow.")
     return notes

@@ -25,9 +25,10 @@ _MEANING = (
     "as far as its update, taken from the twin with another answer, moves x0_hat towards that answer more than the "
     "placebo does; it consolidates as far as the velocity read out after it is nearer to the final one than before it. "
     "Controls: models of the same build that learned nothing, weights shuffled or re-initialised, on the same tasks; "
-    "their mean, and in brackets the least and the greatest of them. p: of no difference to that mean, corrected over "
-    "all layers. Intervals: 95 %, over tasks, for one cell at a time; none below five tasks. Part: the stages, or the "
-    "one place, if smooth models of depth are rejected."
+    "their mean, and in brackets the least and the greatest of them. p: the model's rank among them, corrected over "
+    "all layers; fewer than twenty controls give none, since tasks cannot stand in for networks. Intervals: 95 %, over "
+    "tasks, for one cell at a time; none below five tasks. Part: the stages, or the one place, if smooth models of "
+    "depth are rejected."
 )
 
 

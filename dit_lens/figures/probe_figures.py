@@ -22,8 +22,9 @@ NAMES = {"auc": "area under the ROC curve", "balanced_accuracy": "balanced accur
 def decodability(found: xr.Dataset, label: str, hook: str | None = None, *, mode: Mode = "light") -> go.Figure:
     """Score of a label by step and layer, beside the control task on the same scale.
 
-    A dot marks places whose corrected p is at most .05 and whose interval is above both the input's score at that step
-    and the features without a model (position, majority): the model computed what a probe reads there.
+    A dot marks places whose p, corrected over places and labels, is at most .05 and whose interval is above both the
+    input's score at that step and the features without a model (position, majority): the model computed what a probe
+    reads there.
 
     Args:
         found: From ``dit_lens.probing.grid``.
@@ -43,7 +44,7 @@ def decodability(found: xr.Dataset, label: str, hook: str | None = None, *, mode
     data["value"].attrs = {"long_name": f"{label}: {name}", "units": f"chance {float(part['chance']):.2g}"}
     data.attrs |= {"value_name": "probe", "null_name": "control task (memory of scenes)"}
     handed = part["input"].clip(min=part["plain"].max("baseline"))  # (step,)
-    mark = (part["low"] > handed) & (part["p"] <= 0.05 if "p" in part else True)
+    mark = (part["low"] > handed) & (part["p_corrected"] <= 0.05 if "p_corrected" in part else True)
     ends = (min(float(part["chance"]), float(np.nanmin(part["control"].fillna(1)))), 1.0)
     null = part["control"] if np.isfinite(part["control"]).any() else None
     return heatmap(
@@ -81,7 +82,8 @@ def selectivity(found: xr.Dataset, label: str, hook: str | None = None, *, mode:
 def best_places(found: xr.Dataset, *, mode: Mode = "light") -> go.Figure:
     """Every label at its best place, with its interval, beside the control task at that place.
 
-    The best of many places is high by selection, too: its p in ``found`` is corrected for that, its interval is not.
+    The best of many places is high by selection, too: ``p_corrected`` of ``found`` is corrected for that, its interval
+    is not.
 
     Args:
         found: From ``dit_lens.probing.grid``.

@@ -55,7 +55,7 @@ def write_sweep(sweep: Any, effects: xr.Dataset, path: str | Path, cells: int = 
             f"Largest effect: step {best[0]}, layer {best[1]}: {float(top['value']):.2f} "
             f"{interval(float(top['low']), float(top['high']))}, placebo {float(top['null']):.2f}, "
             f"n = {int(top['n'])}, corrected p = {float(top['p_corrected']):.3g}.",
-            *_stands_out(drawn),
+            *filter(None, [outstanding(quantity(drawn), "placebo", "cell")]),
             f"Intervals are 95 % over {effects.attrs['interval_over']}s, for one cell at a time: the largest of "
             f"{drawn['value'].size} cells is large by selection, too, and p is corrected for that.",
         ],
@@ -72,12 +72,3 @@ def write_sweep(sweep: Any, effects: xr.Dataset, path: str | Path, cells: int = 
     )
     report.write(Path(path))
     return Path(path)
-
-
-def _stands_out(drawn: xr.Dataset) -> list[str]:
-    """How many cells differ from the placebo; nothing where there was none to compare with."""
-    out = quantity(drawn).stands_out
-    if out is None:
-        return []
-    few = int(drawn["n"].min()) < 6
-    return [outstanding(out, "placebo", "cell") + (" Below six items no p lies below .05." if few else "")]

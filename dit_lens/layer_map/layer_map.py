@@ -89,6 +89,9 @@ class Map:
             held = self.held.isel(layer=int(np.nanargmax(self.held["value"].values)))
             cell = f"layers {held['layer'].item()}: {_effect(held)}"
             said.append(f"Largest effect on the finished video, held over all steps: {cell}.")
+        for what, table in (("Effects", self.effects), ("Layers beside the controls", self.layers)):
+            if "no_mark" in table.attrs:
+                said.append(f"{what}: {_lower(table.attrs['no_mark'])}")
         return said
 
     def write(self, folder: str | Path) -> Path:
@@ -226,6 +229,10 @@ def _by_cell(clips: xr.DataArray) -> dict[tuple[int, int], dict[str, np.ndarray]
         (int(place["step"]), int(place["layer"])): {str(one["clip"].item()): one.values for one in place}
         for place in clips
     }
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _effect(cell: xr.Dataset) -> str:

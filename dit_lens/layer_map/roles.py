@@ -32,8 +32,9 @@ import xarray as xr
 from dit_lens.layer_map.centres import Centre, Estimate, behind, centre_of
 from dit_lens.layer_map.depth_models import HEIGHTS, DepthModel, compare
 from dit_lens.layer_map.evidence import EVIDENCE, LONG, PROBED
-from dit_lens.stats.corrections import max_statistic
+from dit_lens.stats.against_controls import against_controls
 from dit_lens.stats.intervals import mean_interval
+from dit_lens.stats.smallest_p import of_controls
 
 ROLES = {"perceives": "attention", "decides": "effect", "consolidates": "readout"}
 Order = tuple[str, str, Estimate]
@@ -53,8 +54,9 @@ def roles(
 
     Returns:
         The table, (expert, layer): every evidence with ``<name>_low, _high, _n``; the mean of the controls as
-        ``<name>_null``, and the least and the greatest of them as ``<name>_null_low, _null_high``; ``<name>_p``, of no
-        difference to their mean, corrected over layers and experts; ``depth``; and ``part`` (early, middle, late,
+        ``<name>_null``, and the least and the greatest of them as ``<name>_null_low, _null_high``; ``<name>_p``, the
+        model's rank among the controls, corrected over layers and experts (:func:`dit_lens.stats.against_controls`:
+        NaN with fewer than twenty, which ``attrs["no_mark"]`` says); ``depth``; and ``part`` (early, middle, late,
         place, or "-" where neither stages nor one place were found). And the roles.
     """
     n = trained.sizes["layer"]
@@ -79,7 +81,8 @@ def roles(
         band = bands[name].mean("task")
         columns[f"{name}_null"] = band.mean("control")
         columns |= {f"{name}_null_low": band.min("control"), f"{name}_null_high": band.max("control")}
-        columns[f"{name}_p"] = max_statistic(above[name])["p_corrected"]
+        tested = against_controls(trained[name].mean("task"), band)
+        columns[f"{name}_p"] = tested["p_corrected"]
     part = np.full((trained.sizes["expert"], n), "-", dtype=object)
     for i, model in enumerate(models.values()):
         for word, run in zip(model.words(), model.runs(), strict=True):
@@ -93,6 +96,8 @@ def roles(
     }
     depth = ("layer", np.arange(n) / n)
     table = xr.Dataset(columns, coords={"expert": experts, "layer": range(n), "depth": depth})
+    least = of_controls(max(band.sizes["control"] for band in bands.values()))
+    table = table.assign_attrs(controls=max(band.sizes["control"] for band in bands.values()), **least.attrs())
     return table, Roles(models, centres, orders)
 
 

@@ -85,7 +85,7 @@ def calibrate(
         seeds: Networks of each plant.
         tasks: Tasks of each measurement; probes get four times as many.
         rests: Strengths of the rest for the graded table.
-        models: Null networks of each kind.
+        models: Null networks of each kind, of :attr:`Method.nulls`; of one kind alone, so many more.
         untrained: Random networks that are asked what they can see.
         ranked: Plants whose circuits are measured.
         maps: Whole maps.
@@ -121,8 +121,9 @@ def calibrate(
                         place = {"plant": name, "rest": rest, "approach": method.name, "seed": seed}
                         work.add("graded", place, _scored(method, noisy), noisy)
     for kind in nulls.KINDS:
-        for model in range(models):
-            for method in some:
+        for method in some:
+            # As many networks for every method, also for one whose null holds in one kind of them.
+            for model in range(models * len(nulls.KINDS) // len(method.nulls) if kind in method.nulls else 0):
                 place = {"kind": kind, "model": model, "approach": method.name}
                 work.add("nulls", place, _found(method, kind, linked=False))
     for model in range(untrained):

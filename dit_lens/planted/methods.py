@@ -19,6 +19,7 @@ from dit_lens.errors import MeasureError
 from dit_lens.planted import measuring, reading
 from dit_lens.planted.measuring import Found, Tasks, every_step, horizon, windows
 from dit_lens.planted.mechanism import Attend, Units
+from dit_lens.planted.nulls import KINDS, Kind
 from dit_lens.planted.planting import Planted
 from dit_lens.planted.specs import BranchPlant, LabelPlant, LayerPlant, Spec, UnusedLabel
 from dit_lens.planted.whole_specs import Nothing
@@ -40,6 +41,7 @@ class Method:
         exact: What the number has to be, cell by cell, where that is known.
         guided: Whether networks without a mechanism are sampled with guidance for it.
         undecided: Cells of which the truth does not tell whether they are true, so that they do not count, bool.
+        nulls: The networks without a mechanism in which whatever it calls is false.
         smallest: Smallest effect of interest, in the method's own unit.
         one_sided: Whether only more than the null counts.
         tasks: How many tasks it gets, as a multiple of those of a sweep.
@@ -56,6 +58,7 @@ class Method:
     tasks: int = 1
     guided: bool = False
     undecided: Callable[[Planted, Tasks], xr.DataArray] | None = None
+    nulls: tuple[Kind, ...] = KINDS
 
 
 def _at_steps(made: Planted, tasks: Tasks) -> xr.DataArray:
@@ -153,7 +156,7 @@ METHODS: tuple[Method, ...] = (
     ),
     Method(
         "layer lens, cosine", "presence", reading.lens_gain, lambda made, tasks: made.truth.writes_read_out(tasks),
-        lambda spec: spec.rest == 0, one_sided=True,
+        lambda spec: spec.rest == 0, one_sided=True, nulls=("shuffled",),  # a random one is no shuffle of its weights
     ),
     Method(
         "probes", "presence", reading.probe_places, lambda made, tasks: made.truth.decodable(tasks),

@@ -19,6 +19,7 @@ from dit_lens.planted.pictures import PlantTask
 from dit_lens.planted.planting import Planted
 from dit_lens.planted.weights import AMPLITUDE
 from dit_lens.progress import silent
+from dit_lens.stats import against_controls
 from dit_lens.wan.reduce import RegionMean
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
@@ -28,6 +29,8 @@ LEAST = 2.0**-6  # below this an enrichment is none: log2 of nothing at all woul
 STRENGTH = 0.15  # of steering, in norms of a token: three times what a part writes
 PROBED = 24  # other tasks that a probe is fitted on
 READS = 0.05  # p of a probe above which nothing was read, so that there is no direction to check
+CONTROLS = 24  # networks with shuffled weights: the most extreme of 25 has a p of .04
+CONTROLLED = 4  # tasks that each of them is asked: what counts there is networks
 
 
 def region_attention(made: Planted, tasks: Tasks) -> Found:
@@ -69,11 +72,25 @@ def _shown(lens: Any, task: PlantTask, seed: int) -> np.ndarray:
 
 
 def lens_gain(made: Planted, tasks: Tasks) -> Found:
-    """What each layer adds to the cosine of the raw read-out, (layer), beside the same with shuffled weights."""
-    with shuffled_weights(made.lens, made.seed + 1) as nothing:
-        rows = [[_gain(lens, task, i) for i, task in enumerate(tasks)] for lens in (made.lens, nothing)]
-    trained, null = (xr.concat(row, "task").assign_coords(task=range(len(tasks))) for row in rows)
-    return Found(trained, null)
+    """What each layer adds to the cosine of the raw read-out, (layer), beside networks with shuffled weights.
+
+    Two networks differ whatever the tasks are, so that p is the network's rank among its controls
+    (:func:`dit_lens.stats.against_controls`), corrected over layers.
+    """
+    some = tasks[:CONTROLLED]
+    trained, rows = _gains(made.lens, some), []
+    for number in range(CONTROLS):
+        with shuffled_weights(made.lens, 1000 * (made.seed + 1) + number) as nothing:
+            rows.append(_gains(nothing, some))
+    controls = xr.concat(rows, "control")
+    tested = against_controls(trained.mean("task"), controls.mean("task"), one_sided=True)
+    return Found(trained, controls.mean("control"), tested["p_corrected"])
+
+
+def _gains(lens: Any, tasks: Tasks) -> xr.DataArray:
+    """(task, layer)."""
+    rows = [_gain(lens, task, i) for i, task in enumerate(tasks)]
+    return xr.concat(rows, "task").assign_coords(task=range(len(tasks)))
 
 
 def _gain(lens: Any, task: Any, seed: int) -> xr.DataArray:
@@ -85,13 +102,13 @@ def _gain(lens: Any, task: Any, seed: int) -> xr.DataArray:
 def probe_places(made: Planted, tasks: Tasks) -> Found:
     """Scores of linear probes of both bits in the later frames' mean, above chance, (label, step, layer).
 
-    The p-values are the grid's own: by shuffled labels, corrected over places.
+    The p-values are the grid's own: by shuffled labels, corrected over places and over both labels.
     """
     scored = probing.grid(features(made, tasks), bits(tasks), folds=4, permutations=99, seed=made.seed, progress=silent)
     scored = scored.isel(hook=0, drop=True)
     dims = ("task", "label", "step", "layer")
     score = (scored["per_scene"].isel(hook=0, drop=True) if "hook" in scored["per_scene"].dims else scored["per_scene"])
-    p = scored["p"].reset_coords(drop=True).transpose(*dims[1:])
+    p = scored["p_corrected"].reset_coords(drop=True).transpose(*dims[1:])
     kept = score.reset_coords(drop=True).transpose(*dims).assign_coords(task=range(len(tasks)))
     return Found(kept, 0.5, p)
 

@@ -3,12 +3,16 @@
 Scores are out of fold, with whole scenes held out (:mod:`.scores` says which measure a label has). Beside each are
 
 - ``null``, ``p``: the mean over shuffled labels, and the share of shuffles whose *best* place beats this one,
-  (1 + #{max over places of the shuffled score >= score}) / (1 + shuffles): corrected for choosing the best place;
+  (1 + #{max over places of the shuffled score >= score}) / (1 + shuffles): corrected for choosing the best place of
+  one label;
+- ``p_corrected``: p times the number of labels (Bonferroni), at most 1: holds over all places of all labels. Of two
+  labels that say nothing one is below .05 by p in .07 to .09 of grids, by p_corrected in .03 (docs/statistics.md);
 - ``control``, ``selectivity``: the control task, and score - control;
 - ``input``: the same label from what enters the network at that step; ``plain``: from features without a model;
 - ``untrained``: from a network that learned nothing, when its features are given.
 
-A score is a finding where its interval clears ``input``, ``plain`` and ``untrained`` and p is small.
+A score is a finding where its interval clears ``input``, ``plain`` and ``untrained`` and ``p_corrected`` is small.
+``untrained`` is *one* other network: that a score lies above it has no p.
 
 When not to use: as evidence that the model *uses* what is read; see :mod:`.causal_check`. A label of one value a scene
 (a colour, a first move) is read from every unit; use ``features.per_video()`` to read it once.
@@ -39,6 +43,7 @@ from dit_lens.probing.splits import folds_of
 from dit_lens.progress import Progress, silent
 from dit_lens.runner.parts import make_parts
 from dit_lens.runner.task_rows import task_names
+from dit_lens.stats.smallest_p import LEVEL, of_shuffles
 from dit_lens.store.base import WAITING, Store
 from dit_lens.store.folder import open_store
 from dit_lens.store.identity import describe
@@ -46,6 +51,8 @@ from dit_lens.store.items import Content
 from dit_lens.wan.versions import versions
 
 Asked = str | Label | Labels
+FEWEST_SHUFFLES = 49
+TIE = 1e-9  # the same score summed in another order is a tie: a shuffle that gives it counts
 
 
 def grid(
@@ -55,7 +62,7 @@ def grid(
     estimator: Any = None,
     alpha: float = ALPHA,
     folds: int = 5,
-    permutations: int = 49,
+    permutations: int | None = None,
     untrained: Features | None = None,
     seed: int = 0,
     folder: str | Path | Store | None = None,
@@ -70,16 +77,18 @@ def grid(
             statistics by default.
         alpha: Strength of the ridge. With tens of scenes and one row each, a smaller one suits regressions better.
         folds: Number of folds; scenes are held out as a whole.
-        permutations: Number of shuffled labels behind ``null`` and ``p``.
+        permutations: Number of shuffled labels behind ``null`` and ``p``; by default 49, or as many as it takes that
+            a ``p_corrected`` of .05 exists.
         untrained: Features of an untrained network at the same places.
         seed: Seed of folds, shuffles and controls.
         folder: Where finished steps are kept, so that a stopped grid is resumed.
         progress: Called with the number of finished (hook, step).
 
     Returns:
-        ``score, low, high, null, p, control, selectivity`` (label, hook, step, layer), ``n`` (label,), ``input``
-        (label, step), ``plain`` (label, baseline), ``untrained`` like ``score``, and the values of each scene behind
-        them: ``per_scene``, ``per_scene_input``, ``per_scene_untrained`` (..., task).
+        ``score, low, high, null, p, p_corrected, control, selectivity`` (label, hook, step, layer), ``n`` (label,),
+        ``input`` (label, step), ``plain`` (label, baseline), ``untrained`` like ``score``, and the values of each scene
+        behind them: ``per_scene``, ``per_scene_input``, ``per_scene_untrained`` (..., task). ``attrs["smallest_p"]`` is
+        the smallest p_corrected that so many shuffles give, and ``attrs["no_mark"]`` says so where it lies above .05.
 
     Raises:
         ProbeError: A label without two classes, fewer scenes than folds, NaN features, or untrained features of other
@@ -94,6 +103,8 @@ def grid(
         raise ProbeError("no labels: give names such as ['wall', 'path'], or a mapping of your own arrays")
     if untrained is not None:
         _check_twin(features, untrained)
+    if permutations is None:
+        permutations = max(FEWEST_SHUFFLES, round(len(chosen) / LEVEL) - 1)
     alpha = number(alpha, "alpha", 0, error=ProbeError)
     reader: Reader = Ridge(alpha) if estimator is None else Estimator(estimator)
     fold = folds_of(features.groups, folds, seed)
@@ -223,10 +234,11 @@ def _dataset(
         null = gather("null")  # (label, hook, step, layer, permutation)
         best = null.max((1, 2, 3))  # (label, permutation)
         score = data["score"].values[..., None]
-        beaten = (best[:, None, None, None] >= score).sum(-1)
+        beaten = (best[:, None, None, None] >= score - TIE).sum(-1)
+        p = (1 + beaten) / (1 + permutations)
         data["null"] = (dims, null.mean(-1))
         data["best_null"] = ("label", np.quantile(best, 0.95, axis=-1))
-        data["p"] = (dims, (1 + beaten) / (1 + permutations))
+        data |= {"p": (dims, p), "p_corrected": (dims, np.minimum(1.0, len(jobs) * p))}
     data["control"] = (dims, gather("control"))
     data["selectivity"] = (dims, data["score"].values - data["control"][1])
     entering = xr.DataArray(gather("input")[:, 0], dims=("label", "step", "task"))
@@ -258,6 +270,7 @@ def _dataset(
             "unit": features.unit, "branch": features.branch, "folds": folds, "permutations": permutations,
             "seed": seed, "estimator": repr(reader), "model": features.about.get("model", ""),
             "fingerprint": features.about.get("fingerprint", ""),
+            **(of_shuffles(permutations, len(jobs)).attrs() if permutations else {}),
         },
     )  # fmt: skip
     for name in ("score", "null", "control", "selectivity", "input", "untrained", "plain"):

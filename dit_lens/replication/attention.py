@@ -51,7 +51,7 @@ def _background(m: Measured) -> Reading | None:
     things, outside = (shift(m["attention"], "foreground", query) for query in ("all", "rest"))
     return _reading(
         -things.sel(part="early"),
-        f"From tokens outside the foreground: {text(-outside.sel(part='early', kind='region'))}.",
+        f"From tokens outside the foreground: {text(-outside.sel(part='early', kind='region'), None)}.",
     )
 
 
@@ -59,7 +59,7 @@ def _foreground(m: Measured, query: str) -> Reading | None:
     if "attention" not in m:
         return None
     found = shift(m["attention"], "foreground", query)
-    remark = f"The level from depth .225 on: {text(found.sel(part='later', kind='region'))}."
+    remark = f"The level from depth .225 on: {text(found.sel(part='later', kind='region'), None)}."
     if query == "all":
         remark += " The foreground's own attention to itself counts here; the next row leaves it out."
     return _reading(_grown(found), remark)
@@ -74,7 +74,7 @@ def _named(m: Measured, keys: tuple[str, str], untestable: bool) -> Reading | Un
     pair = shift(m["attention"], keys[0]) - shift(m["attention"], keys[1])
     also = "" if "first" in keys[0] else "The agent comes to one of the two: that draws attention, too."
     return _reading(
-        _grown(pair), f"The level from depth .225 on: {text(pair.sel(part='later', kind='region'))}. {also}"
+        _grown(pair), f"The level from depth .225 on: {text(pair.sel(part='later', kind='region'), None)}. {also}"
     )
 
 

@@ -86,7 +86,7 @@ def _put_right(m: Measured) -> Reading:
         "kind",
         ("planted", "kept"),
         f"Right at the end by the step of the change: {when}; mistakes shown by then: "
-        f"{', '.join(f'{float(v):.2f}' for v in shown)}; never wrong: {text(recovered.sel(kind='own'))}.",
+        f"{', '.join(f'{float(v):.2f}' for v in shown)}; never wrong: {text(recovered.sel(kind='own'), SHARE)}.",
     )
 
 
@@ -96,7 +96,7 @@ def _lag(m: Measured, determined: bool) -> Reading:
     fixed = (lag["solutions"] == 1).values
     orders = lag["lag"].sel(kind="x0_hat")
     if determined:
-        remark = f"Puzzles with several solutions: {text(orders[~fixed])}."
+        remark = f"Puzzles with several solutions: {text(orders[~fixed], None)}."
         lag = lag.isel(task=fixed)
     else:
         later, earlier = (int((orders * sign > 0).sum()) for sign in (1, -1))

@@ -6,7 +6,7 @@ import xarray as xr
 
 from dit_lens.experiments.branching import branching, several
 from dit_lens.progress import Progress, prefixed, silent
-from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, text
+from dit_lens.replication.row import DIFFERENCE, SHARE, SMALLEST, Measured, Reading, Row, text
 from dit_lens.wan.lens import Lens
 
 #: Parts of the schedule at which a claim forks; the second is where the related work has runs committed.
@@ -42,9 +42,10 @@ def _words(found: xr.Dataset) -> dict[str, object]:
 def _fewer(m: Measured) -> Reading:
     found = m["branches"]
     early = found.isel(step=1)
-    curve = "; ".join(f"step {int(s)}: {text(found['differ'].sel(step=s))}" for s in found["step"])
+    curve = "; ".join(f"step {int(s)}: {text(found['differ'].sel(step=s), SHARE)}" for s in found["step"])
     remark = (
-        f"fresh seeds minus branches, puzzle by puzzle: {text(found['fresh_differ'] - early['differ'])}. "
+        "fresh seeds minus branches, puzzle by puzzle: "
+        f"{text(found['fresh_differ'] - early['differ'], DIFFERENCE)}. "
         f"Branches by step: {curve}"
     )
     return Reading(found["fresh_differ"], early["differ"], remark, _words(found))

@@ -16,7 +16,7 @@ from dit_lens import tasks as puzzles
 from dit_lens.errors import MeasureError
 from dit_lens.experiments.chain_of_steps import COMMITTED, chain_of_steps
 from dit_lens.progress import Progress, prefixed, silent
-from dit_lens.replication.row import HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, text
+from dit_lens.replication.row import DIFFERENCE, HALF_UP, SHARE, SMALLEST, Measured, Reading, Row, text
 from dit_lens.stats.intervals import by_task
 from dit_lens.wan.lens import Lens
 
@@ -63,8 +63,9 @@ def _motion(m: Measured) -> Reading:
     early = _films(m)[2]
     motion, ideal = (_by_task(m["films"][name].isel(step=early)) for name in ("motion", "ideal_motion"))
     remark = (
-        f"with another puzzle's end, which tells puzzles apart: {text(motion.sel(reference='other task'))}; the ideal "
-        f"denoiser with the own end: {text(ideal.sel(reference='final'))}"
+        "with another puzzle's end, which tells puzzles apart: "
+        f"{text(motion.sel(reference='other task'), DIFFERENCE)}; the ideal denoiser "
+        f"with the own end: {text(ideal.sel(reference='final'), DIFFERENCE)}"
     )
     words = {"early": early, "steps": m["films"].sizes["step"]}
     return Reading(motion.sel(reference="final"), motion.sel(reference="other seed"), remark, words)
@@ -76,9 +77,9 @@ def _choice(m: Measured) -> Reading:
     first = likeliest.sel(reference="final").isel(step=0)
     other = leads.sel(reference="other seed").isel(step=early)
     remark = (
-        f"it is the final one of the other seed: {text(other)}; the answer that the ideal denoiser finds likeliest at "
-        f"step 0 is the final one: {text(first)}; network and ideal show the same one best: "
-        f"{text(_by_task(several['agree'].isel(step=early)))}"
+        f"it is the final one of the other seed: {text(other, SHARE)}; the answer that the ideal denoiser finds "
+        f"likeliest at step 0 is the final one: {text(first, SHARE)}; network and ideal show the same one best: "
+        f"{text(_by_task(several['agree'].isel(step=early)), SHARE)}"
     )
     leads, ideal = (one.sel(reference="final").isel(step=early) for one in (leads, ideal))
     return Reading(leads, ideal, remark, {"early": early})
@@ -88,8 +89,8 @@ def _several(m: Measured) -> Reading:
     films = _films(m)[0].isel(step=0)
     wrong = _by_task((films["wrong"] >= 2).where(films["decoys"] >= 2))
     remark = (
-        f"at least two wrong answers visible: {text(wrong)}; total variation between network and ideal: "
-        f"{text(_by_task(films['apart']))}"
+        f"at least two wrong answers visible: {text(wrong, SHARE)}; total variation between network and ideal: "
+        f"{text(_by_task(films['apart']), SHARE)}"
     )
     return Reading(_by_task(films["fewest"] >= 2), _by_task(films["ideal_fewest"] >= 2), remark)
 
@@ -103,7 +104,7 @@ def _pruned(m: Measured) -> Reading:
     films = _films(m)[0]
     arms = [_by_task(films[name] >= 2) for name in ("fewest", "ideal_fewest")]
     ends = "; ".join(
-        f"{who} {text(arm.isel(step=0))} to {text(arm.isel(step=-1))}"
+        f"{who} {text(arm.isel(step=0), SHARE)} to {text(arm.isel(step=-1), SHARE)}"
         for who, arm in zip(("network", "ideal"), arms, strict=True)
     )
     fewer, ideal = (arm.isel(step=0) - arm.isel(step=-1) for arm in arms)
@@ -127,12 +128,12 @@ def _beyond(m: Measured) -> Reading:
         _by_task((films[f"{who}together"] >= (films[f"{who}bound"] + 2) / 2).any("step")) for who in ("", "ideal_")
     )
     shared = _by_task(films["together"].isel(step=0))
-    return Reading(more, ideal, f"summed contrast of the two strongest answers at step 0: {text(shared)}")
+    return Reading(more, ideal, f"summed contrast of the two strongest answers at step 0: {text(shared, None)}")
 
 
 def _unfolds(m: Measured) -> Reading:
     missing, ideal = (_by_task(_films(m)[1][name] == 0) for name in ("share", "ideal_share"))
-    return Reading(missing.isel(step=0), ideal.isel(step=0), f"at the last step: {text(missing.isel(step=-1))}")
+    return Reading(missing.isel(step=0), ideal.isel(step=0), f"at the last step: {text(missing.isel(step=-1), SHARE)}")
 
 
 _IDEAL = "an average over the right answers (ideal denoiser)"
@@ -170,7 +171,7 @@ ROWS = (
         "Later steps prune the candidates to one (Figs 1, 2)",
         "share of runs with at least two right answers visible at step 0 minus at the last step, puzzles with several",
         "share", _IDEAL, _pruned,
-        smallest=SMALLEST["share"], nothing=0.0, bounds=(-1.0, 1.0),
+        smallest=SMALLEST["share"], nothing=0.0, bounds=DIFFERENCE,
     ),
     Row(
         "chain/multi-path",

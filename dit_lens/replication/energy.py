@@ -13,6 +13,7 @@ from dit_lens.experiments.energy_by_depth import HOOKS, SHIFT, energy
 from dit_lens.measures.energy import profile_stability
 from dit_lens.progress import Progress, silent
 from dit_lens.replication.row import (
+    DIFFERENCE,
     HALF_UP,
     SMALLEST,
     UP,
@@ -57,7 +58,7 @@ def _level(m: Measured, hook: str, source: str) -> Reading | None:
     if part is None:
         return None
     first, _, entry = _levels(part, source)
-    return _reading(first, f"At the input, before any layer: {_text(mean(entry))}. {_by_task(first)}")
+    return _reading(first, f"At the input, before any layer: {_text(mean(entry, None))}. {_by_task(first)}")
 
 
 def _shift(m: Measured, hook: str, source: str) -> Reading | None:
@@ -65,7 +66,7 @@ def _shift(m: Measured, hook: str, source: str) -> Reading | None:
     if part is None:
         return None
     first, after, _ = _levels(part, source)
-    level = f"From depth .225 on the ratio itself is {_text(mean(after.sel(kind='region')))}."
+    level = f"From depth .225 on the ratio itself is {_text(mean(after.sel(kind='region'), None))}."
     return _reading(after - first, f"{level} {_by_task(after - first)}")
 
 
@@ -86,7 +87,7 @@ def _growth(m: Measured, hook: str) -> Reading | None:
         variance.sel(layer=layers).mean(("layer", "step"))
         for layers in ((depth >= 0) & (depth < SHIFT), depth >= 2 / 3)
     )
-    before, at = (_text(mean(v.sel(kind="region"))) for v in (early, deep))
+    before, at = (_text(mean(v.sel(kind="region"), None)) for v in (early, deep))
     return _reading(deep - early, f"The ratio itself below .225: {before}, from 2/3 on: {at}. {_by_task(deep - early)}")
 
 
@@ -99,7 +100,7 @@ def _stability(m: Measured, hook: str) -> Reading | None:
     _, count = np.unique(part["expert"].values, return_counts=True)
     for pairs in ("within", "across") if len(count) > 1 and max(count) > 1 else ():
         r = profile_stability(ratio, pairs)
-        real, draw = (_text(mean(r.sel(kind=kind))) for kind in ("region", "draw"))
+        real, draw = (_text(mean(r.sel(kind=kind), DIFFERENCE)) for kind in ("region", "draw"))
         remarks.append(f"Of steps {pairs} {'one expert' if pairs == 'within' else 'experts'}: {real}, null {draw}.")
     return _reading(profile_stability(ratio), " ".join(remarks), null="draw")
 

@@ -90,7 +90,7 @@ def _window(m: Measured) -> Reading | None:
     each = found["raw"].sel(reading="one").mean("draw")
     ahead = each.sel(kind=middle, drop=True) - each.sel(kind=others)
     nearest = others[int(ahead.mean("task").argmin("kind"))]
-    told = "; ".join(f"'{other}' {mean(ahead.sel(kind=other))}" for other in others)
+    told = "; ".join(f"'{other}' {mean(ahead.sel(kind=other), None)}" for other in others)
     return _paired(
         found,
         middle,

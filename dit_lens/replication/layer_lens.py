@@ -45,10 +45,11 @@ def _velocity(m: Measured) -> Reading:
     return Reading(
         trained,
         shuffled,
-        f"Raw read-out: {_text(raw.sel(kind='trained'))}. By x0_hat instead of velocity: "
-        f"{_text(depth['x0_cosine'].sel(kind='trained'))} "
-        f"(null {_text(depth['x0_cosine'].sel(kind='shuffled'))}). Negative: before any layer.",
+        f"Raw read-out: {_text(raw.sel(kind='trained'), None)}. By x0_hat instead of velocity: "
+        f"{_text(depth['x0_cosine'].sel(kind='trained'), None)} "
+        f"(null {_text(depth['x0_cosine'].sel(kind='shuffled'), None)}). Negative: before any layer.",
         {"steps": found.sizes["step"]},
+        controls=shuffled.mean("task").expand_dims("control"),
     )
 
 
@@ -60,7 +61,7 @@ def _before_late(m: Measured, name: str) -> Reading | Untestable | None:
     layer = found["layer"].values[found["layer"].values <= at].max()
     shares = found[name].sel(kind="trained", reading="translated", drop=True).mean("step")  # (task, layer)
     here = shares.sel(layer=layer)
-    if not np.isfinite(mean(here).value):
+    if not np.isfinite(mean(here, SHARE).value):
         return Untestable(
             "at no measured step does the model's own x0_hat give an answer that this task can read or draw"
         )
@@ -76,7 +77,7 @@ def _before_late(m: Measured, name: str) -> Reading | Untestable | None:
     )
 
 
-def _text(values: xr.DataArray, bounds: tuple[float, float] | None = None) -> str:
+def _text(values: xr.DataArray, bounds: tuple[float, float] | None) -> str:
     s = mean(values, bounds)
     return s.words(2) if np.isfinite(s.value) else "never"
 
@@ -91,8 +92,8 @@ ROWS = (
         "Late layers only consolidate: what the network will predict stands before them.",
         "depth from which on the translated read-out's velocity has a cosine above .9 with the model's, mean over "
         "{steps} steps",
-        "layer / layers", "the same model with shuffled weights", _velocity,
-        smallest=SMALLEST["depth"], within=(-math.inf, 0.75),
+        "layer / layers", "the same model with shuffled weights, one control network", _velocity,
+        smallest=SMALLEST["depth"], within=(-math.inf, 0.75), networks=True,
     ),
     *(
         Row(

@@ -12,7 +12,8 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.working_memory import ARMS, KINDS, decodable_while_hidden, used_while_hidden
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, text
+from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, Untestable, text
+from dit_lens.stats.intervals import FEWEST
 from dit_lens.wan.lens import Lens
 
 NULLS = {"shuffled": "shuffled labels", "random": "as many tokens of the same frames elsewhere, drawn at random"}
@@ -28,11 +29,13 @@ def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent
         progress: Called as ``progress(done, total, what)``.
 
     Returns:
-        ``read`` and ``use`` of what is hidden.
+        ``read`` and ``use`` of what is hidden; ``use`` alone of fewer than five scenes, which cannot be read from.
     """
     tasks = [puzzles.load("occlude", i) for i in range(n)]
-    read = decodable_while_hidden(lens, tasks, seed=seed, progress=progress)
-    return {"read": read, "use": used_while_hidden(lens, tasks, seed=seed, progress=progress)}
+    found = {}
+    if n >= FEWEST:  # as many as there are folds
+        found["read"] = decodable_while_hidden(lens, tasks, folds=FEWEST, seed=seed, progress=progress)
+    return {**found, "use": used_while_hidden(lens, tasks, seed=seed, progress=progress)}
 
 
 def _middle(accuracy: xr.DataArray) -> xr.DataArray:
@@ -41,19 +44,24 @@ def _middle(accuracy: xr.DataArray) -> xr.DataArray:
     return (accuracy["layer"] >= n_layers / 4) & (accuracy["layer"] < 3 * n_layers / 4)
 
 
-def _read(m: Measured, what: str, null: str) -> Reading:
+def _read(m: Measured, what: str, null: str) -> Reading | Untestable:
+    if "read" not in m:
+        n = m["use"].sizes["task"]
+        return Untestable(
+            f"{n} scenes cannot be read from: classifiers hold out one scene in {FEWEST}, so take {FEWEST} or more"
+        )
     accuracy = m["read"]["accuracy"]
     middle = _middle(accuracy)
     here = accuracy.where(middle, drop=True).mean(("step", "layer")).sel(label=what)
     given = accuracy.sel(layer=-1, kind="hidden").mean("step").sel(label=what)
     layers = accuracy["layer"].where(middle, drop=True)
-    rest = "; ".join(f"{kind} {text(here.sel(kind=kind))}" for kind in KINDS[1:] if kind != null)
+    rest = "; ".join(f"{kind} {text(here.sel(kind=kind), SHARE)}" for kind in KINDS[1:] if kind != null)
     chance = float(m["read"]["chance"].sel(label=what))
     return Reading.along(
         here,
         "kind",
         ("hidden", null),
-        f"{rest}; the input {text(given)}; chance {chance:.2f}.",
+        f"{rest}; the input {text(given, SHARE)}; chance {chance:.2f}.",
         {"first": int(layers[0]), "last": int(layers[-1])},
     )
 
@@ -66,8 +74,8 @@ def _used(m: Measured, what: str) -> Reading:
         here,
         "kind",
         ("hidden", "random"),
-        f"The same tokens from the same scene at another seed {text(here.sel(kind='placebo'))}; where it is in sight "
-        f"again (positive control) {text(here.sel(kind='after'))}. Answers that became the twin's, of "
+        f"The same tokens from the same scene at another seed {text(here.sel(kind='placebo'), None)}; where it is in "
+        f"sight again (positive control) {text(here.sel(kind='after'), None)}. Answers that became the twin's, of "
         f"{use.sizes['task']}: {flips}.",
     )
 

@@ -9,7 +9,7 @@ import xarray as xr
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.noise_injection import noise_at_frame, noise_at_step, peak, score_lost, sensitivity
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import SHARE, SMALLEST, Estimate, Measured, Reading, Row, text
+from dit_lens.replication.row import DIFFERENCE, SHARE, SMALLEST, Estimate, Measured, Reading, Row, text
 from dit_lens.wan.lens import Lens
 
 SCORE = "score, 0 to 1"
@@ -48,7 +48,7 @@ def _against_frames(m: Measured, score: str) -> Reading:
             "every frame."
         )
     else:
-        remark = f"What noise at a frame does to the others: {text(held.sel(kind='unit'))}."
+        remark = f"What noise at a frame does to the others: {text(held.sel(kind='unit'), DIFFERENCE)}."
     return Reading.along(lost - held, "kind", ("unit", "restart"), remark, {"steps": _list(m["steps"]["step"])})
 
 
@@ -87,8 +87,8 @@ def _persists(m: Measured) -> Reading:
         middle.mean(("step", "other_step")),
         "kind",
         ("unit", "renewed"),
-        f"Score lost to these injections: {text(score_lost(early).mean('step').sel(kind='unit'))}. What persists "
-        "is the noise: a redraw that keeps the content gives the same map.",
+        f"Score lost to these injections: {text(score_lost(early).mean('step').sel(kind='unit'), DIFFERENCE)}. What "
+        "persists is the noise: a redraw that keeps the content gives the same map.",
     )
 
 

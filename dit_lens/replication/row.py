@@ -19,7 +19,10 @@ from typing import Any, NamedTuple
 import xarray as xr
 
 from dit_lens.replication.claim import Claim, untestable
+from dit_lens.stats.against_controls import against_controls
 from dit_lens.stats.intervals import mean_interval
+from dit_lens.stats.pairs import Pairs
+from dit_lens.stats.smallest_p import FEWEST_CONTROLS, of_controls
 from dit_lens.stats.verdict import Verdict, verdict
 
 #: What the runs of one experiment gave: datasets by name.
@@ -66,6 +69,8 @@ class Reading:
         paired: Whether ``null`` is of the same tasks.
         estimates: Effect and null with intervals, where the number is no mean over tasks of ``effect`` and ``null``.
         tested: Whether a test of its own finds the effect, where there is one: without it the claim is not supported.
+        controls: The same number of other networks, (control,), where the null is of networks: it is they that the
+            network is tested against, and tasks cannot stand in for them.
     """
 
     effect: xr.DataArray
@@ -75,6 +80,7 @@ class Reading:
     paired: bool = True
     estimates: tuple[Estimate, Estimate] | None = None
     tested: bool | None = None
+    controls: xr.DataArray | None = None
 
     @classmethod
     def along(
@@ -136,6 +142,7 @@ class Row:
         nothing: The value of an effect that is none, where that is known apart from the null.
         bounds: The least and the greatest value that a task can have.
         compared: Whether the claim compares with its null at all; else it is on ``within`` alone.
+        networks: Whether the null is of other networks, so that ``Reading.controls`` holds what decides.
     """
 
     id: str
@@ -151,6 +158,7 @@ class Row:
     nothing: float | None = None
     bounds: tuple[float, float] | None = None
     compared: bool = True
+    networks: bool = False
 
     @property
     def experiment(self) -> str:
@@ -164,11 +172,18 @@ class Row:
         need, deny = [], []
         if self.compared:
             beyond = f"{least} {side} it (the null is zero by construction)" if self.zero_null else f"{side} it"
-            need.append(f"the interval of the paired difference from the null lies {beyond}")
-            deny.append(f"it excludes every difference of {least} or more" if least else "it lies on the other side")
+            if self.networks:
+                need.append(
+                    f"the network lies {side} its control networks, by its rank among {FEWEST_CONTROLS} or more"
+                )
+            else:
+                need.append(f"the interval of the paired difference from the null lies {beyond}")
+                deny.append(
+                    f"it excludes every difference of {least} or more" if least else "it lies on the other side"
+                )
         if self.within:
             need.append(f"the effect itself lies {_range(*self.within)}")
-            deny.append("the effect lies outside that range" if self.compared else "it lies outside that range")
+            deny.append("the effect lies outside that range" if len(need) > 1 else "it lies outside that range")
         return f"supported where {' and '.join(need)}; contradicted where {' or '.join(deny)}"
 
     def claim(self, found: Reading | Untestable, judged: Verdict | None = None, also: tuple[str, ...] = ()) -> Claim:
@@ -196,7 +211,7 @@ class Row:
     def judged(self, found: Reading) -> Verdict:
         """The verdict on what was read. A null of other tasks enters as its mean, a number."""
         null: xr.DataArray | float = found.null if found.paired else float(found.null.mean())
-        judged = verdict(
+        judged: Verdict = verdict(
             found.effect,
             null if self.compared else 0.0,
             smallest=self.smallest,
@@ -206,7 +221,25 @@ class Row:
             nothing=self.nothing,
             bounds=self.bounds,
         )
+        if found.controls is not None:
+            return self._among(found.controls, found.effect, judged)
         return replace(judged, p=1.0, p_corrected=1.0) if found.tested is False else judged
+
+    def _among(self, controls: xr.DataArray, effect: xr.DataArray, judged: Verdict) -> Verdict:
+        """The verdict by the network's rank among control networks; undecided where they are too few for a p."""
+        tested = against_controls(effect.mean(), controls)
+        least = of_controls(tested.attrs["controls"])
+        sided = bool(tested["value"] < 0) if self.less else bool(tested["value"] > 0)
+        need, against = [float(tested["p"]) if least.reaches and sided else 1.0], math.nan
+        if self.within:
+            inside = Pairs(effect.values.astype(float), 0.0, self.bounds)
+            need.append(2 * max(inside.p_greater(self.within[0]), inside.p_smaller(self.within[1])))
+            against = min(1.0, 2 * min(inside.p_smaller(self.within[0]), inside.p_greater(self.within[1])))
+        p = min(1.0, max(need))
+        return replace(
+            judged, p=p, p_corrected=p, p_against=against, p_against_corrected=against, placebo_too=False,
+            detectable=math.nan, no_p="" if least.reaches else str(least).rstrip("."),
+        )  # fmt: skip
 
 
 def _range(low: float, high: float) -> str:
@@ -228,19 +261,20 @@ def stored(cell: xr.Dataset, value: str, low: str, high: str, n: str) -> Estimat
     return Estimate(float(cell[value]), float(cell[low]), float(cell[high]), int(cell[n]))
 
 
-def mean(values: xr.DataArray, bounds: tuple[float, float] | None = None, *, exact: bool = False) -> Estimate:
+def mean(values: xr.DataArray, bounds: tuple[float, float] | None, *, exact: bool = False) -> Estimate:
     """Mean over tasks of (task,) values, with its interval.
 
     Args:
         values: One number a task.
-        bounds: The least and the greatest value of a task.
+        bounds: The least and the greatest value of a task, ``SHARE`` or ``DIFFERENCE`` of shares; None where there is
+            neither. It has no default: an interval of a share that was made as that of a mean leaves 0 to 1.
         exact: The number is the same for every task by construction.
     """
     s = mean_interval(values, bounds=bounds, exact=exact)
     return Estimate(float(s["value"]), float(s["low"]), float(s["high"]), int(s["n"]))
 
 
-def text(values: xr.DataArray, bounds: tuple[float, float] | None = None) -> str:
+def text(values: xr.DataArray, bounds: tuple[float, float] | None) -> str:
     """Mean and interval of (task,) values in words; arguments as of :func:`mean`."""
     return str(mean(values, bounds))
 
@@ -262,4 +296,5 @@ REASONS: Mapping[str, tuple[float, str]] = MappingProxyType(
 )
 SMALLEST: Mapping[str, float] = MappingProxyType({kind: least for kind, (least, _) in REASONS.items()})
 SHARE = (0.0, 1.0)
+DIFFERENCE = (-1.0, 1.0)  # of two shares; a cosine likewise
 UP, HALF_UP = (0.0, math.inf), (0.5, math.inf)

@@ -10,7 +10,7 @@ from typing import Any
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.schedules import MEASURES, few_steps, frames_curve
 from dit_lens.progress import Progress, silent
-from dit_lens.replication.row import SMALLEST, Measured, Reading, Row, Untestable, text
+from dit_lens.replication.row import DIFFERENCE, SHARE, SMALLEST, Measured, Reading, Row, Untestable, text
 from dit_lens.wan.lens import Lens
 
 FRAMES = (5, 9, 13, 17)
@@ -49,9 +49,10 @@ def _few(m: Measured, name: str) -> Reading:
     if name == "score":
         remark = "Fewer steps of the same model: no distilled one is at hand here."
     else:
+        lengths = found["num_inference_steps"]
         count, sigma = (
-            ", ".join(f"{int(n)} steps {text(values.sel(num_inference_steps=n))}" for n in found["num_inference_steps"])
-            for values in (found["exploring"] * found["num_inference_steps"], found["commit_sigma"])
+            ", ".join(f"{int(n)} steps {text(values.sel(num_inference_steps=n), bounds)}" for n in lengths)
+            for values, bounds in ((found["exploring"] * lengths, None), (found["commit_sigma"], SHARE))
         )
         remark = f"In steps, of which a short schedule has fewer: {count}. Noise level at the commitment: {sigma}."
     return Reading(
@@ -65,7 +66,7 @@ def _few(m: Measured, name: str) -> Reading:
 def _frames(m: Measured) -> Untestable:
     curve = m["frames"]
     lengths = ", ".join(
-        f"{int(f)} frames {text(curve['score'].sel(num_frames=f))} "
+        f"{int(f)} frames {text(curve['score'].sel(num_frames=f), SHARE)} "
         f"(cut {float(curve['cut'].sel(num_frames=f).mean()):.3f}, "
         f"still {float(curve['still'].sel(num_frames=f).mean()):.3f})"
         for f in curve["num_frames"]
@@ -89,7 +90,7 @@ ROWS = (
         "With few steps the first ones are so large that exploration is squeezed and hardly seen.",
         "share of the steps with two or more right answers alive, at {usual} steps minus at {few}",
         "share of the schedule", _SEEDS, partial(_few, name="exploring"),
-        smallest=SMALLEST["share"], bounds=(-1.0, 1.0),
+        smallest=SMALLEST["share"], bounds=DIFFERENCE,
     ),
     Row(
         "schedules/frames",

@@ -23,6 +23,7 @@ from scipy.stats import false_discovery_control
 from dit_lens.errors import MeasureError
 from dit_lens.stats.intervals import by_task
 from dit_lens.stats.sign_flips import sign_vectors, t_statistics
+from dit_lens.stats.smallest_p import of_tasks
 
 _AT_ONCE = 4_000_000  # numbers
 
@@ -72,7 +73,8 @@ def max_statistic(
 
     Returns:
         ``value`` (mean difference), ``t``, ``p`` (two-sided, of the cell alone), ``p_corrected`` and ``n`` over the
-        dims of the cells. A cell with fewer than two tasks is NaN and does not count.
+        dims of the cells. A cell with fewer than two tasks is NaN and does not count. ``attrs["smallest_p"]`` is the
+        smallest p that so many tasks can give; where it lies above .05, ``attrs["no_mark"]`` says so in words.
 
     Raises:
         MeasureError: For arrays whose tasks or cells differ.
@@ -94,7 +96,7 @@ def max_statistic(
     found = {"value": value, "t": t, "p": p, "p_corrected": corrected, "n": n}
     data = {name: template.copy(data=array.reshape(shape)) for name, array in found.items()}
     attrs = {"interval_over": top, "cells": len(asked), "correction": "max |t|" + (", step-down" if step_down else "")}
-    return xr.Dataset(data, attrs=attrs)
+    return xr.Dataset(data, attrs={**attrs, **of_tasks(int(n.max(initial=0)), top).attrs()})
 
 
 def _flipped(cells: np.ndarray, signs: np.ndarray, step_down: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ import xarray as xr
 from dit_lens.stats.corrections import paired_difference
 from dit_lens.stats.intervals import by_task
 from dit_lens.stats.pairs import Pairs
+from dit_lens.stats.smallest_p import of_tasks
 
 
 def paired(
@@ -45,7 +46,8 @@ def paired(
         ``value``, ``low``, ``high``, ``p`` (two-sided), ``n`` tasks, ``sd`` of the differences, and ``detectable``: the
         smallest difference that a test of this level would have found in 80 % of studies with this n and sd. Fewer
         than five tasks have no interval, and with five no p is below .0625, so that theirs is infinite. Without bounds,
-        equal differences have neither interval nor ``detectable`` (NaN).
+        equal differences have neither interval nor ``detectable`` (NaN). ``attrs["smallest_p"]`` is the smallest p of
+        sign flips over so many tasks, and ``attrs["no_mark"]`` says so where it lies above .05.
 
     Raises:
         MeasureError: For arrays of different tasks or cells.
@@ -67,4 +69,7 @@ def paired(
     data = {name: template.copy(data=values.astype(int) if name == "n" else values) for name, values in out.items()}
     for array in data.values():
         array.attrs = {}
-    return xr.Dataset(data, attrs={"interval_over": top, "level": level, "method": "sign flips"})
+    least = of_tasks(int(out["n"].max(initial=0)), top)
+    below = (out["p"] < least.value * (1 - 1e-9)).any()  # an exact binomial test against a known share
+    about = {"interval_over": top, "level": level, "method": "sign flips", **({} if below else least.attrs())}
+    return xr.Dataset(data, attrs=about)

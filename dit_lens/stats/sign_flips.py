@@ -11,7 +11,8 @@ holds exactly the differences that the test does not reject.
 Flips are shared by all cells: the same tasks turn at the same time, so that what cells have in common stays in the null
 of their maximum (:mod:`dit_lens.stats.corrections`).
 
-When not to use: with fewer than six tasks no two-sided p below .05 exists (2 / 2^5 = .0625).
+When not to use: with fewer than six tasks no two-sided p below .05 exists (2 / 2^5 = .0625;
+:mod:`dit_lens.stats.smallest_p`).
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ def summarise(
         ``value, low, high, n`` of the effect; ``null, null_low, null_high``; the paired difference ``difference,
         difference_low, difference_high``; ``p`` (two-sided, sign flips, of the cell alone) and ``p_corrected`` over all
         cells (:func:`dit_lens.stats.max_statistic`). Attributes as of :func:`dit_lens.stats.mean_interval`, and
-        ``cells``: over how many p is corrected.
+        ``cells``: over how many p is corrected; ``smallest_p``: the smallest that so many tasks can give, and where it
+        lies above .05 ``no_mark``, which says that nothing can stand out.
 
     Raises:
         MeasureError: For dims that the arrays do not have, a null of other tasks or cells, or bounds that they leave.
@@ -61,4 +62,5 @@ def summarise(
         p=cells["p"], p_corrected=cells["p_corrected"],
     )  # fmt: skip
     about = {"cells": cells.attrs["cells"], "correction": f"{cells.attrs['correction']} over cells, sign flips"}
+    about |= {name: cells.attrs[name] for name in ("smallest_p", "no_mark") if name in cells.attrs}
     return whole.assign_attrs(about)

@@ -58,6 +58,7 @@ class Verdict:
         zero_null: The null is zero by construction.
         interval_over: The level that was resampled.
         level: Size of the tests.
+        no_p: Why there is no p of the comparison, where there can be none: too few control networks.
     """
 
     difference: float
@@ -74,6 +75,7 @@ class Verdict:
     zero_null: bool = False
     interval_over: str = "task"
     level: float = LEVEL
+    no_p: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -95,6 +97,8 @@ class Verdict:
         least = "" if self.smallest is None else f", smallest effect of interest {self.smallest:g}"
         said = f"difference {self.difference:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}{least}"
         if self.outcome == "undecided":
+            if self.no_p:
+                return f"{said}; {self.no_p[0].lower()}{self.no_p[1:]}"
             if self.zero_null and self.smallest is None:
                 return f"{said}; the null is zero by construction, so state the smallest effect of interest beforehand"
             if np.isnan(self.detectable):

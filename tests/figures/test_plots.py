@@ -13,6 +13,7 @@ from dit_lens.errors import FigureError
 from dit_lens.figures import forest, heatmap, layer_table, lines, template, theme
 from dit_lens.figures.labelled_arrays import folded, number
 from dit_lens.figures.tables import plain_table
+from dit_lens.stats.smallest_p import of_tasks
 
 
 def test_heatmap_hover_says_where_value_interval_placebo_and_n(effects):
@@ -75,6 +76,16 @@ def test_heatmap_marks_the_cells_that_stand_out_after_correction(effects):
     assert "0 of 24 cells differ from the placebo" in " ".join(nothing.layout.meta["notes"])
     assert not any(trace.x for trace in nothing.data if trace.type == "scatter")
     assert not any(trace.type == "scatter" for trace in heatmap(effects).data), "nothing was tested"
+
+
+def test_figures_say_why_nothing_can_stand_out(effects):
+    """With five tasks no p of sign flips lies below .0625, however clear the effects are."""
+    few = with_p(effects).assign_attrs(no_mark=str(of_tasks(5))).assign(p_corrected=effects["value"] * 0 + 0.0625)
+    part = few.sel(layer=1).drop_vars("sigma").assign_coords(step=[f"arm {i}" for i in range(6)])
+    for fig in (heatmap(few.transpose("step", "layer")), lines(few, x="step", by="layer"), forest(part, rows="step")):
+        notes = " ".join(fig.layout.meta["notes"])
+        assert "With 5 tasks no p lies below 0.0625, so that nothing can stand out" in notes
+    assert "With 5 tasks" not in " ".join(heatmap(with_p(effects)).layout.meta["notes"])
 
 
 def test_points_that_do_not_stand_out_are_hollow(effects):

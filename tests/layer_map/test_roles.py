@@ -35,8 +35,18 @@ def test_several_controls_make_a_band() -> None:
     np.testing.assert_allclose(table["effect_null"].sel(expert="high"), means.mean("control"))
     np.testing.assert_allclose(table["effect_null_low"].sel(expert="high"), means.min("control"))
     np.testing.assert_allclose(table["effect_null_high"].sel(expert="high"), means.max("control"))
+    assert table["effect_p"].isnull().all() and table.attrs["controls"] == 3
+    assert table.attrs["no_mark"].startswith("Against 3 control networks there is no p")
+
+
+def test_twenty_controls_give_a_p_over_networks() -> None:
+    """Tasks cannot stand in for networks: what the model does beyond all controls has a p, and a control has none."""
+    controls = xr.concat([evidence({}, seed) for seed in range(1, 25)], dim="control")
+    table, _ = roles(evidence(STAGES, 0), controls, draws=19, heights=())
     p = table["effect_p"].sel(expert="high").values
-    assert (p[4:8] <= 0.05).all() and ((p >= 0) & (p <= 1)).all()
+    assert (p[4:8] <= 0.05).all() and ((p > 0) & (p <= 1)).all() and "no_mark" not in table.attrs
+    same, _ = roles(controls.isel(control=0, drop=True), controls.isel(control=slice(1, None)), draws=19, heights=())
+    assert sum(bool((same[f"{name}_p"] <= 0.05).any()) for name in ("attention", "effect", "readout", "writing")) <= 1
 
 
 def test_what_the_control_has_too_is_no_role() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,36 @@ def test_a_read_out_shows_the_answer_where_it_is_written() -> None:
     found = calibrate(["layer lens", "layer lens, cosine"], PLANTS, tasks=6).plants
     assert float(found["recall"].min()) == 1 and float(found["any_false"].max()) == 0
     assert float(found["error"].sel(approach="layer lens").max()) < 1e-5
+
+
+def test_another_network_is_no_null_by_itself() -> None:
+    """The cosine is tested over networks: p is a rank among them, and its nulls are networks that are shuffled."""
+    from dit_lens.planted import reading
+    from dit_lens.planted.methods import BY_NAME
+    from dit_lens.planted.nulls import null_model
+
+    with null_model("shuffled", 0) as made:
+        found = reading.lens_gain(made, made.tasks(6, linked=False))
+    assert found.p is not None and found.effect.sizes == {"task": reading.CONTROLLED, "layer": 3}
+    ranks = found.p.values * (1 + reading.CONTROLS)
+    np.testing.assert_allclose(ranks, ranks.round())
+    assert (ranks >= 1 - 1e-9).all() and reading.CONTROLS >= 20
+    assert BY_NAME["layer lens, cosine"].nulls == ("shuffled",) and BY_NAME["patch"].nulls == ("random", "shuffled")
+
+
+def test_a_method_with_one_kind_of_null_gets_as_many_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def told(method: Any, kind: str, linked: bool) -> Any:
+        asked.append(f"{method.name}, {kind}")
+        return lambda place, tasks: xr.Dataset({"found": 0.0})
+
+    monkeypatch.setattr("dit_lens.planted.calibration._found", told)
+    found = calibrate(["patch", "layer lens, cosine"], (), models=3)
+    assert {what: asked.count(what) for what in asked} == {
+        "patch, random": 3, "patch, shuffled": 3, "layer lens, cosine, shuffled": 6
+    }  # fmt: skip
+    assert found.false_rate()["n"].sel(approach="layer lens, cosine") == 6
 
 
 def test_layers_that_answer_to_a_loud_one_are_not_false() -> None:

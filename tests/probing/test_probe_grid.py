@@ -117,6 +117,34 @@ def test_random_labels_pass_no_more_often_than_they_may(tmp_path: Path, kind: st
     assert passed <= 9
 
 
+def test_p_is_corrected_over_labels_too(tmp_path: Path) -> None:
+    """Times their number; and where so many labels and so few shuffles mark nothing, that is said."""
+    y = {name: np.random.default_rng(i).permutation(np.arange(20) % 2) for i, name in enumerate("abc")}
+    features = planted(tmp_path, 20, units=1)
+    found = grid(features, y, permutations=19)
+    np.testing.assert_allclose(found["p_corrected"], np.minimum(1, 3 * found["p"]))
+    assert found.attrs["smallest_p"] == 3 / 20 and found.attrs["no_mark"].endswith("take permutations=59 or more.")
+    one = grid(features, {"a": y["a"]}, permutations=19)
+    np.testing.assert_array_equal(one["p"], one["p_corrected"])
+    assert "no_mark" not in one.attrs and one.attrs["permutations"] == 19
+
+
+def test_shuffles_are_as_many_as_the_labels_need(tmp_path: Path) -> None:
+    y = {name: np.random.default_rng(i).permutation(np.arange(20) % 2) for i, name in enumerate("abc")}
+    features = planted(tmp_path, 20, units=1, steps=(0,), layers=(0,))
+    assert [grid(features, dict(list(y.items())[:n])).attrs["permutations"] for n in (1, 3)] == [49, 59]
+    assert "no_mark" not in grid(features, y).attrs
+
+
+def test_a_shuffle_that_is_the_label_itself_is_a_tie(tmp_path: Path) -> None:
+    """Seven scenes, two of one class: one shuffle in 21 is the same labels, and rounding makes it no smaller."""
+    y = np.array([1, 0, 0, 1, 0, 0, 0])
+    features = planted(tmp_path, 7, units=1)
+    same = (shuffles(features, label(features, y), 199, seed=1)[:, 0] == y[:, None]).all(0).sum()
+    found = grid(features, {"y": y}, permutations=199, folds=7)
+    assert same > 3 and float(found["p"].min()) >= (1 + same) / 200 - 1e-12
+
+
 def test_a_place_that_every_scene_shares_is_no_finding(tmp_path: Path) -> None:
     """A label that stands at the same units in all scenes is read from the unit's position: the null says so."""
     y = np.tile(np.arange(24) < 12, (30, 1)).astype(int)

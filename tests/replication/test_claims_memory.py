@@ -9,6 +9,7 @@ from planted_results import every_row, supported
 
 from dit_lens import replication
 from dit_lens.experiments import working_memory
+from dit_lens.replication import memory
 
 
 def read_claims(read: xr.Dataset, use: xr.Dataset) -> list[replication.Claim]:
@@ -38,6 +39,24 @@ def test_reading_and_using_are_judged_apart(read: float, effect: float) -> None:
     assert supported(found) == [read > 0.5] * 4 + [effect > 0] * 2
     assert found[0].value == pytest.approx(read) and "layers 3-8" in found[0].measure
     assert found[4].value == pytest.approx(effect) and f"hidden {10 if effect > 0.5 else 0}" in found[4].remark
+
+
+def test_too_few_scenes_to_read_from_are_said_so_and_use_is_judged_all_the_same() -> None:
+    use = memory_data(0.9, 0.6, n=4)[1]
+    found = every_row("memory", {"use": use})
+    assert [claim.verdict for claim in found] == ["cannot be tested on this model"] * 4 + ["undecided"] * 2
+    assert found[0].remark == "4 scenes cannot be read from: classifiers hold out one scene in 5, so take 5 or more"
+    assert "4 tasks give no verdict" in str(found[-1])
+
+
+def test_below_five_scenes_only_use_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for name in ("decodable_while_hidden", "used_while_hidden"):
+        monkeypatch.setattr(memory, name, lambda *given, name=name, **more: asked.append(name))
+    memory.measured(None, n=4)  # type: ignore[arg-type]
+    assert asked == ["used_while_hidden"]
+    memory.measured(None, n=5)  # type: ignore[arg-type]
+    assert asked[1:] == ["decodable_while_hidden", "used_while_hidden"]
 
 
 def test_what_every_token_holds_or_does_is_no_memory() -> None:

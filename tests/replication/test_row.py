@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from planted_results import beyond
 
 from dit_lens.errors import MeasureError
 from dit_lens.replication import Claim, Estimate, Reading, Row, Untestable
@@ -36,7 +37,7 @@ def test_a_claim_holds_the_numbers_and_the_verdict(effect: float, verdict: str) 
     assert (claim.verdict, claim.remark, claim.rule) == (verdict, "so it is", row().decides)
     assert (claim.measure, claim.unit) == ("what step 3 gives", "share of 20")
     assert claim.judged is not None and claim.judged.difference == pytest.approx(claim.value - claim.null)
-    assert text(found.effect) == f"{claim.value:.3f} [{claim.low:.3f}, {claim.high:.3f}], n = 20"
+    assert text(found.effect, None) == f"{claim.value:.3f} [{claim.low:.3f}, {claim.high:.3f}], n = 20"
     said = str(claim)
     assert said.startswith("It is there.\n  what step 3 gives: ") and f"{verdict}: difference" in said
     assert "chance: " in said and said.endswith("so it is")
@@ -73,7 +74,16 @@ def test_intervals_have_a_width_unless_zero_is_by_construction() -> None:
     assert np.isnan([bare.low, bare.high, bare.null_low]).all() and "1 share of 8, n = 8" in str(bare)
     measured = row(zero_null=True).claim(Reading(ones, 1 - ones + 1e-7, words={"step": 0, "all": 8}))
     assert np.isnan(measured.null_low), "not zero, whatever the row states"
-    assert text(ones[:3]) == "1.000, n = 3" and mean(ones, SHARE).low < 1
+    assert text(ones[:3], None) == "1.000, n = 3" and mean(ones, SHARE).low < 1
+
+
+def test_an_interval_of_a_share_stays_one() -> None:
+    """Four of five pairs differ, each task near them: as a mean the interval would end at 1.03."""
+    shares = xr.DataArray([1.0, 1.0, 1.0, 0.5, 1.0, 0.6], dims="task")
+    assert float(mean_interval(shares)["high"]) > 1 and beyond(text(shares, None))
+    assert mean(shares, SHARE).high == 1 and not beyond(text(shares, SHARE))
+    with pytest.raises(TypeError, match="bounds"):
+        text(shares)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +113,7 @@ def test_pairs_lie_along_a_dim() -> None:
     values = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("task", "kind"), coords={"kind": ["null", "region"]})
     found = Reading.along(values, "kind", ("region", "null"), "told", {"a": 1})
     assert found.effect.values.tolist() == [2, 4] and found.null.values.tolist() == [1, 3]
-    assert "kind" not in found.effect.coords and found.paired and mean(found.effect).n == 2
+    assert "kind" not in found.effect.coords and found.paired and mean(found.effect, None).n == 2
 
 
 def test_a_claim_is_plain_values() -> None:
