@@ -35,7 +35,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, PICTURE = DOCS / "experiments" / "serial-depth.md", DOCS / "img" / "serial-depth.png"
 STEPS = (1, 2, 3, 4, 6, 8, 12, 20, 40)
 AT = (0, 1, 2, 3, 5, 8, 12, 19)
-LAYERS = (1.0, 0.92, 0.83, 0.67)  # shares of the layers that act
+LAYERS = (1.0, 0.92, 0.75)  # shares of the layers that act
 BLANKS = ((1, 4), (7, 24))  # cells to draw in the control
 OVER = ("task", "seed")
 
@@ -47,13 +47,13 @@ def measured(lens: Any, asked: argparse.Namespace, folder: Path | None) -> dict[
     found = dict(
         serial.measured(
             lens, asked.n, name=asked.name, short=tuple(asked.short), long=tuple(asked.long),
-            num_inference_steps=STEPS, depth_steps=(2, 12), n_layers=layers, support_steps=AT,
+            num_inference_steps=asked.steps, depth_steps=(2, 8), n_layers=layers, support_steps=AT,
             folder=folder, **how,
         )
     )  # fmt: skip
     pairs = e.matched_lengths("pattern", asked.n // 2, *BLANKS, length=e.drawn_cells)
     found["control"] = e.solved_by_steps(
-        lens, [task for side in pairs for task in side], STEPS, (0,), length=e.drawn_cells,
+        lens, [task for side in pairs for task in side], asked.steps, (0,), length=e.drawn_cells,
         folder=None if folder is None else folder / "control", **how,
     )  # fmt: skip
     return found
@@ -186,7 +186,7 @@ def picture(found: dict[str, dict[str, xr.Dataset]], asked: argparse.Namespace) 
                         row, col,
                     )  # fmt: skip
         fig.update_xaxes(title_text="step", row=row, col=1)
-        fig.update_xaxes(title_text="number of steps", type="log", tickvals=list(STEPS), row=row, col=2)
+        fig.update_xaxes(title_text="number of steps", type="log", tickvals=list(asked.steps), row=row, col=2)
         fig.update_xaxes(title_text="layers", row=row, col=3)
         fig.update_yaxes(range=[-0.03, 1.05], title_text="share", row=row, col=1)
         fig.update_yaxes(range=[-0.03, 1.05], row=row, col=2)
@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument("--name", default="maze", help="their family")
     parser.add_argument("--short", type=int, nargs=2, default=serial.SHORT, help="least and greatest length")
     parser.add_argument("--long", type=int, nargs=2, default=serial.LONG)
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="numbers of steps")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--browser", default="/usr/bin/chromium", help="path of the system's Chromium")
     asked = parser.parse_args()
