@@ -12,7 +12,8 @@ is drawn with plotly and taken by the system's Chromium (``--browser``).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,20 +35,22 @@ from dit_lens.replication import serial
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, PICTURE = DOCS / "experiments" / "serial-depth.md", DOCS / "img" / "serial-depth.png"
 STEPS = (1, 2, 3, 4, 6, 8, 12, 20, 40)
-AT = (0, 1, 2, 3, 5, 8, 12, 19)
+AT = (0, 0.05, 0.11, 0.16, 0.26, 0.42, 0.63, 1)  # shares of the way from the first step to the last
 LAYERS = (1.0, 0.92, 0.75)  # shares of the layers that act
 BLANKS = ((1, 4), (7, 24))  # cells to draw in the control
-OVER = ("task", "seed")
+Bins = tuple[tuple[int, int], tuple[int, int]]
 
 
 def measured(lens: Any, asked: argparse.Namespace, folder: Path | None) -> dict[str, xr.Dataset]:
     """What the rows read, with more steps and layers, and the control."""
     how: dict[str, Any] = {"guidance_scale": asked.guidance}
+    last = lens.plan(**how).n_steps - 1
+    at = sorted({round(share * last) for share in AT})
     layers = sorted({round(share * lens.n_layers) for share in LAYERS}, reverse=True)
     found = dict(
         serial.measured(
             lens, asked.n, name=asked.name, short=tuple(asked.short), long=tuple(asked.long),
-            num_inference_steps=asked.steps, depth_steps=(2, 8), n_layers=layers, support_steps=AT,
+            num_inference_steps=asked.steps, depth_steps=(2, 8), n_layers=layers, support_steps=at,
             folder=folder, **how,
         )
     )  # fmt: skip
@@ -59,96 +62,109 @@ def measured(lens: Any, asked: argparse.Namespace, folder: Path | None) -> dict[
     return found
 
 
-def sides(asked: argparse.Namespace) -> tuple[tuple[int, int], ...]:
+def sides(asked: argparse.Namespace) -> Bins:
     """The bins of lengths."""
-    return tuple(asked.short), tuple(asked.long)
+    return (asked.short[0], asked.short[1]), (asked.long[0], asked.long[1])
 
 
-def cell(one: xr.Dataset) -> str:
+def cell(one: xr.Dataset, digits: int = 2) -> str:
     """A mean with its interval."""
     value, low, high = (float(one[name]) for name in ("value", "low", "high"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def grid(head: str, columns: Any, rows: Mapping[str, Any]) -> str:
+def grid(head: str, columns: Iterable[Any], rows: Mapping[str, Sequence[str]]) -> str:
     """A table in markdown."""
-    columns = list(columns)
-    lines = [f"| {head} | {' | '.join(map(str, columns))} |", "|" + "---|" * (1 + len(columns))]
-    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
-    return "\n".join(lines)
+    names = list(map(str, columns))
+    lines = [f"| {head} | {' | '.join(names)} |", "|" + "---|" * (1 + len(names))]
+    return "\n".join(lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()])
 
 
 def tables(name: str, found: dict[str, xr.Dataset], asked: argparse.Namespace) -> list[str]:
     """Verdicts and curves of one model."""
-    said = [f"### {name}", "#### Verdicts", verdicts(found)]
-    bins = sides(asked)
-    support = {r: m.by_length(found["support"][r], bins) for r in ("wrong", "nearest")}
-    at = found["support"]["step"].values
-    rows = {
-        f"{told}, {kind}, {length}": [cell(support[r].sel(kind=kind, length=length, step=s)) for s in at]
-        for r, told in (("wrong", "wrong share"), ("nearest", "nearest is right"))
-        for kind in ("network", "ideal", "blind")
-        for length in support[r]["length"].values
-        if not (kind == "ideal" and r == "nearest")
+    parts = {
+        "Verdicts": verdicts(found),
+        "What is shown at each step": of_support(found["support"], sides(asked)),
+        "Finished videos by number of steps": of_steps(found["steps"], found["control"], sides(asked)),
+        "Solved with n passes in series and in parallel, long puzzles": of_passes(found["steps"]),
+        "Finished videos by number of layers that act": of_depth(found["depth"], sides(asked)),
     }
-    said += ["#### What is shown at each step", grid("by length, step", at, rows)]
-    steps = found["steps"]["num_inference_steps"].values
-    curves = {r: m.by_length(found["steps"][r], bins) for r in ("solved", "right")}
-    rows = {
-        f"{r}, {kind}, {length}": [cell(curves[r].sel(kind=kind, length=length, num_inference_steps=n)) for n in steps]
-        for r, kind in (("solved", "network"), ("solved", "ideal"), ("right", "network"), ("right", "blind"))
-        for length in curves[r]["length"].values
-    }
-    control = m.by_length(found["control"]["solved"], BLANKS)
-    rows |= {
-        f"control: pattern, solved, {kind}, {length} cells": [
-            cell(control.sel(kind=kind, length=length, num_inference_steps=n)) for n in steps
-        ]
-        for kind in ("network", "ideal")
-        for length in control["length"].values
-    }
-    said += ["#### Finished videos by number of steps", grid("by length, steps", steps, rows)]
-    made = m.passes(found["steps"])
-    half = m.passes(found["steps"].isel(task=slice(made.sizes["task"] // 2, None)))
-    rows = {
-        f"{told}, {kind}": [
-            cell(stats.mean_interval(half[arm].sel(kind=kind, num_inference_steps=n), bounds=(0, 1)))
-            for n in half["num_inference_steps"].values
-        ]
-        for kind in ("network", "ideal")
-        for arm, told in (("series", "one video of n steps"), ("drawn", "one of two of n/2"), ("best", "best of two"))
-    }
-    said += [
-        "#### Passes in series and in parallel, long puzzles, solved",
-        grid("n", half["num_inference_steps"].values, rows),
-    ]
-    depth = found["depth"]
+    return [f"### {name}", *(f"**{head}**\n\n{text}" for head, text in parts.items())]
+
+
+def of_support(found: xr.Dataset, bins: Bins) -> str:
+    """Right and wrong answers by step."""
     rows = {}
-    for r in ("solved", "right"):
-        curve = m.by_length(depth[r].mean("draw"), bins)
-        for kind in depth["kind"].values:
-            for n in depth["num_inference_steps"].values:
-                for length in curve["length"].values:
-                    at_n = curve.sel(kind=kind, num_inference_steps=n, length=length)
-                    rows[f"{r}, {kind} layers, {n} steps, {length}"] = [
-                        cell(at_n.sel(n_layers=k)) for k in depth["n_layers"].values
-                    ]
-    said += ["#### Finished videos by number of layers that act", grid("layers", depth["n_layers"].values, rows)]
-    return said
+    for reading, told in (("wrong", "wrong"), ("nearest", "nearest is right")):
+        curve = m.by_length(found[reading], bins)
+        for kind, length in itertools.product(("network", "ideal", "blind"), curve["length"].values):
+            cells = [cell(curve.sel(kind=kind, length=length, step=s), 3) for s in curve["step"].values]
+            rows[f"{told}, {kind}, {length} moves"] = cells
+    heads = [f"step {s}" for s in found["step"].values]
+    decoys = found["decoys"]
+    return f"Wrong answers of a puzzle: {int(decoys.min())} to {int(decoys.max())}.\n\n{grid('share', heads, rows)}"
+
+
+def of_steps(found: xr.Dataset, control: xr.Dataset, bins: Bins) -> str:
+    """Verdicts on finished videos by number of steps, and the control."""
+    rows = {}
+    every = [("solved", "network"), ("solved", "ideal"), ("right", "network"), ("right", "ideal"), ("right", "blind")]
+    for (reading, kind), (low, high) in itertools.product(every, bins):
+        curve = m.by_length(found[reading], [(low, high)]).squeeze("length")
+        rows[f"{reading}, {kind}, {low}-{high} moves"] = along(curve.sel(kind=kind))
+    for kind, (low, high) in itertools.product(("network", "ideal"), BLANKS):
+        curve = m.by_length(control["solved"], [(low, high)]).squeeze("length")
+        rows[f"control (`pattern`): solved, {kind}, {low} to {high} cells"] = along(curve.sel(kind=kind))
+    again = stats.mean_interval(m.redrawn(found).sel(kind="network"), bounds=(0, 1))
+    rows["solved, network: another seed, another verdict"] = along(again)
+    return grid("share", found["num_inference_steps"].values, rows)
+
+
+def along(curve: xr.Dataset) -> list[str]:
+    """A cell for each number of steps."""
+    return [cell(curve.sel(num_inference_steps=n)) for n in curve["num_inference_steps"].values]
+
+
+def of_passes(found: xr.Dataset) -> str:
+    """Passes in series and in parallel."""
+    made = m.passes(found.isel(task=slice(found.sizes["task"] // 2, None)))
+    arms = {"series": "one video of n steps", "drawn": "one of two of n / 2", "best": "the better of two of n / 2"}
+    rows = {
+        f"{told}, {kind}": along(stats.mean_interval(made[arm].sel(kind=kind), bounds=(0, 1)))
+        for kind, (arm, told) in itertools.product(("network", "ideal"), arms.items())
+    }
+    return grid("n", made["num_inference_steps"].values, rows)
+
+
+def of_depth(found: xr.Dataset, bins: Bins) -> str:
+    """Verdicts on finished videos by number of layers."""
+    rows = {}
+    for reading in ("solved", "right"):
+        curve = m.by_length(found[reading].mean("draw"), bins)
+        places = (curve["kind"].values, curve["num_inference_steps"].values, curve["length"].values)
+        for kind, n, length in itertools.product(*places):
+            one = curve.sel(kind=kind, num_inference_steps=n, length=length)
+            cells = [cell(one.sel(n_layers=k)) for k in curve["n_layers"].values]
+            rows[f"{reading}, {kind} layers, {n} steps, {length} moves"] = cells
+    return grid("share", [f"{k} layers" for k in found["n_layers"].values], rows)
 
 
 def verdicts(found: dict[str, xr.Dataset]) -> str:
-    """The rows of the table of claims."""
+    """Every row of the table of claims, corrected over all of them."""
     lines = ["| claim | measure | found | null | difference | n | verdict |", "|---|---|---|---|---|---|---|"]
-    for one in replication.page({"serial": found}):
-        v = one.judged
-        assert v is not None
-        difference = f"{v.difference:.3f} [{v.low:.3f}, {v.high:.3f}]"
-        lines.append(
-            f"| {one.paper} | {one.measure} | {one.value:.3f} [{one.low:.3f}, {one.high:.3f}] | "
-            f"{one.null:.3f} [{one.null_low:.3f}, {one.null_high:.3f}] ({one.null_name}) | {difference} | {v.n} | "
-            f"**{v.outcome}**. {one.remark} |"
-        )
+    judged = replication.judge({"serial": found})
+    for row in replication.TABLE["serial"]:
+        read, v = row.read(found), judged[row.id]
+        assert isinstance(read, replication.Reading) and isinstance(v, stats.Verdict)
+        one = row.claim(read, v)
+        difference, value, null = (
+            f"{a:.3f} [{b:.3f}, {c:.3f}]" for a, b, c in (
+                (v.difference, v.low, v.high), (one.value, one.low, one.high), (one.null, one.null_low, one.null_high)
+            )
+        )  # fmt: skip
+        cells = (one.paper, one.measure, value, f"{null} ({one.null_name})", difference, str(v.n), f"**{v.outcome}**")
+        lines.append(f"| {' | '.join(cells)} |")
+        lines[-1] += f"\n| | {one.remark} | | | | | seen: {v.detectable:.2g} |"
     return "\n".join(lines)
 
 
@@ -225,10 +241,12 @@ def main() -> None:
     for name in asked.models:
         with dl.load(name) as lens:
             found[name] = measured(lens, asked, asked.folder and asked.folder / name)
-    told = " ".join(asked.models)
+    told = f"{' '.join(asked.models)} --n {asked.n} --steps {' '.join(map(str, asked.steps))}"
     made = (
-        f"`python benchmarks/serial_depth.py {told} --n {asked.n}`, {date.today()}: {asked.n} pairs of `{asked.name}` "
-        f"({sides(asked)[0]} and {sides(asked)[1]} moves), {asked.n // 2} pairs of `pattern`, guidance {asked.guidance:g}."
+        f"`python benchmarks/serial_depth.py {told}`, {date.today()}: {asked.n} pairs of `{asked.name}` "
+        f"({asked.short[0]} to {asked.short[1]} and {asked.long[0]} to {asked.long[1]} moves), two noise seeds (support "
+        f"and depth: one), and {asked.n // 2} pairs of `pattern`; guidance {asked.guidance:g}. Means with 95 % intervals "
+        "over puzzles, for one trained model each."
     )
     parts = [part for name, one in found.items() for part in tables(name, one, asked)]
     page.write(PAGE, "serial-depth", "\n\n".join([made, *parts]))

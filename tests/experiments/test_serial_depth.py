@@ -1,4 +1,4 @@
-"""Serial depth on planted models: one that unfolds a posterior, one whose steps compute moves, one whose steps do not."""
+"""Serial depth on planted models: one unfolds a posterior, the steps of one compute moves, those of one do nothing."""
 
 from __future__ import annotations
 
@@ -196,5 +196,5 @@ def test_what_cannot_be_measured_is_refused(lens: Any) -> None:
             call(lens, [])
     with pytest.raises(MeasureError, match=r"which=\['first'\] are unknown: choose from"):
         e.solved_by_depth(lens, tasks, (12,), which=("first",))
-    with pytest.raises(TaskError, match="no serial_length.*pass length="):
+    with pytest.raises(TaskError, match=r"no serial_length.*pass length="):
         e.support_by_step(lens, [type("Bare", (), {"solutions": (), "render": 0, "first_frame": 0})()])
