@@ -151,9 +151,10 @@ def of_depth(found: xr.Dataset, bins: Bins) -> str:
 
 def verdicts(found: dict[str, xr.Dataset]) -> str:
     """Every row of the table of claims, corrected over all of them."""
-    lines = ["| claim | measure | found | null | difference | n | verdict |", "|---|---|---|---|---|---|---|"]
+    lines = ["| # | claim | measure | found | null | difference | n | seen | verdict |", "|" + "---|" * 9]
+    notes = []
     judged = replication.judge({"serial": found})
-    for row in replication.TABLE["serial"]:
+    for number, row in enumerate(replication.TABLE["serial"], 1):
         read, v = row.read(found), judged[row.id]
         assert isinstance(read, replication.Reading) and isinstance(v, stats.Verdict)
         one = row.claim(read, v)
@@ -162,10 +163,13 @@ def verdicts(found: dict[str, xr.Dataset]) -> str:
                 (v.difference, v.low, v.high), (one.value, one.low, one.high), (one.null, one.null_low, one.null_high)
             )
         )  # fmt: skip
-        cells = (one.paper, one.measure, value, f"{null} ({one.null_name})", difference, str(v.n), f"**{v.outcome}**")
+        cells = (
+            str(number), one.paper, one.measure, value, f"{null} ({one.null_name})", difference, str(v.n),
+            f"{v.detectable:.2g}", f"**{v.outcome}**",
+        )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-        lines[-1] += f"\n| | {one.remark} | | | | | seen: {v.detectable:.2g} |"
-    return "\n".join(lines)
+        notes.append(f"{number}. {one.remark[0].upper()}{one.remark[1:].rstrip('.')}.")
+    return "\n".join([*lines, "", *notes])
 
 
 def picture(found: dict[str, dict[str, xr.Dataset]], asked: argparse.Namespace) -> go.Figure:
@@ -244,9 +248,10 @@ def main() -> None:
     told = f"{' '.join(asked.models)} --n {asked.n} --steps {' '.join(map(str, asked.steps))}"
     made = (
         f"`python benchmarks/serial_depth.py {told}`, {date.today()}: {asked.n} pairs of `{asked.name}` "
-        f"({asked.short[0]} to {asked.short[1]} and {asked.long[0]} to {asked.long[1]} moves), two noise seeds (support "
-        f"and depth: one), and {asked.n // 2} pairs of `pattern`; guidance {asked.guidance:g}. Means with 95 % intervals "
-        "over puzzles, for one trained model each."
+        f"({asked.short[0]} to {asked.short[1]} and {asked.long[0]} to {asked.long[1]} moves), two noise seeds "
+        f"(support and depth: one), and {asked.n // 2} pairs of `pattern`; guidance {asked.guidance:g}. Means with 95 % "
+        "intervals over puzzles, for one trained model each. *Seen*: the difference that would have been seen in 80 % of "
+        "studies."
     )
     parts = [part for name, one in found.items() for part in tables(name, one, asked)]
     page.write(PAGE, "serial-depth", "\n\n".join([made, *parts]))
