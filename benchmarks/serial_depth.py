@@ -249,9 +249,9 @@ def main() -> None:
     made = (
         f"`python benchmarks/serial_depth.py {told}`, {date.today()}: {asked.n} pairs of `{asked.name}` "
         f"({asked.short[0]} to {asked.short[1]} and {asked.long[0]} to {asked.long[1]} moves), two noise seeds "
-        f"(support and depth: one), and {asked.n // 2} pairs of `pattern`; guidance {asked.guidance:g}. Means with 95 % "
-        "intervals over puzzles, for one trained model each. *Seen*: the difference that would have been seen in 80 % of "
-        "studies."
+        f"(support and depth: one), and {asked.n // 2} pairs of `pattern`; guidance {asked.guidance:g}. Means with "
+        "95 % intervals over puzzles, for one trained model each. *Seen*: the difference that would have been seen in "
+        "80 % of studies."
     )
     parts = [part for name, one in found.items() for part in tables(name, one, asked)]
     page.write(PAGE, "serial-depth", "\n\n".join([made, *parts]))
