@@ -73,7 +73,7 @@ def test_the_ideal_denoiser_as_a_model_has_no_excess(lens: Any, pairs: Any) -> N
     shown = e.support_by_step(ideal, tasks, (0,), steps=[0, 3], num_inference_steps=4, **CHEAP)
     np.testing.assert_allclose(shown["wrong"].sel(kind="network"), 0, atol=1e-3)
     assert (shown["nearest"].sel(kind="network") == 1).all()
-    assert (shown["wrong"].sel(kind="blind", step=0) > 0.1).all()
+    assert shown["wrong"].sel(kind="blind", step=0).mean() > 0.3  # less where right answers are many and wrong ones few
     found = e.solved_by_steps(ideal, tasks, (1, 4), (0,), **CHEAP)
     np.testing.assert_array_equal(found["solved"].sel(kind="network"), found["solved"].sel(kind="ideal"))
     assert (gain(found, 1, 4, "solved").sel(kind="excess") == 0).all()
