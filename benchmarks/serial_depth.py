@@ -36,7 +36,8 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, PICTURE = DOCS / "experiments" / "serial-depth.md", DOCS / "img" / "serial-depth.png"
 STEPS = (1, 2, 3, 4, 6, 8, 12, 20, 40)
 AT = (0, 0.05, 0.11, 0.16, 0.26, 0.42, 0.63, 1)  # shares of the way from the first step to the last
-LAYERS = (1.0, 0.92, 0.75)  # shares of the layers that act
+LAYERS = (1.0, 0.75)  # shares of the layers that act
+CONTROL = (1, 2, 4, 8, 20)  # steps of the control
 BLANKS = ((1, 4), (7, 24))  # cells to draw in the control
 Bins = tuple[tuple[int, int], tuple[int, int]]
 
@@ -56,7 +57,7 @@ def measured(lens: Any, asked: argparse.Namespace, folder: Path | None) -> dict[
     )  # fmt: skip
     pairs = e.matched_lengths("pattern", asked.n // 2, *BLANKS, length=e.drawn_cells)
     found["control"] = e.solved_by_steps(
-        lens, [task for side in pairs for task in side], asked.steps, (0,), length=e.drawn_cells,
+        lens, [task for side in pairs for task in side], CONTROL, (0,), length=e.drawn_cells,
         folder=None if folder is None else folder / "control", **how,
     )  # fmt: skip
     return found
@@ -70,6 +71,8 @@ def sides(asked: argparse.Namespace) -> Bins:
 def cell(one: xr.Dataset, digits: int = 2) -> str:
     """A mean with its interval."""
     value, low, high = (float(one[name]) for name in ("value", "low", "high"))
+    if value != value:
+        return "–"
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -107,14 +110,15 @@ def of_support(found: xr.Dataset, bins: Bins) -> str:
 
 def of_steps(found: xr.Dataset, control: xr.Dataset, bins: Bins) -> str:
     """Verdicts on finished videos by number of steps, and the control."""
-    rows = {}
+    rows: dict[str, list[str]] = {}
     every = [("solved", "network"), ("solved", "ideal"), ("right", "network"), ("right", "ideal"), ("right", "blind")]
     for (reading, kind), (low, high) in itertools.product(every, bins):
         curve = m.by_length(found[reading], [(low, high)]).squeeze("length")
         rows[f"{reading}, {kind}, {low}-{high} moves"] = along(curve.sel(kind=kind))
     for kind, (low, high) in itertools.product(("network", "ideal"), BLANKS):
         curve = m.by_length(control["solved"], [(low, high)]).squeeze("length")
-        rows[f"control (`pattern`): solved, {kind}, {low} to {high} cells"] = along(curve.sel(kind=kind))
+        cells = along(curve.sel(kind=kind).reindex(num_inference_steps=found["num_inference_steps"].values))
+        rows[f"control (`pattern`): solved, {kind}, {low} to {high} cells"] = cells
     again = stats.mean_interval(m.redrawn(found).sel(kind="network"), bounds=(0, 1))
     rows["solved, network: another seed, another verdict"] = along(again)
     return grid("share", found["num_inference_steps"].values, rows)
