@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dit_lens.lab.training.optim import Both
 from dit_lens.lab.training.spec import Spec
@@ -19,7 +19,8 @@ FIRST_SNAPSHOT = 100
 class Training:
     """Model, optimizer and moving average of one phase, as they stand on disk.
 
-    A phase with a parent begins with the parent's weights, and with its optimizer's state.
+    A phase with a parent begins with the parent's weights, and with its optimizer's state. A run of which only
+    snapshots are left goes on from the newest one, with a fresh optimizer.
     """
 
     def __init__(self, spec: Spec, name: str, out: Path, half: torch.dtype = torch.bfloat16, parent: str | None = None):
@@ -30,6 +31,9 @@ class Training:
         self.optimizer = Both(self.model, spec.muon_lr, spec.adam_lr, half)
         self.done = 0
         if not self.path.exists() and parent is None:
+            if kept := sorted((out / "snapshots").glob(f"{name}-*.safetensors")):
+                self.model.load_state_dict(load_file(kept[-1]))
+                self.done = int(kept[-1].stem.rpartition("-")[2])
             self.ema = {k: v.clone() for k, v in self.model.state_dict().items()}
             return
         state = torch.load(self.path if self.path.exists() else out / f"{parent}.pt", weights_only=True)

@@ -34,6 +34,21 @@ def test_a_snapshot_is_the_average_in_half_precision(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_run_of_which_only_snapshots_are_left_goes_on_from_the_newest(tmp_path):
+    run = Training(TINY, "trunk", tmp_path)
+    for run.done in (100, 300):
+        with torch.no_grad():
+            run.ema["patch_embedding.bias"].fill_(run.done)
+        run.snapshot()
+    again = Training(TINY, "trunk", tmp_path)
+    assert again.done == 300
+    assert again.model.patch_embedding.bias.unique().tolist() == [300]
+    assert again.ema["patch_embedding.bias"].dtype == torch.float32
+    run.done = 7
+    run.save()
+    assert Training(TINY, "trunk", tmp_path).done == 7  # a checkpoint is the whole state, and goes first
+
+
 def test_a_checkpoint_is_replaced_in_one_move(tmp_path):
     run = Training(TINY, "trunk", tmp_path)
     run.done = 7
