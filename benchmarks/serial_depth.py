@@ -50,11 +50,14 @@ def measured(lens: Any, asked: argparse.Namespace, folder: Path | None) -> dict[
     layers = sorted({round(share * lens.n_layers) for share in LAYERS}, reverse=True)
     found = dict(
         serial.measured(
-            lens, asked.n, name=asked.name, short=tuple(asked.short), long=tuple(asked.long),
+            lens, asked.n, parts=[part for part in serial.PARTS if part in asked.parts], name=asked.name,
+            short=tuple(asked.short), long=tuple(asked.long),
             num_inference_steps=asked.steps, depth_steps=(2, 8), n_layers=layers, support_steps=at,
             folder=folder, **how,
         )
     )  # fmt: skip
+    if "control" not in asked.parts:
+        return found
     pairs = e.matched_lengths("pattern", asked.n // 2, *BLANKS, length=e.drawn_cells)
     found["control"] = e.solved_by_steps(
         lens, [task for side in pairs for task in side], CONTROL, (0,), length=e.drawn_cells,
@@ -85,13 +88,14 @@ def grid(head: str, columns: Iterable[Any], rows: Mapping[str, Sequence[str]]) -
 
 def tables(name: str, found: dict[str, xr.Dataset], asked: argparse.Namespace) -> list[str]:
     """Verdicts and curves of one model."""
-    parts = {
-        "Verdicts": verdicts(found),
-        "What is shown at each step": of_support(found["support"], sides(asked)),
-        "Finished videos by number of steps": of_steps(found["steps"], found["control"], sides(asked)),
-        "Solved with n passes in series and in parallel, long puzzles": of_passes(found["steps"]),
-        "Finished videos by number of layers that act": of_depth(found["depth"], sides(asked)),
-    }
+    parts = {"Verdicts": verdicts(found)}
+    if "support" in found:
+        parts["What is shown at each step"] = of_support(found["support"], sides(asked))
+    if "steps" in found:
+        parts["Finished videos by number of steps"] = of_steps(found["steps"], found.get("control"), sides(asked))
+        parts["Solved with n passes in series and in parallel, long puzzles"] = of_passes(found["steps"])
+    if "depth" in found:
+        parts["Finished videos by number of layers that act"] = of_depth(found["depth"], sides(asked))
     return [f"### {name}", *(f"**{head}**\n\n{text}" for head, text in parts.items())]
 
 
@@ -108,14 +112,15 @@ def of_support(found: xr.Dataset, bins: Bins) -> str:
     return f"Wrong answers of a puzzle: {int(decoys.min())} to {int(decoys.max())}.\n\n{grid('share', heads, rows)}"
 
 
-def of_steps(found: xr.Dataset, control: xr.Dataset, bins: Bins) -> str:
+def of_steps(found: xr.Dataset, control: xr.Dataset | None, bins: Bins) -> str:
     """Verdicts on finished videos by number of steps, and the control."""
     rows: dict[str, list[str]] = {}
     every = [("solved", "network"), ("solved", "ideal"), ("right", "network"), ("right", "ideal"), ("right", "blind")]
     for (reading, kind), (low, high) in itertools.product(every, bins):
         curve = m.by_length(found[reading], [(low, high)]).squeeze("length")
         rows[f"{reading}, {kind}, {low}-{high} moves"] = along(curve.sel(kind=kind))
-    for kind, (low, high) in itertools.product(("network", "ideal"), BLANKS):
+    for kind, (low, high) in itertools.product(("network", "ideal"), () if control is None else BLANKS):
+        assert control is not None
         curve = m.by_length(control["solved"], [(low, high)]).squeeze("length")
         cells = along(curve.sel(kind=kind).reindex(num_inference_steps=found["num_inference_steps"].values))
         rows[f"control (`pattern`): solved, {kind}, {low} to {high} cells"] = cells
@@ -158,7 +163,7 @@ def verdicts(found: dict[str, xr.Dataset]) -> str:
     lines = ["| # | claim | measure | found | null | difference | n | seen | verdict |", "|" + "---|" * 9]
     notes = []
     judged = replication.judge({"serial": found})
-    for number, row in enumerate(replication.TABLE["serial"], 1):
+    for number, row in enumerate((row for row in replication.TABLE["serial"] if row.id in judged), 1):
         read, v = row.read(found), judged[row.id]
         assert isinstance(read, replication.Reading) and isinstance(v, stats.Verdict)
         one = row.claim(read, v)
@@ -186,16 +191,16 @@ def picture(found: dict[str, dict[str, xr.Dataset]], asked: argparse.Namespace) 
     bins = sides(asked)
     colors = series_colors(2, False)
     for row, one in enumerate(found.values(), 1):
-        wrong = m.by_length(one["support"]["wrong"], bins)
-        solved = m.by_length(one["steps"]["solved"], bins)
-        right = m.by_length(one["depth"]["right"].mean("draw"), bins)
-        last = right.isel(num_inference_steps=-1)
-        panels = [
-            (wrong, "step", (("network", "solid"), ("blind", "dot"))),
-            (solved, "num_inference_steps", (("network", "solid"), ("ideal", "dash"))),
-            (last, "n_layers", (("even", "solid"), ("random", "dot"))),
-        ]
-        for col, (curve, x, kinds) in enumerate(panels, 1):
+        panels = {}
+        if "support" in one:
+            panels[1] = one["support"]["wrong"], "step", (("network", "solid"), ("blind", "dot"))
+        if "steps" in one:
+            panels[2] = one["steps"]["solved"], "num_inference_steps", (("network", "solid"), ("ideal", "dash"))
+        if "depth" in one:
+            last = one["depth"]["right"].mean("draw").isel(num_inference_steps=-1)
+            panels[3] = last, "n_layers", (("even", "solid"), ("random", "dot"))
+        for col, (values, x, kinds) in panels.items():
+            curve = m.by_length(values, bins)
             for i, length in enumerate(curve["length"].values):
                 for kind, dash in kinds:
                     y = curve.sel(kind=kind, length=length)
@@ -237,6 +242,8 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["lab"], help="names as dit_lens.load takes them")
     parser.add_argument("--folder", type=Path, help="where finished tasks are kept")
     parser.add_argument("--n", type=int, default=16, help="pairs of puzzles")
+    parts = (*serial.PARTS, "control")
+    parser.add_argument("--parts", nargs="+", default=parts, choices=parts, help="what is measured, of all")
     parser.add_argument("--name", default="maze", help="their family")
     parser.add_argument("--short", type=int, nargs=2, default=serial.SHORT, help="least and greatest length")
     parser.add_argument("--long", type=int, nargs=2, default=serial.LONG)
@@ -252,10 +259,9 @@ def main() -> None:
     told = f"{' '.join(asked.models)} --n {asked.n} --steps {' '.join(map(str, asked.steps))}"
     made = (
         f"`python benchmarks/serial_depth.py {told}`, {date.today()}: {asked.n} pairs of `{asked.name}` "
-        f"({asked.short[0]} to {asked.short[1]} and {asked.long[0]} to {asked.long[1]} moves), two noise seeds "
-        f"(support and depth: one), and {asked.n // 2} pairs of `pattern`; guidance {asked.guidance:g}. Means with "
-        "95 % intervals over puzzles, for one trained model each. *Seen*: the difference that would have been seen in "
-        "80 % of studies."
+        f"({asked.short[0]} to {asked.short[1]} and {asked.long[0]} to {asked.long[1]} moves), two noise seeds for "
+        f"numbers of steps and one for the rest, guidance {asked.guidance:g}. Means with 95 % intervals over puzzles, "
+        "of one trained model each. *Seen*: the difference that would have been seen in 80 % of studies."
     )
     parts = [part for name, one in found.items() for part in tables(name, one, asked)]
     page.write(PAGE, "serial-depth", "\n\n".join([made, *parts]))

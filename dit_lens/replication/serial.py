@@ -7,12 +7,14 @@ is read in excess of an ideal denoiser that is sampled with the same steps from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from dit_lens.errors import MeasureError
 from dit_lens.experiments.serial_depth import matched_lengths, solved_by_depth, solved_by_steps, support_by_step
 from dit_lens.measures.step_gains import OVER, gain, pairs_by_length, passes, redrawn
 from dit_lens.progress import Progress, prefixed, silent
@@ -20,6 +22,7 @@ from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, te
 from dit_lens.stats.intervals import by_task
 from dit_lens.wan.lens import Lens
 
+PARTS = ("support", "steps", "depth")
 GAINS, CHANGES = (-2.0, 2.0), (-1.0, 1.0)
 #: The fewest steps in which an average over several answers can become one of them.
 FEW = 2
@@ -32,6 +35,7 @@ def measured(
     seed: int = 0,
     progress: Progress = silent,
     *,
+    parts: Sequence[str] = PARTS,
     name: str = "maze",
     short: tuple[int, int] = SHORT,
     long: tuple[int, int] = LONG,
@@ -50,6 +54,7 @@ def measured(
         n: Pairs of a short and a long unseen puzzle.
         seed: Where the search for them begins.
         progress: Called as ``progress(done, total, what)``.
+        parts: What is measured; rows that read the others are left out.
         name: Their family.
         short: Least and greatest length of the short ones.
         long: Of the long ones.
@@ -63,7 +68,12 @@ def measured(
 
     Returns:
         ``steps``, two noise seeds a puzzle; ``support`` and ``depth``, one. Puzzles are ``[*short, *long]``.
+
+    Raises:
+        MeasureError: Unknown parts, and as :func:`matched_lengths` says.
     """
+    if not parts or not set(parts) <= set(PARTS):
+        raise MeasureError(f"parts={list(parts)}: choose from {list(PARTS)}")
     tasks = [task for side in matched_lengths(name, n, short, long, seed=seed) for task in side]
     usual = lens.plan(**options).n_steps
     counts = sorted({1, FEW, usual // 2, usual} - {0}) if num_inference_steps is None else num_inference_steps
@@ -74,11 +84,14 @@ def measured(
         where = None if folder is None else Path(folder) / part
         return {**options, "folder": where, "progress": prefixed(progress, part)}
 
-    return {
-        "support": support_by_step(lens, tasks, (0,), steps=support_steps, frames=frames, **kept("support")),
-        "steps": solved_by_steps(lens, tasks, counts, (0, 1), **kept("steps")),
-        "depth": solved_by_depth(lens, tasks, layers, deep, (0,), which=("even", "random"), **kept("depth")),
-    }
+    makes: dict[str, Callable[[], xr.Dataset]] = {
+        "support": lambda: support_by_step(
+            lens, tasks, (0,), steps=support_steps, frames=frames, **kept("support")
+        ),
+        "steps": lambda: solved_by_steps(lens, tasks, counts, (0, 1), **kept("steps")),
+        "depth": lambda: solved_by_depth(lens, tasks, layers, deep, (0,), which=("even", "random"), **kept("depth")),
+    }  # fmt: skip
+    return {part: makes[part]() for part in PARTS if part in parts}
 
 
 def _usual(found: xr.Dataset) -> int:
@@ -179,55 +192,60 @@ def _layers_for_length(m: Measured) -> Reading:
     return Reading(long.sel(kind="even", drop=True), short.sel(kind="even", drop=True), remark, words)
 
 
+def _of(part: str, read: Callable[[Measured], Reading], m: Measured) -> Reading | None:
+    """A row whose part was not measured is left out."""
+    return read(m) if part in m else None
+
+
 _IDEAL = "an average over the right answers (ideal denoiser)"
 ROWS = (
     Row(
         "serial/wrong-first",
         "Reasoning unfolds along the steps: early steps hold wrong answers, which later ones remove (section 3)",
         "share of what x0_hat shows that wrong answers show, at step 0 minus at the last step, long puzzles",
-        "share", _IDEAL, _wrong_first,
+        "share", _IDEAL, partial(_of, "support", _wrong_first),
         smallest=SMALLEST["share"], zero_null=True, bounds=CHANGES,
     ),
     Row(
         "serial/wrong-longer",
         "The longer the chain of moves, the less of it one pass can tell",
         "share that wrong answers show at step 0, in excess of the ideal denoiser, long puzzles",
-        "share", "short puzzles, in pairs", _wrong_longer,
+        "share", "short puzzles, in pairs", partial(_of, "support", _wrong_longer),
         smallest=SMALLEST["share"], bounds=CHANGES,
     ),
     Row(
         "serial/gain-right",
         "Steps add serial computation: long puzzles gain more from them than short ones",
         "nearest answer is a right one, {many} steps minus {few}, in excess of the ideal denoiser, long puzzles",
-        "share", "short puzzles, in pairs", _gain_right,
+        "share", "short puzzles, in pairs", partial(_of, "steps", _gain_right),
         smallest=SMALLEST["share"], bounds=GAINS,
     ),
     Row(
         "serial/gain-solved",
         "Steps add serial computation: long puzzles are solved with more steps only, short ones with few",
         "solved, {many} steps minus {few}, in excess of the ideal denoiser, long puzzles",
-        "share", "short puzzles, in pairs", _gain_solved,
+        "share", "short puzzles, in pairs", partial(_of, "steps", _gain_solved),
         smallest=SMALLEST["share"], bounds=GAINS,
     ),
     Row(
         "serial/series",
         "Passes in series do what as many passes in parallel cannot (2607.13031 asks it of steps)",
         "solved by one video of {n} steps, long puzzles",
-        "share", "the best of {m} videos of {each} steps", _series,
+        "share", "the best of {m} videos of {each} steps", partial(_of, "steps", _series),
         smallest=SMALLEST["share"], bounds=SHARE,
     ),
     Row(
         "serial/steps-for-layers",
         "Steps stand in for layers: a shallower model makes up for its depth with more steps",
         "nearest answer is a right one, {many} steps minus {few}, with {fewer} of {all} layers, long puzzles",
-        "share", "the same with all layers", _steps_for_layers,
+        "share", "the same with all layers", partial(_of, "depth", _steps_for_layers),
         smallest=SMALLEST["share"], bounds=CHANGES,
     ),
     Row(
         "serial/layers-for-length",
         "Serial work is done in depth: skipped layers cost long puzzles more than short ones (2607.13031)",
         "nearest answer is a right one, all {all} layers minus {fewer} of them, at {many} steps, long puzzles",
-        "share", "short puzzles, in pairs", _layers_for_length,
+        "share", "short puzzles, in pairs", partial(_of, "depth", _layers_for_length),
         smallest=SMALLEST["share"], bounds=CHANGES,
     ),
 )  # fmt: skip
