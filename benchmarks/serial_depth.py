@@ -110,7 +110,7 @@ def of_support(found: xr.Dataset, bins: Bins) -> str:
     heads = [f"step {s}" for s in found["step"].values]
     decoys = found["decoys"]
     ends = [float(found[reading].sel(kind="ideal").mean()) for reading in ("wrong", "nearest")]
-    told = f"Wrong answers of a puzzle: {int(decoys.min())} to {int(decoys.max())}; of those without there is no number. "
+    told = f"Wrong answers of a puzzle: {int(decoys.min())} to {int(decoys.max())}; without any there is no number. "
     told += f"The ideal denoiser at the same states: wrong {ends[0]:.3f}, nearest is right {ends[1]:.3f}."
     return f"{told}\n\n{grid('share', heads, rows)}"
 
