@@ -186,7 +186,7 @@ def verdicts(found: dict[str, xr.Dataset]) -> str:
 
 def picture(found: dict[str, dict[str, xr.Dataset]], asked: argparse.Namespace) -> go.Figure:
     """A row a model: wrong answers by step, solved by steps, right by layers."""
-    titles = ["wrong answers shown, by step", "solved, by number of steps", "nearest answer right, by layers that act"]
+    titles = ["wrong answers shown, by step", "solved, by number of steps", "nearest is right, by layers"]
     fig = make_subplots(
         len(found), 3, subplot_titles=titles + [""] * 3 * (len(found) - 1), horizontal_spacing=0.07,
         row_titles=list(found) if len(found) > 1 else None,
