@@ -150,7 +150,7 @@ def support_by_step(
     def row(item: Item) -> xr.Dataset:
         both = choices(item.task, item.lens, wrong)
 
-        def shown(seed: int) -> xr.Dataset:
+        def shown(seed: int) -> Any:
             run = item.clean(seed=item.noise_seed(seed))
             return right_and_wrong(run, both, steps=steps, frames=frames).drop_vars("sigma")
 
@@ -256,7 +256,7 @@ def solved_by_depth(
     def row(item: Item) -> xr.Dataset:
         both = choices(item.task, item.lens, wrong)
 
-        def sampled(seed: int, num_inference_steps: int, n_layers: int) -> xr.Dataset:
+        def sampled(seed: int, num_inference_steps: int, n_layers: int) -> Any:
             once: dict[tuple[int, ...], dict[str, float]] = {}
             values = {name: np.zeros((len(which), draws)) for name in ("solved", "right")}
             for (k, kind), draw in itertools.product(enumerate(which), range(draws)):

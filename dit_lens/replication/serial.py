@@ -133,8 +133,8 @@ def _gain(m: Measured, reading: str, few: int) -> Reading:
     )
     again = redrawn(found, reading).sel(kind="network", num_inference_steps=many)
     remark = f"Gain in {parts}. Another seed gives another verdict in {text(again)} of the puzzles at {many} steps."
-    excess = [one.sel(kind="excess", drop=True) for one in (long, short)]
-    return Reading(*excess, remark, {"few": few, "many": many})
+    above, null = (one.sel(kind="excess", drop=True) for one in (long, short))
+    return Reading(above, null, remark, {"few": few, "many": many})
 
 
 def _gain_right(m: Measured) -> Reading:
