@@ -406,7 +406,7 @@ def test_a_map_goes_on_in_its_folder(loaded, tmp_path, monkeypatch) -> None:
         yield tell
 
     monkeypatch.setattr(map_and_sweep, "progress", impatient)
-    words = ["map", "lab", "--task", "choose", "--num-inference-steps", 3, "--out", tmp_path]
+    words = ["map", "lab", "--task", "choose", "--num-inference-steps", 3, "--out", tmp_path, "--jobs", 1]
     told = run(*words)
     assert told.exit_code == 130 and "stopped with 0 of" in told.stderr
     assert f"kept in {tmp_path}: the same command" in told.stderr
@@ -416,12 +416,17 @@ def test_a_map_goes_on_in_its_folder(loaded, tmp_path, monkeypatch) -> None:
     assert told.exit_code == 1 and "seed: 0 -> 1" in told.stderr and "another folder" in told.stderr
 
 
-@pytest.mark.slow  # most of a minute; a smaller one is in test_map.py
-def test_a_whole_map(tmp_path) -> None:
-    """From the command to the files; one task, as small as a map can be."""
-    done = command(
-        "map", "lab", "--n", "2", "--task", "choose", "--num-inference-steps", "6", "--out", str(tmp_path / "m")
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "m" / "report.html").stat().st_size > 100_000
-    assert str(tmp_path / "m" / "report.html") in done.stdout.replace("\n", "")
+@pytest.mark.slow  # minutes; a smaller one is in test_layer_map.py
+def test_a_whole_map_is_the_same_whoever_shares_it(tmp_path, monkeypatch) -> None:
+    """From the command to the files; one family, as small as a map can be."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        words = ("map", "lab", "--n", "2", "--task", "choose", "--num-inference-steps", "6", "--scenes", "8")
+        done = command(*words, "--out", str(out), "--jobs", jobs)
+        assert done.returncode == 0, done.stderr
+        assert (out / "report.html").stat().st_size > 100_000
+        assert str(out / "report.html") in done.stdout.replace("\n", "")
+    tables = sorted(path.name for path in (tmp_path / "1").glob("*.csv"))
+    assert len(tables) >= 4
+    assert all((tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes() for name in tables)

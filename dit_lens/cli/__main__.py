@@ -2,4 +2,5 @@
 
 from dit_lens.cli import main
 
-main()
+if __name__ == "__main__":  # the processes that share a command's work import this file as well
+    main()

@@ -24,6 +24,7 @@ from dit_lens.cli.common import (
     tasks_of,
     tell_json,
 )
+from dit_lens.cli.sharing import processes, shared
 
 
 @sampled
@@ -37,6 +38,7 @@ def map_(
     controls: Annotated[int, typer.Option(help="models that learned nothing, to compare with")] = 4,
     ensembles: Annotated[bool, typer.Option("--ensembles", help="score shared latents too; minutes more")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="print what it would cost, and stop")] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="processes that share it; 0: one a core for the lab's models")] = 0,
     sampling: Any = None,
     device: Device = None,
     dtype: DtypeOf = None,
@@ -52,16 +54,25 @@ def map_(
         how = dit_lens.Sampling(**sampling)
         cost = survey(lens, task or None, n, seed, None, scenes, how, controls).cost(timed=True)
         return tell_json({**asdict(cost), "total": cost.total, "folder": out}) if json else typer.echo(str(cost))
-    with folder(out), resumable(out), progress("map") as tell:
-        found = dit_lens.map(
-            lens, task or None, n=n, seed=seed, scenes=scenes, ensembles=ensembles, controls=controls,
-            sampling=sampling, folder=out / "parts", progress=tell,
-        )  # fmt: skip
+    asked: dict[str, Any] = {
+        "tasks": task or None, "n": n, "seed": seed, "scenes": scenes, "ensembles": ensembles, "controls": controls,
+        "sampling": sampling, "folder": out / "parts",
+    }  # fmt: skip
+    opened, jobs = (model, device, dtype, offload), processes(model, device, jobs)
+    with folder(out), resumable(out), progress("map") as tell, shared(jobs, _map_parts, opened, asked):
+        found = dit_lens.map(lens, **asked, progress=tell)
         report = found.write(out)
     if json:
         tell_json({"report": report, "folder": out, "summary": found.summary(), "about": found.about})
     else:
         typer.echo(f"{report}  (tables and runs beside it; {found.about['seconds']} s)")
+
+
+def _map_parts(opened: tuple[Any, ...], asked: dict[str, Any]) -> None:
+    """Share the parts of a map with the process that writes it."""
+    import dit_lens
+
+    dit_lens.map(load(*opened), **asked)
 
 
 @sampled

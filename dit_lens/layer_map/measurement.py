@@ -122,8 +122,8 @@ class Survey:
         Returns:
             What was found.
         """
-        numbers, n = range(len(self.tasks)), len(self.tasks)
-        total = (PUZZLE + CONTROL * self.controls) * n + 2 * len(self.probed)
+        numbers, n, probed = range(len(self.tasks)), len(self.tasks), 2 * len(self.probed)
+        total = probed + (PUZZLE + CONTROL * self.controls) * n
 
         def waiting() -> None:
             progress(total * kept.done // len(kept.wanted or ()), total, WAITING)
@@ -132,27 +132,25 @@ class Survey:
         with OpenControl(self.lens, self.seed) as nothing:
 
             def puzzle(i: int) -> Tables:
-                progress(PUZZLE * i, total, self._called(i))
+                progress(probed + PUZZLE * i, total, self._called(i))
                 return self._puzzle(i, kept)
 
             def control(c: int, i: int) -> Tables:
-                progress(PUZZLE * n + CONTROL * (c * n + i), total, f"control {c}, {self._called(i)}")
+                progress(probed + PUZZLE * n + CONTROL * (c * n + i), total, f"control {c}, {self._called(i)}")
                 found = puzzle_evidence(nothing(c), self.tasks[i], self.seed + i, self.few, self.seed, self.how)
                 return {"evidence": found}
 
             def probes() -> Tables:
                 found = decodability(
                     self.lens, nothing(0), self.probed, self.few, seed=self.seed + PROBE_SEED, sampling=self.how,
-                    folder=kept.child("decodable"),
-                    progress=lambda done, of, what: progress(
-                        (PUZZLE + CONTROL * self.controls) * n + done, total, what
-                    ),
+                    folder=kept.child("decodable"), progress=lambda done, of, what: progress(done, total, what),
                 )  # fmt: skip
                 return {"decodable": found}
 
-            makes: dict[str, Callable[[], Tables]] = {f"puzzle-{i}": partial(puzzle, i) for i in numbers}
+            # The largest part first: where processes share the work, they finish together.
+            makes: dict[str, Callable[[], Tables]] = {"decodable": probes} if self.probed else {}
+            makes |= {f"puzzle-{i}": partial(puzzle, i) for i in numbers}
             makes |= {f"control-{c}-{i}": partial(control, c, i) for c in range(self.controls) for i in numbers}
-            makes |= {"decodable": probes} if self.probed else {}
             later: dict[str, Callable[[], Tables]] = {"ensembles": self._ensembles} if ensembles else {}
             kept.wanted = {*makes, *later, "clips"}
             make_parts(kept, makes, _runs_of, waiting)
