@@ -85,6 +85,7 @@ PAGES = {
     "attention": ("attention", "Attention"), "swap": ("layer-swapping", "Layer swapping"),
     "layer_lens": ("layer-lens", "Layer lens"), "roles": ("../map", "Early, middle and late layers"),
     "ensembles": ("ensembles", "Ensembles of latents"), "schedules": ("schedules", "Frames and few steps"),
+    "serial": ("serial-depth", "Serial depth"),
     "memory": ("behaviours", "Working memory"),
     "behaviour": ("behaviours", "Self-correction, perception before action"),
 }  # fmt: skip

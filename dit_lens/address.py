@@ -26,7 +26,7 @@ ALL: Final = "all"
 
 #: Dims of labelled arrays, with their meaning: the only names that public results use (tests/test_dims.py).
 DIMS: Final[Mapping[str, str]] = MappingProxyType({
-    "model": "models that are compared: checkpoints of a training, training seeds",
+    "model": "models that are compared: checkpoints of a training, training seeds, other depths",
     "task": "the tasks; the unit of every interval",
     "seed": "noise seeds",
     "step": "sampler steps, or groups of them; n_steps stands for the finished video",
@@ -66,6 +66,8 @@ DIMS: Final[Mapping[str, str]] = MappingProxyType({
     "num_frames": "lengths of the video",
     "num_inference_steps": "numbers of sampler steps",
     "sampler": "samplers by name",
+    "n_layers": "numbers of layers that act",
+    "length": "serial lengths of tasks, in bins",
     "other_step": "a second step that `step` is compared with",
     "other_layer": "a second layer that `layer` is compared with",
     "other_verdict": "the verdict one step later",

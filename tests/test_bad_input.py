@@ -150,6 +150,7 @@ NO_SCORER: list[tuple[Call, str]] = [
     (lambda h: ex.swap(h.lens, MUTE, 0, 0, num_inference_steps=2), r"give it answer\(video\)"),
     (lambda h: ex.ensembles(h.lens, MUTE, num_inference_steps=2), "scorers={'name'"),
     (lambda h: ex.few_steps(h.lens, MUTE, (2,)), "no score and no answer.*pass measures={'name'"),
+    (lambda h: ex.solved_by_steps(h.lens, MUTE, (2,)), "no solutions.*pass length= and tasks that have the others"),
     (lambda h: ex.frames_curve(h.lens, MUTE, (5,), **HOW), "no score: pass score=function of a task and"),
     (lambda h: ex.watch_answers(h.lens, MUTE, curves=None, **HOW), r"it needs answer\(frames\) and solutions"),
     (lambda h: ex.plant_mistakes(h.lens, MUTE, [1], **HOW), "no answer and no solutions.*give your tasks both"),

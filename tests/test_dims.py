@@ -80,6 +80,10 @@ class World:
         return e.noise_at_step(self.lens, self.tasks, [1], ("unit", "foreign"), hook="resid_post", tokens=16)
 
     @cached_property
+    def steps(self) -> xr.Dataset:
+        return e.solved_by_steps(self.lens, self.tasks, (1, 2))
+
+    @cached_property
     def features(self) -> Any:
         return p.collect(self.lens, dl.tasks.batch("choose", 6), "resid_post", steps=[0, 1], layers=[2, 7])
 
@@ -141,7 +145,11 @@ CASES: dict[str, Callable[[World], Any]] = {
     "experiments.plant_mistakes": lambda w: e.plant_mistakes(w.lens, w.tasks, [1]),
     "experiments.score_lost": lambda w: e.score_lost(w.noised),
     "experiments.sensitivity": lambda w: e.sensitivity(w.noised),
+    "experiments.side_by_side_models": lambda w: e.side_by_side_models({"lab": w.steps}),
+    "experiments.solved_by_depth": lambda w: e.solved_by_depth(w.lens, w.tasks, (11,), (1,), draws=1),
+    "experiments.solved_by_steps": lambda w: w.steps,
     "experiments.strongest": lambda w: e.strongest(e.swap(w.lens, w.tasks, [3, 4])),
+    "experiments.support_by_step": lambda w: e.support_by_step(w.lens, w.tasks, steps=[0]),
     "experiments.swap": lambda w: e.swap(w.lens, w.tasks, [range(3, 6)], hooks=("update", "resid_post")),
     "experiments.used_while_hidden": World.used,
     "experiments.where_decided": lambda w: e.where_decided(
@@ -149,6 +157,7 @@ CASES: dict[str, Callable[[World], Any]] = {
     ),
     "experiments.watch_answers": lambda w: e.watch_answers(w.lens, w.tasks),
     "measures.after_errors": lambda w: m.after_errors(w.states),
+    "measures.by_length": lambda w: m.by_length(w.steps["right"], [(1, 20)]),
     "measures.candidates": lambda w: m.candidates(w.run),
     "measures.channel_variance": lambda w: m.channel_variance(w.run),
     "measures.commit_step": lambda w: m.commit_step(m.commitment(w.run)["motion"]),
@@ -158,12 +167,19 @@ CASES: dict[str, Callable[[World], Any]] = {
     "measures.energy_map": lambda w: m.energy_map(w.run),
     "measures.energy_ratio": lambda w: m.energy_ratio(w.run, m.region_mask(w.run, ["agent"]), draws=2),
     "measures.excess": lambda w: m.excess(w.run, m.ideal_denoiser(w.tasks[0], w.lens)),
+    "measures.gain": lambda w: m.gain(w.steps, 1, 2),
     "measures.layer_energy": lambda w: m.layer_energy(w.run),
     "measures.layer_lens": lambda w: m.layer_lens(w.lens, w.run, 0, [2, 7], answers=True),
+    "measures.pairs_by_length": lambda w: list(
+        m.pairs_by_length(w.steps["right"].assign_coords(length=("task", [3, 8])))
+    ),
+    "measures.passes": lambda w: m.passes(w.steps),
     "measures.pca_map": lambda w: m.pca_map(w.raw, components=m.fit_components([w.raw], layer=6)),
     "measures.read_answers": lambda w: m.read_answers(w.run),
+    "measures.redrawn": lambda w: m.redrawn(w.steps),
     "measures.region_attention": lambda w: m.region_attention(w.lens, w.run, steps=1, layers=3, draws=2),
     "measures.region_energy": lambda w: m.region_energy(w.run, ["agent", "goal"]),
+    "measures.right_and_wrong": lambda w: m.right_and_wrong(w.run, m.choices(w.tasks[0], w.lens)),
     "measures.rgb": lambda w: m.rgb(m.pca_map(w.raw, components=m.fit_components([w.raw], layer=6))),
     "measures.settles": lambda w: m.settles(m.layer_lens(w.lens, w.run, 0, [2, 7])["cosine"]),
     "measures.top_channels": lambda w: m.top_channels(m.channel_variance(w.run), k=5),

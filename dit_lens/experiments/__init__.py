@@ -19,15 +19,23 @@ from dit_lens.experiments.readout_by_depth import layer_readout
 from dit_lens.experiments.schedules import few_steps, frames_curve
 from dit_lens.experiments.seed_ensembles import ensembles
 from dit_lens.experiments.self_correction import perception_lag, plant_mistakes, watch_answers
+from dit_lens.experiments.serial_depth import (
+    drawn_cells,
+    matched_lengths,
+    side_by_side_models,
+    solved_by_depth,
+    solved_by_steps,
+    support_by_step,
+)
 from dit_lens.experiments.where_decided import other_noise, other_prompt, where_decided
 from dit_lens.experiments.working_memory import Hiding, decodable_while_hidden, used_while_hidden
 from dit_lens.wan.shuffled_weights import shuffled_weights
 
 __all__ = [
-    "attention_by_depth", "branching", "by_depth", "chain_of_steps", "decodable_while_hidden",
-    "development", "energy", "ensembles",
-    "few_steps", "fork", "frames_curve", "knockouts", "layer_readout", "local_effects", "noise_at_frame",
-    "noise_at_step", "other_noise", "other_prompt", "peak", "perception_lag", "plant_mistakes", "score_lost",
-    "sensitivity", "several", "shuffled_weights", "strongest", "swap", "used_while_hidden", "watch_answers",
-    "where_decided", "Hiding",
+    "attention_by_depth", "branching", "by_depth", "chain_of_steps", "decodable_while_hidden", "development",
+    "drawn_cells", "energy", "ensembles", "few_steps", "fork", "frames_curve", "knockouts", "layer_readout",
+    "local_effects", "matched_lengths", "noise_at_frame", "noise_at_step", "other_noise", "other_prompt", "peak",
+    "perception_lag", "plant_mistakes", "score_lost", "sensitivity", "several", "shuffled_weights",
+    "side_by_side_models", "solved_by_depth", "solved_by_steps", "strongest", "support_by_step", "swap",
+    "used_while_hidden", "watch_answers", "where_decided", "Hiding",
 ]  # fmt: skip

@@ -12,8 +12,11 @@ from dit_lens.measures.commitment import commit_step, commitment, motion_energy
 from dit_lens.measures.energy import energy_map, energy_ratio, layer_energy, region_energy
 from dit_lens.measures.excess import excess
 from dit_lens.measures.ideal_denoiser import IdealDenoiser, ideal_denoiser
+from dit_lens.measures.ideal_sampling import ideal_run
 from dit_lens.measures.layer_lens import layer_film, layer_lens, layer_velocity, settles
 from dit_lens.measures.region_attention import region_attention, watch_attention, watched_attention
+from dit_lens.measures.right_and_wrong import Choices, choices, right_and_wrong
+from dit_lens.measures.step_gains import by_length, gain, pairs_by_length, passes, redrawn
 from dit_lens.measures.token_maps import (
     ChannelMoments,
     channel_variance,
@@ -28,10 +31,11 @@ from dit_lens.measures.tuned_lens import Translators, fit_translators
 from dit_lens.wan.attention_sets import prompt_words
 
 __all__ = [
-    "ChannelMoments", "IdealDenoiser", "Translators", "after_errors", "candidates", "change_mask",
-    "channel_variance", "commit_step", "commitment", "corrections", "debiased_cka", "dissimilarity", "energy_map",
-    "energy_ratio", "excess", "fit_components", "fit_translators", "given_mask", "ideal_denoiser", "layer_energy",
-    "layer_film", "layer_lens", "layer_velocity", "linear_cka", "motion_energy", "pca_map", "prompt_words",
-    "read_answers", "region_attention", "region_energy", "region_mask", "rgb", "settles", "shuffled_mask",
-    "top_channels", "variance_ratio", "verdicts", "watch_attention", "watched_attention",
+    "ChannelMoments", "Choices", "IdealDenoiser", "Translators", "after_errors", "by_length", "candidates",
+    "change_mask", "channel_variance", "choices", "commit_step", "commitment", "corrections", "debiased_cka",
+    "dissimilarity", "energy_map", "energy_ratio", "excess", "fit_components", "fit_translators", "gain",
+    "given_mask", "ideal_denoiser", "ideal_run", "layer_energy", "layer_film", "layer_lens", "layer_velocity",
+    "linear_cka", "motion_energy", "pairs_by_length", "passes", "pca_map", "prompt_words", "read_answers",
+    "redrawn", "region_attention", "region_energy", "region_mask", "rgb", "right_and_wrong", "settles",
+    "shuffled_mask", "top_channels", "variance_ratio", "verdicts", "watch_attention", "watched_attention",
 ]  # fmt: skip

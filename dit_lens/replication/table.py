@@ -27,6 +27,7 @@ from dit_lens.replication import (
     noise,
     roles,
     schedules,
+    serial,
     swap,
 )
 from dit_lens.replication.row import Measured, Row
@@ -35,7 +36,8 @@ from dit_lens.wan.lens import Lens
 _FAMILIES: Mapping[str, ModuleType] = {
     m.__name__.rpartition(".")[2]: m
     for m in (
-        attention, behaviour, branching, chain, energy, ensembles, layer_lens, memory, noise, roles, schedules, swap,
+        attention, behaviour, branching, chain, energy, ensembles, layer_lens, memory, noise, roles, schedules, serial,
+        swap,
     )
 }  # fmt: skip
 #: Every claim, by experiment.

@@ -153,6 +153,11 @@ class BounceScene:
         return self._named(self.route[-1])
 
     @property
+    def serial_length(self) -> int:
+        """Moves of the flight, each of which begins where the one before ends."""
+        return len(self.route) - 1
+
+    @property
     def solutions(self) -> tuple[tuple[str, int, int], ...]:
         """The one right answer."""
         return (self.truth,)

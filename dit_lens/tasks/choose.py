@@ -93,6 +93,11 @@ class ChooseScene:
         """All goals that are not named."""
         return ((self.other, self.other_colour), *self.more)
 
+    @property
+    def serial_length(self) -> int:
+        """Moves of a shortest route, each of which begins where the one before ends."""
+        return len(self.route) - 1
+
     @cached_property
     def solutions(self) -> tuple[Route, ...]:
         """All shortest routes to the named goal that avoid the others."""

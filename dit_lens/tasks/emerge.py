@@ -142,6 +142,11 @@ class EmergeScene:
         return self._shown(tuple(p.NAMES[c] for c in self.colours))
 
     @property
+    def serial_length(self) -> int:
+        """1: where a ball is at a frame follows from the first frame alone."""
+        return 1
+
+    @property
     def solutions(self) -> tuple[tuple[Ball, ...], ...]:
         """Every choice of (different) colours."""
         return tuple(sorted(self._shown(names) for names in permutations(COLOURS, len(self.lanes))))

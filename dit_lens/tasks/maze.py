@@ -102,6 +102,11 @@ class MazeScene:
         """The set of cells without walls."""
         return self.size.full & ~grid.bits(self.walls)
 
+    @property
+    def serial_length(self) -> int:
+        """Moves of a shortest route, each of which begins where the one before ends."""
+        return len(self.route) - 1
+
     @cached_property
     def solutions(self) -> tuple[Route, ...]:
         """All shortest routes, each a tuple of (row, col) from start to goal."""

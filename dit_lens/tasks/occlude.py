@@ -76,6 +76,11 @@ class OccludeScene:
         return (p.NAMES[self.colour], self.row, self._last if self.left else 0)
 
     @property
+    def serial_length(self) -> int:
+        """1: where the ball is at a frame follows from the first frame alone."""
+        return 1
+
+    @property
     def solutions(self) -> tuple[tuple[str, int, int], ...]:
         """The one right answer."""
         return (self.truth,)

@@ -88,6 +88,11 @@ class OrderScene:
         """Cells that may be entered on the way from the first goal to the second."""
         return self.size.full & ~grid.bits(self.walls) & ~grid.bits(cell for cell, _ in self.more)
 
+    @property
+    def serial_length(self) -> int:
+        """Moves of a shortest tour, each of which begins where the one before ends."""
+        return len(self.route) - 1
+
     @cached_property
     def solutions(self) -> tuple[Route, ...]:
         """All shortest tours: to the first goal without touching the second, then to the second."""

@@ -81,6 +81,11 @@ class PatternScene:
         """The full rows from top to bottom, as colour names."""
         return _named(self.rows)
 
+    @property
+    def serial_length(self) -> int:
+        """1: the colour of every blank follows from the beginning of its row alone."""
+        return 1
+
     @cached_property
     def solutions(self) -> tuple[tuple[tuple[str, ...], ...], ...]:
         """Every way to complete all rows."""

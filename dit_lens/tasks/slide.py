@@ -99,6 +99,11 @@ class SlideScene:
         r, c = divmod(index, self.shape[1])
         return (corner[0] + r, corner[1] + c)
 
+    @property
+    def serial_length(self) -> int:
+        """Moves of a shortest solution, each of which finds the tiles as the one before left them."""
+        return len(self.route) - 1
+
     @cached_property
     def solutions(self) -> tuple[Route, ...]:
         """All shortest ways to the picture."""

@@ -66,6 +66,11 @@ class Scene(Protocol):
         """Every right answer, sorted, canonical and hashable."""
         ...
 
+    @property
+    def serial_length(self) -> int:
+        """Steps of the answer that build on one another, from 1 up; 1 where all its parts can be told at once."""
+        ...
+
     def codes(self) -> np.ndarray:
         """The truth as palette codes, uint8 (F, R, C, 2), last axis (disc, rest)."""
         ...
@@ -154,6 +159,11 @@ class Task:
     def solutions(self) -> tuple[Hashable, ...]:
         """Every right answer, sorted, canonical and hashable."""
         return self.scene.solutions
+
+    @property
+    def serial_length(self) -> int:
+        """Steps of the answer that build on one another, from 1 up; 1 where all its parts can be told at once."""
+        return self.scene.serial_length
 
     @cached_property
     def codes(self) -> np.ndarray:

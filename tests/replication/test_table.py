@@ -22,7 +22,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "energy": {"n": 4, "num_inference_steps": 2, "draws": 3}, 
     "ensembles": {"n": 2, "seed": 50, "num_inference_steps": 2},
     "layer_lens": {"n": 2, "num_inference_steps": 4}, "memory": {"n": 5}, "noise": {"n": 2}, "roles": {"n": 2},
-    "schedules": {"n": 2}, "swap": {"n": 2, "seed": 40, "num_inference_steps": 2},
+    "schedules": {"n": 2}, "serial": {"n": 2, "num_inference_steps": (1, 2, 4), "depth_steps": (1, 2)},
+    "swap": {"n": 2, "seed": 40, "num_inference_steps": 2},
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ def lens() -> Iterator[Any]:
 
 
 def test_ids_are_apart_and_name_their_experiment() -> None:
-    assert len({row.id for row in ROWS}) == len(ROWS) == 62
+    assert len({row.id for row in ROWS}) == len(ROWS) == 69
     assert all(row.experiment == name for name, rows in TABLE.items() for row in rows)
     assert all(re.fullmatch(r"[a-z_]+/[a-z_-]+", row.id) for row in ROWS)
 

@@ -361,3 +361,20 @@ def test_without_walls_a_flight_is_a_triangle_wave():
                 at = zip((1, 2), way, (rows, cols), strict=True)
                 assert cell == tuple(abs((i + d * t + n - 1) % (2 * n - 2) - (n - 1)) for i, d, n in at)
             assert len(route) == 21
+
+
+# ---- how long the chain of an answer is
+
+
+@pytest.mark.parametrize("name", tasks.listed())
+def test_serial_length_is_that_of_the_chain(name):
+    """Moves of a route, frames in which the ball of ``bounce`` moves, and 1 where nothing builds on anything."""
+    for seed in range(6):
+        task = tasks.load(name, seed)
+        if task.family == "bounce":
+            moving = (task.codes[1:, ..., 0] != task.codes[:-1, ..., 0]).any((1, 2))
+            assert task.serial_length == int(moving.sum())
+        elif task.family in ("maze", "choose", "order", "slide"):
+            assert {len(answer) - 1 for answer in task.solutions} == {task.serial_length}
+        else:
+            assert task.serial_length == 1
