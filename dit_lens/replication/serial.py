@@ -18,12 +18,12 @@ from dit_lens.errors import MeasureError
 from dit_lens.experiments.serial_depth import matched_lengths, solved_by_depth, solved_by_steps, support_by_step
 from dit_lens.measures.step_gains import OVER, gain, pairs_by_length, passes, redrawn
 from dit_lens.progress import Progress, prefixed, silent
-from dit_lens.replication.row import SHARE, SMALLEST, Measured, Reading, Row, text
+from dit_lens.replication.row import DIFFERENCE, SHARE, SMALLEST, Measured, Reading, Row, text
 from dit_lens.stats.intervals import by_task
 from dit_lens.wan.lens import Lens
 
 PARTS = ("support", "steps", "depth")
-GAINS, CHANGES = (-2.0, 2.0), (-1.0, 1.0)
+GAINS = (-2.0, 2.0)
 #: The fewest steps in which an average over several answers can become one of them.
 FEW = 2
 SHORT, LONG = (3, 4), (7, 12)
@@ -107,7 +107,7 @@ def _wrong_first(m: Measured) -> Reading:
     lost = wrong.isel(step=0) - wrong.isel(step=-1)
     _, long = pairs_by_length(lost.assign_coords(length=found["length"]))
     parts = {kind: long.sel(kind=kind, drop=True) for kind in ("network", "ideal", "blind")}
-    remark = f"an average that does not know the puzzle loses {text(parts['blind'])}"
+    remark = f"an average that does not know the puzzle loses {text(parts['blind'], DIFFERENCE)}"
     return Reading(parts["network"], parts["ideal"], remark)
 
 
@@ -117,8 +117,9 @@ def _wrong_longer(m: Measured) -> Reading:
     over = (wrong.sel(kind="network", drop=True) - wrong.sel(kind="ideal", drop=True)).drop_vars("step")
     blind = wrong.sel(kind="blind", drop=True).drop_vars("step")
     short, long = pairs_by_length(over)
+    sides = zip(("short", "long"), pairs_by_length(blind), strict=True)
     remark = "an average that does not know the puzzle shows " + " and ".join(
-        f"{text(one)} in {side} puzzles" for side, one in zip(("short", "long"), pairs_by_length(blind), strict=True)
+        f"{text(one, SHARE)} in {side} puzzles" for side, one in sides
     )
     return Reading(long, short, remark)
 
@@ -128,11 +129,13 @@ def _gain(m: Measured, reading: str, few: int) -> Reading:
     many = _usual(found)
     short, long = pairs_by_length(gain(found, few, many, reading))
     parts = "; ".join(
-        f"{side} puzzles: network {text(one.sel(kind='network'))}, ideal denoiser {text(one.sel(kind='ideal'))}"
+        f"{side} puzzles: network {text(one.sel(kind='network'), DIFFERENCE)}, "
+        f"ideal denoiser {text(one.sel(kind='ideal'), DIFFERENCE)}"
         for side, one in (("short", short), ("long", long))
     )
     again = redrawn(found, reading).sel(kind="network", num_inference_steps=many)
-    remark = f"Gain in {parts}. Another seed gives another verdict in {text(again)} of the puzzles at {many} steps."
+    other = f"Another seed gives another verdict in {text(again, SHARE)} of the puzzles at {many} steps."
+    remark = f"Gain in {parts}. {other}"
     above, null = (one.sel(kind="excess", drop=True) for one in (long, short))
     return Reading(above, null, remark, {"few": few, "many": many})
 
@@ -155,8 +158,8 @@ def _series(m: Measured) -> Reading:
     arms = {name: pairs_by_length(last[name])[1] for name in ("series", "drawn", "best")}
     net, ideal = ({k: v.sel(kind=kind, drop=True) for k, v in arms.items()} for kind in ("network", "ideal"))
     remark = (
-        f"One of the {videos} at random solves {text(net['drawn'])}. The ideal denoiser: series {text(ideal['series'])}"
-        f", best in parallel {text(ideal['best'])}. The best takes a judge who knows the answer."
+        f"One of the {videos} at random solves {text(net['drawn'], SHARE)}. "
+        f"The ideal denoiser: series {text(ideal['series'], SHARE)}, best in parallel {text(ideal['best'], SHARE)}. The best takes a judge who knows the answer."
     )
     return Reading(net["series"], net["best"], remark, {"n": n, "m": videos, "each": n // videos})
 
@@ -178,7 +181,7 @@ def _steps_for_layers(m: Measured) -> Reading:
     _, long = pairs_by_length(up)
     arms = {kind: long.sel(kind=kind, n_layers=fewer, drop=True) for kind in ("even", "random")}
     null = long.sel(kind="even", n_layers=every, drop=True)
-    return Reading(arms["even"], null, f"as many layers drawn at random gain {text(arms['random'])}", words)
+    return Reading(arms["even"], null, f"as many layers drawn at random gain {text(arms['random'], DIFFERENCE)}", words)
 
 
 def _layers_for_length(m: Measured) -> Reading:
@@ -186,8 +189,8 @@ def _layers_for_length(m: Measured) -> Reading:
     last = right.isel(num_inference_steps=-1, drop=True)
     lost = last.sel(n_layers=every, drop=True) - last.sel(n_layers=fewer, drop=True)
     short, long = pairs_by_length(lost)
-    remark = f"as many layers drawn at random: long {text(long.sel(kind='random'))}, " + (
-        f"short {text(short.sel(kind='random'))}"
+    remark = f"as many layers drawn at random: long {text(long.sel(kind='random'), DIFFERENCE)}, " + (
+        f"short {text(short.sel(kind='random'), DIFFERENCE)}"
     )
     return Reading(long.sel(kind="even", drop=True), short.sel(kind="even", drop=True), remark, words)
 
@@ -204,14 +207,14 @@ ROWS = (
         "Reasoning unfolds along the steps: early steps hold wrong answers, which later ones remove (section 3)",
         "share of what x0_hat shows that wrong answers show, at step 0 minus at the last step, long puzzles",
         "share", _IDEAL, partial(_of, "support", _wrong_first),
-        smallest=SMALLEST["share"], zero_null=True, bounds=CHANGES,
+        smallest=SMALLEST["share"], zero_null=True, bounds=DIFFERENCE,
     ),
     Row(
         "serial/wrong-longer",
         "The longer the chain of moves, the less of it one pass can tell",
         "share that wrong answers show at step 0, in excess of the ideal denoiser, long puzzles",
         "share", "short puzzles, in pairs", partial(_of, "support", _wrong_longer),
-        smallest=SMALLEST["share"], bounds=CHANGES,
+        smallest=SMALLEST["share"], bounds=DIFFERENCE,
     ),
     Row(
         "serial/gain-right",
@@ -239,13 +242,13 @@ ROWS = (
         "Steps stand in for layers: a shallower model makes up for its depth with more steps",
         "nearest answer is a right one, {many} steps minus {few}, with {fewer} of {all} layers, long puzzles",
         "share", "the same with all layers", partial(_of, "depth", _steps_for_layers),
-        smallest=SMALLEST["share"], bounds=CHANGES,
+        smallest=SMALLEST["share"], bounds=DIFFERENCE,
     ),
     Row(
         "serial/layers-for-length",
         "Serial work is done in depth: skipped layers cost long puzzles more than short ones (2607.13031)",
         "nearest answer is a right one, all {all} layers minus {fewer} of them, at {many} steps, long puzzles",
         "share", "short puzzles, in pairs", partial(_of, "depth", _layers_for_length),
-        smallest=SMALLEST["share"], bounds=CHANGES,
+        smallest=SMALLEST["share"], bounds=DIFFERENCE,
     ),
 )  # fmt: skip
