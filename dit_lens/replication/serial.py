@@ -159,7 +159,8 @@ def _series(m: Measured) -> Reading:
     net, ideal = ({k: v.sel(kind=kind, drop=True) for k, v in arms.items()} for kind in ("network", "ideal"))
     remark = (
         f"One of the {videos} at random solves {text(net['drawn'], SHARE)}. "
-        f"The ideal denoiser: series {text(ideal['series'], SHARE)}, best in parallel {text(ideal['best'], SHARE)}. The best takes a judge who knows the answer."
+        f"The ideal denoiser: series {text(ideal['series'], SHARE)}, best in parallel {text(ideal['best'], SHARE)}. "
+        "The best takes a judge who knows the answer."
     )
     return Reading(net["series"], net["best"], remark, {"n": n, "m": videos, "each": n // videos})
 
