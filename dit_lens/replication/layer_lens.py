@@ -93,7 +93,7 @@ ROWS = (
         "depth from which on the translated read-out's velocity has a cosine above .9 with the model's, mean over "
         "{steps} steps",
         "layer / layers", "the same model with shuffled weights, one control network", _velocity,
-        smallest=SMALLEST["depth"], within=(-math.inf, 0.75), networks=True,
+        within=(-math.inf, 0.75), networks=True,
     ),
     *(
         Row(

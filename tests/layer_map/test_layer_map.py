@@ -97,7 +97,7 @@ EVIL = '<script>alert("x")</script>'
 def test_a_map_says_what_it_found(found) -> None:
     """In words and as HTML: model, puzzles, model of depth with p and power, largest effect with placebo and n."""
     told = repr(found)
-    assert told.startswith("Map of lab: 2 tasks of choose\n") and 6 <= len(told.splitlines()) <= 10
+    assert told.startswith("Map of lab: 2 tasks of choose\n") and 6 <= len(told.splitlines()) <= 12
     assert "Expert high: " in told and "p = " in told and told.count("placebo") == 2 and "n = 2" in told
     assert "would have been found: of 1 SD in" in told and "order of the centres" in told
     page = replace(found, about={**found.about, "model": EVIL, "controls": EVIL})._repr_html_()
@@ -120,14 +120,14 @@ def test_probes_are_evidence(lens, tmp_path) -> None:
             raise KeyboardInterrupt
 
     how = {"tasks": ["choose"], "n": 2, "steps": (0,), "scenes": 12, "controls": 1, "folder": kept}
-    with pytest.raises(KeyboardInterrupt, match="stopped with 4 of 6 parts done; run the same map with folder="):
+    with pytest.raises(KeyboardInterrupt, match="stopped with 0 of 6 parts done; run the same map with folder="):
         dl.map(lens, **how, progress=stop)
-    assert len(told) == 4 + 12 + 4 and len(list((kept / "parts" / "decodable").rglob("control/**/*.safetensors"))) == 3
+    assert len(told) == 12 + 4 and len(list((kept / "parts" / "decodable").rglob("control/**/*.safetensors"))) == 3
     told = []
     found = dl.map(lens, **how, progress=lambda *row: told.append(row))
-    assert [what for *_, what in told] == [f"probing the control, features of scene {i}" for i in range(3, 12)] + [
-        "writing"
-    ]
+    probed = [f"probing the control, features of scene {i}" for i in range(3, 12)]
+    patched = [f"{of}choose {i}" for of in ("", "control 0, ") for i in range(2)]
+    assert [what for *_, what in told] == [*probed, *patched, "writing"]
     assert told[-1][:2] == (50, 50)  # 2 puzzles and 12 scenes, in the model and in the control
     assert not (kept / "parts").exists() and len(list((kept / "items").glob("decodable.*.nc"))) == 1
     wall = found.decodable.sel(label="wall", step=0)
