@@ -1,7 +1,7 @@
 """How often the map's comparison of models of depth announces stages where there are none, and where there are some.
 
     python benchmarks/depth_models.py --layers 12 --draws 300     # tables of docs/map.md, on synthetic profiles
-    python benchmarks/depth_models.py --controls 24               # on shuffled and re-initialised networks
+    python benchmarks/depth_models.py --controls 20               # on shuffled and re-initialised networks
 
 Noise is AR(1) over layers with correlation rho, four evidences. Heights are in standard deviations of that noise.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -73,22 +74,35 @@ def synthetic(n: int, draws: int, only: Sequence[str] = ()) -> None:
         print(f"| {name} | {rho:g} | {stages:.3f} | {found['one'] / draws:.3f} | {either} |", flush=True)
 
 
-def controls(count: int, n: int = 12, tasks: int = 4) -> None:
-    """Each network that learned nothing against the mean of the others."""
+def controls(count: int, model: str) -> None:
+    """Each network that learned nothing against the mean of the others: of a lab model, or of a planted network."""
     import dit_lens as dl
+
+    if model == "planted":
+        with dl.planted.plant(dl.planted.WholeMap(shape="three", n_layers=12, rest=0.3)) as made:
+            _controls(count, made.lens, made.tasks(4), [0], dl.Sampling())
+        return
+    with dl.load(model) as lens:
+        some = [dl.tasks.load("choose", seed=i) for i in range(3)]
+        _controls(count, lens, some, [0, 4, 9], dl.Sampling(num_inference_steps=10))
+
+
+def _controls(count: int, lens: Any, tasks: Sequence[Any], steps: Sequence[int], how: Any) -> None:
     from dit_lens.layer_map.controls import control_kind, control_model
     from dit_lens.layer_map.evidence import EVIDENCE, by_control, puzzle_evidence
 
-    with dl.planted.plant(dl.planted.WholeMap(shape="three", n_layers=n, rest=0.3)) as made:
-        some, rows = made.tasks(tasks), []
-        for c in range(count):
-            with control_model(made.lens, c, 100) as nothing:
-                rows.append([puzzle_evidence(nothing, task, i, [0], 0) for i, task in enumerate(some)])
-    found = by_control(rows)[list(EVIDENCE)].mean("task").sel(expert="high")
+    rows = []
     for c in range(count):
-        of_kind = [i for i in range(count) if i % 2 == c % 2 and i != c]
-        above = found.isel(control=c) - found.isel(control=of_kind).mean("control")
-        print(c, control_kind(c), compare(above.to_dataarray("evidence"), draws=399, heights=()), flush=True)
+        with control_model(lens, c, 100) as nothing:
+            rows.append([puzzle_evidence(nothing, task, i, steps, 0, how) for i, task in enumerate(tasks)])
+    found = by_control(rows)[list(EVIDENCE)].mean("task")
+    for expert in found["expert"].values:
+        for c in range(count):
+            of_kind = [i for i in range(count) if i % 2 == c % 2 and i != c]
+            one = found.sel(expert=expert)
+            above = one.isel(control=c) - one.isel(control=of_kind).mean("control")
+            said = compare(above.to_dataarray("evidence"), draws=399, heights=())
+            print(expert, c, control_kind(c), said, flush=True)
 
 
 if __name__ == "__main__":
@@ -97,8 +111,9 @@ if __name__ == "__main__":
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--only", nargs="*", default=[], help="profiles")
     parser.add_argument("--controls", type=int, default=0)
+    parser.add_argument("--model", default="lab", help="whose controls: a model, or 'planted'")
     given = parser.parse_args()
     for layers in given.layers:
         synthetic(layers, given.draws, given.only)
     if given.controls:
-        controls(given.controls)
+        controls(given.controls, given.model)
