@@ -81,8 +81,7 @@ def roles(
         band = bands[name].mean("task")
         columns[f"{name}_null"] = band.mean("control")
         columns |= {f"{name}_null_low": band.min("control"), f"{name}_null_high": band.max("control")}
-        tested = against_controls(trained[name].mean("task"), band)
-        columns[f"{name}_p"] = tested["p_corrected"]
+        columns[f"{name}_p"] = against_controls(trained[name].mean("task"), band)["p_corrected"]
     part = np.full((trained.sizes["expert"], n), "-", dtype=object)
     for i, model in enumerate(models.values()):
         for word, run in zip(model.words(), model.runs(), strict=True):
@@ -96,8 +95,8 @@ def roles(
     }
     depth = ("layer", np.arange(n) / n)
     table = xr.Dataset(columns, coords={"expert": experts, "layer": range(n), "depth": depth})
-    least = of_controls(max(band.sizes["control"] for band in bands.values()))
-    table = table.assign_attrs(controls=max(band.sizes["control"] for band in bands.values()), **least.attrs())
+    count = max(band.sizes["control"] for band in bands.values())
+    table = table.assign_attrs(controls=count, **of_controls(count).attrs())
     return table, Roles(models, centres, orders)
 
 
