@@ -69,10 +69,14 @@ def map_(
 
 
 def _map_parts(opened: tuple[Any, ...], asked: dict[str, Any]) -> None:
-    """Share the parts of a map with the process that writes it."""
+    """Share the parts of a map with the process that combines and writes them."""
     import dit_lens
+    from dit_lens.layer_map.measurement import survey
+    from dit_lens.store.folder import open_store
 
-    dit_lens.map(load(*opened), **asked)
+    rest = {name: asked[name] for name in ("tasks", "n", "seed", "scenes", "controls")}
+    work = survey(load(*opened), steps=None, how=dit_lens.Sampling(**asked["sampling"]), **rest)
+    work.run(open_store(asked["folder"], "map", work.parameters), asked["ensembles"])
 
 
 @sampled
