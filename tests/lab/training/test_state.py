@@ -62,7 +62,7 @@ def test_a_trunk_grows_from_a_shallow_one(tmp_path):
     shallow.save()
     trunk = Training(spec, "trunk", tmp_path, parent="shallow")
     assert trunk.done == 0
-    assert [float(trunk.ema[f"blocks.{i}.ffn.net.2.bias"][0]) for i in range(2)] == [2.0, 2.0]
+    assert [float(trunk.ema[f"blocks.{i}.ffn.net.2.bias"][0]) for i in range(2)] == [4.0, 0.0]
     trunk.done = 3
     trunk.save()
     assert Training(spec, "trunk", tmp_path, parent="shallow").done == 3
