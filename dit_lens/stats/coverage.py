@@ -56,6 +56,21 @@ def _mostly(constant: float, share: float) -> Outcome:
     )
 
 
+def _near(share: float) -> Outcome:
+    """Scores of tasks that are solved in this share: .95 to 1 where solved, 0 to .1 elsewhere."""
+    return Outcome(
+        lambda rng, shape: np.where(
+            rng.random(shape) < share, rng.uniform(0.95, 1, shape), rng.uniform(0, 0.1, shape)
+        ),
+        share * 0.975 + (1 - share) * 0.05,
+        (0, 1),
+    )
+
+
+def _beta(a: float, b: float) -> Outcome:
+    return Outcome(lambda rng, shape: rng.beta(a, b, shape), a / (a + b), (0, 1))
+
+
 #: Symmetric, skewed, bounded and binary outcomes; scores of tasks look like the bounded ones.
 OUTCOMES: Mapping[str, Outcome] = MappingProxyType(
     {
@@ -64,8 +79,12 @@ OUTCOMES: Mapping[str, Outcome] = MappingProxyType(
         "lognormal": Outcome(lambda rng, shape: rng.lognormal(size=shape), float(np.exp(0.5))),
         "80 % zeros, rest uniform": _mostly(0.0, 0.8),
         "70 % ones, rest uniform": _mostly(1.0, 0.7),
-        "bounded, one hump (beta 2, 2)": Outcome(lambda rng, shape: rng.beta(2, 2, shape), 0.5, (0, 1)),
-        "bounded, two humps (beta .4, .4)": Outcome(lambda rng, shape: rng.beta(0.4, 0.4, shape), 0.5, (0, 1)),
+        "83 % near 1, rest near 0": _near(0.83),
+        "95 % near 1, rest near 0": _near(0.95),
+        "bounded, one hump (beta 2, 2)": _beta(2, 2),
+        "bounded, one hump aside (beta 8, 2)": _beta(8, 2),
+        "bounded, two humps (beta .4, .4)": _beta(0.4, 0.4),
+        "bounded, most at one end (beta .9, .1)": _beta(0.9, 0.1),
         "share .5": _share(0.5),
         "share .8": _share(0.8),
         "share .9": _share(0.9),

@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import MeasureError
+from dit_lens.stats.bounded import bounded_ends
 from dit_lens.stats.methods import effective_n, skew_t, varies
 from dit_lens.stats.shares import clustered_ends, share_ends
 
@@ -43,9 +44,9 @@ def mean_interval(
         over: The dim that the interval generalises over, or several from the top level down; the lower ones are
             averaged within the first before anything else.
         level: Coverage.
-        bounds: The least and the greatest value that the outcome can have. Where all values lie on the two bounds the
-            outcome is two-valued and has the interval of a share; where all values are equal the interval is what that
-            of none of n allows for tasks not seen, which may lie anywhere within the bounds; no interval leaves them.
+        bounds: The least and the greatest value that the outcome can have. The interval is then Gaffke's, which holds
+            whatever the outcome's shape: it allows for tasks not seen anywhere within the bounds. Where all values lie
+            on the two bounds the outcome is two-valued and has the interval of a share.
         exact: The number is the same for every task by construction (an identity, a placebo that changes nothing), so
             that equal values have an interval of width zero.
 
@@ -61,15 +62,12 @@ def mean_interval(
     """
     _, x, template, attrs = _samples(values, over, level)
     n = np.isfinite(x).sum(0)
-    low, high = skew_t(x, level)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.nansum(x, 0) / np.where(n > 0, n, np.nan)
-    moves = varies(x)
-    if bounds is not None:
-        low, high = _bounded(x, mean, n, moves, low, high, _checked_bounds(x, bounds), level)
-    same = ~moves & (n > 0)
+    low, high = skew_t(x, level) if bounds is None else _bounded(x, mean, n, _checked_bounds(x, bounds), level)
+    same = ~varies(x) & (n > 0)
     if exact:
-        if moves.any():
+        if bool((~same & (n > 0)).any()):
             raise MeasureError(
                 "exact=True is for a number that is the same for every task by construction, and these differ: leave "
                 "it out"
@@ -80,7 +78,7 @@ def mean_interval(
         "value": mean, "low": np.where(enough, low, np.nan), "high": np.where(enough, high, np.nan), "n": n,
         "exact": same & exact,
     }  # fmt: skip
-    method = "Hall's skewness-corrected t" + ("" if bounds is None else ", within bounds; Blaker where two-valued")
+    method = "Hall's skewness-corrected t" if bounds is None else "Gaffke, within bounds; Blaker where two-valued"
     few, bare = n < FEWEST, same & (n >= FEWEST) & (bounds is None)
     reasons = _reasons(few & ~(same & exact), bare & ~np.asarray(exact))
     return _dataset(data, template, {**attrs, "method": method, **reasons})
@@ -168,21 +166,16 @@ def _checked_bounds(x: np.ndarray, bounds: tuple[float, float]) -> tuple[float, 
 
 
 def _bounded(
-    x: np.ndarray, mean: np.ndarray, n: np.ndarray, moves: np.ndarray, low: np.ndarray, high: np.ndarray,
-    bounds: tuple[float, float], level: float,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Ends within bounds; those of a share where the values are two-valued, and where they are all equal."""
+    x: np.ndarray, mean: np.ndarray, n: np.ndarray, bounds: tuple[float, float], level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends within bounds; those of a share where the values are two-valued."""
     least, greatest = bounds
     width = greatest - least
-    low, high = np.clip(low, least, greatest), np.clip(high, least, greatest)
+    low, high = bounded_ends(x, bounds, level)
     two = (np.isnan(x) | np.isclose(x, least, atol=1e-9 * width) | np.isclose(x, greatest, atol=1e-9 * width)).all(0)
     hits = np.where(two & (n > 0), (mean - least) / width * n, 0.0)
     ends = [least + width * end for end in share_ends(hits, np.where(two, n, 0), level)]
-    # All equal to c: a share of at most p of tasks, by the upper end for none of n, may have any other value.
-    p = share_ends(np.zeros(n.shape), np.where(moves, 0, n), level)[1]
-    equal = [mean - p * (mean - least), mean + p * (greatest - mean)]
-    low = np.where(two, ends[0], np.where(moves, low, equal[0]))
-    return low, np.where(two, ends[1], np.where(moves, high, equal[1]))
+    return np.where(two, ends[0], low), np.where(two, ends[1], high)
 
 
 def _reasons(few: np.ndarray, equal: np.ndarray) -> dict[str, str]:

@@ -8,7 +8,8 @@ outcome                    p                                       interval
 differences that vary      sign flips                              what sign flips do not reject
 two-valued, paired         sign flips (McNemar's exact test)       Newcombe, paired shares
 two-valued, null known     exact binomial                          Blaker
-all differences equal      sign flips, or what bounds allow        what bounds allow for tasks not seen
+bounded, null known        Gaffke's interval, inverted             Gaffke
+all differences equal      sign flips, or what bounds allow        Gaffke, the bounds being those of differences
 =========================  ======================================  =====================================
 """
 
@@ -18,13 +19,13 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
-import xarray as xr
 from scipy.optimize import brentq
 from scipy.stats import binomtest, nct
 from scipy.stats import t as student
 
 from dit_lens.errors import MeasureError
-from dit_lens.stats.intervals import FEWEST, mean_interval
+from dit_lens.stats.bounded import bounded_ends, bounded_p
+from dit_lens.stats.intervals import FEWEST
 from dit_lens.stats.methods import newcombe, varies
 from dit_lens.stats.shares import share_ends
 from dit_lens.stats.sign_flips import ends, p_above, p_below, sign_vectors, subset_means
@@ -90,7 +91,9 @@ class Pairs:
             return float(than > 0)
         if self.two_valued and self.known:
             return self._binomial(than, "greater")
-        if self._by_interval(than):
+        if self._by_bounds(than):
+            return bounded_p(self.d, self._reach, than)
+        if self.two_valued and than != 0:
             return self._inverted(lambda ends: ends[0] > than)
         return p_above(self._means, than)
 
@@ -109,7 +112,10 @@ class Pairs:
             return float(than < 0)
         if self.two_valued and self.known:
             return self._binomial(than, "less")
-        if self._by_interval(than):
+        if self._by_bounds(than):
+            least, greatest = self._reach
+            return bounded_p(-self.d, (-greatest, -least), -than)
+        if self.two_valued and than != 0:
             return self._inverted(lambda ends: ends[1] < than)
         return p_below(self._means, than)
 
@@ -117,9 +123,11 @@ class Pairs:
         """Whether these tasks say anything: equal differences without bounds only tell their sign."""
         return self.n >= FEWEST and (self.varies or self.bounds is not None or than == 0)
 
-    def _by_interval(self, than: float) -> bool:
-        """Whether flips cannot answer: discrete differences are not symmetric around anything but zero."""
-        return than != 0 and (self.two_valued or not self.varies)
+    def _by_bounds(self, than: float) -> bool:
+        """Whether bounds answer: flips take outcomes for symmetric, which scores beside a number need not be."""
+        if self.bounds is None or self.two_valued:
+            return False
+        return self.known or (than != 0 and not self.varies)
 
     def _binomial(self, than: float, side: str) -> float:
         least, greatest = self._bounds
@@ -150,15 +158,12 @@ class Pairs:
             return np.nan, np.nan
         if self.two_valued:
             return self._shares(level)
-        if self.varies:
+        if self.varies and not (self.known and self.bounds is not None):
             return ends(self._means, level)
         if self.bounds is None:
             return np.nan, np.nan
-        least, greatest = self._bounds
-        of_null = (float(self.null[0]),) * 2 if self.known else (greatest, least)
-        reach = (least - of_null[0], greatest - of_null[1])  # of a difference
-        s = mean_interval(xr.DataArray(self.d, dims="task"), level=level, bounds=reach)
-        return float(s["low"]), float(s["high"])
+        low, high = bounded_ends(self.d, self._reach, level)
+        return float(low), float(high)
 
     def _shares(self, level: float) -> tuple[float, float]:
         least, greatest = self._bounds
@@ -177,6 +182,13 @@ class Pairs:
         if self.bounds is None:
             raise MeasureError("this outcome has no bounds: pass bounds=(least, greatest)")
         return self.bounds
+
+    @property
+    def _reach(self) -> tuple[float, float]:
+        """The least and the greatest difference."""
+        least, greatest = self._bounds
+        of_null = (float(self.null[0]),) * 2 if self.known else (greatest, least)
+        return least - of_null[0], greatest - of_null[1]
 
     def detectable(self, level: float = 0.95, power: float = POWER) -> float:
         """The smallest difference that this n and spread would have shown.

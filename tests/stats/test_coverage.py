@@ -13,6 +13,8 @@ LEAST = 0.93
 #: What is short of it, with n = 8, 16, 30: skewed outcomes without an upper end. docs/statistics.md says so.
 SHORT = {"lognormal": (0.89, 0.91, 0.92)}
 SIZES = (8, 16, 30)
+#: How much wider than the skewness-corrected t an interval may be that holds more than 99.5 %: the price of bounds.
+WIDER = {"bounded, one hump (beta 2, 2)": 1.2, "bounded, one hump aside (beta 8, 2)": 2.0}
 
 
 @pytest.mark.parametrize("name", OUTCOMES)
@@ -22,7 +24,9 @@ def test_coverage_of_what_the_library_gives(name: str, n: int) -> None:
     least = SHORT[name][SIZES.index(n)] if name in SHORT else LEAST
     found = coverage(OUTCOMES[name], n)
     assert found.covered >= least - 0.008 and found.missing == 0, found
-    assert found.covered < 0.995 and found.width > 0, "an interval that holds everything says nothing"
+    others = coverage(OUTCOMES[name], n, interval=lambda values: mean_interval(values)).width
+    assert found.width > 0
+    assert found.covered < 0.995 or found.width < WIDER.get(name, 1) * others, "what holds everything says nothing"
 
 
 @pytest.mark.slow

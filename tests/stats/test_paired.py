@@ -157,8 +157,8 @@ def test_bounds_say_what_tasks_not_seen_could_change() -> None:
     assert low == -high and 0.3 < high < 0.4 and nothing.detectable() == pytest.approx(high)
     assert nothing.p_smaller(0.2) > 0.05 > nothing.p_smaller(0.6)
     assert nothing.p() == 1
-    p = float(share_ends(np.array(0), np.array(8), 0.95)[1])
-    assert Pairs(np.full(8, 0.4), 0.1, (0, 1)).interval() == pytest.approx((0.3 - 0.4 * p, 0.3 + 0.6 * p))
+    p = 1 - 0.025 ** (1 / 8)  # Clopper and Pearson's upper end for none of eight
+    assert Pairs(np.full(8, 0.4), 0.1, (0, 1)).interval() == pytest.approx((0.3 - 0.4 * p, 0.3 + 0.6 * p), abs=0.004)
 
 
 @pytest.mark.parametrize(("least", "wide"), [(0, 2), (-3, 10), (5, 0.5)])
