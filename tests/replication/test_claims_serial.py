@@ -10,7 +10,7 @@ from planted_results import every_row
 
 from dit_lens.replication.serial import ROWS
 
-N = 24
+N = 60
 KINDS = ["network", "ideal", "blind"]
 LENGTH = {"length": ("task", [3] * N + [8] * N)}
 

@@ -81,7 +81,7 @@ def test_an_interval_of_a_share_stays_one() -> None:
     """Four of five pairs differ, each task near them: as a mean the interval would end at 1.03."""
     shares = xr.DataArray([1.0, 1.0, 1.0, 0.5, 1.0, 0.6], dims="task")
     assert float(mean_interval(shares)["high"]) > 1 and beyond(text(shares, None))
-    assert mean(shares, SHARE).high == 1 and not beyond(text(shares, SHARE))
+    assert mean(shares, SHARE).high <= 1 and not beyond(text(shares, SHARE))
     with pytest.raises(TypeError, match="bounds"):
         text(shares)  # type: ignore[call-arg]
 
