@@ -129,7 +129,7 @@ def steer_along_normals(made: Planted, tasks: Tasks) -> Found:
 
 
 def steer_along_patterns(made: Planted, tasks: Tasks) -> Found:
-    """The causal check of a probe along its pattern, the difference of the classes' means: see :func:`_steered`."""
+    """The causal check of a probe along its pattern, as by default: see :func:`_steered`."""
     return _steered(made, tasks, "pattern")
 
 
@@ -150,14 +150,11 @@ def _steered(made: Planted, tasks: Tasks, kind: str) -> Found:
         if fitted.scores["p"] > READS:
             rows.append(xr.DataArray(np.zeros(len(tasks)), dims="task"))
             continue
-        x = seen.cell("resid_post", steps[0], layer)[:, 0]
-        pattern = x[values > 0].mean(0) - x[values < 0].mean(0) if kind == "pattern" else None
         checked = probing.causal(
-            made.lens, fitted, tasks, steps=steps, strengths=(STRENGTH,), relative=True, draws=1, pattern=pattern,
+            made.lens, fitted, tasks, steps=steps, strengths=(STRENGTH,), relative=True, draws=1, kinds=[kind],
             progress=silent,
         )  # fmt: skip
-        arms = [arm for arm in checked["kind"].values if str(arm).startswith(kind)]
-        both = checked.sel(when="held", kind=arms).mean("kind")  # each sign changes the answers of one label
+        both = checked.sel(when="held").mean("kind")  # each sign changes the answers of one label
         rows.append((both["changed"] - both["changed_null"].mean("draw")).reset_coords(drop=True))
     effect = xr.concat(rows, "label").assign_coords(label=list(BITS), task=range(len(tasks)))
     return Found(effect.transpose("task", "label"))

@@ -9,6 +9,7 @@
     probe_grid                       a probe at every place
     direction_similarity             whether places share a direction
     fit, linear_probe                the probe of one place, for use
+    label_pattern                    how activations differ with a label
     concept_erasure, causal_check    whether the model uses what is read
     saving, safe_opening, hub        files and the Hugging Face hub
     stored_numbers, probe_manifest, probe_card    what the files hold
@@ -28,8 +29,8 @@ _LAZY = {
     "Leace": "concept_erasure", "Probe": "linear_probe", "causal": "causal_check", "collect": "features",
     "directions": "direction_similarity", "from_runs": "features", "grid": "probe_grid", "label": "labels",
     "leace": "concept_erasure", "load_probe": "safe_opening", "logistic": "fit", "mean_difference": "fit",
-    "online_code": "description_length", "probe": "fit", "pull_probe": "hub", "push_probe": "hub", "ridge": "fit",
-    "similarity": "direction_similarity", "summary": "causal_check",
+    "online_code": "description_length", "patterns": "label_pattern", "probe": "fit", "pull_probe": "hub",
+    "push_probe": "hub", "ridge": "fit", "similarity": "direction_similarity", "summary": "causal_check",
 }  # fmt: skip
 
 __all__ = [*_LAZY]

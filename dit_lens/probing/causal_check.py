@@ -4,7 +4,7 @@ For a probe with normal u (in the activation's own coordinates) at (step, layer,
 run b, these arms:
 
     steer +s, -s     x <- x + s sd u   sd: standard deviation of x . u over the edited tokens of b, at the probe's place
-    pattern +s, -s   x <- x + s sd m   m: a second direction, if given: how activations differ with the label on average
+    pattern +s, -s   x <- x + s sd m   m: how activations differ with the label on average, of the probe or given
     erase            x <- r(x)         LEACE where an eraser is given, else the projection of x - mu off all normals
 
 each ``once`` (at the probe's step) and ``held`` (over many), and each beside ``draws`` random edits of the same size
@@ -18,7 +18,9 @@ orthonormal basis (left -> V R, with left = Q R and V random). Of an edited run 
 The effect is what the probe's direction does *more* than random ones do: ``difference`` of :func:`summary`.
 
 A normal is a filter: it is orthogonal to other variation and need not point where activations go when the label
-changes. That direction is the pattern, for two classes the difference of their means (Haufe et al. 2014): try both.
+changes. That direction is the pattern, for two classes the difference of their means (Haufe et al. 2014,
+:mod:`.label_pattern`). Of four planted networks whose answer depends on the label, a push along the pattern showed it
+in all, and one along the normal in one (docs/calibration.md): that a push along a normal does nothing says nothing.
 
 When not to use: as proof that a direction is not used. It may have been pushed too weakly, at a step or layer that no
 longer matters, or later layers may restore it from text or image. And an effect of a strong push may only show that the
@@ -62,6 +64,8 @@ MEASURES = {
     "reached": ("the answer is the target's", "share"),
 }
 _BOUNDS = {"changed": (0.0, 1.0), "reached": (0.0, 1.0)}
+KINDS = ("steer", "pattern", "erase")
+NO_PATTERN = "none: only the normal was pushed, and that it does nothing says nothing"
 Erasers = Eraser | Mapping[Address, Eraser]
 
 
@@ -77,6 +81,7 @@ def causal(
     strengths: Sequence[float] = (2.0,),
     relative: bool = False,
     signs: Callable[[Any, Grid], np.ndarray] | None = None,
+    kinds: Sequence[str] | None = None,
     contrast: tuple[Any, Any] | Callable[[Any], tuple[Any, Any]] | None = None,
     pattern: np.ndarray | Callable[[Any], np.ndarray] | None = None,
     eraser: Erasers | None = None,
@@ -103,9 +108,13 @@ def causal(
         relative: Take strengths in norms of each token instead.
         signs: ``signs(task, grid)`` gives -1, 0 or 1 per token, (N,), all 1 by default, so that opposite labels can be
             pushed in opposite directions; tokens at 0 are not edited.
+        kinds: Which of "steer" (along the normal), "pattern" and "erase" to try; all by default, "pattern" where the
+            probe has one (as those of :func:`dit_lens.probe` do) or one is given. Random directions do not depend on
+            it.
         contrast: For a probe of several classes the pair (from, to), or a function of the task that returns it; u is
-            the normal of their difference.
-        pattern: m, (d,), or a function of the task; of an eraser of one direction it is ``eraser.pattern``.
+            the normal of their difference, and m the difference of their patterns.
+        pattern: m, (d,), or a function of the task; the probe's own by default. Of an eraser of one direction it is
+            ``eraser.pattern``.
         eraser: One for all places, or one for each address, which acts in that address's branch: ``once`` takes that
             of ``at``, ``held`` all of them. By default what lies along the probe's normals is replaced by its mean in
             the probe's training data.
@@ -120,11 +129,12 @@ def causal(
 
     Returns:
         Each measure (task, when, kind) and its null ``<name>_null`` (task, when, kind, draw); ``base_score``
-        (task,) of the unedited runs, and ``sd`` (task, direction).
+        (task,) of the unedited runs, and ``sd`` (task, direction). ``attrs["pattern"]`` says whose pattern was pushed
+        along, or that none was.
 
     Raises:
-        ProbeError: A probe of another model, several classes without ``contrast``, a hook that is not one vector a
-            token, signs of another shape, or tokens that do not differ along u.
+        ProbeError: A probe of another model, several classes without ``contrast``, a kind that is not there, a hook
+            that is not one vector a token, signs of another shape, or tokens that do not differ along u.
     """
     place = _place(lens, probe, at)
     seeds = range(len(tasks)) if seeds is None else seeds
@@ -137,9 +147,11 @@ def causal(
     how, _ = split_options(options, causal)
     if not how.given():
         how = _sampling(probe)
-    kinds = ("steer",) if pattern is None else ("steer", "pattern")
-    arms = {f"{kind} {s:+g}": (kind, s) for kind in kinds for one in strengths for s in (one, -one)}
-    arms["erase"] = ("erase", 0.0)
+    asked = _kinds(kinds, probe, pattern)
+    steered = tuple(k for k in KINDS[:2] if k == "steer" or pattern is not None or probe.patterns is not None)
+    arms = {
+        f"{kind} {s:+g}": (kind, s) for kind in steered if kind in asked for one in strengths for s in (one, -one)
+    } | ({"erase": ("erase", 0.0)} if "erase" in asked else {})
     where = {"hook": place.hook, "branches": branches}
     spans = {
         "once": {**where, **_span(place.step, None, place.layer)},
@@ -150,20 +162,20 @@ def causal(
     def row(item: Item) -> xr.Dataset:
         task, seed = item.task, seeds[item.index]
         sign, u = _signs(signs, task, item.lens.grid_of(task, how)), {"steer": _direction(probe, contrast, task)}
-        if pattern is not None:
-            u["pattern"] = _pattern(pattern(task) if callable(pattern) else pattern, len(u["steer"]))
+        if "pattern" in steered:
+            u["pattern"] = _pattern(probe, pattern, contrast, task)
         kept = record(
             place.hook, reduce=Project(np.stack(list(u.values()), axis=1)), branches=place.branch, name="along",
             **_span(place.step, None, place.layer),
         )  # fmt: skip
         base = item.generate(seed=seed, record=kept)
         sd = base[replace(place, hook="along")].double().numpy()[sign != 0].std(0)
-        if not (sd > 0).all() and not relative:
+        if not relative and not all(s > 0 for kind, s in zip(steered, sd, strict=True) if kind in asked):
             raise ProbeError(
-                f"the {int((sign != 0).sum())} edited tokens of {task!r} do not differ along the probe's direction, so "
-                "that strengths have no unit: edit more tokens, or use relative=True"
+                f"the {int((sign != 0).sum())} edited tokens of {task!r} do not differ along the probe's directions, "
+                "so that strengths have no unit: edit more tokens, or use relative=True"
             )
-        unit = dict(zip(kinds, np.ones(len(kinds)) if relative else sd, strict=True))
+        unit = dict(zip(steered, np.ones(len(steered)) if relative else sd, strict=True))
         rng = np.random.default_rng([seed, item.index])
         drawn = [u, *({kind: _random(random, rng, one) for kind, one in u.items()} for _ in range(draws))]
 
@@ -181,7 +193,7 @@ def causal(
         names = {name: f"{name}_null" for name in MEASURES}
         null = values.isel(draw=slice(1, None)).rename(names)
         shown = xr.merge([values.isel(draw=0), null]).assign(base_score=_score(task, base), sd=("direction", sd))
-        return shown.assign_coords(direction=list(kinds))
+        return shown.assign_coords(direction=list(steered))
 
     given = {**options, **dict.fromkeys(how.given(), None), "sampling": how}
     found = over_tasks(lens, tasks, row, options=given, of=causal, regions=regions)
@@ -193,6 +205,7 @@ def causal(
     attrs: dict[str, Any] = {
         "probe": probe.label, "at": str(place), "held": str(spans["held"]), "model": lens.name, "seeds": list(seeds),
         "unit": "norm" if relative else "sd",
+        "pattern": NO_PATTERN if "pattern" not in asked else "the probe's" if pattern is None else "given",
         "eraser": "the probe's normals" if eraser is None else "given",
     }  # fmt: skip
     return found.assign_attrs(attrs)
@@ -239,31 +252,56 @@ def _sampling(probe: Probe) -> Sampling:
     return merged(plain, {})
 
 
+def _kinds(asked: Sequence[str] | None, probe: Probe, pattern: Any) -> tuple[str, ...]:
+    """The kinds to try, checked."""
+    known = KINDS if pattern is not None or probe.patterns is not None else ("steer", "erase")
+    if asked is None:
+        return known
+    if isinstance(asked, str) or not asked or any(kind not in known for kind in asked):
+        more = "" if "pattern" in known else " (for \"pattern\" give pattern=, or fit the probe with dit_lens.probe)"
+        raise ProbeError(f"kinds={asked!r}: give one or more of {list(known)} as a list{more}")
+    if pattern is not None and "pattern" not in asked:
+        raise ProbeError(f"pattern= is given and kinds={list(asked)} leave it out: leave out one of the two arguments")
+    return tuple(asked)
+
+
 def _direction(probe: Probe, contrast: Any, task: Any) -> np.ndarray:
     """The unit vector to push along, (d,)."""
-    normals, known = probe.normals, list(probe.classes)
-    pair = contrast(task) if callable(contrast) else contrast
-    if len(normals) == 1:
-        if pair is not None:
-            raise ProbeError("contrast= chooses among several classes, and this probe has one direction: leave it out")
-        v = normals[0]
-    else:
-        if pair is None or len(pair) != 2 or any(c not in known for c in pair) or pair[0] == pair[1]:
-            raise ProbeError(
-                f"this probe has {len(normals)} directions and contrast={pair!r}: name two of its classes, (from, to), "
-                f"or give a function of the task that does; the classes are {known}"
-            )
-        v = normals[known.index(pair[1])] - normals[known.index(pair[0])]
+    v = _contrasted(probe.normals, probe, contrast, task)
     size = np.linalg.norm(v)
     if not size > 0:
         raise ProbeError("the probe's direction is zero: it learned nothing, so there is nothing to push along")
     return v / size
 
 
-def _pattern(given: Any, d: int) -> np.ndarray:
-    v = np.asarray(given, float)
+def _contrasted(rows: np.ndarray, probe: Probe, contrast: Any, task: Any) -> np.ndarray:
+    """One row (k, d) of a probe, or the difference of two classes' rows, (d,)."""
+    known, pair = list(probe.classes), contrast(task) if callable(contrast) else contrast
+    if len(rows) == 1:
+        if pair is not None:
+            raise ProbeError("contrast= chooses among several classes, and this probe has one direction: leave it out")
+        return rows[0]
+    if pair is None or len(pair) != 2 or any(c not in known for c in pair) or pair[0] == pair[1]:
+        raise ProbeError(
+            f"this probe has {len(rows)} directions and contrast={pair!r}: name two of its classes, (from, to), "
+            f"or give a function of the task that does; the classes are {known}"
+        )
+    return rows[known.index(pair[1])] - rows[known.index(pair[0])]
+
+
+def _pattern(probe: Probe, given: Any, contrast: Any, task: Any) -> np.ndarray:
+    """The unit vector of how activations differ with the label, given or of the probe, (d,)."""
+    if given is None and probe.patterns is not None:
+        v = _contrasted(probe.patterns, probe, contrast, task)
+        if not v.any():
+            raise ProbeError(
+                "the probe's pattern is zero, so that there is nothing to push along: give pattern=, or a probe "
+                "without, dataclasses.replace(probe, patterns=None)"
+            )
+        return v / np.linalg.norm(v)
+    v, d = np.asarray(given(task) if callable(given) else given, float), probe.n_features
     if v.shape != (d,) or not np.isfinite(v).all() or not v.any():
-        raise ProbeError(f"pattern has shape {v.shape}: give one finite, non-zero vector ({d},), as eraser.pattern is")
+        raise ProbeError(f"pattern has shape {v.shape}: give one finite, non-zero vector ({d},), as probe.pattern is")
     return v / np.linalg.norm(v)
 
 

@@ -26,6 +26,7 @@ from dit_lens.errors import ProbeError
 from dit_lens.probing import scores
 from dit_lens.probing.description_length import online_code
 from dit_lens.probing.features import Features, from_runs
+from dit_lens.probing.label_pattern import patterns
 from dit_lens.probing.labels import Labels
 from dit_lens.probing.labels import label as make_label
 from dit_lens.probing.linear_probe import Probe
@@ -84,8 +85,8 @@ def probe(
         seed: Seed of folds, shuffles and controls.
 
     Returns:
-        The probe, fitted on all scenes. ``scores`` holds the score with its interval (``score, low, high, n``), the
-        measure (``metric, chance``), and the controls.
+        The probe and its patterns, fitted on all scenes. ``scores`` holds the score with its interval (``score, low,
+        high, n``), the measure (``metric, chance``), and the controls.
 
     Raises:
         ProbeError: The place was not kept, or the label cannot be learned.
@@ -125,8 +126,10 @@ def probe(
             measured |= {k: float(code[f"{k}_mean"]) for k in ("compression", "gain")}
     named = np.array(labels.classes)
     pipeline = make_pipeline(StandardScaler(), clone(given))
-    pipeline.fit(resolved(x)[used], named[labels.codes[used]] if labels.classes else truth[used])
+    rows, answers = resolved(x)[used], truth[used]  # (n, d), (n,)
+    pipeline.fit(rows, named[answers] if labels.classes else answers)
+    differ = patterns(rows, answers, range(len(labels.classes)))
     about = {**features.about, "folds": folds, "seed": seed, "permutations": permutations, "rows": int(used.sum()),
              "scenes": int(used.any(1).sum()), "groups": len(set(features.groups[used.any(1)])),
              "kind": labels.kind, "estimator": repr(given)}  # fmt: skip
-    return Probe(pipeline, labels.name, place, features.unit, labels.classes, measured, about)
+    return Probe(pipeline, labels.name, place, features.unit, labels.classes, measured, about, differ)

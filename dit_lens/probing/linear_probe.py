@@ -6,6 +6,9 @@
 training scenes, inside the pipeline. The pipeline holds stock scikit-learn estimators only, so that a saved probe opens
 without this package.
 
+Beside the normals w / sd, which read, a probe keeps the patterns, how activations differ with the label in its training
+rows (:mod:`.label_pattern`): the direction to push along.
+
 When not to use: as evidence that the model uses what a probe reads; see :mod:`.causal_check`.
 """
 
@@ -22,6 +25,7 @@ from sklearn.pipeline import Pipeline
 
 from dit_lens.address import Address
 from dit_lens.errors import ProbeError
+from dit_lens.probing.label_pattern import pattern_shape
 from dit_lens.probing.saving import write_probe
 
 
@@ -37,6 +41,11 @@ class Probe:
         classes: Labels of a classifier, in the pipeline's order; empty for a regression.
         scores: What was measured at the fit, by name (see :func:`dit_lens.probe`).
         about: Model, fingerprint, versions, generation and data recipe; plain JSON values.
+        patterns: How activations differ with the label in the training rows (:func:`.label_pattern.patterns`), (k, d)
+            as ``normals``, float64; None where it is not known, as of a pipeline alone or a probe of an older folder.
+
+    Raises:
+        ProbeError: Patterns of another shape, or not finite.
     """
 
     pipeline: Pipeline = field(repr=False)
@@ -46,6 +55,19 @@ class Probe:
     classes: tuple[Any, ...] = ()
     scores: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    patterns: np.ndarray | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.patterns is None:
+            return
+        values, wanted = np.array(self.patterns, dtype=np.float64), pattern_shape(self.classes, self.n_features)
+        if values.shape != wanted or not np.isfinite(values).all():
+            raise ProbeError(
+                f"patterns of shape {values.shape} do not fit this probe: give finite numbers {wanted}, as "
+                "dit_lens.probing.patterns(x, y, classes) makes them from the training rows, or leave them out"
+            )
+        values.flags.writeable = False
+        object.__setattr__(self, "patterns", values)
 
     @property
     def n_features(self) -> int:
@@ -65,6 +87,21 @@ class Probe:
     def direction(self) -> np.ndarray:
         """The normals as unit vectors, (d,) for one, else (classes, d), as :func:`dit_lens.steer` takes them."""
         rows = self.normals / np.linalg.norm(self.normals, axis=1, keepdims=True)
+        return rows[0] if len(rows) == 1 else rows
+
+    @property
+    def pattern(self) -> np.ndarray:
+        """The patterns as unit vectors, (d,) for one, else (classes, d), as :func:`dit_lens.steer` takes them.
+
+        Raises:
+            ProbeError: The probe has none.
+        """
+        if self.patterns is None:
+            raise ProbeError(
+                f"this probe of {self.label!r} does not keep how activations differ with its label: fit it anew with "
+                "dit_lens.probe(...), or give Probe(patterns=dit_lens.probing.patterns(x, y, classes)) from its rows"
+            )
+        rows = self.patterns / np.linalg.norm(self.patterns, axis=1, keepdims=True)
         return rows[0] if len(rows) == 1 else rows
 
     def predict(self, x: Any) -> np.ndarray:
@@ -141,8 +178,8 @@ class Probe:
                 written.
         """
         return write_probe(
-            folder, self.pipeline, self.classes, label=self.label, unit=self.unit, address=self.address,
-            scores=self.scores, about=self.about,
+            folder, self.pipeline, self.classes, self.patterns, label=self.label, unit=self.unit,
+            address=self.address, scores=self.scores, about=self.about,
         )  # fmt: skip
 
     def _rows(self, x: Any) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dit_lens.probing.probe_manifest import WITH_PATTERNS
+
 _MAX_CELL = 300
 _LOAD = """\
 ## Use it
@@ -57,6 +59,8 @@ def card(facts: Mapping[str, Any]) -> str:
         "kind": f"{facts['estimator']} on {facts['n_features']} channels",
         "classes": ", ".join(map(str, facts["classes"])) or "none: a regression",
     }
+    if facts["format"] == WITH_PATTERNS:
+        about["pattern"] = "kept: how activations differ with the label, which is the direction to push along"
     parts = [
         "---\nlibrary_name: sklearn\ntags:\n- dit-lens\n- linear-probe\n- interpretability\n---",
         f"# Linear probe: {_cell(facts['label'])}",

@@ -1,6 +1,6 @@
 """``probe.json``: what a saved probe is, in JSON that anyone can read, written and read by the same rules.
 
-    format      number of this layout
+    format      number of this layout: 2, or 3 where ``probe.safetensors`` also holds patterns
     label, unit, address
     estimator, params, classes, dtype, n_features, order      of the pipeline (:mod:`.stored_numbers`)
     scores      what was measured at the fit: score, controls, baselines, intervals
@@ -32,7 +32,7 @@ import dit_lens
 from dit_lens.address import Address
 from dit_lens.errors import AddressError, ProbeError
 
-FORMAT = 2
+FORMAT, WITH_PATTERNS = 2, 3  # two, so that who reads only the first says what is wrong
 PICKLE, NUMBERS, MANIFEST, CARD = "probe.pkl", "probe.safetensors", "probe.json", "README.md"
 FILES = (PICKLE, NUMBERS, MANIFEST, CARD)
 MAX_MANIFEST = 2**20  # bytes
@@ -46,17 +46,18 @@ _KEYS: dict[str, type] = {
 }  # fmt: skip
 
 
-def compose(facts: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
+def compose(facts: Mapping[str, Any], files: Mapping[str, bytes], layout: int = FORMAT) -> bytes:
     """Write a manifest; the same values give the same bytes.
 
     Args:
         facts: Every entry but ``format``, ``versions``, ``files`` and ``digest``.
         files: Contents of the files beside it, by name.
+        layout: ``FORMAT`` or ``WITH_PATTERNS``.
 
     Raises:
         ProbeError: A value that JSON does not have, or that :func:`read` refuses.
     """
-    wanted = {"format": FORMAT, **{name: plain(value, name) for name, value in facts.items()}, "versions": versions()}
+    wanted = {"format": layout, **{name: plain(value, name) for name, value in facts.items()}, "versions": versions()}
     wanted["files"] = {name: sha256(data) for name, data in files.items()}
     try:
         wanted["digest"] = digest(wanted)
@@ -86,10 +87,10 @@ def read(data: bytes) -> dict[str, Any]:
         raise ProbeError(f"{MANIFEST} is damaged ({type(error).__name__}): {REMEDY}") from error
     if type(facts) is not dict or type(facts.get("format")) is not int:
         raise ProbeError(f"{MANIFEST} is not the manifest of a probe: {REMEDY}")
-    if facts["format"] != FORMAT:
+    if facts["format"] not in (FORMAT, WITH_PATTERNS):
         raise ProbeError(
-            f"the probe has format {facts['format']} and this version of dit_lens reads {FORMAT}: load it with the "
-            "version that wrote it, or fit it anew with dit_lens.probe(...)"
+            f"the probe has format {facts['format']} and this version of dit_lens reads {FORMAT} and {WITH_PATTERNS}: "
+            "load it with the version that wrote it, or fit it anew with dit_lens.probe(...)"
         )
     wrong = sorted(name for name, kind in _KEYS.items() if type(facts.get(name)) is not kind)
     if wrong or (unknown := sorted(facts.keys() - _KEYS)):

@@ -3,10 +3,10 @@
     probe = load_probe(folder)
 
 The pipeline is built by the installed scikit-learn from four arrays in a safetensors file and the manifest, and run
-once on made-up rows; ``probe.pkl`` is an export for people with scikit-learn alone. Why not read that, through an
-allow-list of names? A pickle is a program: each class, opcode and ``__setstate__`` that is let through has to be shown
-harmless anew for each version of Python, numpy and scikit-learn. skops decides by a list of types as well, and would be
-a dependency more for the same four arrays.
+once on made-up rows; a fifth array, the patterns, stands beside it. ``probe.pkl`` is an export for people with
+scikit-learn alone. Why not read that, through an allow-list of names? A pickle is a program: each class, opcode and
+``__setstate__`` that is let through has to be shown harmless anew for each version of Python, numpy and scikit-learn.
+skops decides by a list of types as well, and would be a dependency more for the same arrays.
 
 What is lost: a bare ``probe.pkl`` without its folder does not open here (the error says what to do). What is gained: a
 probe opens under other versions of scikit-learn (tested by hand: 1.6.1, 1.7.2, 1.9.1), up to rounding.
@@ -30,8 +30,8 @@ from dit_lens.address import Address
 from dit_lens.errors import ProbeError
 from dit_lens.probing import probe_manifest
 from dit_lens.probing.linear_probe import Probe
-from dit_lens.probing.probe_manifest import MANIFEST, MAX_BYTES, MAX_MANIFEST, NUMBERS, PICKLE, REMEDY
-from dit_lens.probing.stored_numbers import export, pipeline_of
+from dit_lens.probing.probe_manifest import MANIFEST, MAX_BYTES, MAX_MANIFEST, NUMBERS, PICKLE, REMEDY, WITH_PATTERNS
+from dit_lens.probing.stored_numbers import export, patterns_of, pipeline_of
 
 
 def load_probe(folder: str | Path) -> Probe:
@@ -41,7 +41,7 @@ def load_probe(folder: str | Path) -> Probe:
         folder: The probe's folder, with ``probe.json``, ``probe.safetensors`` and ``probe.pkl``.
 
     Returns:
-        The probe, with the predictions that it was saved with.
+        The probe, with the predictions and patterns that it was saved with.
 
     Raises:
         ProbeError: The folder is missing, damaged, changed, of another format, or holds anything but a linear probe.
@@ -57,6 +57,7 @@ def load_probe(folder: str | Path) -> Probe:
     contents = {name: _whole(folder / name, facts["files"][name]) for name in (NUMBERS, PICKLE)}
     try:
         pipeline = pipeline_of(facts, contents[NUMBERS])
+        patterns = patterns_of(facts, contents[NUMBERS], wanted=facts["format"] == WITH_PATTERNS)
         same = facts["versions"] != probe_manifest.versions() or contents[PICKLE] == export(pipeline)
     except Exception as error:  # entries and arrays of any kind
         reason = str(error)[:300] if isinstance(error, ProbeError) else type(error).__name__
@@ -67,7 +68,8 @@ def load_probe(folder: str | Path) -> Probe:
             f"open it in another way: {REMEDY}"
         )
     about = {name: facts[name] for name in ("label", "unit", "scores", "about")}
-    return Probe(pipeline, address=Address.parse(facts["address"]), classes=tuple(facts["classes"]), **about)
+    address, classes = Address.parse(facts["address"]), tuple(facts["classes"])
+    return Probe(pipeline, address=address, classes=classes, patterns=patterns, **about)
 
 
 def _whole(file: Path, wanted: Any) -> bytes:

@@ -1,6 +1,6 @@
 """A probe as a folder of files: numbers, a pickle for everyone with scikit-learn, a manifest and a card.
 
-    probe.safetensors   mean, scale, coef and intercept: all that prediction needs, and what is opened
+    probe.safetensors   mean, scale, coef and intercept: all that prediction needs, and what is opened; and patterns
     probe.pkl           pickle (protocol 5) of a plain ``Pipeline(StandardScaler, linear estimator)``, for others
     probe.json          what it is and where it comes from, with the checksums of both (:mod:`.probe_manifest`)
     README.md           the card
@@ -18,22 +18,37 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sklearn.pipeline import Pipeline
 
 from dit_lens.errors import ProbeError
 from dit_lens.probing.probe_card import card
-from dit_lens.probing.probe_manifest import CARD, FILES, MANIFEST, MAX_BYTES, NUMBERS, PICKLE, compose, plain
+from dit_lens.probing.probe_manifest import (
+    CARD,
+    FILES,
+    FORMAT,
+    MANIFEST,
+    MAX_BYTES,
+    NUMBERS,
+    PICKLE,
+    WITH_PATTERNS,
+    compose,
+    plain,
+)
 from dit_lens.probing.stored_numbers import export, numbers_of, pipeline_of
 from dit_lens.store.atomic import new_folder
 
 
-def write_probe(folder: str | Path, pipeline: Pipeline, classes: tuple[Any, ...], **facts: Any) -> Path:
+def write_probe(
+    folder: str | Path, pipeline: Pipeline, classes: tuple[Any, ...], patterns: np.ndarray | None = None, **facts: Any
+) -> Path:
     """Write a probe to a folder of its own; an earlier probe there is replaced, anything else is refused.
 
     Args:
         folder: Where to; made if need be.
         pipeline: Fitted scaler and linear estimator.
         classes: The labels in the pipeline's order, () for a regression.
+        patterns: How activations differ with the label, (k, d), if it is known.
         **facts: ``label``, ``unit``, ``address``, ``scores`` and ``about`` of the manifest.
 
     Returns:
@@ -44,7 +59,7 @@ def write_probe(folder: str | Path, pipeline: Pipeline, classes: tuple[Any, ...]
     """
     folder = Path(folder)
     try:
-        found, numbers = numbers_of(pipeline)
+        found, numbers = numbers_of(pipeline, patterns)
         pickled = export(pipeline_of(json.loads(json.dumps(found)), numbers))
     except Exception as error:  # parameters and attributes can be of any kind
         raise ProbeError(
@@ -61,7 +76,7 @@ def write_probe(folder: str | Path, pipeline: Pipeline, classes: tuple[Any, ...]
             f"the probe takes {len(numbers) >> 20} MB and at most {MAX_BYTES >> 20} are opened: fit fewer classes"
         )
     files = {NUMBERS: numbers, PICKLE: pickled}
-    manifest = compose(facts | found, files)
+    manifest = compose(facts | found, files, FORMAT if patterns is None else WITH_PATTERNS)
     files |= {MANIFEST: manifest, CARD: card(json.loads(manifest)).encode()}
     try:
         refuse_other(folder)

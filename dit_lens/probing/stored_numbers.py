@@ -3,8 +3,9 @@
     z = (x - mean) / scale                 s = z @ coef.T + intercept
 
 A stored probe is ``Pipeline(StandardScaler, one of LINEAR)``: four arrays, the estimator's name, its parameters and its
-classes. ``numbers_of`` takes them from a fitted pipeline, ``pipeline_of`` builds an equal pipeline with the installed
-scikit-learn, whatever version fitted the first. Both check that the pipeline computes what the formula says.
+classes; the probe's patterns (:mod:`.label_pattern`) stand beside them. ``numbers_of`` takes them from a fitted
+pipeline, ``pipeline_of`` builds an equal pipeline with the installed scikit-learn, whatever version fitted the first.
+Both check that the pipeline computes what the formula says.
 
 Only what prediction needs is kept. Covariances, variances and iteration counts of the fit are not: predictions under
 one version of scikit-learn are the same bits, but ``LinearDiscriminantAnalysis.transform`` and ``partial_fit`` need a
@@ -28,25 +29,31 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import LabelBinarizer, StandardScaler
 
 from dit_lens.errors import ProbeError
+from dit_lens.probing.label_pattern import pattern_shape
 from dit_lens.probing.probe_manifest import plain
 
 ARRAYS = ("mean", "scale", "coef", "intercept")
+PATTERNS = "patterns"
 _KINDS = (LogisticRegression, RidgeClassifier, LinearDiscriminantAnalysis, Ridge)
 #: The estimators that may stand behind the scaler, by name. ``Ridge`` is the only regression.
 LINEAR: dict[str, Any] = {kind.__name__: kind for kind in _KINDS}
 #: What classes may be stored as.
 DTYPES = ("bool", "str", "object", "float32", "float64", *(f"{u}int{8 * n}" for u in ("", "u") for n in (1, 2, 4, 8)))
 _ROWS = 4
-_MAX_HEADER = 4096  # bytes; that of four arrays takes about 250
+_MAX_HEADER = 4096  # bytes; that of five arrays takes about 330
 
 
-def numbers_of(pipeline: Pipeline) -> tuple[dict[str, Any], bytes]:
+def numbers_of(pipeline: Pipeline, patterns: np.ndarray | None = None) -> tuple[dict[str, Any], bytes]:
     """Take a fitted pipeline apart.
+
+    Args:
+        pipeline: The pipeline.
+        patterns: The probe's patterns (k, d), kept beside it.
 
     Returns:
         The entries ``estimator``, ``params`` (those that differ from the defaults), ``classes``, ``dtype``,
         ``n_features`` and ``order`` of a manifest; and the arrays mean (d,), scale (d,), coef (d,) or (k, d) and
-        intercept () or (k,) as the bytes of a safetensors file.
+        intercept () or (k,), and patterns if given, as the bytes of a safetensors file.
 
     Raises:
         ProbeError: The pipeline is not a fitted linear probe, or holds parameters that JSON does not.
@@ -78,6 +85,9 @@ def numbers_of(pipeline: Pipeline) -> tuple[dict[str, Any], bytes]:
         "order": "F" if np.isfortran(np.asarray(found["coef"])) else "C",  # decides the last bit of sums over it
     }
     _check(pipeline, facts, arrays)
+    if patterns is not None:
+        arrays[PATTERNS] = np.array(patterns, dtype=np.float64, order="C")
+        _check_patterns(arrays[PATTERNS], facts)
     return facts, save(arrays)
 
 
@@ -98,9 +108,9 @@ def pipeline_of(facts: Mapping[str, Any], data: bytes) -> Pipeline:
         Exception: Of any kind, where the entries and arrays are not those of a probe; a ``ProbeError`` says what.
     """
     if int.from_bytes(data[:8], "little") > _MAX_HEADER:
-        raise ProbeError("its header is longer than four arrays need")
+        raise ProbeError("its header is longer than five arrays need")
     stored = load(data)
-    if stored.keys() != {*ARRAYS}:
+    if stored.keys() - {PATTERNS} != {*ARRAYS}:
         raise ProbeError(f"it holds {len(stored)} arrays, not {', '.join(ARRAYS)}")
     arrays = {name: stored[name].copy() for name in ARRAYS}
     if facts["estimator"] not in LINEAR or facts["dtype"] not in ("", *DTYPES):
@@ -120,6 +130,29 @@ def pipeline_of(facts: Mapping[str, Any], data: bytes) -> Pipeline:
     pipeline = make_pipeline(scaler, linear)
     _check(pipeline, facts, arrays)
     return pipeline
+
+
+def patterns_of(facts: Mapping[str, Any], data: bytes, *, wanted: bool) -> np.ndarray | None:
+    """The patterns among stored numbers.
+
+    Args:
+        facts: The entries that :func:`numbers_of` returns, of any origin.
+        data: The bytes of a safetensors file that :func:`pipeline_of` took.
+        wanted: Whether the manifest says that there are some.
+
+    Returns:
+        (k, d), or None where there are none.
+
+    Raises:
+        ProbeError: They are missing, unasked for, of another shape, or not finite.
+    """
+    values = load(data).get(PATTERNS)
+    if (values is not None) != wanted:
+        raise ProbeError(f"it holds {'no ' if wanted else ''}patterns, and its manifest says otherwise")
+    if values is None:
+        return None
+    _check_patterns(values, facts)
+    return values
 
 
 def export(pipeline: Pipeline) -> bytes:
@@ -169,6 +202,12 @@ def _check(pipeline: Pipeline, facts: Mapping[str, Any], arrays: Mapping[str, np
         best = given.argmax(1) if k > 1 else (given[:, 0] > 0).astype(int)
         if pipeline.predict(x).tolist() != [classes[i] for i in best]:
             raise ProbeError("it predicts other labels than its decisions say")
+
+
+def _check_patterns(values: np.ndarray, facts: Mapping[str, Any]) -> None:
+    shape = pattern_shape(facts["classes"], facts["n_features"])
+    if values.dtype != "f8" or values.shape != shape or not np.isfinite(values).all():
+        raise ProbeError(f"its patterns are {values.dtype} {values.shape}, expected finite float64 of shape {shape}")
 
 
 def _written(value: Any, name: str) -> Any:
