@@ -21,7 +21,7 @@ import dit_lens as dl
 from dit_lens.address import Address
 from dit_lens.errors import ProbeError
 from dit_lens.interventions.erase import erase
-from dit_lens.probing.causal_check import MEASURES, _turned, causal, summary
+from dit_lens.probing.causal_check import MEASURES, NO_PATTERN, _turned, causal, summary
 from dit_lens.probing.concept_erasure import Eraser
 from dit_lens.probing.linear_probe import Probe
 from dit_lens.wan.lens import Lens
@@ -249,6 +249,56 @@ def test_a_regression_can_be_pushed_and_its_generation_is_the_default(tiny: Lens
     assert found.attrs["n_steps"] == 3 and (found["size"] > 0).all()
 
 
+# -- the pattern
+
+
+def test_the_probes_own_pattern_is_pushed_along_by_default(tiny: Lens) -> None:
+    """The same numbers as when it is given, kind by kind and draw by draw."""
+    probe = replace(probe_along(normal(0), AT, 3.0), patterns=7 * normal(1, 1, D))
+    how: dict[str, Any] = {"steps": 1}
+    found = check(tiny, probe, **how)
+    by_hand = check(tiny, probe_along(normal(0), AT, 3.0), pattern=normal(1), **how)
+    assert found["kind"].values.tolist() == ["steer +2", "steer -2", "pattern +2", "pattern -2", "erase"]
+    assert found["direction"].values.tolist() == ["steer", "pattern"]
+    xr.testing.assert_equal(found, by_hand)
+    assert (found.attrs["pattern"], by_hand.attrs["pattern"]) == ("the probe's", "given")
+    # One that is given stands before the probe's own.
+    other = check(tiny, probe, pattern=lambda task: normal(2), **how)
+    assert (other["size"].sel(kind="pattern +2") != found["size"].sel(kind="pattern +2")).all()
+    assert other.attrs["pattern"] == "given"
+
+
+def test_of_several_classes_the_difference_of_two_patterns_is_pushed_along(tiny: Lens) -> None:
+    rows = normal(3, 3, D)
+    probe = replace(probe_along(normal(0, 3, D), AT), patterns=rows)
+    how: dict[str, Any] = {"contrast": lambda task: (2, 0), "relative": True, "kinds": ["pattern"], "strengths": (0.5,)}
+    found = check(tiny, probe, **how)
+    base = tiny.generate(TASK, seed=5, **HOW)
+    run = tiny.generate(
+        TASK, seed=5, interventions=dl.steer(rows[0] - rows[2], 0.5, step=1, layers=1, relative=True), **HOW
+    )
+    assert float(found["size"].sel(when="once", kind="pattern +0.5")) == pytest.approx(size(run, base), rel=1e-5)
+
+
+def test_kinds_are_chosen_and_their_numbers_stay(tiny: Lens) -> None:
+    probe = replace(probe_along(normal(0), AT), patterns=normal(1, 1, D))
+    how: dict[str, Any] = {"steps": 1, "draws": 2, "sampling": HOW}
+    full = causal(tiny, probe, [TASK], **how)
+    for kinds in (["pattern"], ("erase", "steer")):
+        some = causal(tiny, probe, [TASK], kinds=kinds, **how)
+        names = [name for name in full["kind"].values if str(name).split()[0] in kinds]
+        assert some["kind"].values.tolist() == names
+        xr.testing.assert_equal(some, full.sel(kind=names))
+    assert some.attrs["pattern"] == NO_PATTERN
+
+
+def test_without_a_pattern_the_result_says_that_only_the_normal_was_pushed(tiny: Lens) -> None:
+    found = check(tiny, probe_along(normal(0), AT), steps=1)
+    assert found["kind"].values.tolist() == ["steer +2", "steer -2", "erase"]
+    assert found.attrs["pattern"] == "none: only the normal was pushed, and that it does nothing says nothing"
+    assert summary(found.expand_dims("task")).attrs["pattern"] == NO_PATTERN
+
+
 # -- the null
 
 
@@ -320,6 +370,12 @@ def test_under_the_null_few_results_pass() -> None:
         ({"probe": probe_along(normal(0, 3, D), AT), "contrast": (1, 1)}, "name two of its classes"),
         ({"contrast": (0, 1)}, "one direction: leave it out"),
         ({"pattern": np.zeros(D)}, "non-zero vector"),
+        ({"probe": replace(probe_along(normal(), AT), patterns=np.zeros((1, D)))}, "give pattern=, or a probe without"),
+        ({"kinds": ["pattern"]}, "give pattern=, or fit the probe with dit_lens.probe"),
+        ({"kinds": ["normal"]}, r"one or more of \['steer', 'erase'\]"),
+        ({"kinds": "steer"}, "as a list"),
+        ({"kinds": []}, "one or more of"),
+        ({"kinds": ["steer"], "pattern": np.ones(D)}, "leave out one of the two"),
         ({"pattern": np.ones(3)}, r"non-zero vector \(24,\)"),
         ({"signs": lambda task, grid: np.zeros(24)}, "not all of them 0"),
         ({"signs": lambda task, grid: np.ones(3)}, "each of the 24 tokens"),

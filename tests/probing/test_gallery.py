@@ -35,6 +35,7 @@ def test_every_label_that_was_placed_is_there() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_opens_and_belongs_to_this_model(name: str, lens: Any) -> None:
     probe = dl.load_probe(GALLERY / name)
+    assert probe.patterns is None, "written before patterns were kept: opens all the same"
     assert probe.label == name and probe.about["fingerprint"] == lens.fingerprint
     assert probe.scores["p"] <= 0.05 and probe.scores["low"] > max(probe.scores["input"], probe.scores["position"])
     assert probe.predict(np.zeros((2, 128), np.float32)).shape == (2,)

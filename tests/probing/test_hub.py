@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 from hostile import Does, dumped, shell
 from huggingface_hub.errors import OfflineModeIsEnabled
@@ -87,13 +88,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 @pytest.mark.parametrize("name", ["", "walls", "maze/walls.v2", "probe", "repository/probe"])
 def test_there_and_back(name: str, hub: Hub, tmp_path: Path) -> None:
-    kept = probe()
+    kept = probe(patterns=np.arange(18.0).reshape(3, 6))
     folder = kept.save(tmp_path / "p")
     assert push_probe(folder, "me/probes", name, private=True) == "0"
     below = f"{name}/" if name else ""
     assert set(hub.repos["me/probes"]) == {".gitattributes", *(below + file for file in FILES)}
     found = pull_probe("me/probes", name, folder=tmp_path / "kept")
     assert found.classes == kept.classes and found.scores == kept.scores
+    assert np.array_equal(found.patterns, kept.patterns)
     assert found.about == {**kept.about, "hub": f"me/probes{'/' if name else ''}{name}@0"}
     assert {p.name: p.read_bytes() for p in (tmp_path / "kept").iterdir()} == {
         p.name: p.read_bytes() for p in folder.iterdir()

@@ -221,6 +221,31 @@ def test_wrong_and_mean_numbers_are_refused(name: str, tmp_path: Path, bounded: 
     assert "do not make a probe" in refused(folder)
 
 
+PATTERNED: dict[str, Any] = {
+    "of nan": np.full((3, 6), np.nan),
+    "of infinity": np.full((3, 6), np.inf),
+    "narrow": np.ones((3, 5)),
+    "of one class": np.ones((1, 6)),
+    "flat": np.ones(18),
+    "of integers": np.ones((3, 6), dtype=int),
+    "of half precision": np.ones((3, 6), dtype="f2"),
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize("name", PATTERNED)
+def test_wrong_patterns_are_refused(name: str, tmp_path: Path, bounded: None) -> None:
+    folder = forge_numbers(tmp_path / "p", with_(patterns=PATTERNED[name]), format=3)
+    assert "do not make a probe: it" in refused(folder)
+
+
+def test_patterns_that_the_manifest_does_not_name_are_refused(tmp_path: Path, bounded: None) -> None:
+    folder = forge_numbers(tmp_path / "p", with_(patterns=np.ones((3, 6))))
+    assert "it holds patterns, and its manifest says otherwise" in refused(folder)
+    rewrite(folder, format=3)
+    assert np.array_equal(load_probe(folder).patterns, np.ones((3, 6)))  # refused for what it was
+
+
 @pytest.mark.parametrize(
     ("estimator", "facts"),
     [
@@ -374,6 +399,7 @@ def test_a_manifest_changed_by_hand_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"format": 3}, "it holds no patterns, and its manifest says otherwise"),
         ({"classes": ["class 0é", "class 1é"]}, "do not make a probe.*shape"),
         ({"classes": ["class 1é", "class 0é", "class 2é"]}, "is not the pickle that"),
         ({"classes": []}, "do not make a probe"),

@@ -54,6 +54,26 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert found.pipeline[-1].get_params() == kept.pipeline[-1].get_params()
 
 
+@pytest.mark.parametrize("kind", [("logistic", 2), ("logistic", 3), ("ridge", 0)], ids=str)
+def test_a_pattern_travels_with_its_probe(kind: tuple[str, int], tmp_path: Path) -> None:
+    """Beside the four arrays of the pipeline: the pickle is the one without it, and so are other files' bytes."""
+    pipeline = fitted(kind[0], classes=max(2, kind[1]))
+    rows = np.random.default_rng(0).normal(size=(3 if kind[1] == 3 else 1, 6)) / 3
+    kept, bare = probe(pipeline, patterns=rows), probe(pipeline)
+    first, without = files(kept.save(tmp_path / "a")), files(bare.save(tmp_path / "b"))
+    found = load_probe(tmp_path / "a")
+    assert np.array_equal(found.patterns, rows) and found.patterns.dtype == np.float64
+    assert load_probe(tmp_path / "b").patterns is None
+    assert set(first) == set(without) and first["probe.pkl"] == without["probe.pkl"]
+    assert files(found.save(tmp_path / "c")) == first
+    facts, other = (json.loads(made["probe.json"]) for made in (first, without))
+    assert (facts["format"], other["format"]) == (3, 2)
+    assert {name for name in facts if facts[name] != other[name]} == {"format", "files", "digest"}
+    assert "| pattern | kept" in first["README.md"].decode() and "pattern" not in without["README.md"].decode()
+    x = torch.randn(4, 6)
+    assert np.array_equal(found.predict(x), kept.predict(x))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     estimator=st.sampled_from([*ESTIMATORS]), kind=st.sampled_from(["int", "bool", "text", "object", "float"]),
