@@ -83,8 +83,8 @@ def steer(
     scale = number(scale, "scale", error=InterventionError)
     if vector.ndim != 1 or not torch.isfinite(vector).all() or not bool(vector.norm() > 0):
         raise InterventionError(
-            f"a direction must be one finite, non-zero vector (d,), found shape {tuple(vector.shape)}: for a probe "
-            "use its coef_[0]"
+            f"a direction must be one finite, non-zero vector (d,), found shape {tuple(vector.shape)}: of a probe "
+            "take its pattern, or its direction"
         )
     where = select(Select(hooks=("resid_post",)), steps=steps, layers=layers, **places)
     return Steer(where, vector / vector.norm(), scale, relative, remove)
