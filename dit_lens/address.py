@@ -43,6 +43,7 @@ DIMS: Final[Mapping[str, str]] = MappingProxyType({
     "reference": "the final videos that a step is compared with",
     "label": "what a probe reads",
     "ending": "whose answer a run ends in: its own, the twin's, neither",
+    "ball": "a ball of a scene",
     "candidate": "answers of a task, in the order of `task.solutions`",
     "verdict": "how an answer is judged: none, wrong, right",
     "horizon": "when an effect is read: `local`, `final`",

@@ -151,6 +151,12 @@ CASES: dict[str, Callable[[World], Any]] = {
     "experiments.strongest": lambda w: e.strongest(e.swap(w.lens, w.tasks, [3, 4])),
     "experiments.support_by_step": lambda w: e.support_by_step(w.lens, w.tasks, steps=[0]),
     "experiments.swap": lambda w: e.swap(w.lens, w.tasks, [range(3, 6)], hooks=("update", "resid_post")),
+    "experiments.hidden_colour": lambda w: e.hidden_colour(
+        w.lens, dl.tasks.batch("emerge-hard", 2), num_inference_steps=2
+    ),
+    "experiments.hidden_colour_used": lambda w: e.hidden_colour_used(
+        w.lens, dl.tasks.batch("emerge-hard", 1), num_inference_steps=2
+    ),
     "experiments.used_while_hidden": World.used,
     "experiments.where_decided": lambda w: e.where_decided(
         w.lens, w.tasks, dl.tasks.batch("choose", 4, split="train"), steps=[0], held_layers=[3], num_inference_steps=6

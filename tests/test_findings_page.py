@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,20 +13,30 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from dit_lens.replication import Reading, Row, Untestable
+from dit_lens.replication import TABLE, Reading, Row, Untestable
 from dit_lens.replication.row import REASONS, SHARE
 from dit_lens.stats import fdr
 
 FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "findings.py"
 
 
+def module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FILE.with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made  # one imports the other
+    spec.loader.exec_module(made)
+    return made
+
+
 @pytest.fixture(scope="module")
 def page() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("findings", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module("findings_page")
+
+
+@pytest.fixture(scope="module")
+def benchmark(page: ModuleType) -> ModuleType:
+    return module("findings")
 
 
 def row(id: str, effect: list[float], null: list[float], **states: Any) -> tuple[Row, Reading]:
@@ -35,7 +46,7 @@ def row(id: str, effect: list[float], null: list[float], **states: Any) -> tuple
 
 
 @pytest.fixture(scope="module")
-def stored(page: ModuleType) -> dict[str, Any]:
+def stored(benchmark: ModuleType) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     noise = 0.05 * rng.standard_normal((2, 12))
     yes, base = (0.8 + noise[0]).tolist(), (0.2 + noise[1]).tolist()
@@ -50,9 +61,9 @@ def stored(page: ModuleType) -> dict[str, Any]:
     claims.append(one.claim(Untestable("no video could be read")))
     first, read = row("swap/same", yes, base)
     claims.append(first.claim(read, also=("Another claim.",)))
-    rows = [json.loads(json.dumps(page.plain(claim), allow_nan=False)) for claim in claims]
+    rows = [json.loads(json.dumps(benchmark.plain(claim), allow_nan=False)) for claim in claims]
     about = {"date": "2026-01-01", "made": {"torch": "2"}, "weights": "0", "minutes": 1.0}
-    return {"noise": {"rows": rows[:4], **about}, "swap": {"rows": rows[4:], **about}}
+    return {"lab": {"noise": {"rows": rows[:4], **about}, "swap": {"rows": rows[4:], **about}}}
 
 
 def lines_of(text: str) -> list[str]:
@@ -71,7 +82,7 @@ def test_every_row_says_what_it_rests_on(page: ModuleType, stored: dict[str, Any
 
 
 def test_p_is_corrected_over_the_whole_page(page: ModuleType, stored: dict[str, Any]) -> None:
-    verdicts = [page.verdict_of(row) for entry in stored.values() for row in entry["rows"]]
+    verdicts = [page.verdict_of(row) for entry in stored["lab"].values() for row in entry["rows"]]
     tested = [one for one in verdicts if one is not None]
     known = fdr([one.p for one in tested])
     yes = lines_of(page.table(stored))[0].split(" | ")
@@ -87,21 +98,61 @@ def test_the_page_counts_and_gives_its_reasons(page: ModuleType, stored: dict[st
     assert "no video could be read." in text.lower()
 
 
-def test_a_trial_leaves_the_page_alone(page: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_trainings_stand_beside_a_model_with_an_interval_over_them(
+    page: ModuleType, stored: dict[str, Any]
+) -> None:
+    def noise(*differences: float | None) -> dict[str, Any]:
+        rows = [
+            {**row, "judged": row["judged"] | {"difference": d}}
+            for row, d in zip(stored["lab"]["noise"]["rows"], differences, strict=True)
+        ]
+        return {"noise": {**stored["lab"]["noise"], "rows": rows}}
+
+    kept = {"lab40": noise(0.6, -0.6, 0.1, 0.5), "lab40-seed1": noise(0.5, -0.2, None, 0.5), "lab4": noise(9, 9, 9, 9)}
+    found = page.trainings(kept, "lab40", "noise")
+    assert found == {
+        "noise/yes": "0.6, 0.5: 0.55 [-0.0853, 1.19]", "noise/no": "-0.6, -0.2: -0.4 [-2.94, 2.14]",
+        "noise/built": "0.5, 0.5: 0.5",
+    }  # fmt: skip
+    text = page.table(stored | kept)
+    assert "## The forty-layer specimen" in text and "| over trainings |" in text
+    lines = lines_of(text)
+    assert "| 0.6, 0.5: 0.55 [-0.0853, 1.19] |" in lines[6] and len(lines) == 10, "other trainings have no rows"
+    assert "| over trainings |" not in page.table(stored)
+
+
+def test_another_training_is_asked_the_same_without_other_models(benchmark: ModuleType) -> None:
+    own, other = benchmark.asked_of("lab40"), benchmark.asked_of("lab40-seed2")
+    assert own.keys() == other.keys() and own["schedules"]["student"] == "lab40-student"
+    assert "student" not in other["schedules"] and other["emerge"] == own["emerge"]
+    assert set(benchmark.asked_of("lab")) == set(TABLE) - {"emerge"}
+
+
+def test_a_model_that_is_asked_nothing_is_refused(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, said in ((["--model", "wan"], "choose from lab, lab40"), (["--model", "lab40", "swap"], "not asked")):
+        monkeypatch.setattr("sys.argv", ["findings.py", *given])
+        with pytest.raises(SystemExit):
+            benchmark.main()
+        assert said in capsys.readouterr().err
+
+
+def test_a_trial_leaves_the_page_alone(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.argv", ["findings.py", "--n", "3"])
     with pytest.raises(SystemExit):
-        page.main()
-    (tmp_path / "findings.json").write_text(json.dumps({"noise": {"rows": [{"verdict": "supported"}]}}))
+        benchmark.main()
+    (tmp_path / "findings.json").write_text(json.dumps({"lab": {"noise": {"rows": [{"verdict": "supported"}]}}}))
     monkeypatch.setattr("sys.argv", ["findings.py", "--table", "--out", str(tmp_path)])
     with pytest.raises(SystemExit):
-        page.main()
+        benchmark.main()
 
 
 def test_the_page_is_made_again_from_its_rows(
-    page: ModuleType, stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    page: ModuleType, benchmark: ModuleType, stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "findings.json").write_text(json.dumps(stored))
     monkeypatch.setattr("sys.argv", ["findings.py", "--table", "--out", str(tmp_path)])
-    page.main()
+    benchmark.main()
     assert (tmp_path / "findings.md").read_text() == page.table(stored)
     assert json.loads((tmp_path / "findings.json").read_text()) == stored

@@ -117,6 +117,7 @@ def experiment(lens: Lens, folder: Path | None) -> Any:
 
 
 def findings_page() -> Any:
+    sys.path.insert(0, str(FINDINGS.parent))  # it imports the page's text
     spec = importlib.util.spec_from_file_location("findings", FINDINGS)
     assert spec is not None and spec.loader is not None
     page = importlib.util.module_from_spec(spec)
@@ -147,7 +148,7 @@ def findings(lens: Lens, folder: Path | None) -> Any:
         return [Claim(name, name, "mean", "", value, value, value, 1, zero, 0, 0, "", "", None)]  # type: ignore[arg-type]
 
     page.replication = SimpleNamespace(claims=claims, TABLE=replication.TABLE)
-    return entries(page, lens, list(replication.TABLE), folder)
+    return entries(page, lens, list(page.ASKED["lab"]), folder)
 
 
 WORK: dict[str, Callable[[Lens, Path | None], Any]] = {

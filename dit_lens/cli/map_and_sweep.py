@@ -37,6 +37,7 @@ def map_(
     scenes: Annotated[int, typer.Option(help="further tasks that probes are fitted on; 0 for no probes")] = 24,
     controls: Annotated[int, typer.Option(help="models that learned nothing, to compare with")] = 4,
     ensembles: Annotated[bool, typer.Option("--ensembles", help="score shared latents too; minutes more")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="one patch at a time, to the last bit; minutes more")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="print what it would cost, and stop")] = False,
     jobs: Annotated[int, typer.Option(min=0, help="processes that share it; 0: one a core for the lab's models")] = 0,
     sampling: Any = None,
@@ -52,11 +53,11 @@ def map_(
     lens = load(model, device, dtype, offload)
     if plan:
         how = dit_lens.Sampling(**sampling)
-        cost = survey(lens, task or None, n, seed, None, scenes, how, controls).cost(timed=True)
+        cost = survey(lens, task or None, n, seed, None, scenes, how, controls, exact).cost(timed=True)
         return tell_json({**asdict(cost), "total": cost.total, "folder": out}) if json else typer.echo(str(cost))
     asked: dict[str, Any] = {
         "tasks": task or None, "n": n, "seed": seed, "scenes": scenes, "ensembles": ensembles, "controls": controls,
-        "sampling": sampling, "folder": out / "parts",
+        "exact": exact, "sampling": sampling, "folder": out / "parts",
     }  # fmt: skip
     opened, jobs = (model, device, dtype, offload), processes(model, device, jobs)
     with folder(out), resumable(out), progress("map") as tell, shared(jobs, _map_parts, opened, asked):
@@ -74,7 +75,7 @@ def _map_parts(opened: tuple[Any, ...], asked: dict[str, Any]) -> None:
     from dit_lens.layer_map.measurement import survey
     from dit_lens.store.folder import open_store
 
-    rest = {name: asked[name] for name in ("tasks", "n", "seed", "scenes", "controls")}
+    rest = {name: asked[name] for name in ("tasks", "n", "seed", "scenes", "controls", "exact")}
     work = survey(load(*opened), steps=None, how=dit_lens.Sampling(**asked["sampling"]), **rest)
     work.run(open_store(asked["folder"], "map", work.parameters), asked["ensembles"])
 

@@ -11,6 +11,7 @@ from dit_lens.experiments.attention_by_depth import attention_by_depth, knockout
 from dit_lens.experiments.branching import branching, fork, several
 from dit_lens.experiments.chain_of_steps import chain_of_steps
 from dit_lens.experiments.development import development
+from dit_lens.experiments.emerging_colour import hidden_colour, hidden_colour_used
 from dit_lens.experiments.energy_by_depth import energy
 from dit_lens.experiments.layer_swapping import by_depth, strongest, swap
 from dit_lens.experiments.local_effects import local_effects
@@ -33,7 +34,8 @@ from dit_lens.wan.shuffled_weights import shuffled_weights
 
 __all__ = [
     "attention_by_depth", "branching", "by_depth", "chain_of_steps", "decodable_while_hidden", "development",
-    "drawn_cells", "energy", "ensembles", "few_steps", "fork", "frames_curve", "knockouts", "layer_readout",
+    "drawn_cells", "energy", "ensembles", "few_steps", "fork", "frames_curve", "hidden_colour",
+    "hidden_colour_used", "knockouts", "layer_readout",
     "local_effects", "matched_lengths", "noise_at_frame", "noise_at_step", "other_noise", "other_prompt", "peak",
     "perception_lag", "plant_mistakes", "score_lost", "sensitivity", "several", "shuffled_weights",
     "side_by_side_models", "solved_by_depth", "solved_by_steps", "strongest", "support_by_step", "swap",

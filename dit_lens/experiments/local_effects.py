@@ -22,11 +22,14 @@ import xarray as xr
 from dit_lens.errors import MeasureError
 from dit_lens.progress import silent
 from dit_lens.runner import Sweep
+from dit_lens.runner.patched_together import fits, local_effects_together
 from dit_lens.wan.lens import Lens
 from dit_lens.wan.run import Run
 
 
-def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Sequence[int]) -> xr.DataArray:
+def local_effects(
+    lens: Lens, base: Run, source: Run, placebo: Run, steps: Sequence[int], *, exact: bool = True
+) -> xr.DataArray:
     """Effect of each block's update and of its placebo.
 
     Exactly ``dl.patch(step=step, layers=layer)`` on the base, one layer at a time; layers before it are not run again.
@@ -37,6 +40,8 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
         source: The run whose updates are taken.
         placebo: The run of the same scene at another seed.
         steps: Steps to patch, each by itself.
+        exact: Bit for bit. Otherwise several layers share a batch where a run is small
+            (:mod:`dit_lens.runner.patched_together`): less time on small models, and other last digits.
 
     Returns:
         (step, layer, kind) with kinds ``"effect"`` and ``"placebo"``: 0 is the base, 1 the source; NaN at a step at
@@ -55,8 +60,11 @@ def local_effects(lens: Lens, base: Run, source: Run, placebo: Run, steps: Seque
         raise MeasureError("base and source agree exactly to their end: choose a source with another answer")
     apart = [step for step in steps if not torch.equal(base.x0_hat(step), source.x0_hat(step))]
     if apart:
-        sweep = Sweep(lens, base, source, placebo=placebo, steps=apart, progress=silent)
-        found = sweep.raw()["value"].squeeze(["task", "seed", "hook", "head", "region", "branch"], drop=True)
+        sweep = Sweep(lens, base, source, placebo=placebo, steps=apart, progress=silent)  # refuses what it can't patch
+        if exact or not fits(base):
+            found = sweep.raw()["value"].squeeze(["task", "seed", "hook", "head", "region", "branch"], drop=True)
+        else:
+            found = local_effects_together(lens, base, {"effect": source, "placebo": placebo}, source, apart)
         found = found.reindex(step=list(steps)) if len(apart) < len(steps) else found
     else:
         size = (len(steps), lens.n_layers, 2)

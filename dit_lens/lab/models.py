@@ -55,6 +55,8 @@ class Model:
     def equip(self, pipe: Any) -> None:
         """Give a pipeline that was loaded from ``folder`` this model's weights, scheduler and codec.
 
+        A checkpoint of other depth, from before a model grew, gets transformers with as many blocks.
+
         Raises:
             LoadError: A file is damaged, or does not fit.
         """
@@ -64,19 +66,32 @@ class Model:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != self.sha256[path.name]:
                 raise LoadError(f"{path} is not the file that {INDEX} describes: check the repository out again")
+            state = load(content)
+            model = _of_depth(getattr(pipe, part), state)
             try:
-                getattr(pipe, part).load_state_dict(load(content))
+                model.load_state_dict(state)
             except RuntimeError as error:
                 raise LoadError(
                     f"{path} has tensors of other names or shapes than {part} of {self.folder.name!r}: check both out "
                     "again"
                 ) from error
+            if model is not getattr(pipe, part):
+                pipe.register_modules(**{part: model})
         if self.scheduler:
             pipe.scheduler = type(pipe.scheduler).from_config({**pipe.scheduler.config, **self.scheduler})
         if self.codec:
             from dit_lens.lab.coupled_codec import codec
 
             pipe.vae = codec(**self.codec).to(pipe.vae.device, pipe.vae.dtype)
+
+
+def _of_depth(model: Any, state: Mapping[str, Any]) -> Any:
+    """The transformer, or another one of its build with as many blocks as the weights have."""
+    blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    if not blocks or blocks == model.config.num_layers:
+        return model
+    made = type(model).from_config({**model.config, "num_layers": blocks})
+    return made.to(model.device, model.dtype).eval()
 
 
 def pipelines() -> tuple[str, ...]:

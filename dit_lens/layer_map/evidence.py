@@ -59,6 +59,7 @@ def layer_evidence(
     effects: xr.DataArray | None = None,
     foreground: Sequence[str] = FOREGROUND,
     seed: int = 0,
+    exact: bool = True,
 ) -> xr.Dataset:
     """The four kinds of evidence of one task, each beside its null.
 
@@ -71,6 +72,7 @@ def layer_evidence(
         effects: ``local_effects`` at ``steps``, if they are at hand.
         foreground: Names of regions.
         seed: Seed of the random masks.
+        exact: As of ``local_effects``.
 
     Returns:
         (step, layer) for each evidence, and for the first three their null as ``<name>_null``.
@@ -79,7 +81,9 @@ def layer_evidence(
     seen = _written(lens, base, mask, steps, seed)
     with np.errstate(invalid="ignore", divide="ignore"):  # updates of muted layers
         ratio = energy_ratio(base, mask, "update", seed=seed).isel(branch=0, drop=True).sel(step=list(steps))
-    moved = local_effects(lens, base, source, placebo, steps) if effects is None else effects.sel(step=list(steps))
+    if effects is None:
+        effects = local_effects(lens, base, source, placebo, steps, exact=exact)
+    moved = effects.sel(step=list(steps))
     read = layer_lens(lens, base, tuple(steps), entry=True)["cosine"].sel(reading="raw", drop=True)
     found = {
         "attention": seen["region"] - seen["null"],
@@ -116,8 +120,9 @@ def _written(lens: Lens, base: Run, mask: np.ndarray, steps: Sequence[int], seed
 
 
 def puzzle_runs(
-    lens: Lens, task: Any, seed: int, steps: Sequence[int], how: Sampling = DEFAULT, /, *also: Record
-) -> tuple[Run, Run, Run]:
+    lens: Lens, task: Any, seed: int, steps: Sequence[int], how: Sampling = DEFAULT, /, *also: Record,
+    stop_after: int | None = None,
+) -> tuple[Run, Run, Run]:  # fmt: skip
     """Generate base, source (the twin with another answer) and placebo of a task.
 
     Args:
@@ -127,23 +132,25 @@ def puzzle_runs(
         steps: Where the base records what the evidence needs.
         how: The sampling.
         *also: Further recordings of the base.
+        stop_after: The last step of all three.
 
     Returns:
         Base, source and placebo.
     """
     update = record("update", reduce="token_norm", branches="cond", steps=tuple(steps))
     return (
-        lens.generate(task, seed=seed, record=[update, *also], sampling=how),
-        lens.generate(task.twin("other_answer"), seed=seed, sampling=how),
-        lens.generate(task, seed=seed + PLACEBO_SEED, sampling=how),
+        lens.generate(task, seed=seed, record=[update, *also], sampling=how, stop_after=stop_after),
+        lens.generate(task.twin("other_answer"), seed=seed, sampling=how, stop_after=stop_after),
+        lens.generate(task, seed=seed + PLACEBO_SEED, sampling=how, stop_after=stop_after),
     )
 
 
 def puzzle_evidence(
-    lens: Lens, task: Any, number: int, steps: Sequence[int], seed: int, how: Sampling = DEFAULT, /
+    lens: Lens, task: Any, number: int, steps: Sequence[int], seed: int, how: Sampling = DEFAULT, /, exact: bool = True
 ) -> xr.Dataset:
-    """Generate one task and take its :func:`layer_evidence`; ``how`` is the sampling."""
-    return layer_evidence(lens, *puzzle_runs(lens, task, number, steps, how), steps, seed=seed)
+    """Generate one task, as far as is read, and take its :func:`layer_evidence`; ``how`` is the sampling."""
+    runs = puzzle_runs(lens, task, number, steps, how, stop_after=max(steps))
+    return layer_evidence(lens, *runs, steps, seed=seed, exact=exact)
 
 
 def control_evidence(

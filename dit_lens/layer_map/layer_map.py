@@ -142,6 +142,7 @@ def map(
     sampling: SamplingLike | None = None,
     folder: str | Path | Store | None = None,
     controls: int = 4,
+    exact: bool = False,
     **given: Unpack[SamplingArguments],
 ) -> Map:
     """Measure which layers and steps do what, beside models that learned nothing.
@@ -166,6 +167,8 @@ def map(
             continues; it can be deleted once the map is written.
         controls: Models that learned nothing, whose weights are shuffled and re-initialised in turn. Each costs three
             generations and the local effects of every second step, for each task; one is in memory at a time.
+        exact: Local effects one patch at a time, bit for bit as ``dl.patch``. Otherwise several layers of a small model
+            share a batch: less time, other last digits.
         **given: The fields of ``sampling``, one by one.
 
     Returns:
@@ -178,7 +181,7 @@ def map(
         StoreError: A folder of other parameters; the message shows the difference.
     """
     began = time.time()
-    work = survey(lens, tasks, n, seed, steps, scenes, merged(sampling, given, map), controls)
+    work = survey(lens, tasks, n, seed, steps, scenes, merged(sampling, given, map), controls, exact)
     kept = open_store(folder, "map", work.parameters)
     with kept.stoppable():
         found = work.run(kept, ensembles, progress)

@@ -80,7 +80,8 @@ class Survey:
     """Which tasks are generated how, and where they are patched and read; make one with :func:`survey`.
 
     ``steps`` are patched; ``few`` are the steps of the layer table. ``probed`` are further tasks, for probes. ``how``
-    is the sampling of all of them, ``controls`` the number of models that learned nothing.
+    is the sampling of all of them, ``controls`` the number of models that learned nothing, ``exact`` whether local
+    effects are measured one patch at a time.
     """
 
     lens: Lens
@@ -93,6 +94,7 @@ class Survey:
     few: Sequence[int]
     how: Sampling
     controls: int
+    exact: bool = False
 
     def parameters(self) -> dict[str, Any]:
         """Everything that can change a number, as plain values; ensembles may be asked for later."""
@@ -100,7 +102,7 @@ class Survey:
         return {
             **self.lens.identity(how.pop("scheduler", None)), "plan": describe(self.plan),
             "sampling": describe(how), "seed": self.seed, "steps": list(self.steps), "tasks": list(self.families),
-            "n": len(self.tasks), "scenes": len(self.probed), "controls": self.controls,
+            "n": len(self.tasks), "scenes": len(self.probed), "controls": self.controls, "exact": self.exact,
             "task": {
                 f"{i}": {"base": task_identity(task), "twin": task_identity(_twin(task))}
                 for i, task in enumerate(self.tasks)
@@ -137,7 +139,9 @@ class Survey:
 
             def control(c: int, i: int) -> Tables:
                 progress(probed + PUZZLE * n + CONTROL * (c * n + i), total, f"control {c}, {self._called(i)}")
-                found = puzzle_evidence(nothing(c), self.tasks[i], self.seed + i, self.few, self.seed, self.how)
+                found = puzzle_evidence(
+                    nothing(c), self.tasks[i], self.seed + i, self.few, self.seed, self.how, exact=self.exact
+                )
                 return {"evidence": found}
 
             def probes() -> Tables:
@@ -190,7 +194,8 @@ class Survey:
             return {"energy": self._energy(self._runs(inner, i)[0], number).to_dataset(name="value")}
 
         def moved() -> Tables:
-            return {"effect": local_effects(lens, base, source, placebo, self.steps).to_dataset(name="value")}
+            found = local_effects(lens, base, source, placebo, self.steps, exact=self.exact)
+            return {"effect": found.to_dataset(name="value")}
 
         energy = inner.once("energy", generated)
         base, source, placebo = self._runs(inner, i)
@@ -268,6 +273,7 @@ def survey(
     scenes: int,
     how: Sampling,
     controls: int,
+    exact: bool = False,
 ) -> Survey:
     """Draw the tasks, and check before the work what can be checked; arguments and exceptions as of :func:`map`."""
     if controls < 1:
@@ -281,7 +287,8 @@ def survey(
         else sorted({int(s) for s in steps})
     )
     few = _spread(chosen, [plan.at(s).expert for s in chosen])
-    return Survey(lens, drawn, families, _probed(families, drawn, scenes, seed), seed, plan, chosen, few, how, controls)
+    return Survey(lens, drawn, families, _probed(families, drawn, scenes, seed), seed, plan, chosen, few, how, controls,
+                  exact)  # fmt: skip
 
 
 def summary_of(values: xr.DataArray, kind: str, null: str) -> xr.Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,9 @@ from dit_lens.stats.intervals import FEWEST
 from dit_lens.wan.lens import Lens
 
 
-def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent) -> Measured:
+def measured(
+    lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent, *, names: Sequence[str] = ()
+) -> Measured:
     """Measure what the rows of this family read.
 
     Args:
@@ -25,20 +27,23 @@ def measured(lens: Lens, n: int = 30, seed: int = 0, progress: Progress = silent
         n: Unseen tasks of each family.
         seed: Of the noise.
         progress: Called as ``progress(done, total, what)``.
+        names: Levels of tasks in which errors are looked for, in place of the families at their usual level.
 
     Returns:
-        ``seen``, the films of movers; ``answers``, the verdicts and blends of all tasks, of the network and of the
-        ideal denoiser; ``wrong``, planted mistakes.
+        ``seen``, the films of movers; ``answers``, the verdicts and blends of all tasks or of those of ``names``, of
+        the network and of the ideal denoiser; ``wrong``, planted mistakes.
     """
     families: Mapping[str, list[Any]] = {name: [puzzles.load(name, i) for i in range(n)] for name in puzzles.names()}
     movers = [task for name in ("maze", "choose", "occlude") for task in families[name]]
     seen = watch_answers(lens, movers, seed=seed, progress=progress)
-    more = watch_answers(lens, families["pattern"], curves=None, seed=seed, progress=progress)
+    others = [puzzles.load(name, i) for name in names for i in range(n)] or families["pattern"]
+    more = watch_answers(lens, others, curves=None, seed=seed, progress=progress)
     last = lens.plan().n_steps
     at = sorted({max(1, round(q * last)) for q in (0.1, 0.25, 0.4, 0.55, 0.7)})
     wrong = plant_mistakes(lens, families["choose"], at, seed=seed, progress=progress)
     read = ["verdict", "blend", "ideal_verdict", "ideal_blend"]
-    return {"seen": seen, "answers": xr.concat([seen[read], more[read]], "task"), "wrong": wrong}
+    answers = more[read] if names else xr.concat([seen[read], more[read]], "task")
+    return {"seen": seen, "answers": answers, "wrong": wrong}
 
 
 def _corrected(m: Measured) -> Reading | Untestable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count, islice
 from typing import Any
@@ -16,7 +16,16 @@ from dit_lens.wan.lens import Lens
 FRAMES = (5, 9, 13, 17)
 
 
-def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent) -> Measured:
+def measured(
+    lens: Lens,
+    n: int = 16,
+    seed: int = 0,
+    progress: Progress = silent,
+    *,
+    name: str = "maze",
+    student: Lens | None = None,
+    lengths: Sequence[int] = (),
+) -> Measured:
     """Measure what the rows of this family read.
 
     Args:
@@ -24,30 +33,39 @@ def measured(lens: Lens, n: int = 16, seed: int = 0, progress: Progress = silent
         n: Unseen mazes of each kind.
         seed: Where the search for them begins, and of the noise.
         progress: Called as ``progress(done, total, what)``.
+        name: Their level.
+        student: A model that was distilled from this one, sampled as it was made for.
+        lengths: Numbers of frames that the model was trained at, where it was at several.
 
     Returns:
-        On mazes with several shortest routes: ``steps``, few and usual; ``again``, the usual at other seeds. On mazes
-        that the shortest video has time for (at most four moves): ``frames``.
+        On mazes with several shortest routes: ``steps``, few and usual; ``again``, the usual at other seeds;
+        ``student``, where there is one. On mazes that the shortest video has time for: ``frames``.
     """
-    mazes = _mazes(n, seed, lambda task: len(task.solutions) > 1)
+    mazes = _mazes(name, n, seed, lambda task: len(task.solutions) > 1)
     usual = lens.defaults.num_inference_steps
     read = {name: MEASURES[name] for name in ("score", "commit_sigma", "exploring")}
     found = few_steps(lens, mazes, (4, usual), "own", read, seed=seed, progress=progress).squeeze("sampler")
     again = few_steps(lens, mazes, (usual,), "own", read, seed=seed + 10_000, progress=progress).squeeze("sampler")
-    short = _mazes(n, seed, lambda task: len(task.truth) <= min(FRAMES))
-    return {"steps": found, "again": again, "frames": frames_curve(lens, short, FRAMES, seed=seed, progress=progress)}
+    frames = tuple(lengths) or FRAMES
+    short = _mazes(name, n, seed, lambda task: len(task.truth) <= min(frames))
+    curve = frames_curve(lens, short, frames, seed=seed, progress=progress).assign_attrs(trained=list(lengths))
+    taught = {}
+    if student is not None:
+        few = (student.defaults.num_inference_steps,)
+        taught["student"] = few_steps(student, mazes, few, "own", read, seed=seed, progress=progress).squeeze("sampler")
+    return {"steps": found, "again": again, "frames": curve, **taught}
 
 
-def _mazes(n: int, seed: int, wanted: Callable[[Any], bool]) -> list[Any]:
+def _mazes(name: str, n: int, seed: int, wanted: Callable[[Any], bool]) -> list[Any]:
     """The first ``n`` unseen mazes from ``seed`` up that are wanted."""
-    return list(islice(filter(wanted, (puzzles.load("maze", i) for i in count(seed))), n))
+    return list(islice(filter(wanted, (puzzles.load(name, i) for i in count(seed))), n))
 
 
 def _few(m: Measured, name: str) -> Reading:
     found, again = m["steps"], m["again"]
     few, usual = (int(found["num_inference_steps"][i]) for i in (0, -1))
     if name == "score":
-        remark = "Fewer steps of the same model: no distilled one is at hand here."
+        remark = "Fewer steps of the same model, not a distilled one."
     else:
         lengths = found["num_inference_steps"]
         count, sigma = (
@@ -63,7 +81,22 @@ def _few(m: Measured, name: str) -> Reading:
     )
 
 
-def _frames(m: Measured) -> Untestable:
+def _distilled(m: Measured, name: str) -> Reading | None:
+    if "student" not in m:
+        return None
+    usual = int(m["steps"]["num_inference_steps"][-1])
+    few = int(m["student"]["num_inference_steps"][0])
+    teacher, again = (m[part][name].sel(num_inference_steps=usual) for part in ("steps", "again"))
+    student = m["student"][name].sel(num_inference_steps=few)
+    undistilled = m["steps"][name].isel(num_inference_steps=0)
+    remark = (
+        f"Teacher {text(teacher, SHARE)}, student {text(student, SHARE)}; the teacher itself at "
+        f"{int(undistilled['num_inference_steps'])} steps {text(undistilled, SHARE)}."
+    )
+    return Reading(teacher - student, teacher - again, remark, {"few": few, "usual": usual})
+
+
+def _frames(m: Measured) -> Reading | Untestable:
     curve = m["frames"]
     lengths = ", ".join(
         f"{int(f)} frames {text(curve['score'].sel(num_frames=f), SHARE)} "
@@ -71,9 +104,18 @@ def _frames(m: Measured) -> Untestable:
         f"still {float(curve['still'].sel(num_frames=f).mean()):.3f})"
         for f in curve["num_frames"]
     )
-    return Untestable(
-        f"This model was trained at one length only. Outside it, puzzles that fit the shortest video score: {lengths}."
+    trained = curve.attrs["trained"]
+    if len(trained) < 2:
+        return Untestable(
+            "This model was trained at one length only. Outside it, puzzles that fit the shortest video score: "
+            f"{lengths}."
+        )
+    long, short = max(trained), min(trained)
+    lost, cut = (
+        curve[part].sel(num_frames=long, drop=True) - curve[part].sel(num_frames=short, drop=True)
+        for part in ("score", "cut")
     )
+    return Reading(lost, cut, f"{lengths}.", {"long": long, "short": short})
 
 
 _SEEDS = "the same between two seeds at {usual} steps"
@@ -95,8 +137,22 @@ ROWS = (
     Row(
         "schedules/frames",
         "From about 100 frames down to 17 little is lost; below, quality clearly falls.",
-        "score by number of frames",
-        "score, 0 to 1", "the full-length run, cut", _frames,
+        "score at {long} frames minus at {short}, puzzles that fit the shortest video",
+        "score, 0 to 1", "the run at the puzzle's own length, cut", _frames,
         smallest=SMALLEST["score"],
+    ),
+    Row(
+        "schedules/distilled",
+        "A distilled model that samples in 4 steps scores less than its teacher (.605 against .685).",
+        "score at {usual} steps minus that of the distilled model at {few}",
+        "score, 0 to 1", _SEEDS, partial(_distilled, name="score"),
+        smallest=SMALLEST["score"],
+    ),
+    Row(
+        "schedules/distilled-exploring",
+        "A distilled model hardly explores: its first steps are too large.",
+        "share of the steps with two or more right answers alive, at {usual} steps minus the distilled model's {few}",
+        "share of the schedule", _SEEDS, partial(_distilled, name="exploring"),
+        smallest=SMALLEST["share"], bounds=DIFFERENCE,
     ),
 )  # fmt: skip

@@ -20,6 +20,7 @@ from dit_lens.replication import (
     behaviour,
     branching,
     chain,
+    emerge,
     energy,
     ensembles,
     layer_lens,
@@ -36,8 +37,8 @@ from dit_lens.wan.lens import Lens
 _FAMILIES: Mapping[str, ModuleType] = {
     m.__name__.rpartition(".")[2]: m
     for m in (
-        attention, behaviour, branching, chain, energy, ensembles, layer_lens, memory, noise, roles, schedules, serial,
-        swap,
+        attention, behaviour, branching, chain, emerge, energy, ensembles, layer_lens, memory, noise, roles, schedules,
+        serial, swap,
     )
 }  # fmt: skip
 #: Every claim, by experiment.

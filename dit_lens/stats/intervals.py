@@ -22,7 +22,7 @@ import xarray as xr
 
 from dit_lens.errors import MeasureError
 from dit_lens.stats.bounded import bounded_ends
-from dit_lens.stats.methods import effective_n, skew_t, varies
+from dit_lens.stats.methods import effective_n, skew_t, student_t, varies
 from dit_lens.stats.shares import clustered_ends, share_ends
 
 #: Fewer tasks give no interval: none of the methods holds its level there.
@@ -36,6 +36,7 @@ def mean_interval(
     level: float = 0.95,
     bounds: tuple[float, float] | None = None,
     exact: bool = False,
+    normal: bool = False,
 ) -> xr.Dataset:
     """Mean over tasks with its interval.
 
@@ -49,6 +50,8 @@ def mean_interval(
             on the two bounds the outcome is two-valued and has the interval of a share.
         exact: The number is the same for every task by construction (an identity, a placebo that changes nothing), so
             that equal values have an interval of width zero.
+        normal: The values are near normal by themselves, as means over many tasks are, one for each of a few trainings.
+            The interval is Student's, from two values on.
 
     Returns:
         Variables ``value, low, high, n`` and ``exact`` over the other dims. ``low`` and ``high`` are NaN below five
@@ -57,14 +60,19 @@ def mean_interval(
         levels, if any), ``level``, ``method``, and ``no_interval``: why cells have none, where some do.
 
     Raises:
-        MeasureError: For dims that ``values`` do not have, bounds that they leave, a level outside (0, 1), or
-            ``exact`` values that differ.
+        MeasureError: For dims that ``values`` do not have, bounds that they leave, a level outside (0, 1), ``exact``
+            values that differ, or ``normal`` with bounds.
     """
+    if normal and bounds is not None:
+        raise MeasureError("values within bounds are not normal: leave out normal=True or bounds")
     _, x, template, attrs = _samples(values, over, level)
     n = np.isfinite(x).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.nansum(x, 0) / np.where(n > 0, n, np.nan)
-    low, high = skew_t(x, level) if bounds is None else _bounded(x, mean, n, _checked_bounds(x, bounds), level)
+    if normal:
+        low, high = student_t(x, level)
+    else:
+        low, high = skew_t(x, level) if bounds is None else _bounded(x, mean, n, _checked_bounds(x, bounds), level)
     same = ~varies(x) & (n > 0)
     if exact:
         if bool((~same & (n > 0)).any()):
@@ -73,14 +81,16 @@ def mean_interval(
                 "it out"
             )
         low, high = np.where(same, mean, low), np.where(same, mean, high)
-    enough = (n >= FEWEST) | (same & exact)
+    fewest = 2 if normal else FEWEST
+    enough = (n >= fewest) | (same & exact)
     data = {
         "value": mean, "low": np.where(enough, low, np.nan), "high": np.where(enough, high, np.nan), "n": n,
         "exact": same & exact,
     }  # fmt: skip
-    method = "Hall's skewness-corrected t" if bounds is None else "Gaffke, within bounds; Blaker where two-valued"
-    few, bare = n < FEWEST, same & (n >= FEWEST) & (bounds is None)
-    reasons = _reasons(few & ~(same & exact), bare & ~np.asarray(exact))
+    plain = "Student's t" if normal else "Hall's skewness-corrected t"
+    method = plain if bounds is None else "Gaffke, within bounds; Blaker where two-valued"
+    few, bare = n < fewest, same & (n >= fewest) & (bounds is None)
+    reasons = _reasons(few & ~(same & exact), bare & ~np.asarray(exact), fewest)
     return _dataset(data, template, {**attrs, "method": method, **reasons})
 
 
@@ -119,7 +129,7 @@ def share_interval(values: xr.DataArray, over: str | Sequence[str] = "task", *, 
         "exact": np.zeros(n.shape, bool),
     }  # fmt: skip
     method = "Korn and Graubard, clustered" if lower else "Blaker"
-    return _dataset(data, template, {**attrs, "method": method, **_reasons(few, np.zeros_like(few))})
+    return _dataset(data, template, {**attrs, "method": method, **_reasons(few, np.zeros_like(few), FEWEST)})
 
 
 def _levels(over: str | Sequence[str]) -> list[str]:
@@ -178,12 +188,12 @@ def _bounded(
     return np.where(two, ends[0], low), np.where(two, ends[1], high)
 
 
-def _reasons(few: np.ndarray, equal: np.ndarray) -> dict[str, str]:
+def _reasons(few: np.ndarray, equal: np.ndarray, fewest: int) -> dict[str, str]:
     """Why cells have no interval, as an attribute; none where all have one."""
     said = [
         f"{int(cells.sum())} of {cells.size} cells: {why}"
         for cells, why in (
-            (few, f"fewer than {FEWEST} tasks"),
+            (few, f"fewer than {fewest} tasks"),
             (equal, "all values are equal, and neither bounds nor exact=True says what other tasks could give"),
         )
         if cells.any()

@@ -41,6 +41,17 @@ def skew_t(x: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     return ends[0], ends[1]
 
 
+def student_t(x: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of Student's interval of the mean; arguments and result as of :func:`skew_t`."""
+    n = np.isfinite(x).sum(0).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.nansum(x, 0) / n
+        spread = np.sqrt(np.nansum((x - mean) ** 2, 0) / (n - 1) / n)
+        half = student.ppf(0.5 + level / 2, np.where(n > 1, n - 1, np.nan)) * spread
+    usable = (n > 1) & varies(x)
+    return np.where(usable, mean - half, np.nan), np.where(usable, mean + half, np.nan)
+
+
 def _unskewed(y: np.ndarray, skew: np.ndarray, n: np.ndarray) -> np.ndarray:
     """g^-1 of the module's text."""
     root = np.sqrt(n)

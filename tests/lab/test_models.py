@@ -59,6 +59,22 @@ def test_a_model_of_other_latents_brings_its_codec(checkpoint) -> None:
         assert lens.generate(dl.tasks.load("maze", 0), stop_after=0).video.shape == (13, 96, 96, 3)
 
 
+def test_a_checkpoint_from_before_it_grew_has_fewer_blocks(checkpoint) -> None:
+    own = load_file(checkpoint / FILE)
+    few = {k: v for k, v in own.items() if not k.startswith("blocks.") or int(k.split(".")[1]) < 3}
+    save_file(few, checkpoint / FILE)
+    index = json.loads((checkpoint / models.INDEX).read_text())
+    index["lab@7"]["sha256"][FILE] = hashlib.sha256((checkpoint / FILE).read_bytes()).hexdigest()
+    (checkpoint / models.INDEX).write_text(json.dumps(index))
+    with dl.load("lab@7") as lens, dl.load("lab") as whole:
+        assert lens.n_layers == 3 and whole.n_layers == 12
+        found = lens.pipe.transformer_2
+        assert not found.training and found.dtype == whole.pipe.transformer.dtype
+        assert all(torch.equal(found.state_dict()[k], few[k].float()) for k in few)
+        run = lens.generate(dl.tasks.load("maze", 0), stop_after=1, record=[dl.record("resid_post", layers=2)])
+        assert run.latents.isfinite().all() and lens.pipe.components["transformer_2"] is found
+
+
 def test_a_damaged_checkpoint_is_refused(checkpoint) -> None:
     (checkpoint / FILE).write_bytes((checkpoint / FILE).read_bytes()[:-1] + b"\0")
     with pytest.raises(LoadError, match="check the repository out again"):

@@ -23,9 +23,9 @@ def test_what_is_planned_is_what_is_run(controls: int, monkeypatch: pytest.Monke
 
     with plant(LayerPlant(layer=2, n_layers=5, n_steps=3)) as made:
         tasks = made.tasks(2)
-        planned = survey(made.lens, tasks, 2, 0, (0, 2), 0, dl.Sampling(), controls).cost()
+        planned = survey(made.lens, tasks, 2, 0, (0, 2), 0, dl.Sampling(), controls, exact=True).cost()
         monkeypatch.setattr(blocks.HookedBlock, "forward", forward)
-        found = dl.map(made.lens, tasks, steps=(0, 2), scenes=0, controls=controls)
+        found = dl.map(made.lens, tasks, steps=(0, 2), scenes=0, controls=controls, exact=True)
     assert planned.total == pytest.approx(len(seen), rel=0.25)
     assert found.about["cost"] == str(planned).split("\n")[0]
 

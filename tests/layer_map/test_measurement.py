@@ -143,10 +143,9 @@ def test_killed_three_times(lens: Lens, whole: tuple[Map, Path], tmp_path: Path,
     found = dl.map(lens, **HOW, folder=folder, progress=lambda *row: told.append(row))
     same(found, whole[0])
     noted = Counter(log.read_text().split())
-    # Three runs of two puzzles in the model and in the control; four groups of layers held, and four clips made; and
-    # an effect and a placebo of each layer in both branches, locally.
-    local = 2 * 2 * 2 * lens.n_layers
-    assert noted == {"generate": 2 * 2 * 3, "local_effects": 2, "run": 2 * 2 * 4 + 2 * 4 + local}
+    # Three runs of two puzzles in the model and in the control; four groups of layers held, and four clips made; local
+    # effects share batches.
+    assert noted == {"generate": 2 * 2 * 3, "local_effects": 2, "run": 2 * 2 * 4 + 2 * 4}
     assert told == [(23, 26, "control 0, own 6"), (26, 26, "writing")] and found.about["parts kept before"] == 3
     left = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     assert left == {"manifest.json", "items"}, "what was kept on the way is gone"

@@ -25,9 +25,13 @@ def table(score: tuple[float, float], exploring: tuple[float, float], n: int = 1
     )
 
 
-def curve() -> xr.Dataset:
+def curve(shortest: float = 1.0, trained: tuple[int, ...] = (), n: int = 12) -> xr.Dataset:
+    """Score by frames; a cut of the whole video loses nothing."""
+    score, whole = np.tile([shortest, 1.0], (n, 1)), np.ones((n, 2))
+    score[:, 0] -= 0.02 * np.random.default_rng(0).random(n)
+    values = {"score": score, "cut": whole, "still": whole}
     return xr.Dataset(
-        {k: (("task", "num_frames"), np.ones((12, 2))) for k in ("score", "cut", "still")}, {"num_frames": [5, 13]}
+        {k: (("task", "num_frames"), v) for k, v in values.items()}, {"num_frames": [5, 13]}, {"trained": trained}
     )
 
 
@@ -39,7 +43,7 @@ def test_claims_follow_the_data() -> None:
     assert lower.null == pytest.approx(0, abs=0.02) and lower.n == squeezed.n == 12
     same = read_claims(table((0.9, 0.9), (0.6, 0.6)), again)
     assert not any(supported(same[:2]))
-    assert frames.verdict == "cannot be tested on this model" and "5 frames 1.000" in frames.remark
+    assert frames.verdict == "cannot be tested on this model" and "5 frames 0.98" in frames.remark
 
 
 def test_a_short_schedule_has_fewer_steps_and_no_less_exploration() -> None:
@@ -51,3 +55,24 @@ def test_a_short_schedule_has_fewer_steps_and_no_less_exploration() -> None:
         for shares in ((0.475, 0.35), (0.35, 0.35), (0.05, 0.35))
     ]
     assert outcomes == ["contradicted", "contradicted", "supported"]
+
+
+@pytest.mark.parametrize(("shortest", "outcome"), [(0.6, "supported"), (0.98, "contradicted")])
+def test_frames_are_compared_where_the_model_was_trained_at_several_lengths(shortest: float, outcome: str) -> None:
+    again = table((0, 0.9), (0, 0.6)).sel(num_inference_steps=[20])
+    data = {"steps": table((0.9, 0.9), (0.6, 0.6)), "again": again, "frames": curve(shortest, (5, 13))}
+    found = every_row("schedules", data)[2]
+    assert found.verdict == outcome and "13 frames minus at 5" in found.measure
+    assert found.value == pytest.approx(1.01 - shortest, abs=0.01)
+
+
+@pytest.mark.parametrize(("score", "outcome"), [(0.6, "supported"), (0.9, "contradicted")])
+def test_a_student_is_compared_with_its_teacher_beside_another_seed(score: float, outcome: str) -> None:
+    steps = table((0.3, 0.9), (0.1, 0.6))
+    student = table((score, 0.0), (0.6, 0.0)).sel(num_inference_steps=[4])
+    again = table((0, 0.9), (0, 0.6)).sel(num_inference_steps=[20])
+    found = every_row("schedules", {"steps": steps, "again": again, "frames": curve(), "student": student})
+    assert [claim.id for claim in found[3:]] == ["schedules/distilled", "schedules/distilled-exploring"]
+    assert found[3].verdict == outcome and found[3].value == pytest.approx(0.9 - score, abs=0.02)
+    assert "the teacher itself at 4 steps 0.300" in found[3].remark and "at 20 steps minus" in found[3].measure
+    assert found[4].verdict == "contradicted", "the student explores as long as its teacher"

@@ -19,7 +19,7 @@ ROWS = [row for rows in TABLE.values() for row in rows]
 #: Arguments of small measurements on the lab model.
 SMALL: dict[str, dict[str, Any]] = {
     "attention": {"n": 2, "num_inference_steps": 4}, "behaviour": {"n": 5}, "branching": {"n": 2}, "chain": {"n": 4},
-    "energy": {"n": 4, "num_inference_steps": 2, "draws": 3}, 
+    "emerge": {"n": 2}, "energy": {"n": 4, "num_inference_steps": 2, "draws": 3},
     "ensembles": {"n": 2, "seed": 50, "num_inference_steps": 2},
     "layer_lens": {"n": 2, "num_inference_steps": 4}, "memory": {"n": 5}, "noise": {"n": 2}, "roles": {"n": 2},
     "schedules": {"n": 2}, "serial": {"n": 2, "num_inference_steps": (1, 2, 4), "depth_steps": (1, 2)},
@@ -34,7 +34,7 @@ def lens() -> Iterator[Any]:
 
 
 def test_ids_are_apart_and_name_their_experiment() -> None:
-    assert len({row.id for row in ROWS}) == len(ROWS) == 69
+    assert len({row.id for row in ROWS}) == len(ROWS) == 75
     assert all(row.experiment == name for name, rows in TABLE.items() for row in rows)
     assert all(re.fullmatch(r"[a-z_]+/[a-z_-]+", row.id) for row in ROWS)
 

@@ -64,6 +64,21 @@ def test_a_change_of_units_changes_the_interval_alike(x: np.ndarray, scale: floa
     assert mirrored == pytest.approx((-high, -low), rel=1e-4, abs=1e-6)
 
 
+def test_a_few_means_have_students_interval() -> None:
+    x = np.array([0.61, 0.55, 0.70])
+    half = student.ppf(0.975, 2) * x.std(ddof=1) / np.sqrt(3)
+    found = mean_interval(tasks(x, "training"), "training", normal=True)
+    assert ends(found) == pytest.approx((x.mean() - half, x.mean() + half)) and found.attrs["method"] == "Student's t"
+    assert np.isnan(ends(mean_interval(tasks(x, "training"), "training"))).all()
+    one = mean_interval(tasks(x[:1]), normal=True)
+    assert np.isnan(ends(one)).all() and "fewer than 2" in one.attrs["no_interval"]
+    draws = np.random.default_rng(0).normal(size=(3, 4000))
+    found = mean_interval(tasks(draws, "task", "draw"), normal=True)
+    assert float(((found["low"] <= 0) & (found["high"] >= 0)).mean()) == pytest.approx(0.95, abs=0.01)
+    with pytest.raises(MeasureError, match="leave out normal=True or bounds"):
+        mean_interval(tasks(x), normal=True, bounds=(0, 1))
+
+
 def test_missing_values_are_left_out_cell_by_cell() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(9, 3))

@@ -11,6 +11,7 @@
     fit.py       the loop
     solved.py    solved tasks while training goes on
     pipeline.py  from weights to a diffusers pipeline in a folder
+    checkpoints.py  snapshots, seeds and students as models with names
     recipe.py    the phases in order, and the command line
 
 Nothing here is needed to load or to study a shipped model.
