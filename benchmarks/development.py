@@ -32,7 +32,7 @@ from dit_lens.lab import models
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE, PICTURE = DOCS / "experiments" / "development.md", DOCS / "img" / "development.png"
-NAMES = ("maze-easy", "maze-hard", "choose-hard", "order-hard", "slide-hard", "bounce-hard", "pattern")
+NAMES = ("maze-easy", "maze-hard", "choose-hard", "order-hard", "emerge-hard", "slide-easy", "bounce-hard", "pattern")
 KEPT = "development.nc"
 PROFILES = {"writing": "log2, update on the foreground / elsewhere", "readout": "gain of the read-out, cosine"}
 
@@ -103,6 +103,14 @@ def centre(profile: xr.DataArray) -> xr.DataArray:
     return (weight * profile["depth"]).sum("layer") / total.where(total > 0)
 
 
+def by_depth(profile: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Profiles (model, layer) on the layers of the deepest model: depths, and values (model, depth)."""
+    most = profile.sizes["layer"]
+    depths = np.arange(most) / most
+    layers = np.floor(depths * profile["n_layers"].values[:, None] + 1e-9).astype(int)  # (model, depth)
+    return depths, np.take_along_axis(profile.transpose("model", "layer").values, layers, axis=1)
+
+
 def picture(found: xr.Dataset, role: str) -> go.Figure:
     """Three panels over training: solved, support, and the profile of a role over depth."""
     steps = found["step"].values.tolist()
@@ -117,13 +125,9 @@ def picture(found: xr.Dataset, role: str) -> go.Figure:
             one = stats.mean_interval(found[variable].sel(step=step), bounds=(0, 1))
             colour = SERIES[i % len(SERIES)] if variable == "support" else GREY
             curve(fig, 2, x, one, called, colour, DASHES[i % len(DASHES)], band=variable == "support")
-    mean = found[role].mean(["task", "step"]).transpose("layer", "model")
-    fig.add_trace(
-        go.Heatmap(
-            z=mean.values, x=[str(m).rpartition("@")[2] for m in mean["model"].values], y=mean["depth"].values,
-            coloraxis="coloraxis",
-        ), 1, 3,
-    )  # fmt: skip
+    depths, values = by_depth(found[role].mean(["task", "step"]))
+    names = [str(m).rpartition("@")[2] for m in found["model"].values]
+    fig.add_trace(go.Heatmap(z=values.T, x=names, y=depths, coloraxis="coloraxis"), 1, 3)
     for column in (1, 2):
         fig.update_xaxes(type="log", title_text="training iteration", row=1, col=column)
         fig.update_yaxes(range=[-0.03, 1.03], row=1, col=column)
@@ -161,7 +165,7 @@ def main() -> None:
     parser.add_argument("--names", nargs="*", default=list(NAMES), help="families and levels")
     parser.add_argument("--n", type=int, default=12, help="puzzles of each")
     parser.add_argument("--at", type=int, nargs="*", default=[0, 2, 5], help="steps that are read")
-    parser.add_argument("--end", type=float, default=68_000, help="iterations behind the finished model")
+    parser.add_argument("--end", type=float, default=13_000, help="iterations behind the finished model")
     parser.add_argument("--role", choices=PROFILES, default="writing", help="profile of the third panel")
     parser.add_argument("--draw", action="store_true", help="from kept numbers alone")
     parser.add_argument("--browser", default="/usr/bin/chromium", help="path of the system's Chromium")

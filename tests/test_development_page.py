@@ -42,7 +42,8 @@ def planted() -> xr.Dataset:
         },
         coords={
             "model": ["m@100", "m@400", "m"], "iteration": ("model", [100.0, 400.0, 900.0]), "step": [0, 5],
-            "layer": range(4), "depth": ("layer", [0, 0.25, 0.5, 0.75]), "task": range(12),
+            "layer": range(4), "depth": (("model", "layer"), [[0, 0.25, 0.5, 0.75]] * 3), "task": range(12),
+            "n_layers": ("model", [4, 4, 4]),
             "family": ("task", ["maze-hard"] * 6 + ["pattern"] * 6),
         },
     )  # fmt: skip
@@ -78,3 +79,12 @@ def test_checkpoints_come_by_iteration_and_the_model_last(bench: Any, monkeypatc
 def test_the_section_says_what_was_measured(bench: Any) -> None:
     text = bench.section(planted(), "made today")
     assert "../img/development.png" in text and text.endswith("made today") and text.count("| `m` |") == 2
+
+
+def test_models_of_other_depths_are_drawn_by_depth(bench: Any) -> None:
+    profile = xr.DataArray(
+        [[1.0, 2.0, np.nan, np.nan], [1.0, 2.0, 3.0, 4.0]], dims=("model", "layer"),
+        coords={"n_layers": ("model", [2, 4])},
+    )  # fmt: skip
+    depths, values = bench.by_depth(profile)
+    assert depths.tolist() == [0, 0.25, 0.5, 0.75] and values.tolist() == [[1, 1, 2, 2], [1, 2, 3, 4]]

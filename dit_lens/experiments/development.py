@@ -77,11 +77,12 @@ def development(
     Returns:
         ``solved`` and ``value`` (model, task); ``support``, ``blind_support``, ``fewest``, ``ideal_fewest`` (model,
         task, step), NaN for tasks that cannot draw their answers; ``writing`` and ``readout`` (model, task, step,
-        layer). Beside ``model`` stand ``iteration`` (NaN where it is not known) and ``weights``, a hash; beside
-        ``task`` its ``family``, which tells the level.
+        layer), NaN at layers that a model does not have. Beside ``model`` stand ``iteration`` (NaN where it is not
+        known), ``n_layers`` and ``weights``, a hash; beside ``task`` its ``family``, which tells the level; ``depth``
+        (model, layer) is layer / layers, by which a model that grew is compared with what it grew from.
 
     Raises:
-        MeasureError: No model or task, names that are not distinct, or models of other depths or noise levels.
+        MeasureError: No model or task, names that are not distinct, or models that sample at other noise levels.
         AddressError: A step outside the plan.
         StoreError: A folder of other parameters.
     """
@@ -97,7 +98,7 @@ def development(
         return _one(item.lens, run, at, foreground, seed, draws)
 
     folder, progress = options.get("folder"), options.get("progress")
-    parts, weights, plans = [], [], []
+    parts, weights, plans, sizes = [], [], [], []
     for name, model in called.items():
         how: Any = dict(options)
         if folder is not None:
@@ -107,19 +108,22 @@ def development(
         with nullcontext(model) if isinstance(model, Lens) else load(model) as lens:
             found = over_tasks(lens, tasks, row, seed=seed, options=how, of=development)
             weights.append(lens.fingerprint)
-        plans.append((found.sizes["layer"], [round(float(s), 6) for s in found["sigma"].values]))
+        plans.append([round(float(s), 6) for s in found["sigma"].values])
+        sizes.append(found.sizes["layer"])
         parts.append(found)
     if plans != plans[:1] * len(plans):
         raise MeasureError(
-            "these models have other depths, or sample at other noise levels, so their steps and layers are not the "
-            "same places: compare those of one recipe, with num_inference_steps= for all"
+            "these models sample at other noise levels, so their steps are not the same places: compare those of one "
+            "recipe, with num_inference_steps= for all"
         )
     whole = xr.concat(parts, "model", join="outer", coords="minimal", compat="override", combine_attrs="drop_conflicts")
     when = [known.get(name, _iteration(name)) for name in called]
-    coords = {
+    coords: dict[str, Any] = {
         "model": list(called), "iteration": ("model", when, {"long_name": "training iteration"}),
-        "weights": ("model", weights),
+        "weights": ("model", weights), "n_layers": ("model", sizes),
     }  # fmt: skip
+    depth = (whole["layer"] / xr.DataArray(sizes, dims="model")).transpose("model", "layer")  # layers from 0 on
+    coords["depth"] = depth.where(depth < 1)
     return whole.assign_coords(coords)
 
 
@@ -167,8 +171,7 @@ def _one(lens: Lens, run: Run, at: Sequence[int], foreground: Sequence[str], see
     for name, (numbers, told, unit) in _shown(lens, run, steps).items():
         found[name] = ("step", numbers, {"long_name": told, "units": unit})
     layers = list(range(lens.n_layers))
-    coords = {"step": steps, "layer": layers, "depth": ("layer", [layer / lens.n_layers for layer in layers])}
-    return xr.Dataset(found, coords=coords)
+    return xr.Dataset(found, coords={"step": steps, "layer": layers})
 
 
 def _shown(lens: Lens, run: Run, steps: list[int]) -> dict[str, tuple[np.ndarray, str, str]]:

@@ -161,6 +161,7 @@ def control_evidence(
     progress: Progress = silent,
     seed: int = 0,
     controls: int = 1,
+    exact: bool = True,
 ) -> list[list[xr.Dataset]]:
     """The same evidence from models that learned nothing (:func:`dit_lens.layer_map.controls.control_model`).
 
@@ -172,6 +173,7 @@ def control_evidence(
         progress: Called as ``progress(done, total, what)``.
         seed: The first seed of the controls.
         controls: How many there are.
+        exact: As of ``local_effects``.
 
     Returns:
         For each control one dataset a task.
@@ -182,7 +184,7 @@ def control_evidence(
             rows = []
             for i, (task, number) in enumerate(zip(tasks, seeds, strict=True)):
                 progress(c * len(tasks) + i, total, f"control {c}, {getattr(task, 'name', task)} {number}")
-                rows.append(puzzle_evidence(nothing, task, number, steps, seed))
+                rows.append(puzzle_evidence(nothing, task, number, steps, seed, exact=exact))
         found.append(rows)
     return found
 

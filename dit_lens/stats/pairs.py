@@ -198,15 +198,17 @@ class Pairs:
             power: Share of studies in which it is to be found.
 
         Returns:
-            NaN where they say nothing. Where all differences are equal there is no spread to reckon with, and it is how
-            far the interval reaches.
+            NaN where they say nothing. Where all differences are equal there is no spread to reckon with, and where
+            bounds answer a rare difference could be anywhere within them: it is then at least how far the interval
+            reaches.
         """
         if self.n < FEWEST:
             return np.nan
-        if self.varies:
-            return detectable(self.sd, self.n, level, power)
+        by_spread = detectable(self.sd, self.n, level, power) if self.varies else 0.0
+        if self.varies and not self._by_bounds(0.0):
+            return by_spread
         low, high = self.interval(level)
-        return max(self.value - low, high - self.value)
+        return float(np.max([by_spread, self.value - low, high - self.value]))  # NaN where there is no interval
 
 
 def detectable(sd: float, n: int, level: float = 0.95, power: float = POWER) -> float:

@@ -143,6 +143,17 @@ def test_mistakes_are_told_with_a_cure(pipes: dict[str, Any]) -> None:
         development(list(pipes.values()), TASKS)
     with pytest.raises(MeasureError, match=r"iterations of \['b'\]"):
         development({"a": pipes["mini@100"]}, TASKS, iterations={"b": 3})
-    deeper = {"a": pipes["mini@100"], "b": miniature(0, layers=3)}
+    shifted = miniature(1)
+    shifted.scheduler = type(shifted.scheduler).from_config({**shifted.scheduler.config, "flow_shift": 2.0})
     with pytest.raises(MeasureError, match="compare those of one recipe"):
-        development(deeper, TASKS[:1], at=(0,), progress=silent, **HOW)
+        development({"a": pipes["mini@100"], "b": shifted}, TASKS[:1], at=(1,), progress=silent, **HOW)
+
+
+def test_a_model_that_grew_stands_beside_the_shallow_one(pipes: dict[str, Any], found: xr.Dataset) -> None:
+    models = {"a": pipes["mini@100"], "b": miniature(0, layers=3)}
+    both = development(models, TASKS[:1], at=(0, 1), progress=silent, **HOW)
+    assert both["n_layers"].values.tolist() == [2, 3] and both["readout"].sizes["layer"] == 3
+    assert both["readout"].sel(model="a", layer=2).isnull().all() and both["readout"].sel(model="b").notnull().all()
+    np.testing.assert_allclose(both["depth"], [[0, 0.5, np.nan], [0, 1 / 3, 2 / 3]])
+    own = found["readout"].sel(model="mini@100").isel(task=[0])
+    np.testing.assert_array_equal(both["readout"].sel(model="a", layer=[0, 1]), own)

@@ -79,3 +79,11 @@ def test_a_known_null_is_compared_by_what_bounds_allow() -> None:
     assert Pairs(x, 0.4, (0, 1)).p_greater() < 0.05 < Pairs(x, 0.4, (0, 1)).p_smaller()
     mirrored = Pairs(1 - x, 0.6, (0, 1))
     assert mirrored.p_smaller() == pytest.approx(Pairs(x, 0.4, (0, 1)).p_greater())
+
+
+def test_what_could_have_been_missed_is_what_bounds_allow() -> None:
+    """Twelve values near nothing: by their spread .01 would have been seen, and one task in four may be otherwise."""
+    x = 0.01 + 0.005 * np.random.default_rng(0).standard_normal(12)
+    known, paired = Pairs(x, 0.0, (0, 1)), Pairs(x, np.zeros(12), (0, 1))
+    assert paired.detectable() == Pairs(x, 0.0).detectable() < 0.01
+    assert known.detectable() > 0.2 and known.detectable() == pytest.approx(known.interval()[1] - x.mean())
