@@ -153,8 +153,10 @@ def verdict(
     paired_difference(effect, null, over)  # refuses what is no pair
     a = by_task(effect, over).values
     b: np.ndarray | float = by_task(null, over).values if isinstance(null, xr.DataArray) else float(null)
-    if zero_null and isinstance(b, np.ndarray) and len(b) and (b == b[0]).all():
-        b = float(b[0])  # known: no spread that other tasks could add
+    if zero_null and isinstance(b, np.ndarray):
+        there = b[np.isfinite(b)]
+        if len(there) and (there == there[0]).all():  # known: no spread that other tasks could add
+            a, b = np.where(np.isfinite(b), a, np.nan), float(there[0])
     up, bounds_up = (-1.0, bounds and (-bounds[1], -bounds[0])) if less else (1.0, bounds)
     pairs = Pairs(up * a, up * b, bounds_up, seed)
     margin = smallest if zero_null else 0.0

@@ -229,3 +229,14 @@ def test_refusals_say_what_to_do() -> None:
         verdict(tasks(np.zeros((8, 3)), "layer"), 0.0)
     with pytest.raises(MeasureError, match="same tasks"):
         verdict(a, b[:8])
+
+
+def test_tasks_without_a_number_leave_a_null_of_zero_known() -> None:
+    """The ends are those of the tasks that have numbers, by what bounds allow, and not what sign flips reject."""
+    a = xr.DataArray(np.linspace(0.1, 0.4, 12), dims="task")
+    zero = xr.zeros_like(a)
+    known = verdict(a, zero, smallest=0.1, zero_null=True, bounds=(0, 1))
+    effect, null = (xr.DataArray(np.r_[np.nan, one, end], dims="task") for one, end in ((a, 0.9), (zero, np.nan)))
+    found = verdict(effect, null, smallest=0.1, zero_null=True, bounds=(0, 1))
+    assert repr(found) == repr(known) and found.n == 12
+    assert found.high > 0.4 > verdict(a, zero, smallest=0.1, bounds=(0, 1)).high
