@@ -64,11 +64,11 @@ def asked_of(model: str) -> Mapping[str, Mapping[str, Any]]:
     return {name: {k: v for k, v in given.items() if not (alone and k in _OPENED)} for name, given in ASKED[of].items()}
 
 
-def measure(name: str, lens: Any, n: int | None = None) -> dict[str, Any]:
-    """Run one experiment's claims, with its own n or another."""
+def measure(name: str, lens: Any, n: int | None = None, model: str = "lab") -> dict[str, Any]:
+    """Run one experiment's claims as a model is asked them, with the experiment's own n or another."""
     began = time.time()
     with ExitStack() as opened:
-        given = dict(asked_of(lens.name)[name])
+        given = dict(asked_of(model)[name])
         for key in set(_OPENED) & set(given):
             given[key] = opened.enter_context(dl.load(given[key]))
         found = replication.claims(lens, name, **given | ({} if n is None else {"n": n}))
@@ -92,14 +92,14 @@ def plain(claim: replication.Claim) -> dict[str, Any]:
 
 
 def measure_all(
-    lens: Any, names: Iterable[str], folder: Path | None, n: int | None = None
+    lens: Any, names: Iterable[str], folder: Path | None, n: int | None = None, model: str = "lab"
 ) -> dict[str, dict[str, Any]]:
     """The entries of these experiments; those that are finished are read from the folder."""
     names = list(names)
     store = open_store(folder, "findings", lambda: {**lens.identity(), "code": code(), "n": n})
     with store.todo({name: [name] for name in names}) as todo:
         for name, _ in todo:
-            entry = measure(name, lens, n)
+            entry = measure(name, lens, n, model)
             store.put(name, entry)
             print(f"{name}: {len(entry['rows'])} rows, {entry['minutes']} min", flush=True)
     return {name: store.get(name) for name in names}
@@ -133,7 +133,8 @@ def main() -> None:
     found: dict[str, Any] = {}
     if not asked.table:
         with dl.load(asked.model) as lens:
-            found = measure_all(lens, asked.names or asked_of(asked.model), asked.folder / asked.model, asked.n)
+            names = asked.names or asked_of(asked.model)
+            found = measure_all(lens, names, asked.folder / asked.model, asked.n, asked.model)
     asked.out.mkdir(parents=True, exist_ok=True)
     page, rows = asked.out / "findings.md", asked.out / "findings.json"
     stored = json.loads(rows.read_text()) if rows.exists() else {}

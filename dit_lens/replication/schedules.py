@@ -104,7 +104,7 @@ def _frames(m: Measured) -> Reading | Untestable:
         f"still {float(curve['still'].sel(num_frames=f).mean()):.3f})"
         for f in curve["num_frames"]
     )
-    trained = curve.attrs["trained"]
+    trained = curve.attrs.get("trained", ())
     if len(trained) < 2:
         return Untestable(
             "This model was trained at one length only. Outside it, puzzles that fit the shortest video score: "

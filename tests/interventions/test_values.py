@@ -176,7 +176,7 @@ def test_hooks_go_by_any_of_their_names() -> None:
         (lambda: dl.steer(torch.zeros(24)), dl.InterventionError, "non-zero vector"),
         (lambda: dl.steer([1.0, float("nan")]), dl.InterventionError, "finite"),
         (lambda: dl.steer([1.0, float("inf")]), dl.InterventionError, "finite"),
-        (lambda: dl.steer(torch.ones(1, 24)), dl.InterventionError, "coef_\\[0\\]"),
+        (lambda: dl.steer(torch.ones(1, 24)), dl.InterventionError, "take its pattern"),
         (lambda: dl.steer([1.0], float("inf")), dl.InterventionError, "finite number"),
         (lambda: dl.noise(seed=1.5), dl.InterventionError, "one integer"),
         (lambda: dl.Depth(0.5, 0.5), dl.AddressError, "start < stop"),
