@@ -37,6 +37,7 @@ from dit_lens.stats.pairs import Pairs
 Outcome = Literal["supported", "contradicted", "undecided", "shown, and the placebo shows it too"]
 PLACEBO_TOO: Outcome = "shown, and the placebo shows it too"
 LEVEL = 0.05
+ROUNDING = 1e-6  # of the distance of the bounds: a null that is zero by construction is so up to it
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def verdict(
     b: np.ndarray | float = by_task(null, over).values if isinstance(null, xr.DataArray) else float(null)
     if zero_null and isinstance(b, np.ndarray):
         there = b[np.isfinite(b)]
-        if len(there) and (there == there[0]).all():  # known: no spread that other tasks could add
+        width = bounds[1] - bounds[0] if bounds else 0.0
+        if len(there) and np.ptp(there) <= ROUNDING * width:  # known: no spread that other tasks could add
             a, b = np.where(np.isfinite(b), a, np.nan), float(there[0])
     up, bounds_up = (-1.0, bounds and (-bounds[1], -bounds[0])) if less else (1.0, bounds)
     pairs = Pairs(up * a, up * b, bounds_up, seed)

@@ -239,4 +239,6 @@ def test_tasks_without_a_number_leave_a_null_of_zero_known() -> None:
     effect, null = (xr.DataArray(np.r_[np.nan, one, end], dims="task") for one, end in ((a, 0.9), (zero, np.nan)))
     found = verdict(effect, null, smallest=0.1, zero_null=True, bounds=(0, 1))
     assert repr(found) == repr(known) and found.n == 12
+    rounded = zero + 1e-9 * np.arange(12)
+    assert verdict(a, rounded, smallest=0.1, zero_null=True, bounds=(0, 1)).high == pytest.approx(known.high)
     assert found.high > 0.4 > verdict(a, zero, smallest=0.1, bounds=(0, 1)).high
