@@ -23,7 +23,7 @@ from dit_lens.stats.against_controls import against_controls
 from dit_lens.stats.intervals import mean_interval
 from dit_lens.stats.pairs import Pairs
 from dit_lens.stats.smallest_p import FEWEST_CONTROLS, of_controls
-from dit_lens.stats.verdict import Verdict, verdict
+from dit_lens.stats.verdict import ROUNDING, Verdict, verdict
 
 #: What the runs of one experiment gave: datasets by name.
 Measured = Mapping[str, Any]
@@ -108,12 +108,13 @@ class Reading:
 
         Args:
             bounds: The least and the greatest value of a task.
-            zero_null: The null is zero by construction: where it is, its interval has no width.
+            zero_null: The null is zero by construction: where it is, up to rounding, its interval has no width.
         """
         if self.estimates:
             return self.estimates
-        zero = zero_null and bool((self.null.dropna("task") == 0).all())
-        return mean(self.effect, bounds), mean(self.null, bounds, exact=zero)
+        least = ROUNDING * (bounds[1] - bounds[0]) if bounds else 0.0
+        zero = zero_null and bool((abs(self.null.dropna("task")) <= least).all())
+        return mean(self.effect, bounds), mean(self.null * 0 if zero else self.null, bounds, exact=zero)
 
 
 @dataclass(frozen=True)
