@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import xarray as xr
 from page import write
 from scipy.optimize import brentq
 from scipy.stats import beta, binom, bootstrap
-from scipy.stats import t as student
 
 from dit_lens.planted import PlantTask
 from dit_lens.probing import grid
@@ -47,13 +47,6 @@ def by_chunks(ends: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Ca
         return xr.Dataset({"low": ("draw", low), "high": ("draw", high)})
 
     return interval
-
-
-def t_interval(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Student's."""
-    n = x.shape[1]
-    half = student.ppf(0.975, n - 1) * x.std(1, ddof=1) / np.sqrt(n)
-    return x.mean(1) - half, x.mean(1) + half
 
 
 def percentile(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +80,7 @@ def bootstrap_t(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 METHODS: dict[str, Callable[[xr.DataArray], xr.Dataset]] = {
-    "skewed t": mean_interval, "t": by_chunks(t_interval), "percentile": by_chunks(percentile),
+    "skewed t": mean_interval, "t": partial(mean_interval, normal=True), "percentile": by_chunks(percentile),
     "BCa": by_chunks(bca), "bootstrap-t": by_chunks(bootstrap_t),
 }  # fmt: skip
 

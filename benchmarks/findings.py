@@ -22,7 +22,6 @@ import argparse
 import hashlib
 import json
 import math
-import re
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -54,12 +53,11 @@ ASKED: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 _OPENED = ("student",)  # arguments that are models
-_SEED = re.compile(r"-seed\d+$")
 
 
 def asked_of(model: str) -> Mapping[str, Mapping[str, Any]]:
     """The experiments of a model with their arguments; those of another training are the same, without other models."""
-    of = _SEED.sub("", model)
+    of = findings_page.training_of(model)
     alone = of != model
     return {name: {k: v for k, v in given.items() if not (alone and k in _OPENED)} for name, given in ASKED[of].items()}
 
@@ -123,7 +121,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, help="tasks of every experiment, for a trial")
     parser.add_argument("--out", type=Path, default=DOCS, help="folder of findings.md and findings.json")
     asked = parser.parse_args()
-    if _SEED.sub("", asked.model) not in ASKED:
+    if findings_page.training_of(asked.model) not in ASKED:
         parser.error(f"--model {asked.model} is asked nothing: choose from {', '.join(ASKED)}")
     unknown = set(asked.names) - set(asked_of(asked.model))
     if unknown:

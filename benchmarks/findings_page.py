@@ -152,6 +152,11 @@ def _experiment(
     return [*parts, "", *notes]
 
 
+def training_of(model: str) -> str:
+    """The model that this one is a training of: "lab40" for "lab40-seed1", and for itself."""
+    return re.sub(r"-seed\d+$", "", model)
+
+
 def trainings(stored: Stored, model: str, name: str) -> dict[str, str]:
     """Of every row of an experiment that other trainings of a model have, too: all differences, and their interval.
 
@@ -163,8 +168,7 @@ def trainings(stored: Stored, model: str, name: str) -> dict[str, str]:
     Returns:
         Id of the row -> "0.61, 0.55, 0.70: 0.62 [0.43, 0.81]"; empty where no other training was measured.
     """
-    of = re.compile(rf"{re.escape(model)}(-seed\d+)?")
-    entries = [stored[one][name] for one in stored if of.fullmatch(one) and name in stored[one]]
+    entries = [stored[one][name] for one in stored if training_of(one) == model and name in stored[one]]
     found: dict[str, list[float]] = {}
     for entry in entries:
         for row in entry["rows"]:

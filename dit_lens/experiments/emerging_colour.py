@@ -27,6 +27,7 @@ import numpy as np
 import xarray as xr
 
 from dit_lens.errors import MeasureError
+from dit_lens.experiments.tokens_elsewhere import free_tokens
 from dit_lens.interventions.patch import patch
 from dit_lens.measures.label_decoding import decode, shuffled
 from dit_lens.runner import Item, Options, over_tasks
@@ -84,8 +85,7 @@ def passages(task: Any, grid: Grid) -> list[Passage]:
                 f"{task!r} hides a ball for less than a latent frame, so that no token is without it: take the level "
                 "'hard', as in dit_lens.tasks.load('emerge-hard')"
             )
-        frames = {grid.frame_of(np.array([t]))[0] for t in hidden}
-        rest = [t for t in range(grid.n_tokens) if grid.frame_of(np.array([t]))[0] in frames and t not in used]
+        rest = free_tokens(sorted(hidden), sorted(used), grid).tolist()
         if len(rest) < len(hidden):
             raise MeasureError(f"{task!r} has only {len(rest)} tokens elsewhere in these frames: take a larger board")
         seen, dark, again = (tuple(sorted(part)) for part in (before, hidden, after))

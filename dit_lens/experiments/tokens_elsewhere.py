@@ -33,16 +33,27 @@ def tokens_elsewhere(tasks: Sequence[Any], abouts: Sequence[Any], grid: Grid, se
         MeasureError: There are not so many.
     """
     hidden = all_tokens(abouts, "hidden")
-    frames = grid.frame_of(np.arange(grid.n_tokens))
-    free = np.isin(frames, frames[hidden])
-    free[_taken(tasks, abouts, grid)] = False
-    rest = np.flatnonzero(free)
+    rest = free_tokens(hidden, _taken(tasks, abouts, grid), grid)
     if len(rest) < len(hidden):
         raise MeasureError(
             f"{tasks[0]!r} hides a thing in {len(hidden)} tokens and has {len(rest)} other tokens in these frames, so "
             "there is nothing to compare with: give a hiding= with fewer tokens"
         )
     return np.asarray(np.random.default_rng(seed).choice(rest, len(hidden), replace=False))
+
+
+def free_tokens(hidden: Sequence[int], taken: Sequence[int] | np.ndarray, grid: Grid) -> np.ndarray:
+    """Tokens of the frames in which something is hidden that are not taken.
+
+    Args:
+        hidden: Tokens that hide it.
+        taken: Tokens that hide or show anything, ``hidden`` among them.
+        grid: The token grid.
+    """
+    frames = grid.frame_of(np.arange(grid.n_tokens))
+    free = np.isin(frames, frames[list(hidden)])
+    free[list(taken)] = False
+    return np.flatnonzero(free)
 
 
 def candidates_aside(

@@ -85,9 +85,14 @@ class Model:
             pipe.vae = codec(**self.codec).to(pipe.vae.device, pipe.vae.dtype)
 
 
+def n_blocks(state: Mapping[str, Any]) -> int:
+    """How many blocks a transformer's weights have."""
+    return len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+
+
 def _of_depth(model: Any, state: Mapping[str, Any]) -> Any:
     """The transformer, or another one of its build with as many blocks as the weights have."""
-    blocks = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    blocks = n_blocks(state)
     if not blocks or blocks == model.config.num_layers:
         return model
     made = type(model).from_config({**model.config, "num_layers": blocks})

@@ -7,6 +7,8 @@ from functools import partial
 from itertools import count, islice
 from typing import Any
 
+import xarray as xr
+
 from dit_lens import tasks as puzzles
 from dit_lens.experiments.schedules import MEASURES, few_steps, frames_curve
 from dit_lens.progress import Progress, silent
@@ -44,15 +46,17 @@ def measured(
     mazes = _mazes(name, n, seed, lambda task: len(task.solutions) > 1)
     usual = lens.defaults.num_inference_steps
     read = {name: MEASURES[name] for name in ("score", "commit_sigma", "exploring")}
-    found = few_steps(lens, mazes, (4, usual), "own", read, seed=seed, progress=progress).squeeze("sampler")
-    again = few_steps(lens, mazes, (usual,), "own", read, seed=seed + 10_000, progress=progress).squeeze("sampler")
+
+    def sampled(model: Lens, counts: Sequence[int], first: int = seed) -> xr.Dataset:
+        return few_steps(model, mazes, counts, "own", read, seed=first, progress=progress).squeeze("sampler")
+
+    found, again = sampled(lens, (4, usual)), sampled(lens, (usual,), seed + 10_000)
     frames = tuple(lengths) or FRAMES
     short = _mazes(name, n, seed, lambda task: len(task.truth) <= min(frames))
     curve = frames_curve(lens, short, frames, seed=seed, progress=progress).assign_attrs(trained=list(lengths))
     taught = {}
     if student is not None:
-        few = (student.defaults.num_inference_steps,)
-        taught["student"] = few_steps(student, mazes, few, "own", read, seed=seed, progress=progress).squeeze("sampler")
+        taught["student"] = sampled(student, (student.defaults.num_inference_steps,))
     return {"steps": found, "again": again, "frames": curve, **taught}
 
 

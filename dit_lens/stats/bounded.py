@@ -8,10 +8,10 @@ uniform over all that sum to one, as in the Bayesian bootstrap. The ends are the
 
 Of two-valued outcomes these are Clopper and Pearson's ends. That they cover every bounded outcome is a conjecture
 (Gaffke 2005; Learned-Miller and Thomas 2019, arXiv 1905.06208) against which nothing was found; benchmarks/coverage.py
-tries it on eleven shapes.
+tries it on eight shapes.
 
 When not to use: on values that crowd together far from both bounds and can't be elsewhere. What bounds allow is then
-much more than what is so, and the interval without bounds is up to three times as narrow.
+much more than what is so, and the interval without bounds is about half as wide (docs/statistics.md).
 """
 
 from __future__ import annotations

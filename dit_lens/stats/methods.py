@@ -28,6 +28,15 @@ def skew_t(x: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Lower and upper ends, (...); NaN where fewer than two samples are, or all are equal.
     """
+    return _t(x, level, unskewed=True)
+
+
+def student_t(x: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of Student's interval of the mean; arguments and result as of :func:`skew_t`."""
+    return _t(x, level, unskewed=False)
+
+
+def _t(x: np.ndarray, level: float, unskewed: bool) -> tuple[np.ndarray, np.ndarray]:
     n = np.isfinite(x).sum(0).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.nansum(x, 0) / n
@@ -35,21 +44,13 @@ def skew_t(x: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
         second, third = (np.nansum(away**power, 0) / n for power in (2, 3))
         spread = np.sqrt(second * n / (n - 1) / n)  # standard error of the mean
         usable = (n > 1) & varies(x)
-        skew = np.where(usable, third / second**1.5, 0.0)
         quantile = student.ppf(0.5 + level / 2, np.where(n > 1, n - 1, np.nan))
-        ends = [np.where(usable, mean - _unskewed(q, skew, n) * spread, np.nan) for q in (quantile, -quantile)]
+        at = [quantile, -quantile]
+        if unskewed:
+            skew = np.where(usable, third / second**1.5, 0.0)
+            at = [_unskewed(q, skew, n) for q in at]
+        ends = [np.where(usable, mean - q * spread, np.nan) for q in at]
     return ends[0], ends[1]
-
-
-def student_t(x: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of Student's interval of the mean; arguments and result as of :func:`skew_t`."""
-    n = np.isfinite(x).sum(0).astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.nansum(x, 0) / n
-        spread = np.sqrt(np.nansum((x - mean) ** 2, 0) / (n - 1) / n)
-        half = student.ppf(0.5 + level / 2, np.where(n > 1, n - 1, np.nan)) * spread
-    usable = (n > 1) & varies(x)
-    return np.where(usable, mean - half, np.nan), np.where(usable, mean + half, np.nan)
 
 
 def _unskewed(y: np.ndarray, skew: np.ndarray, n: np.ndarray) -> np.ndarray:

@@ -158,7 +158,7 @@ class Pairs:
             return np.nan, np.nan
         if self.two_valued:
             return self._shares(level)
-        if self.varies and not (self.known and self.bounds is not None):
+        if self.varies and not self._by_bounds(0.0):
             return ends(self._means, level)
         if self.bounds is None:
             return np.nan, np.nan

@@ -3,10 +3,9 @@
 A copy's output projections begin at zero, so the deep model computes exactly what the shallow one did, and what it has
 beyond that it learns afterwards. Until then an iteration costs a k-th.
 
-Source: block expansion, arXiv 2401.02415. Two other ways lose what was
-learned: blocks that share what they add, each a k-th (arXiv 1710.10348), turn the loss of ten blocks, .020 after 6,000
-iterations, into 3.6 (.074 into .124 after 350, when blocks are still small steps); the whole stack repeated (arXiv
-2405.15319) turns .074 into 1.12.
+Source: block expansion, arXiv 2401.02415. Two other ways lose what was learned: blocks that share what they add, each a
+k-th (arXiv 1710.10348), turn the loss of ten blocks, .020 after 6,000 iterations, into 3.6 (.074 into .124 after 350,
+when blocks are still small steps); the whole stack repeated (arXiv 2405.15319) turns .074 into 1.12.
 """
 
 from __future__ import annotations
@@ -16,13 +15,9 @@ from collections.abc import Mapping
 import torch
 
 from dit_lens.errors import LoadError
+from dit_lens.lab.models import n_blocks
 
 WRITES = ("attn1.to_out.0", "attn2.to_out.0", "ffn.net.2")  # linear layers whose output is added to the stream
-
-
-def n_blocks(state: Mapping[str, torch.Tensor]) -> int:
-    """How many blocks a transformer's weights have."""
-    return 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
 
 
 def grown(state: Mapping[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:

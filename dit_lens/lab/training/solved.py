@@ -11,9 +11,9 @@ from diffusers import WanTransformer3DModel
 
 from dit_lens import tasks
 from dit_lens.lab.codec import LabVAE
+from dit_lens.lab.models import n_blocks
 from dit_lens.lab.training import fast
 from dit_lens.lab.training.data import Puzzles
-from dit_lens.lab.training.growth import n_blocks
 from dit_lens.lab.training.machine import Way
 from dit_lens.lab.training.pipeline import STEPS, sample
 from dit_lens.lab.training.text import Words

@@ -11,7 +11,8 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from dit_lens.errors import StoreError
-from dit_lens.lab.training.growth import grown, n_blocks
+from dit_lens.lab.models import n_blocks
+from dit_lens.lab.training.growth import grown
 from dit_lens.lab.training.optim import Both
 from dit_lens.lab.training.spec import Spec
 from dit_lens.store.atomic import new_file

@@ -7,7 +7,8 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from dit_lens.errors import LoadError
-from dit_lens.lab.training.growth import WRITES, grown, n_blocks
+from dit_lens.lab.models import n_blocks
+from dit_lens.lab.training.growth import WRITES, grown
 from dit_lens.lab.training.spec import Spec
 
 TINY = Spec(layers=2, heads=1, ffn=32)

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from dit_lens import tasks
 from dit_lens.errors import DitLensError
+from dit_lens.lab.models import n_blocks
 from dit_lens.lab.training import fit as loop
 from dit_lens.lab.training import text
 from dit_lens.lab.training.fit import Log, draw_sigma, fit, phase
-from dit_lens.lab.training.growth import n_blocks
 from dit_lens.lab.training.recipe import main, prepare, ship, train
 from dit_lens.lab.training.spec import LAB, LAB40, Spec
 
