@@ -109,6 +109,7 @@ def test_other_trainings_stand_beside_a_model_with_an_interval_over_them(
         return {"noise": {**stored["lab"]["noise"], "rows": rows}}
 
     kept = {"lab40": noise(0.6, -0.6, 0.1, 0.5), "lab40-seed1": noise(0.5, -0.2, None, 0.5), "lab4": noise(9, 9, 9, 9)}
+    kept["lab40-student"] = noise(9, 9, 9, 9)  # no training of it
     found = page.trainings(kept, "lab40", "noise")
     assert found == {
         "noise/yes": "0.6, 0.5: 0.55 [-0.0853, 1.19]", "noise/no": "-0.6, -0.2: -0.4 [-2.94, 2.14]",
